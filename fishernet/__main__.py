@@ -1,0 +1,114 @@
+"""Train a plan on one device without Ray or MLflow: ``python -m fishernet --plan plan.json --out records``."""
+
+import argparse
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from fishernet.plan import PlanError, read_plan, stackable
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
+    parser = argparse.ArgumentParser(
+        prog="python -m fishernet",
+        description="Train every trial config of a plan on one device, with torch and numpy alone. Writes one record folder "
+        "per run; the same command again continues where it stopped. sweeps/import_records.py takes the records into MLflow.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--plan",
+        type=Path,
+        required=True,
+        help="JSON: a list of trial configs (latent_sweep.py --write-plan)",
+    )
+    parser.add_argument("--out", type=Path, required=True, help="folder for the records")
+    parser.add_argument("--data-dir", default=None, help="where the data sets are; else FISHERNET_DATA_DIR")
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes the GPU when there is one")
+    parser.add_argument(
+        "--cohort-size", type=int, default=0, help="members trained in lockstep; 0: all on a GPU, 1 on a CPU"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
+    parser.add_argument("--checkpoint-every", type=int, default=1, help="epochs between checkpoints")
+    args = parser.parse_args(argv)
+    for flag in ("cohort_size", "threads", "checkpoint_every"):
+        if getattr(args, flag) < (flag == "checkpoint_every"):
+            parser.error(f"--{flag.replace('_', '-')} is a count; got {getattr(args, flag)}")
+    from fishernet.data import DataError
+
+    try:
+        return run_plan(args, ["python", "-m", "fishernet", *(sys.argv[1:] if argv is None else argv)])
+    except (PlanError, DataError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues", file=sys.stderr)
+        return 130
+
+
+def run_plan(args: argparse.Namespace, command: list[str]) -> int:
+    import torch
+
+    from fishernet.cohort import CheckpointError, Cohort
+    from fishernet.data import load_data
+    from fishernet.evaluation import pca_test_mse
+    from fishernet.records import machine, versions, write_json, write_records
+    from fishernet.training import train
+
+    configs = read_plan(args.plan)
+    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PlanError(f"--device {args.device}: torch finds no GPU; leave --device out to train on the CPU")
+    if args.threads:
+        torch.set_num_threads(args.threads)
+    first = configs[0]
+    data = load_data(first.dataset, args.data_dir, train_size=first.train_size, validation_size=first.validation_size)
+    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    plan: dict[str, Any] = {
+        "configs": [c.to_dict() for c in configs],
+        "pca_test_mse": pca_test_mse(data.train, data.test, sorted({c.latent_dim for c in configs})),
+        "data_fingerprint": data.fingerprint,
+        "held_out": data.held_out,
+        "command": shlex.join(command),
+        "versions": versions(),
+        "machine": machine(),
+    }
+    write_json(args.out / "plan.json", plan)
+    unfinished = [c for c in configs if not (args.out / c.run_name / "record.json").exists()]
+    size = args.cohort_size or (1 if device.type == "cpu" else len(configs))
+    print(f"{len(configs)} runs, {len(configs) - len(unfinished)} already recorded, on {device}; records in {args.out}")
+    failures = 0
+    for group in stackable(unfinished):
+        for start in range(0, len(group), size):
+            members = group[start : start + size]
+            cohort = Cohort(members, data.image_shape, len(data.train), device)
+            checkpoint = args.out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
+            if checkpoint.exists():
+                try:
+                    cohort.load(checkpoint)
+                except CheckpointError as error:
+                    print(f"{error}; these runs start again")
+            for records in train(cohort, data):
+                if cohort.epoch % args.checkpoint_every == 0:
+                    cohort.save(checkpoint)
+                for config, record in zip(members, records, strict=True):
+                    if record is not None:
+                        mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
+                        seconds = record["metrics"]["epoch_seconds"]
+                        print(
+                            f"{config.run_name} epoch {cohort.epoch}/{config.epochs} mse {mse:.5f} {seconds:.2f} s",
+                            flush=True,
+                        )
+            for i, reason in cohort.failures.items():
+                print(f"{members[i].run_name} failed: {reason}", file=sys.stderr)
+            failures += len(cohort.failures)
+            write_records(args.out, cohort, data)
+            checkpoint.unlink(missing_ok=True)
+    return 1 if failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,185 @@
+"""A cohort: trial configs that differ only in latent_dim and seed, trained in lockstep as one stacked model."""
+
+import hashlib
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fishernet.config import TrialConfig
+from fishernet.models import MODELS, Autoencoder
+from fishernet.networks import StackedLayer
+
+Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
+FORMAT = "fishernet-cohort-1"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: damaged, or of another cohort."""
+
+
+class Cohort:
+    """The members' stacked model and optimiser, the epochs they have behind them, and what those reported.
+
+    Raises ValueError when the configs differ in more than latent_dim and seed.
+    """
+
+    def __init__(
+        self,
+        configs: Sequence[TrialConfig],
+        image_shape: tuple[int, int, int],
+        n_train: int,
+        device: str | torch.device = "cpu",
+    ) -> None:
+        for name in sorted({f.name for f in fields(TrialConfig)} - {"latent_dim", "seed"}):
+            if len({getattr(c, name) for c in configs}) > 1:
+                raise ValueError(f"members of a cohort differ only in latent_dim and seed; these differ in {name}")
+        self.configs, self.config, self.device = list(configs), configs[0], torch.device(device)
+        self.model: Autoencoder = MODELS[self.config.model](configs, image_shape, n_train).to(self.device)
+        # fused: one kernel for all tensors of all members; it updates every element on its own, as stacking needs.
+        self.optimiser = torch.optim.Adam(
+            self.model.parameters(), lr=self.config.learning_rate, fused=self.device.type in ("cpu", "cuda")
+        )
+        self.epoch = 0
+        self.history: list[list[Record]] = [[] for _ in configs]
+        self.failures: dict[int, str] = {}
+
+    def __len__(self) -> int:
+        return len(self.configs)
+
+    def streams(self, name: str, epoch: int) -> list[torch.Generator]:
+        """One generator per member, seeded by (seed, name, epoch) alone: no state to keep, none shared with a neighbour."""
+        return [torch.Generator(self.device).manual_seed(_stream_seed(c.seed, name, epoch)) for c in self.configs]
+
+    def draw_orders(self, epoch: int, n: int) -> Tensor:
+        """Each member's order of the training images in this epoch, (n_members, n)."""
+        return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
+
+    def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> list[Tensor]:
+        """Standard normals for n images: what the model asks for, (n_members, n, width), drawn in each member's own width."""
+        draws = []
+        widths = [self.model.noise_widths(c.latent_dim) for c in self.configs]
+        for i in range(len(widths[0])):
+            padded = torch.zeros(len(self), n, max(w[i] for w in widths), device=self.device)
+            for member, (w, generator) in enumerate(zip(widths, generators, strict=True)):
+                padded[member, :, : w[i]] = torch.randn(n, w[i], generator=generator, device=self.device)
+            draws.append(padded)
+        return draws
+
+    def stop_member(self, i: int, reason: str) -> None:
+        """Mark member i as failed and set all its numbers to 0, so that nothing non-finite is computed any more."""
+        self.failures[i] = reason
+        with torch.no_grad():
+            for tensor in self._tensors().values():
+                if tensor.dim() and len(tensor) == len(self):
+                    tensor[i].zero_()
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
+        tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
+        for name, parameter in self.model.named_parameters():
+            for key, t in self.optimiser.state[parameter].items():
+                tensors[f"adam/{key}/{name}"] = t
+        return tensors
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole state, such that ``load`` continues bit for bit; through a temporary file, so never half a file."""
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}
+        state = {
+            "configs": [c.to_dict() for c in self.configs],
+            "epoch": self.epoch,
+            "history": self.history,
+            "failures": self.failures,
+        }
+        text = json.dumps(state)
+        metadata = {"format": FORMAT, "state": text, "checksum": _checksum(text, tensors)}
+        path, temporary = Path(path), Path(f"{path}.writing")
+        save_file(tensors, temporary, metadata)
+        temporary.replace(path)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Continue from a file of ``save``. Raises CheckpointError, and changes nothing, when it is damaged or of another cohort."""
+        text, tensors = read_checkpoint(path)
+        state = json.loads(text)
+        if [TrialConfig.from_dict(c) for c in state["configs"]] != self.configs:
+            raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
+        self.model.load_state_dict({k.removeprefix("model/"): t for k, t in tensors.items() if k.startswith("model/")})
+        for name, parameter in self.model.named_parameters():
+            prefixes = {k: f"adam/{k}/{name}" for k in ("step", "exp_avg", "exp_avg_sq")}
+            if prefixes["step"] in tensors:
+                self.optimiser.state[parameter] = {k: tensors[p].to(self.device) for k, p in prefixes.items()}
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.failures = {int(i): reason for i, reason in state["failures"].items()}
+
+    def member_weights(self, i: int) -> dict[str, Tensor]:
+        """Member i's weights under the names and in the shapes it has alone, without the member axis."""
+        weights = {}
+        owners = {
+            f"{prefix}.{name}": (layer, name)
+            for prefix, layer in self.model.named_modules()
+            if isinstance(layer, StackedLayer)
+            for name in ("weight", "bias")
+        }
+        for key, tensor in self.model.state_dict().items():
+            owner = owners.get(key)
+            member = owner[0].member_view(i, owner[1], tensor) if owner else tensor[i]
+            weights[key] = member.detach().cpu().contiguous()
+        return weights
+
+    def parameter_counts(self) -> list[int]:
+        """How many trained numbers each member has."""
+        trained = {name for name, _ in self.model.named_parameters()}
+        return [
+            sum(t.numel() for name, t in self.member_weights(i).items() if name in trained) for i in range(len(self))
+        ]
+
+
+def load_model(
+    config: TrialConfig, image_shape: tuple[int, int, int], n_train: int, weights: dict[str, Tensor],
+    device: str | torch.device = "cpu",
+) -> Autoencoder:  # fmt: skip
+    """The model of one run from ``member_weights``, as a cohort of one in evaluation mode; raises ValueError when they do not fit."""
+    model = MODELS[config.model]([config], image_shape, n_train)
+    try:
+        model.load_state_dict({name: t[None] for name, t in weights.items()})
+    except RuntimeError as error:
+        raise ValueError(
+            f"these weights do not fit {config.run_name} on images of shape {image_shape}: {error}"
+        ) from None
+    return model.to(device).eval()
+
+
+def read_checkpoint(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
+    """(state as JSON, tensors) of a checkpoint; raises CheckpointError when the file is damaged or not one."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # safetensors raises its own type, OSError or ValueError, by the kind of damage
+        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
+    if metadata.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
+    if metadata.get("checksum") != _checksum(metadata.get("state", ""), tensors):
+        raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
+    return metadata["state"], tensors
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"
+
+
+def _stream_seed(seed: int, name: str, epoch: int) -> int:
+    digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
+    return int.from_bytes(digest[:8], "little") >> 1  # 63 bits

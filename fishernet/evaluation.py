@@ -1,0 +1,83 @@
+"""Scores of a cohort on held-out images, and what is kept of each run at its end."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from fishernet.cohort import Cohort
+
+if TYPE_CHECKING:
+    from fishernet.training import ResidentImages
+
+# Images per forward pass in evaluation; scores are sums over images, so it only decides speed and memory.
+EVALUATION_BATCH = 500
+
+
+@torch.no_grad()
+def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUATION_BATCH) -> list[dict[str, float]]:
+    """One dict of scores per member, means over the images.
+
+    mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
+    mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, nats per image.
+    The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of
+    their own; the global random state and the training mode are left as found.
+    """
+    model, mode = cohort.model, cohort.model.training
+    model.eval()
+    noise_streams = cohort.streams("evaluation", 0)
+    # Drawn per fixed block of images, whatever the batch size, so that scores do not depend on it.
+    sums: dict[str, Tensor] = {}
+    for block in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH):
+        noise = cohort.draw_noise(noise_streams, len(block))
+        for part in torch.arange(len(block), device=cohort.device).split(batch_size):
+            x = images.take(block[part].expand(len(cohort), -1))
+            loss, terms, mean, output = model(x, [n[:, part] for n in noise])
+            scores = {
+                "loss": loss,
+                "mse": _mse(x, model.reconstruct(mean)),
+                "mse_sample": _mse(x, model.likelihood.mean(output)),
+                **terms,
+            }
+            for name, values in scores.items():
+                # float64: summed over the images, divided once
+                sums[name] = sums.get(name, 0) + values.double().sum(1)
+    model.train(mode)
+    table = torch.stack(list(sums.values())).cpu() / len(images)
+    return [dict(zip(sums, column.tolist(), strict=True)) for column in table.T]
+
+
+def _mse(x: Tensor, f: Tensor) -> Tensor:
+    return (x - f).square().mean(2)
+
+
+@torch.no_grad()
+def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
+    """Each member's posterior means of the images, (n_images, latent_dim), on the CPU."""
+    batches = [
+        cohort.model.posterior_mean(images.take(index.expand(len(cohort), -1))).cpu()
+        for index in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH)
+    ]
+    means = torch.cat(batches, dim=1)
+    return [means[i, :, : c.latent_dim].contiguous() for i, c in enumerate(cohort.configs)]
+
+
+@torch.no_grad()
+def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
+    """Each member's reconstructions of the first n images from the posterior mean, uint8, (n_members, n, n_pixels)."""
+    x = images.take(torch.arange(min(n, len(images)), device=cohort.device).expand(len(cohort), -1))
+    f = cohort.model.reconstruct(cohort.model.posterior_mean(x))
+    return f.mul(255).round().clamp(0, 255).byte().cpu()
+
+
+def pca_test_mse(train: Tensor, test: Tensor, dims: list[int]) -> dict[int, float]:
+    """Test MSE per pixel of PCA with d components fitted on the training images: the floor of every linear autoencoder.
+
+    uint8 images, (n, ...); exact in float64, from the covariance of the pixels. d beyond the number of pixels counts as all.
+    """
+    x, y = (images.flatten(1).double() / 255 for images in (train, test))
+    mean = x.mean(0)
+    components = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors.flip(1)  # descending eigenvalues
+    energy = ((y - mean) @ components).square().mean(0)  # per component
+    total = (y - mean).square().sum(1).mean()
+    return {d: max(0.0, float(total - energy[:d].sum())) / x.shape[1] for d in dims}

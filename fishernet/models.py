@@ -1,0 +1,210 @@
+"""The models: each states its posterior and its loss; everything is stacked over the members of a cohort.
+
+To add one: write the class here, add it to ``MODELS``, and give it a likelihood in ``config.LIKELIHOOD_OF_MODEL``.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fishernet.config import TrialConfig
+from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
+from fishernet.likelihoods import LIKELIHOODS, Gaussian
+from fishernet.networks import ConvDecoder, ConvEncoder, Dense, Linear, StackedLayer
+
+
+class Outcome(NamedTuple):
+    """What one pass of a batch gives; nats per image, (n_members, n)."""
+
+    loss: Tensor  # lower is better
+    terms: dict[str, Tensor]  # what the loss is made of, and the ELBO where it is known
+    mean: Tensor  # the posterior mean, (n_members, n, d)
+    output: Tensor  # the decoder's raw output at one posterior sample, (n_members, n, n_pixels)
+
+
+class Autoencoder(nn.Module, ABC):
+    """f = decoder(z), p(z) = N(0, 1), x in [0, 1]^k, for configs that differ only in latent_dim and seed.
+
+    z is (n_members, n, d) with d the largest latent_dim; the surplus of a smaller member is 0 in its weights, means and
+    noise, and every gradient there is 0, so it trains as it would alone.
+    """
+
+    heads: tuple[str, ...] = ("mean",)  # what the encoder gives, d numbers each
+
+    def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
+        super().__init__()
+        config, n_members = configs[0], len(configs)
+        self.config, self.n_train, self.n_pixels = config, n_train, math.prod(image_shape)
+        self.latent_dims = [c.latent_dim for c in configs]
+        self.likelihood = LIKELIHOODS[config.likelihood](config, n_members)
+        self._build_networks(n_members, image_shape)
+        generators = [torch.Generator().manual_seed(c.seed) for c in configs]
+        for layer in self.modules():
+            if isinstance(layer, StackedLayer):
+                layer.initialise(generators)
+
+    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int]) -> None:
+        """Table A1's dense networks, k-448-448-448-d and back at the defaults."""
+        pixels = [self.n_pixels] * n_members
+        hidden = [[self.config.hidden_width] * n_members] * self.config.hidden_layers
+        # The encoder's last layer is split into its heads, so the trunk ends with a ReLU; without hidden layers there is none.
+        self.trunk: nn.Module = nn.Sequential(Dense([pixels, *hidden]), nn.ReLU()) if hidden else nn.Identity()
+        self.heads_of_encoder = nn.ModuleDict(
+            {name: Linear(hidden[-1] if hidden else pixels, self.latent_dims) for name in self.heads}
+        )
+        self.decoder: nn.Module = Dense([self.latent_dims, *hidden, pixels])
+
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """Each head's output, (n_members, n, d)."""
+        features = self.trunk(x)
+        return {name: head(features) for name, head in self.heads_of_encoder.items()}
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        return self.encode(x)["mean"]
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """f, the expected image of each z, (n_members, n, n_pixels)."""
+        return self.likelihood.mean(self.decoder(z))
+
+    def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
+        """How many standard normals an image needs, one entry per array; the first is padded to the cohort's d."""
+        return (latent_dim,)
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
+        """Loss and terms of images x, (n_members, n, n_pixels) in [0, 1], at one posterior sample drawn with ``noise``."""
+
+    def log_noise_prior(self) -> Tensor:
+        """-xi^2/(2 p) per image, p the number of training images: the N(0,1) prior of xi in equations 21-25. (n_members, 1)"""
+        if isinstance(self.likelihood, Gaussian):
+            return -self.likelihood.xi.square()[:, None] / (2 * self.n_train)
+        return torch.zeros(len(self.latent_dims), 1, device=next(self.parameters()).device)
+
+    @property
+    def noise_variance(self) -> Tensor | None:
+        """exp(xi), (n_members,), in squared units of x; None where the likelihood has no noise."""
+        return self.likelihood.xi.detach().exp() if isinstance(self.likelihood, Gaussian) else None
+
+
+class AE(Autoencoder):
+    """The plain autoencoder: z = mu, no prior and no sampling; the loss is -ln p(x given f(mu)).
+
+    With the unit Gaussian that is half the squared error and a constant: the MSE that no sampling model of this network passes.
+    """
+
+    def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
+        return ()
+
+    def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
+        mean = self.posterior_mean(x)
+        a = self.decoder(mean)
+        log_likelihood = self.likelihood.log_prob(x, a)
+        return Outcome(-log_likelihood - self.log_noise_prior(), {"log_likelihood": log_likelihood}, mean, a)
+
+
+@dataclass(frozen=True)
+class DiagonalGaussian:
+    """N(mean, diag exp(log_variance)), (n_members, n, d) each."""
+
+    mean: Tensor
+    log_variance: Tensor
+
+    def sample(self, eta: Tensor) -> Tensor:
+        return self.mean + torch.exp(0.5 * self.log_variance) * eta
+
+    def kl_from_standard_normal(self) -> Tensor:
+        """KL(q || N(0, 1)) = sum (mu^2 + s^2 - 1 - ln s^2)/2, nats per image (Kingma and Welling 2014, appendix B)."""
+        return 0.5 * (self.mean.square() + self.log_variance.exp() - 1 - self.log_variance).sum(2)
+
+
+class VAE(Autoencoder):
+    """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample)."""
+
+    heads = ("mean", "log_variance")
+
+    def posterior(self, x: Tensor) -> DiagonalGaussian:
+        return DiagonalGaussian(**self.encode(x))
+
+    def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
+        q = self.posterior(x)
+        a = self.decoder(q.sample(noise[0]))
+        log_likelihood, kl = self.likelihood.log_prob(x, a), q.kl_from_standard_normal()
+        terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
+        return Outcome(kl - log_likelihood - self.log_noise_prior(), terms, q.mean, a)
+
+
+class CVAE(VAE):
+    """The VAE with Table A1's convolutional networks."""
+
+    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int]) -> None:
+        self.trunk = ConvEncoder(n_members, image_shape)
+        self.heads_of_encoder = nn.ModuleDict(
+            {name: Linear([self.trunk.n_features] * n_members, self.latent_dims) for name in self.heads}
+        )
+        self.decoder = ConvDecoder(self.latent_dims, image_shape)
+
+
+class FisherNet(Autoencoder):
+    """Posterior N(mu, M^-1): the precision is the decoder's Fisher information at the encoded mean, plus 1.
+
+    Loss, equation 25 with S = 1, per image:
+        (|z*|^2 + xi^2/p + k xi + |x - f(z*)|^2 exp(-xi)) / 2,    z* = mu + residual,
+    M held constant in the gradient. objective eq24 adds ln|M|/2 and the gradient through M; with a linear decoder and the
+    exact mu it then is -ln p(x) up to the constant (d - k ln 2 pi)/2, while eq25 is no variational objective.
+    With another likelihood the last two terms are its -ln p(x given z*) less the constant.
+    """
+
+    decoder: Dense
+
+    def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
+        return (latent_dim, self.n_pixels) if self.config.sampler == "cg" else (latent_dim,)
+
+    def residual(self, mean: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
+        """A draw from N(0, M^-1) at mean, (n_members, n, d), and ln|M|, (n_members, n), which cg cannot know."""
+        with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.objective != "eq25"):
+            a, linearised = self.decoder.linearise(mean)
+            information = self.likelihood.fisher(a)
+            if self.config.sampler == "cg":
+                eta, n_star = noise
+                tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
+                return cg_residual(
+                    linearised, information, n_star, eta, tolerance=tolerance, max_iterations=limit
+                ), None
+            return cholesky_residual(latent_precision(linearised.jacobian(), information), noise[0])
+
+    def precision(self, mean: Tensor) -> Tensor:
+        """M at mean, (n_members, n, d, d): equation 20."""
+        a, linearised = self.decoder.linearise(mean)
+        return latent_precision(linearised.jacobian(), self.likelihood.fisher(a))
+
+    def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
+        mean = self.posterior_mean(x)
+        residual, log_det = self.residual(mean, noise)
+        z = mean + residual
+        a = self.decoder(z)
+        log_likelihood = self.likelihood.log_prob(x, a)
+        terms = {"log_likelihood": log_likelihood, "half_squared_z": 0.5 * z.square().sum(2)}
+        constant = 0.0
+        if isinstance(self.likelihood, Gaussian):
+            half_log_noise = 0.5 * self.n_pixels * self.likelihood.xi[:, None]
+            constant = 0.5 * self.n_pixels * math.log(2 * math.pi)
+            terms["half_log_noise"] = half_log_noise.expand_as(log_likelihood)
+            terms["half_weighted_error"] = -log_likelihood - half_log_noise - constant
+        terms["noise_prior"] = -self.log_noise_prior().expand_as(log_likelihood)
+        loss = terms["half_squared_z"] - log_likelihood - constant + terms["noise_prior"]
+        if log_det is not None:
+            terms["half_log_det"] = 0.5 * log_det
+            # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2 exactly, as residual^T M residual = |eta|^2.
+            log_ratio = 0.5 * (log_det - noise[0].square().sum(2)) + terms["half_squared_z"]
+            terms["elbo"] = log_likelihood - log_ratio
+            if self.config.objective == "eq24":
+                loss = loss + terms["half_log_det"]
+        return Outcome(loss, terms, mean, a)
+
+
+MODELS: dict[str, type[Autoencoder]] = {cls.__name__: cls for cls in (FisherNet, VAE, CVAE, AE)}

@@ -1,0 +1,92 @@
+"""The record of a run: one folder that holds all that is kept of it, with or without Ray and MLflow.
+
+record.json          config, status (finished | failed), reason, one entry per epoch, parameter count
+config.json          the TrialConfig alone, beside the weights it belongs to
+weights.safetensors  the member's own weights, as ``cohort.load_model`` takes them
+latents.npz          posterior means of the held-out images (n, latent_dim) float32, and their labels
+pictures.npz         the first held-out images and their reconstructions, uint8 (n, channels, height, width)
+"""
+
+import json
+import os
+import platform
+import socket
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+from fishernet.cohort import Cohort, Record
+from fishernet.config import TrialConfig
+from fishernet.data import ImageData
+from fishernet.evaluation import latent_means, reconstructions
+from fishernet.training import ResidentImages
+
+N_PICTURES = 10
+
+
+def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
+    """One record folder per member below ``folder``, named by its run_name; a failed member leaves its epochs and its reason."""
+    images = ResidentImages.of(data.test, cohort.device)
+    means, pictures = latent_means(cohort, images), reconstructions(cohort, images, N_PICTURES)
+    counts = cohort.parameter_counts()
+    for i, config in enumerate(cohort.configs):
+        run = folder / config.run_name
+        run.mkdir(parents=True, exist_ok=True)
+        write_json(run / "config.json", config.to_dict())
+        if i not in cohort.failures:
+            metadata = {
+                "config": json.dumps(config.to_dict()),
+                "image_shape": json.dumps(data.image_shape),
+                "n_train": str(len(data.train)),
+            }
+            save_file(cohort.member_weights(i), run / "weights.safetensors", metadata)
+            latents = {"means": means[i].numpy()}
+            if data.test_labels is not None:
+                latents["labels"] = data.test_labels.numpy()
+            np.savez_compressed(run / "latents.npz", **latents)  # type: ignore[arg-type]  # its stub takes no ** of arrays
+            originals = data.test[:N_PICTURES].numpy()
+            restored = pictures[i].numpy().reshape(originals.shape)
+            np.savez_compressed(run / "pictures.npz", originals=originals, reconstructions=restored)
+        # Written last: a folder with a record is complete.
+        record = member_record(config, cohort.history[i], cohort.failures.get(i))
+        write_json(run / "record.json", {**record, "n_parameters": counts[i]})
+
+
+def member_record(config: TrialConfig, epochs: Sequence[Record], failure: str | None) -> dict[str, Any]:
+    status = "failed" if failure else "finished" if len(epochs) == config.epochs else "running"
+    return {"config": config.to_dict(), "status": status, "reason": failure, "epochs": list(epochs)}
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Through a temporary file, so that a reader never sees half of it."""
+    temporary = path.with_name(path.name + ".writing")
+    temporary.write_text(json.dumps(content, indent=1))
+    temporary.replace(path)
+
+
+def machine() -> dict[str, Any]:
+    """Where this runs, for the record: host, processor, cores, GPUs, system."""
+    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        "hostname": socket.gethostname(),
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "gpus": gpus,
+        "system": platform.platform(),
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+def versions() -> dict[str, str]:
+    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}

@@ -1,0 +1,185 @@
+"""Import the records of runs trained without MLflow: python sweeps/import_records.py FOLDER --name SWEEP.
+
+FOLDER is what ``python -m fishernet`` wrote: plan.json, and a sub-folder per run with record.json and its
+files. Importing again adds what is new and changes nothing else.
+"""
+
+import argparse
+import json
+import math
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+if __package__ in (None, ""):  # run as a file, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fishernet.config import TrialConfig
+from fishernet.plan import compact, expand
+from sweeps.planning import describe_plan
+from sweeps.tracking import SweepTracking, TrackingError, default_artifact_root, default_tracking_uri
+
+# Nobody trains an imported run any further, so that one "running" ends where its record does.
+STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
+UNFINISHED = "its record was imported before it had finished"
+
+
+class RecordError(ValueError):
+    """What is wrong with which file, as a sentence."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """One run as its record.json tells it."""
+
+    folder: Path
+    config: TrialConfig
+    status: str  # FINISHED, FAILED or KILLED
+    reason: str | None
+    epochs: list[dict[str, Any]]
+
+    @property
+    def last_epoch(self) -> int:
+        return max((epoch["epoch"] for epoch in self.epochs), default=0)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The sweep as its plan.json tells it."""
+
+    configs: list[TrialConfig]
+    pca_test_mse: list[tuple[int, float]]  # (latent dimension, mean squared error)
+    data_fingerprint: str
+    held_out: str  # the images the runs were scored on: test or validation
+    command: str
+    provenance: dict[str, str]  # tags
+
+
+def read_folder(folder: Path) -> tuple[Plan, list[Record]]:
+    """The plan and every record below folder, all of them valid; raises RecordError."""
+    if not folder.is_dir():
+        raise RecordError(f"the folder {folder} does not exist")
+    with _blaming(folder / "plan.json") as data:
+        plan = _plan(data)
+    records: dict[TrialConfig, Record] = {}
+    for path in sorted(folder.glob("*/record.json")):
+        with _blaming(path) as data:
+            record = _record(path.parent, data)
+        first = records.setdefault(record.config, record)
+        if first is not record:
+            raise RecordError(f"{first.folder} and {record.folder} hold the same trial config; remove one")
+    if not records:
+        raise RecordError(f"{folder} holds no records: none of its sub-folders has a record.json")
+    return plan, list(records.values())
+
+
+@contextmanager
+def _blaming(path: Path) -> Iterator[Any]:
+    """The parsed file; what goes wrong with it becomes a RecordError that names it."""
+    try:
+        yield json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise RecordError(f"{path} does not exist; python -m fishernet writes it") from None
+    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+        reason = error.args[0] if isinstance(error, KeyError) else error
+        raise RecordError(f"{path} is damaged or of another version: {reason}; nothing was imported") from error
+
+
+def _plan(data: dict[str, Any]) -> Plan:
+    configs = [TrialConfig.from_dict(config) for config in data.get("configs") or data["plan"]]
+    if not configs:
+        raise ValueError("it plans no runs")
+    return Plan(
+        configs=configs,
+        pca_test_mse=[(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()],
+        data_fingerprint=str(data["data_fingerprint"]),
+        held_out=str(data.get("held_out", "test")),
+        command=str(data["command"]),
+        provenance={f"fishernet.{key}": json.dumps(data[key]) for key in ("versions", "machine")},
+    )
+
+
+def _record(folder: Path, data: dict[str, Any]) -> Record:
+    epochs: list[dict[str, Any]] = [
+        {
+            "epoch": int(epoch["epoch"]),
+            "time": float(epoch["time"]),
+            "metrics": {str(name): float(value) for name, value in epoch["metrics"].items()},
+        }
+        for epoch in data["epochs"]
+    ]
+    if any(epoch["epoch"] < 1 or not math.isfinite(epoch["time"]) for epoch in epochs):
+        raise ValueError("its epochs must count from 1 and have a time")
+    if data["status"] not in STATUSES:
+        raise ValueError(f"its status must be one of {', '.join(STATUSES)}; got {data['status']!r}")
+    reason = data["reason"] or (UNFINISHED if data["status"] == "running" else None)
+    return Record(folder, TrialConfig.from_dict(data["config"]), STATUSES[data["status"]], reason, epochs)
+
+
+def import_records(plan: Plan, records: list[Record], tracking: SweepTracking) -> tuple[int, str]:
+    """Queue what the sweep does not hold yet; how many records that are, and the sweep's status with them."""
+    configs = _describe(plan, tracking)
+    held = tracking.runs()
+    status = {config: run.status for config, run in held.items()}
+    new = 0
+    for record in records:
+        run = held.get(record.config)
+        if run and run.status in ("FINISHED", record.status) and run.last_epoch >= record.last_epoch:
+            continue
+        new += 1
+        status[record.config] = record.status
+        times = [epoch["time"] for epoch in record.epochs]
+        tracking.ensure(record.config, start=min(times, default=None))
+        tracking.log_epochs(record.config, record.epochs)
+        folder = record.folder if record.status == "FINISHED" else None
+        tracking.finish(record.config, record.status, record.reason, folder, end=max(times, default=None))
+    if all(status.get(config) == "FINISHED" for config in configs):
+        return new, "FINISHED"
+    return new, "FAILED" if "FAILED" in status.values() else "KILLED"
+
+
+def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
+    """Add the plan to the one the sweep has, from another machine's records for instance; all its configs."""
+    held = tracking.plan
+    if held and held["data_fingerprint"] != plan.data_fingerprint:
+        raise RecordError(
+            f"the sweep {tracking.name} was trained on data with fingerprint {held['data_fingerprint']}, these "
+            f"records on data with {plan.data_fingerprint}; import them under another --name"
+        )
+    there = expand(held) if held else []
+    configs = list(dict.fromkeys([*there, *plan.configs]))
+    if len(configs) > len(there):
+        compacted = compact(configs)
+        about = {"data_fingerprint": plan.data_fingerprint, "held_out": plan.held_out}
+        note = f"Imported from records of `python -m fishernet`.\n\n{describe_plan(configs)}"
+        tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in plan.pca_test_mse])
+        tracking.describe(compacted | about, compacted["base"], plan.command, note, plan.provenance)
+    return configs
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
+    parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
+    parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
+    parser.add_argument("--storage-path", type=Path, default=Path("fishernet-results"), help="default: %(default)s")
+    arguments = parser.parse_args(argv)
+    uri = arguments.tracking_uri or default_tracking_uri(arguments.storage_path)
+    try:
+        plan, records = read_folder(arguments.folder)
+        root = default_artifact_root(arguments.storage_path)
+        tracking = SweepTracking.open(arguments.name, uri, artifact_root=root, create=True)
+        new, status = import_records(plan, records, tracking)
+    except (RecordError, TrackingError) as error:
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        return 2
+    done = tracking.close(status)
+    print(f"{new} of {len(records)} records are new to the sweep {arguments.name}, which is now {status}")
+    return 0 if done and not tracking.refused else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""Cohorts -> Ray Tune -> MLflow: the one launcher of every driver. Only the driver's callback writes to MLflow."""
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fishernet.config import TrialConfig
+from sweeps.planning import Devices
+from sweeps.progress import Progress
+from sweeps.tracking import SweepTracking
+from sweeps.trial import RECORDS_FOLDER, train_cohort
+
+ENVIRONMENT = {
+    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 it silences Tune's tables
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would rebuild the environment in every worker
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; TensorBoard's writer imports torch in the driver
+    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
+    "TUNE_WARN_THRESHOLD_S": "60",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",  # Ray would run its workers at 15, behind everything else on the machine
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402  (reads these variables when it is imported)
+from ray import tune  # noqa: E402
+from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
+
+# A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
+RETRIES = 3
+
+
+class LaunchError(RuntimeError):
+    """Why the trials cannot be started, as a sentence that names the flag."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One cohort and how it is trained: what reaches a trial."""
+
+    members: tuple[TrialConfig, ...]
+    checkpoints: tuple[str, ...] = ()  # state files to continue from, the most advanced first
+
+    @functools.cached_property
+    def id(self) -> str:
+        """Readable, and the same for the same members: ``FisherNet-d02-s0-to-FisherNet-d20-s4-1a2b3c4d``."""
+        text = json.dumps([c.to_dict() for c in self.members])
+        names = list(dict.fromkeys([self.members[0].run_name, self.members[-1].run_name]))
+        return f"{'-to-'.join(names)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
+
+    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int) -> dict[str, Any]:
+        return {
+            "id": self.id,
+            "members": [c.to_dict() for c in self.members],
+            "checkpoints": list(self.checkpoints),
+            "data_dir": data_dir,
+            "gpu": bool(devices.gpus),
+            "threads": devices.cpus_per_trial,
+            "checkpoint_every": checkpoint_every,
+        }
+
+
+@dataclass
+class Outcome:
+    """How a launch ended."""
+
+    finished: list[TrialConfig] = field(default_factory=list)
+    failed: dict[TrialConfig, str] = field(default_factory=dict)
+    interrupted: bool = False
+
+
+def connect(address: str | None, devices: Callable[[dict[str, float]], Devices], *, gpus: int) -> Devices:
+    """Start a private Ray on this machine, or join the cluster at ``address``; returns the devices trials may use.
+
+    Raises LaunchError when the cluster cannot be reached or has fewer GPUs than asked for: Ray itself would wait for ever.
+    """
+    if address is None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
+        root = str(Path(__file__).resolve().parents[1])
+        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
+    if address is None:
+        try:
+            # "local" keeps away from any other Ray on this machine, running or dead.
+            ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
+        except Exception as error:  # Ray raises a bare Exception when its processes are not up in 30 s
+            reason = " ".join(str(error).split())[:300]
+            raise LaunchError(f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?") from None
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
+    return devices(ray.cluster_resources())
+
+
+def launch(
+    jobs: Sequence[Job], *, devices: Devices, tracking: SweepTracking, folder: Path, data_dir: str | None,
+    checkpoint_every: int, progress: Progress,
+) -> Outcome:  # fmt: skip
+    """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected."""
+    outcome = Outcome()
+    callback = Recorder(outcome, {job.id: job for job in jobs}, tracking, progress)
+    resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
+    # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
+    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
+    try:
+        tuner = tune.Tuner(
+            tune.with_resources(train_cohort, resources),
+            param_space={"job": tune.grid_search([job.to_dict(devices, data_dir, checkpoint_every) for job in jobs])},
+            tune_config=tune.TuneConfig(
+                reuse_actors=True,  # 0.04 s a trial instead of 8
+                max_concurrent_trials=devices.slots,
+                trial_dirname_creator=lambda trial: trial.config["job"]["id"],
+                trial_name_creator=lambda trial: trial.config["job"]["id"],
+            ),
+            run_config=tune.RunConfig(
+                name=time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}",
+                storage_path=str(folder / "ray"),
+                verbose=0,
+                failure_config=tune.FailureConfig(max_failures=RETRIES),
+                checkpoint_config=tune.CheckpointConfig(num_to_keep=2),  # the one before, should the last be damaged
+                callbacks=[callback],
+            ),
+        )
+        tuner.fit()  # returns normally after Ctrl-C, so what ended is counted by the callback
+    except KeyboardInterrupt:
+        outcome.interrupted = True
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    done = {*outcome.finished, *outcome.failed}
+    for config in (c for job in jobs for c in job.members if c not in done):
+        outcome.interrupted = True
+        if config in callback.started:
+            tracking.finish(config, "KILLED", "interrupted; resuming the sweep continues it")
+    return outcome
+
+
+class Recorder(tune.Callback):
+    """From Tune's reports to MLflow's queue and the live line. An exception here would stop every trial: none is raised."""
+
+    def __init__(self, outcome: Outcome, jobs: dict[str, Job], tracking: SweepTracking, progress: Progress) -> None:
+        self.outcome, self.jobs, self.tracking, self.progress = outcome, jobs, tracking, progress
+        self.started: set[TrialConfig] = set()
+        self._counted: dict[TrialConfig, int] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its callbacks; this one belongs to the driver that made it
+
+    def _members(self, trial: Any) -> tuple[TrialConfig, ...]:
+        return self.jobs[trial.config["job"]["id"]].members
+
+    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        for config in self._members(trial):
+            self.started.add(config)
+            self.tracking.ensure(config)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
+    ) -> None:
+        for config in self._members(trial):
+            if epochs := result["epochs"].get(config.run_name):
+                self.tracking.log_epochs(config, epochs)
+                before = self._counted.get(config, 0)
+                self._counted[config] = max(before, epochs[-1]["epoch"])
+                mse = epochs[-1]["metrics"].get(f"{self.progress.held_out}/mse")
+                self.progress.advance(config.variant, self._counted[config] - before, mse)
+        for note in result["notes"]:
+            self.progress.say(note)
+
+    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        # Not at the last result: Tune takes note of that result's checkpoint only after it.
+        failures = trial.last_result.get("failures", {})
+        records = Path(trial.checkpoint.path) / RECORDS_FOLDER if trial.checkpoint else None
+        if records is None or not trial.last_result.get("finished"):
+            self._fail_unended(trial, "the trial ended before its last epoch without an error")
+            return
+        for config in self._members(trial):
+            if reason := failures.get(config.run_name):
+                self._fail(config, reason, records / config.run_name)
+            else:
+                self.outcome.finished.append(config)
+                self.tracking.finish(config, "FINISHED", artifacts=records / config.run_name)
+                self.progress.runs_done += 1
+
+    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
+        self._fail_unended(trial, lines[-1] if lines else "the trial died without a message")
+
+    def _fail_unended(self, trial: Any, reason: str) -> None:
+        for config in self._members(trial):
+            if config not in self.outcome.finished and config not in self.outcome.failed:
+                self._fail(config, reason)
+
+    def _fail(self, config: TrialConfig, reason: str, artifacts: Path | None = None) -> None:
+        self.outcome.failed[config] = reason
+        self.tracking.finish(config, "FAILED", reason, artifacts=artifacts)
+        self.progress.failed += 1
+        self.progress.say(f"{config.run_name} failed: {reason}")
+
+
+def remove_checkpoints(folder: Path, jobs: Sequence[Job]) -> None:
+    """Delete the Ray folders of jobs whose runs are all recorded in MLflow; what is unfinished keeps its checkpoints."""
+    done = {job.id for job in jobs}
+    for path in (folder / "ray").glob("*/*"):
+        if path.name in done:
+            shutil.rmtree(path, ignore_errors=True)
+    for path in (folder / "ray").glob("*"):
+        if path.is_dir() and not any(child.is_dir() for child in path.iterdir()):
+            shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):
+        (folder / "ray").rmdir()

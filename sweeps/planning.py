@@ -1,0 +1,243 @@
+"""From flags to trial configs, and from trial configs to the cohorts that fill the given devices."""
+
+import argparse
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from fishernet.config import AXES, MODEL_NAMES, TrialConfig
+from fishernet.plan import PlanError, check_plan, expand, format_numbers, parse_numbers, read_plan, stackable
+
+DEFAULT_PRESET = "paper"
+# A preset is a set of defaults: any flag beside it wins. "paper" is TrialConfig's own defaults, FisherNet paper Table A1.
+PRESETS: dict[str, dict[str, Any]] = {
+    "paper": {"models": list(MODEL_NAMES), "latent_dims": "2-20", "seeds": "5"},
+    "quick": {
+        "models": list(MODEL_NAMES), "latent_dims": "2,4,8", "seeds": "2",
+        "dataset": "digits", "epochs": 60, "hidden_width": 128, "learning_rate": 1e-3, "batch_size": 32,
+        # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
+        "noise_start": -4.0,
+    },
+}  # fmt: skip
+# On a CPU, members are worth stacking while a step is mostly overhead: up to about this many weights in a dense network
+# (benchmarks/cohort_size.py). A convolution gains nothing, as it runs member by member there.
+STACKED_WEIGHTS_ON_CPU = 200_000
+
+
+def add_plan_flags(parser: argparse.ArgumentParser) -> None:
+    """The axes, the preset, and one flag per field of TrialConfig; every default is None, so what was given can be told."""
+    axes = parser.add_argument_group("what is trained (every combination of these three)")
+    axes.add_argument(
+        "--models", "--model", nargs="+", metavar="MODEL",
+        help=f"any of {', '.join(MODEL_NAMES)}; MODEL:field=value,... sets fields for that line alone, "
+        "such as VAE:likelihood=gaussian-learned (default: all)",
+    )  # fmt: skip
+    axes.add_argument(
+        "--latent-dims", "--latent-dim", metavar="DIMS",
+        help=f"{_field('latent_dim').metadata['meaning']}: 2-20 or 2,5,10 {_preset_defaults('latent_dims')}",
+    )  # fmt: skip
+    axes.add_argument(
+        "--seeds", "--seed", metavar="SEEDS",
+        help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _preset_defaults("seeds"),
+    )  # fmt: skip
+    axes.add_argument("--preset", choices=PRESETS, help=f"defaults for all of these (default: {DEFAULT_PRESET})")
+    axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
+    settings = parser.add_argument_group("settings of every run (TrialConfig)")
+    for f in fields(TrialConfig):
+        if f.name not in AXES:
+            settings.add_argument(
+                f"--{f.name.replace('_', '-')}",
+                dest=f.name,
+                metavar=f"{{{','.join(f.metadata['choices'])}}}" if f.metadata["choices"] else f.name.upper(),
+                help=f"{f.metadata['meaning']} {_preset_defaults(f.name, f.default)}".replace("%", "%%"),
+            )
+
+
+def _field(name: str) -> Any:
+    return TrialConfig.__dataclass_fields__[name]
+
+
+def _preset_defaults(name: str, default: Any = None) -> str:
+    values = {preset: values.get(name, default) for preset, values in PRESETS.items()}
+    if len(set(values.values())) == 1:
+        return f"(default: {values[DEFAULT_PRESET]})"
+    return f"(default: {', '.join(f'{value} for {preset}' for preset, value in values.items())})"
+
+
+def plan_flags_given(args: argparse.Namespace) -> list[str]:
+    """The flags of ``add_plan_flags`` that were typed."""
+    names = ["models", "latent_dims", "seeds", "preset", "plan", *(f.name for f in fields(TrialConfig))]
+    return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n, None) is not None]
+
+
+def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
+    """Every trial config the flags ask for, all validated; raises PlanError naming the flag, its meaning and the value."""
+    if args.plan is not None:
+        if others := [flag for flag in plan_flags_given(args) if flag != "--plan"]:
+            raise PlanError(f"--plan holds complete trial configs, so it goes without {', '.join(others)}")
+        return read_plan(args.plan)
+    preset = PRESETS[args.preset or DEFAULT_PRESET]
+
+    def given(name: str) -> Any:
+        return preset.get(name) if getattr(args, name) is None else getattr(args, name)
+
+    settings = {f.name: given(f.name) for f in fields(TrialConfig) if f.name not in AXES}
+    settings = {name: value for name, value in settings.items() if value is not None}
+    if "dataset" in settings and Path(settings["dataset"]).exists():
+        settings["dataset"] = str(Path(settings["dataset"]).resolve())  # workers may run elsewhere
+    latent_dims, seeds = _axis("--latent-dims", given("latent_dims")), _seeds(given("seeds"))
+    configs = []
+    for text in given("models"):
+        overrides = _model_overrides(text)
+        for d in latent_dims:
+            for seed in seeds:
+                try:
+                    configs.append(TrialConfig.from_dict({**settings, **overrides, "latent_dim": d, "seed": seed}))
+                except (KeyError, ValueError) as error:
+                    raise PlanError(_flagged(str(error.args[0]))) from None
+    check_plan(configs)
+    return configs
+
+
+def _axis(flag: str, text: str) -> list[int]:
+    try:
+        return parse_numbers(text)
+    except ValueError as error:
+        raise PlanError(f"{flag}: {error}") from None
+
+
+def _seeds(text: str) -> list[int]:
+    if not text.strip().isdecimal():
+        return _axis("--seeds", text)
+    if int(text) == 0:
+        raise PlanError("--seeds 0 asks for no seeds; for seed 0 alone write --seeds 1")
+    if int(text) > 100_000:
+        raise PlanError(f"--seeds {text} is how many seeds to train; for that seed alone write --seeds {text},")
+    return list(range(int(text)))
+
+
+def _model_overrides(text: str) -> dict[str, str]:
+    model, _, rest = text.partition(":")
+    overrides = {"model": model}
+    for pair in filter(None, rest.split(",")):
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name in AXES or name not in TrialConfig.__dataclass_fields__:
+            raise PlanError(
+                f"--models {text}: after the colon come fields of a trial config, such as likelihood=gaussian-learned; "
+                f"got {pair!r}"
+            )
+        overrides[name] = value.strip()
+    return overrides
+
+
+def _flagged(message: str) -> str:
+    """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
+    plural = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}
+    for f in fields(TrialConfig):
+        if message.startswith(f"{f.name} "):
+            return f"--{plural.get(f.name, f.name.replace('_', '-'))}{message[len(f.name) :]}"
+    return message
+
+
+def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: str) -> list[TrialConfig]:
+    """The stored plan's configs and the new ones; raises PlanError where the new would not be comparable.
+
+    New models, latent dimensions and seeds extend a sweep. The settings of a line (model and variant) that is there
+    already, and those all lines shared, may not change.
+    """
+    old = expand(stored)
+    line = {c.variant: c for c in old}
+    for config in asked:
+        mate = line.get(config.variant)
+        reference = mate or old[0]
+        skip = {*AXES, *({} if mate else {"likelihood", "noise", "objective", "sampler", "decoder_output"})}
+        differences = [
+            f"{field} is {getattr(reference, field)} there and {getattr(config, field)} here"
+            for field in config.to_dict()
+            if field not in skip
+            and (mate or field in stored["base"])
+            and getattr(config, field) != getattr(reference, field)
+        ]
+        if differences:
+            raise PlanError(
+                f"the sweep {name} exists, and these runs could not be compared with it: {'; '.join(differences)}. "
+                f"Choose another --name, or leave {'this' if len(differences) == 1 else 'these'} as it was"
+            )
+    known = set(old)
+    configs = old + [c for c in asked if c not in known]
+    check_plan(configs)
+    return configs
+
+
+@dataclass(frozen=True)
+class Devices:
+    """What the trials run on: ``slots`` of them at a time."""
+
+    gpus: int
+    gpus_per_trial: float
+    cpus: int
+    cpus_per_trial: int
+
+    @property
+    def slots(self) -> int:
+        by_cpu = self.cpus // self.cpus_per_trial
+        return min(by_cpu, int(self.gpus / self.gpus_per_trial + 1e-9)) if self.gpus else by_cpu
+
+    @property
+    def resources(self) -> dict[str, float]:
+        return {"cpu": self.cpus_per_trial, "gpu": self.gpus_per_trial if self.gpus else 0}
+
+    def __str__(self) -> str:
+        kind = f"{self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else f"{self.cpus} CPU cores, no GPU"
+        return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time"
+
+
+def n_weights(config: TrialConfig, n_pixels: int) -> int:
+    """About how many weights a dense encoder and decoder have together."""
+    widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
+    return 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+
+
+def relative_cost(config: TrialConfig, n_pixels: int) -> float:
+    """A run's arithmetic up to a common factor: multiplications per image, FisherNet's d tangents included."""
+    if config.model == "CVAE":
+        return config.epochs * 6 * 13_000 * n_pixels  # 10 million multiplications at 784 pixels
+    weights = n_weights(config, n_pixels)
+    tangents = config.latent_dim * weights / 2 if config.model == "FisherNet" else 0
+    return config.epochs * (3 * weights + tangents)
+
+
+def make_cohorts(
+    configs: Sequence[TrialConfig], devices: Devices, cohort_size: str | int, n_pixels: int
+) -> list[list[TrialConfig]]:
+    """The configs in cohorts, the dearest first, so that none of the slots ends long after the others.
+
+    ``auto`` on GPUs: each stackable group in as many equal cohorts as there are slots. On a CPU the same for networks small
+    enough to gain from it, and cohorts of one for the others.
+    """
+    cohorts: list[list[TrialConfig]] = []
+    for group in stackable(configs):
+        if cohort_size == "auto":
+            stacks = devices.gpus or (
+                group[0].model != "CVAE" and n_weights(group[0], n_pixels) <= STACKED_WEIGHTS_ON_CPU
+            )
+            n = min(len(group), devices.slots) if stacks else len(group)
+        else:
+            n = math.ceil(len(group) / int(cohort_size))
+        bounds = [round(i * len(group) / n) for i in range(n + 1)]
+        cohorts += [group[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+    return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, n_pixels) for c in cohort))
+
+
+def describe_plan(configs: Sequence[TrialConfig]) -> str:
+    """``FisherNet, VAE x d = 2-20 x seeds 0-4 on fashion-mnist, 100 epochs: 190 runs``."""
+    variants = list(dict.fromkeys(c.variant for c in configs))
+    dims, seeds = format_numbers(c.latent_dim for c in configs), format_numbers(c.seed for c in configs)
+    epochs = format_numbers(c.epochs for c in configs)
+    return (
+        f"{', '.join(variants)} x d = {dims} x seeds {seeds} on {configs[0].dataset}, {epochs} epochs: "
+        f"{len(configs)} run{'s' * (len(configs) > 1)}"
+    )

@@ -1,0 +1,169 @@
+"""A real SQLite store with sweeps of known numbers, in the schema sweeps write; made once, in seconds."""
+
+import json
+import time
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from fishernet.config import TrialConfig
+from fishernet.plan import compact
+
+EPOCHS = 4
+SEEDS = (0, 1)
+DIMS = (2, 5, 10)
+SCALE = {"FisherNet": 0.04, "VAE": 0.05, "CVAE": 0.06, "AE": 0.03}
+SEED_STEP = 1e-4
+PCA = {d: 0.06 / d for d in range(1, 21)}
+
+
+def mse(config: TrialConfig, epoch: int = EPOCHS) -> float:
+    """The closed form every curve of the store follows."""
+    return SCALE[config.model] / config.latent_dim * (1 + 1 / epoch) + SEED_STEP * config.seed
+
+
+class Store:
+    """Writes sweeps into one SQLite file by MlflowClient alone, in the schema of the sweeps' driver."""
+
+    def __init__(self, folder: Path) -> None:
+        from mlflow import MlflowClient
+
+        self.path = folder / "mlflow.db"
+        self.uri = f"sqlite:///{self.path.as_posix()}"
+        self.client = MlflowClient(tracking_uri=self.uri)
+        self.artifacts = (folder / "artifacts").as_uri()
+
+    def sweep(
+        self,
+        name: str,
+        plan: Mapping[str, Any],
+        start: int,
+        held_out: str = "test",
+        tag_length: int = 10**6,
+    ) -> tuple[str, str]:
+        """A parent run with its plan and PCA; returns the ids of experiment and parent."""
+        experiment = self.client.create_experiment(name, self.artifacts, tags={"fishernet.kind": "sweep"})
+        text = json.dumps({**plan, "held_out": held_out, "data_fingerprint": "0"})
+        pieces = [text[i : i + tag_length] for i in range(0, len(text), tag_length)]
+        tags = {f"fishernet.plan.{i}" if i else "fishernet.plan": piece for i, piece in enumerate(pieces)}
+        # what a longer plan of the same sweep would have left
+        tags |= {"fishernet.role": "sweep", f"fishernet.plan.{len(pieces)}": '{"left": "over"}'}
+        parent = self.client.create_run(experiment, start_time=start, tags=tags, run_name=name).info.run_id
+        for d, value in PCA.items():
+            self.client.log_metric(parent, "pca/test_mse", value, step=d)
+        return experiment, parent
+
+    def trial(
+        self,
+        sweep: tuple[str, str],
+        config: TrialConfig,
+        *,
+        status: str = "FINISHED",
+        epochs: int = EPOCHS,
+        reason: str | None = None,
+        params: bool = True,
+        held_out: str = "test",
+        curve: Callable[[TrialConfig, int], float] = mse,
+    ) -> str:
+        """A child run with ``epochs`` epochs of the closed form; returns its id."""
+        from mlflow.entities import Metric, Param
+
+        experiment, parent = sweep
+        tags = {
+            "fishernet.role": "trial",
+            "mlflow.parentRunId": parent,
+            "fishernet.config": json.dumps(config.to_dict()),
+        }
+        tags |= {"fishernet.reason": reason} if reason else {}
+        run_id = self.client.create_run(experiment, tags=tags, run_name=config.run_name).info.run_id
+        texts: Mapping[str, Any] = config.to_dict() if params else {}
+        now = int(time.time() * 1000)
+        metrics = [
+            Metric(name, factor * curve(config, epoch), now + epoch, epoch)
+            for epoch in range(1, epochs + 1)
+            for name, factor in ((f"{held_out}/mse", 1.0), (f"{held_out}/mse_sample", 2.0), ("train/loss", 1000.0))
+        ]
+        self.client.log_batch(run_id, params=[Param(k, str(v)) for k, v in texts.items()], metrics=metrics)
+        if status != "RUNNING":
+            self.client.set_terminated(run_id, status)
+        return run_id
+
+
+def cells(models: Iterable[str], dims: Iterable[int], seeds: Iterable[int] = SEEDS) -> list[TrialConfig]:
+    dims, seeds = tuple(dims), tuple(seeds)
+    return [TrialConfig(model=m, latent_dim=d, seed=s, epochs=EPOCHS) for m in models for d in dims for s in seeds]
+
+
+def listed(*configs: TrialConfig) -> dict[str, Any]:
+    """A plan as the import of records writes it; ``fishernet.plan.compact`` is the form of sweeps."""
+    return {"base": {}, "configs": [config.to_dict() for config in configs]}
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+    """Four sweeps: ``curves`` (three models, three d, two seeds, and four cells that did not finish),
+    ``unfinished``, ``odd`` (variants, a config run twice, a value not finite) and ``validated``, the latest.
+    """
+    store = Store(tmp_path_factory.mktemp("store"))
+
+    finished = cells(("VAE", "AE", "FisherNet"), DIMS)
+    never, running, failed, killed = (
+        TrialConfig(model="FisherNet", latent_dim=20, seed=0, epochs=EPOCHS),
+        TrialConfig(model="FisherNet", latent_dim=20, seed=1, epochs=EPOCHS),
+        TrialConfig(model="VAE", latent_dim=20, seed=0, epochs=EPOCHS),
+        TrialConfig(model="AE", latent_dim=20, seed=1, epochs=EPOCHS),
+    )
+    # Full configs of 22 runs are longer than one tag may be.
+    curves = store.sweep("curves", listed(*finished, never, running, failed, killed), start=2000, tag_length=5000)
+    for config in finished:
+        store.trial(curves, config)
+    store.trial(curves, running, status="RUNNING", epochs=2)
+    store.trial(curves, failed, status="FAILED", epochs=3, reason="the loss is not finite")
+    store.trial(curves, killed, status="KILLED", epochs=1)
+
+    (alone,) = cells(["VAE"], [3], [0])
+    unfinished = store.sweep("unfinished", compact([alone]), start=1000)
+    store.trial(unfinished, alone, status="FAILED", epochs=1)
+
+    plain, twin = cells(["VAE"], [2])
+    learned = TrialConfig(model="VAE", likelihood="gaussian-learned", latent_dim=2, epochs=EPOCHS)
+    fast = [
+        TrialConfig(model="CVAE", latent_dim=2, seed=s, learning_rate=r, epochs=EPOCHS)
+        for r in (1e-4, 1e-3)
+        for s in SEEDS
+    ]
+    unbounded = TrialConfig(model="AE", latent_dim=2, epochs=EPOCHS)
+    odd = store.sweep("odd", listed(plain, twin, learned, *fast, unbounded), start=3000)
+    kept = store.trial(odd, plain, curve=lambda c, e: 2 * mse(c, e))
+    store.trial(odd, plain, status="FAILED", epochs=EPOCHS, curve=lambda c, e: 3 * mse(c, e))
+    store.trial(odd, twin, params=False)
+    for config in (learned, *fast):
+        store.trial(odd, config)
+    store.trial(odd, unbounded, curve=lambda c, e: float("nan"))
+    store.client.log_metric(kept, "test/mse", 0.5, timestamp=int(time.time() * 1000) + 60_000, step=2)
+
+    validated = store.sweep("validated", compact([alone]), start=4000, held_out="validation")
+    store.trial(validated, alone, held_out="validation")
+
+    store.client.create_experiment("not a sweep", store.artifacts)
+    return SimpleNamespace(
+        uri=store.uri, mse=mse, pca=PCA, finished=finished, never=never, running=running, failed=failed,
+        killed=killed, kept=kept, seed_step=SEED_STEP, epochs=EPOCHS,
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def curves(store: SimpleNamespace) -> Any:
+    from analysis.frame import find_sweep
+
+    return find_sweep("curves", store.uri)
+
+
+@pytest.fixture(scope="session")
+def runs(curves: Any) -> Any:
+    from analysis.frame import load_runs
+
+    return load_runs(curves)

@@ -1,0 +1,229 @@
+"""MLflow's text becomes a typed frame, and what it says about a sweep is what was recorded."""
+
+import dataclasses
+import math
+import sqlite3
+from dataclasses import fields
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import frame
+from fishernet.config import TrialConfig
+
+
+def test_columns_return_from_mlflow_in_the_types_of_trial_config(runs):
+    for field in fields(TrialConfig):
+        kinds = {type(value) for value in runs[field.name].tolist()}
+        assert kinds == {field.type}, field.name
+
+
+def test_every_run_is_a_row_that_gives_its_trial_config_back(store, runs):
+    found = {TrialConfig.from_dict(row) for row in runs[[*frame.CONFIG_FIELDS]].to_dict("records")}
+    assert found == {*store.finished, store.running, store.failed, store.killed}
+    assert len(runs) == len(found)
+    assert runs["run_id"].is_unique
+
+
+def test_the_last_value_of_every_metric_is_a_column(store, runs):
+    done = runs[runs["status"] == "FINISHED"]
+    assert len(done) == len(store.finished)
+    for row in done.to_dict("records"):
+        expected = store.mse(TrialConfig(**{name: row[name] for name in frame.CONFIG_FIELDS}))
+        # MLflow keeps float64, so nothing is rounded.
+        assert row["test/mse"] == expected
+        assert row["test/mse_sample"] == 2 * expected
+        assert row["n_epochs"] == store.epochs
+
+
+def test_variant_is_that_of_trial_config(runs):
+    assert set(runs["variant"]) == {"FisherNet", "VAE", "AE"}
+
+
+def test_rows_are_ordered_by_model_then_latent_dim_then_seed(runs):
+    models = list(dict.fromkeys(runs["model"]))
+    assert models == ["FisherNet", "VAE", "AE"]
+    for _, group in runs.groupby("model"):
+        assert list(group["latent_dim"]) == sorted(group["latent_dim"])
+
+
+def test_summary_is_mean_and_sample_deviation_over_seeds(store, runs):
+    means = frame.summary(runs)
+    assert len(means) == 9
+    for row in means.itertuples():
+        # Two seeds a step apart: the sample deviation is step/sqrt(2); divided by n it would be step/2.
+        base = store.mse(TrialConfig(model=row.model, latent_dim=row.latent_dim, epochs=store.epochs))
+        assert row.n_seeds == 2
+        assert row.mean == pytest.approx(base + store.seed_step / 2, rel=1e-12)
+        assert row.sd == pytest.approx(store.seed_step / math.sqrt(2), rel=1e-9)
+        assert (row.min, row.max) == pytest.approx((base, base + store.seed_step), rel=1e-12)
+
+
+def test_summary_takes_any_metric(runs):
+    doubled = frame.summary(runs, "test/mse_sample")
+    assert doubled["mean"].tolist() == pytest.approx((2 * frame.summary(runs)["mean"]).tolist())
+    assert frame.summary(runs, "test/no_such_metric").empty
+
+
+def test_runs_that_have_not_finished_do_not_enter_a_mean(store, runs):
+    assert (runs["latent_dim"] == 20).sum() == 3
+    assert 20 not in set(frame.summary(runs)["latent_dim"])
+
+
+def test_a_single_seed_has_no_standard_deviation(runs):
+    one = frame.summary(runs[runs["seed"] == 0])
+    assert (one["n_seeds"] == 1).all()
+    assert one["sd"].isna().all()
+
+
+def test_a_finished_run_without_a_finite_value_is_left_out(store):
+    runs = frame.load_runs(frame.find_sweep("odd", store.uri))
+    diverged = runs[runs["model"] == "AE"]
+    assert diverged["status"].tolist() == ["FINISHED"]
+    assert "AE" not in set(frame.usable(runs)["model"])
+
+
+def test_of_several_runs_of_one_config_the_finished_one_counts(store):
+    runs = frame.load_runs(frame.find_sweep("odd", store.uri))
+    repeated = runs[runs["n_runs"] > 1]
+    assert repeated["run_id"].tolist() == [store.kept]
+    assert repeated["n_runs"].tolist() == [2]
+    assert repeated["test/mse"].tolist() == [2 * store.mse(TrialConfig(model="VAE", epochs=store.epochs))]
+
+
+def test_a_run_whose_parameters_never_arrived_is_known_by_its_tag(store):
+    runs = frame.load_runs(frame.find_sweep("odd", store.uri))
+    twin = runs[(runs["variant"] == "VAE") & (runs["seed"] == 1)]
+    assert twin["epochs"].tolist() == [store.epochs]
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_averaged(store):
+    means = frame.summary(frame.load_runs(frame.find_sweep("odd", store.uri)))
+    names = means["variant"].tolist()
+    assert names == ["VAE", "VAE gaussian-learned", "CVAE learning_rate=0.0001", "CVAE learning_rate=0.001"]
+    assert means["n_seeds"].tolist() == [2, 1, 2, 2]
+
+
+def test_epochs_are_the_histories_that_were_recorded(store, curves, runs):
+    done = frame.usable(runs)
+    epochs = frame.load_epochs(curves, done, ["test/mse", "train/loss"])
+    assert len(epochs) == len(done) * store.epochs * 2
+    assert {*frame.CONFIG_FIELDS, "run_id", "variant", "epoch", "metric", "value"} == set(epochs.columns)
+    factor = {"test/mse": 1, "train/loss": 1000}
+    for row in epochs.itertuples():
+        config = TrialConfig(model=row.model, latent_dim=row.latent_dim, seed=row.seed, epochs=row.epochs)
+        assert row.value == factor[row.metric] * store.mse(config, row.epoch)
+
+
+def test_an_epoch_that_was_recorded_twice_counts_once_with_the_later_record(store):
+    sweep = frame.find_sweep("odd", store.uri)
+    runs = frame.load_runs(sweep)
+    epochs = frame.load_epochs(sweep, runs[runs["run_id"] == store.kept], ["test/mse"])
+    assert epochs["epoch"].tolist() == [1, 2, 3, 4]
+    assert epochs["value"].tolist()[1] == 0.5
+
+
+def test_missing_cells_are_the_planned_ones_that_have_not_finished(store, curves, runs):
+    missing = frame.missing_cells(curves, runs)
+    states = {
+        TrialConfig(**{n: row[n] for n in frame.CONFIG_FIELDS}): row["state"] for row in missing.to_dict("records")
+    }
+    assert states == {
+        store.never: "never started",
+        store.running: "running at epoch 2 of 4",
+        store.failed: "failed: the loss is not finite",
+        store.killed: "killed at epoch 1 of 4",
+    }
+
+
+def test_what_is_missing_is_said_in_a_sentence_with_the_command_to_run(store, curves, runs):
+    said = frame.say_missing(curves, frame.missing_cells(curves, runs))
+    assert said.startswith("4 of 22 planned runs have not finished")
+    for count in ("1 never started", "1 running", "1 failed", "1 killed"):
+        assert count in said
+    assert "python sweeps/latent_sweep.py --resume curves" in said
+    complete = frame.find_sweep("validated", store.uri)
+    assert frame.say_missing(complete, frame.missing_cells(complete, frame.load_runs(complete))) == ""
+    assert len(complete.configs) == 1
+
+
+def test_a_sweep_is_its_parent_run(store, curves):
+    assert curves.name == "curves"
+    assert curves.pca == store.pca
+    assert curves.held_out == "test"
+    assert set(curves.configs) == {*store.finished, store.never, store.running, store.failed, store.killed}
+
+
+def test_without_a_name_the_sweep_started_last_is_found(store):
+    latest = frame.find_sweep(None, store.uri)
+    assert latest.name == "validated"
+    assert (latest.held_out, latest.score("mse")) == ("validation", "validation/mse")
+
+
+def test_an_unknown_sweep_is_answered_with_the_ones_there_are(store):
+    with pytest.raises(frame.AnalysisError) as raised:
+        frame.find_sweep("curvse", store.uri)
+    said = str(raised.value)
+    assert "no sweep named curvse" in said
+    assert "Did you mean curves?" in said
+    assert "validated, odd, curves, unfinished" in said
+    with pytest.raises(frame.AnalysisError, match="no sweep named not a sweep"):
+        frame.find_sweep("not a sweep", store.uri)
+
+
+def test_a_missing_store_is_said_and_not_created(tmp_path):
+    path = tmp_path / "mlflow.db"
+    with pytest.raises(frame.AnalysisError, match=r"no MLflow store at .*mlflow\.db.*--tracking-uri"):
+        frame.find_sweep(None, f"sqlite:///{path}")
+    assert not path.exists()
+
+
+def test_a_file_that_is_no_mlflow_store_is_said_and_left_alone(tmp_path):
+    text = tmp_path / "notes.db"
+    text.write_text("no database at all, though the name says so\n" * 100)
+    with pytest.raises(frame.AnalysisError, match="cannot be read as an SQLite database"):
+        frame.find_sweep(None, f"sqlite:///{text}")
+
+    other = tmp_path / "other.db"
+    with sqlite3.connect(other) as connection:
+        connection.execute("CREATE TABLE studies (id INTEGER)")
+    connection.close()
+    before = other.read_bytes()
+    with pytest.raises(frame.AnalysisError, match="not an MLflow store"):
+        frame.find_sweep(None, f"sqlite:///{other}")
+    assert other.read_bytes() == before
+
+
+def test_a_path_given_for_a_uri_is_answered_with_how_to_write_it(tmp_path):
+    with pytest.raises(frame.AnalysisError, match="sqlite:///PATH"):
+        frame.find_sweep(None, str(tmp_path))
+
+
+def test_a_password_is_not_repeated():
+    with pytest.raises(frame.AnalysisError) as raised:
+        frame.find_sweep(None, "nothing://reader:secret@host/runs")
+    assert "host/runs" in str(raised.value)
+    assert "secret" not in str(raised.value)
+
+
+def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(curves):
+    runs = frame.load_runs(dataclasses.replace(curves, parent_run_id="none"))
+    assert runs.empty
+    assert {*frame.CONFIG_FIELDS, "variant", "status", "n_epochs"} <= set(runs.columns)
+    assert set(frame.missing_cells(curves, runs)["state"]) == {"never started"}
+    assert frame.summary(runs).empty
+
+
+def test_the_default_store_is_the_variable_or_the_file_below_this_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert frame.default_tracking_uri() == f"sqlite:///{(Path.cwd() / 'fishernet-results/mlflow.db').as_posix()}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
+    assert frame.default_tracking_uri() == "http://mlflow:5000"
+
+
+def test_a_plan_of_another_version_is_said(curves):
+    stranger = frame.Sweep("old", "1", "2", {"configs": [{"latent_dims": 2}]}, {}, curves.uri)
+    with pytest.raises(frame.AnalysisError, match=r"plan of sweep old.*latent_dims"):
+        frame.missing_cells(stranger, pd.DataFrame(columns=[*frame.CONFIG_FIELDS]))

@@ -1,0 +1,148 @@
+"""The latent precision, the Jacobian and both samplers against their definitions."""
+
+import pytest
+import torch
+
+from fishernet.config import TrialConfig
+from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
+from fishernet.models import FisherNet
+from fishernet.networks import Dense
+
+N_SAMPLES = 40_000
+
+
+@pytest.fixture(autouse=True)
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def small_decoder(n_members: int = 2, d: int = 3, width: int = 16, n_out: int = 12) -> Dense:
+    decoder = Dense([[d] * n_members, [width] * n_members, [width] * n_members, [n_out] * n_members])
+    for layer in decoder.layers:
+        layer.initialise([torch.Generator().manual_seed(i) for i in range(n_members)])
+        layer.weight.data.mul_(3)  # so that J^T J is not small beside 1
+    return decoder
+
+
+def test_the_jacobian_equals_finite_differences_and_autograd():
+    decoder, z = small_decoder(), torch.randn(2, 5, 3)
+    output, linearised = decoder.linearise(z)
+    jacobian = linearised.jacobian()
+    assert torch.equal(output, decoder(z))
+    step = 1e-6  # the map is piecewise linear, so the difference quotient is exact off the kinks up to rounding / step
+    for i in range(3):
+        shift = torch.zeros(3)
+        shift[i] = step
+        difference = (decoder(z + shift) - decoder(z - shift)) / (2 * step)
+        assert torch.allclose(jacobian[:, :, i], difference, atol=1e-8)
+    full = torch.autograd.functional.jacobian(lambda one: decoder(one), z)  # (2, 5, n_out, 2, 5, 3)
+    for member in range(2):
+        for n in range(5):
+            assert torch.allclose(jacobian[member, n].T, full[member, n, :, member, n], rtol=1e-12, atol=1e-14)
+
+
+def test_push_and_pull_are_the_jacobian_and_its_transpose():
+    decoder, z = small_decoder(), torch.randn(2, 5, 3)
+    linearised = decoder.linearise(z)[1]
+    jacobian, v, w = linearised.jacobian(), torch.randn(2, 5, 3), torch.randn(2, 5, 12)
+    assert torch.allclose(linearised.push(v), torch.einsum("mndk,mnd->mnk", jacobian, v), rtol=1e-12, atol=1e-13)
+    assert torch.allclose(linearised.pull(w), torch.einsum("mndk,mnk->mnd", jacobian, w), rtol=1e-12, atol=1e-13)
+
+
+def test_the_latent_precision_of_a_linear_gaussian_decoder_is_its_posterior_precision():
+    """Equation 20 for f = W z: J^T J / s^2 + 1, symmetric, every eigenvalue at least 1."""
+    weight, noise_variance = torch.randn(1, 3, 12), 0.25
+    precision = latent_precision(weight[:, None], torch.full((1, 1, 12), 1 / noise_variance))
+    assert torch.allclose(precision[0, 0], weight[0] @ weight[0].T / noise_variance + torch.eye(3), rtol=1e-13)
+    assert torch.linalg.eigvalsh(precision).min() >= 1
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian-learned", "bernoulli"])
+@pytest.mark.parametrize("output", ["sigmoid", "linear"])
+def test_the_latent_precision_is_the_variance_of_the_score_plus_one(likelihood, output):
+    """Equations 16-18: I_d(z) is the covariance of d ln p(x|z)/dz over x ~ p(x|z); a factor of two is rejected."""
+    if likelihood == "bernoulli" and output == "linear":
+        pytest.skip("bernoulli reads the output as a probability")
+    config = TrialConfig(likelihood=likelihood, decoder_output=output, hidden_width=8, hidden_layers=1)
+    model = FisherNet([config], (1, 3, 3), 100)
+    model.decoder.layers[-1].weight.data.mul_(6)
+    z = torch.randn(1, 1, 2)
+    a = model.decoder(z)
+    n = 200_000
+    f = model.likelihood.mean(a).expand(1, n, 9)
+    x = torch.bernoulli(f) if likelihood == "bernoulli" else f + torch.randn_like(f)
+    _, linearised = model.decoder.linearise(z)
+    a_many = a.detach().expand(1, n, 9).clone().requires_grad_()
+    score_a = torch.autograd.grad(model.likelihood.log_prob(x, a_many).sum(), a_many)[0]
+    score = torch.einsum("dk,nk->nd", linearised.jacobian()[0, 0], score_a[0]).detach()
+    products = torch.einsum("ni,nj->nij", score, score)
+    expected = (model.precision(z)[0, 0] - torch.eye(2)).detach()
+    error = products.std(0) / n**0.5
+    assert ((products.mean(0) - expected).abs() <= 5 * error).all()
+    for wrong in (0.5, 2.0):
+        assert (products.mean(0) - wrong * expected).abs().diagonal().gt(5 * error.diagonal()).all()
+
+
+def draw(sampler: str, decoder: Dense, z: torch.Tensor, information: torch.Tensor) -> torch.Tensor:
+    many = z.expand(2, N_SAMPLES, 3)
+    eta, n_star = torch.randn(2, N_SAMPLES, 3), torch.randn(2, N_SAMPLES, 12)
+    linearised = decoder.linearise(many)[1]
+    if sampler == "cg":
+        return cg_residual(linearised, information, n_star, eta, tolerance=1e-10, max_iterations=50)
+    return cholesky_residual(latent_precision(linearised.jacobian(), information), eta)[0]
+
+
+@pytest.mark.parametrize("sampler", ["cholesky", "cg"])
+def test_samples_have_the_inverse_precision_as_their_covariance(sampler):
+    decoder, z, information = small_decoder(), torch.randn(2, 1, 3), torch.rand(2, 1, 12) + 0.5
+    with torch.no_grad():
+        residual = draw(sampler, decoder, z, information)
+        precision = latent_precision(decoder.linearise(z)[1].jacobian(), information)
+    products = torch.einsum("mni,mnj->mnij", residual, residual)
+    covariance, error = products.mean(1), products.std(1) / N_SAMPLES**0.5
+    expected = torch.linalg.inv(precision[:, 0])
+    assert ((covariance - expected).abs() <= 5 * error).all()
+    assert (residual.mean(1).abs() <= 5 * residual.std(1) / N_SAMPLES**0.5).all()
+    for wrong in (0.5, 2.0):
+        assert (
+            (covariance - wrong * expected).diagonal(dim1=1, dim2=2).abs().gt(5 * error.diagonal(dim1=1, dim2=2)).all()
+        )
+
+
+def test_conjugate_gradients_solve_equation_31_to_their_tolerance():
+    decoder, z, information = small_decoder(), torch.randn(2, 50, 3), torch.rand(2, 50, 12) + 0.5
+    eta, n_star = torch.randn(2, 50, 3), torch.randn(2, 50, 12)
+    with torch.no_grad():
+        linearised = decoder.linearise(z)[1]
+        precision = latent_precision(linearised.jacobian(), information)
+        theta = linearised.pull(information.sqrt() * n_star) + eta
+        for tolerance in (1e-2, 1e-6, 1e-12):
+            solution = cg_residual(linearised, information, n_star, eta, tolerance=tolerance, max_iterations=100)
+            left = torch.einsum("mnij,mnj->mni", precision, solution)
+            assert ((left - theta).norm(dim=-1) <= 1.01 * tolerance * theta.norm(dim=-1)).all()
+        one = cg_residual(linearised, information, n_star, eta, tolerance=1e-12, max_iterations=1)
+        assert ((torch.einsum("mnij,mnj->mni", precision, one) - theta).norm(dim=-1) > 1e-6).any()
+
+
+def test_a_member_that_is_not_finite_leaves_the_others_draws_alone():
+    decoder, z, information = small_decoder(), torch.randn(2, 20, 3), torch.ones(2, 20, 12)
+    eta, n_star = torch.randn(2, 20, 3), torch.randn(2, 20, 12)
+    with torch.no_grad():
+        alone = cg_residual(decoder.linearise(z)[1], information, n_star, eta, tolerance=1e-8, max_iterations=20)
+        z[1] = float("nan")
+        information[1] = float("nan")
+        linearised = decoder.linearise(z)[1]
+        together = cg_residual(linearised, information, n_star, eta, tolerance=1e-8, max_iterations=20)
+        exact, _ = cholesky_residual(latent_precision(linearised.jacobian(), information), eta)
+    assert torch.equal(alone[0], together[0])
+    assert not together[1].isfinite().any()
+    assert exact[0].isfinite().all()
+
+
+def test_the_log_determinant_is_that_of_the_precision():
+    half = torch.randn(2, 4, 3, 12)
+    precision = latent_precision(half, torch.ones(2, 4, 12))
+    assert torch.allclose(cholesky_residual(precision, torch.randn(2, 4, 3))[1], torch.logdet(precision), rtol=1e-12)

@@ -1,0 +1,213 @@
+"""Losses, evidence and sizes against closed forms."""
+
+import math
+
+import pytest
+import torch
+
+from fishernet.cohort import Cohort
+from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.models import MODELS, VAE, Autoencoder, FisherNet
+
+SHAPE = (1, 3, 4)
+K = 12
+
+
+@pytest.fixture
+def double_precision():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def linear_model(
+    cls: type[Autoencoder], d: int = 3, **fields: object
+) -> tuple[Autoencoder, torch.Tensor, torch.Tensor]:
+    """A linear decoder x = W z + b + n with the exact posterior mean as its encoder, W (k, d), and the evidence's covariance."""
+    config = TrialConfig(
+        model=cls.__name__, latent_dim=d, hidden_layers=0, decoder_output="linear", likelihood="gaussian-learned",
+        noise_start=-1.3, **fields,
+    )  # fmt: skip
+    model = cls([config], SHAPE, 50)
+    layer = model.decoder.layers[0]
+    layer.weight.data.normal_()
+    w, b, variance = layer.weight.data[0].T, layer.bias.data[0], math.exp(-1.3)
+    posterior_covariance = torch.linalg.inv(w.T @ w / variance + torch.eye(d))
+    gain = posterior_covariance @ w.T / variance  # (d, k): mu = gain (x - b)
+    model.heads_of_encoder["mean"].weight.data[0] = gain.T
+    model.heads_of_encoder["mean"].bias.data[0] = -gain @ b
+    return model, w, w @ w.T + variance * torch.eye(K)
+
+
+def log_evidence(model: Autoencoder, covariance: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    bias = model.decoder.layers[0].bias.data[0]
+    return torch.distributions.MultivariateNormal(bias, covariance).log_prob(x)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_elbo_of_a_linear_fishernet_is_its_evidence_at_every_draw():
+    """ln p(x,z) - ln q(z|x) is ln p(x) at every z when q is the exact posterior, as N(mu, M^-1) then is."""
+    model, _, covariance = linear_model(FisherNet)
+    x = torch.randn(1, 7, K)
+    for _ in range(3):
+        outcome = model(x, [torch.randn(1, 7, 3)])
+        assert torch.allclose(outcome.terms["elbo"], log_evidence(model, covariance, x), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_equation_24_is_minus_the_evidence_up_to_its_constant():
+    """At mu and with E|eta|^2 = d: eq24 = -ln p(x) - (k ln 2 pi)/2 + d/2 + xi^2/2p. Exact at |eta|^2 = d."""
+    model, _, covariance = linear_model(FisherNet, objective="eq24")
+    x, eta = torch.randn(1, 7, K), torch.randn(1, 7, 3)
+    eta *= math.sqrt(3) / eta.norm(dim=2, keepdim=True)
+    constant = 0.5 * 3 - 0.5 * K * math.log(2 * math.pi) + 1.3**2 / (2 * 50)
+    assert torch.allclose(model(x, [eta]).loss, constant - log_evidence(model, covariance, x), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_equation_25_of_a_linear_decoder_is_a_regularised_autoencoder():
+    """The sampling terms cancel to d: E loss = (|mu|^2 + |x - W mu|^2/s^2 + k xi + xi^2/p + d)/2; it is no evidence.
+
+    The mean over the 2d points +-sqrt(d) e_i is the exact expectation of a quadratic of a standard normal.
+    """
+    model, w, _ = linear_model(FisherNet)
+    x = torch.randn(1, 7, K)
+    points = [sign * math.sqrt(3) * torch.eye(3)[i].expand(1, 7, 3) for i in range(3) for sign in (-1, 1)]
+    loss = torch.stack([model(x, [eta]).loss for eta in points]).mean(0)
+    mu = model.posterior_mean(x)
+    error = (x - mu @ w.T - model.decoder.layers[0].bias[:, None]).square().sum(2)
+    closed = 0.5 * (mu.square().sum(2) + error * math.exp(1.3) + K * -1.3 + 1.3**2 / 50 + 3)
+    assert torch.allclose(loss, closed, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_terms_of_equation_25_sum_to_the_loss():
+    for objective, names in {
+        "eq25": ("half_squared_z", "half_log_noise", "half_weighted_error", "noise_prior"),
+        "eq24": ("half_squared_z", "half_log_noise", "half_weighted_error", "noise_prior", "half_log_det"),
+    }.items():
+        model = FisherNet([TrialConfig(objective=objective, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
+        outcome = model(torch.rand(1, 5, K), [torch.randn(1, 5, 2)])
+        assert torch.allclose(sum(outcome.terms[name] for name in names), outcome.loss, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_vae_bound_of_a_linear_decoder_is_below_its_evidence_by_the_posterior_divergence():
+    """ELBO = ln p(x) - KL(q || p(z|x)): q diagonal, exact by sigma points."""
+    model, w, covariance = linear_model(VAE)
+    head = model.heads_of_encoder["log_variance"]
+    head.weight.data.zero_()
+    head.bias.data[0] = torch.tensor([-1.0, -2.0, 0.3])
+    x = torch.randn(1, 7, K)
+    points = [sign * math.sqrt(3) * torch.eye(3)[i].expand(1, 7, 3) for i in range(3) for sign in (-1, 1)]
+    elbo = torch.stack([model(x, [eta]).terms["elbo"] for eta in points]).mean(0)
+    precision = w.T @ w * math.exp(1.3) + torch.eye(3)
+    q = torch.distributions.MultivariateNormal(torch.zeros(3), torch.diag(head.bias.data[0].exp()))
+    p = torch.distributions.MultivariateNormal(torch.zeros(3), precision_matrix=precision)
+    divergence = torch.distributions.kl_divergence(q, p)
+    assert divergence > 0.01
+    assert torch.allclose(elbo, log_evidence(model, covariance, x) - divergence, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
+def test_a_likelihood_is_the_density_torch_knows(likelihood):
+    model = VAE([TrialConfig(model="VAE", likelihood=likelihood, hidden_width=8)], SHAPE, 50)
+    x, a = torch.rand(1, 5, K).round(), torch.randn(1, 5, K)
+    f = torch.sigmoid(a)
+    if likelihood == "bernoulli":
+        expected = torch.distributions.Bernoulli(f).log_prob(x).sum(2)
+    else:
+        if likelihood == "gaussian-learned":
+            model.likelihood.xi.data.fill_(-2.0)
+        expected = torch.distributions.Normal(f, model.likelihood.xi.exp().sqrt()).log_prob(x).sum(2)
+    assert torch.allclose(model.likelihood.log_prob(x, a), expected, rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_closed_form_noise_settles_at_the_mean_squared_error():
+    config = TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form", hidden_width=8)
+    model = VAE([config], SHAPE, 50)
+    x, a = torch.rand(1, 5, K), torch.randn(1, 5, K)
+    mse = (x - torch.sigmoid(a)).square().mean()
+    model.likelihood.observe(x, a)
+    assert torch.allclose(model.likelihood.xi.exp(), mse)  # the first batch sets it at once
+    xi = model.likelihood.xi.clone().requires_grad_()
+    model.likelihood.xi = xi
+    gradient = torch.autograd.grad(model.likelihood.log_prob(x, a).sum(), xi)[0]
+    assert gradient.abs() < 1e-12 * K * 5  # and there the likelihood is stationary
+
+
+def gradient_of(objective: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(3)
+    model = FisherNet([TrialConfig(objective=objective, hidden_width=8, noise_start=-2.0)], SHAPE, 50)
+    x, eta = torch.rand(1, 5, K), torch.randn(1, 5, 2)
+    if objective == "eq25":
+        mean = model.posterior_mean(x)
+        fixed = model.residual(mean.detach(), [eta])[0].detach()
+        log_likelihood = model.likelihood.log_prob(x, model.decoder(mean + fixed))
+        loss = 0.5 * (mean + fixed).square().sum(2) - log_likelihood - model.log_noise_prior()
+        by_hand = torch.autograd.grad(loss.sum(), list(model.parameters()))
+        returned = torch.autograd.grad(model(x, [eta]).loss.sum(), list(model.parameters()))
+        assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(by_hand, returned, strict=True))
+        return dict(zip([n for n, _ in model.named_parameters()], returned, strict=True))
+    grads = torch.autograd.grad(model(x, [eta]).loss.sum(), list(model.parameters()))
+    return dict(zip([n for n, _ in model.named_parameters()], grads, strict=True))
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_equation_25_holds_the_precision_constant_and_equation_24_does_not():
+    eq25, residual, eq24 = (gradient_of(name) for name in ("eq25", "eq25-residual", "eq24"))
+    for name in ("decoder.layers.0.weight", "likelihood.xi"):
+        assert not torch.allclose(eq25[name], residual[name], rtol=1e-3)
+        assert not torch.allclose(residual[name], eq24[name], rtol=1e-3)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_gradient_of_equation_24_is_that_of_its_value():
+    """Central differences of the loss itself, the log-determinant and the draw included."""
+    torch.manual_seed(3)
+    model = FisherNet([TrialConfig(objective="eq24", hidden_width=8, noise_start=-2.0)], SHAPE, 50)
+    x, eta, step = torch.rand(1, 5, K), torch.randn(1, 5, 2), 1e-6
+    for parameter in (model.likelihood.xi, model.decoder.layers[0].weight, model.decoder.layers[-1].bias):
+        gradient = torch.autograd.grad(model(x, [eta]).loss.sum(), parameter)[0].flatten()
+        flat = parameter.data.view(-1)
+        for i in range(0, len(flat), max(1, len(flat) // 5)):
+            flat[i] += step
+            up = model(x, [eta]).loss.sum().item()
+            flat[i] -= 2 * step
+            down = model(x, [eta]).loss.sum().item()
+            flat[i] += step
+            assert abs((up - down) / (2 * step) - gradient[i].item()) < 1e-5 * max(1, abs(gradient[i].item()))
+
+
+@pytest.mark.parametrize("d", [2, 5, 20])
+def test_table_a1_networks_have_the_counted_parameters(d):
+    """784-448-448-448-d and back: 1,508,753 + 897 d with FisherNet's xi, 1,508,752 + 1,346 d with the VAE's two heads."""
+    counts = {
+        model: Cohort([TrialConfig(model=model, latent_dim=d)], (1, 28, 28), 60000).parameter_counts()
+        for model in MODEL_NAMES
+    }
+    assert counts["FisherNet"] == [1_508_753 + 897 * d]
+    assert counts["VAE"] == [1_508_752 + 1_346 * d]
+    assert counts["AE"] == [1_508_752 + 897 * d]
+    # by hand: 3x3 kernels 1-32-32-64, dense 3136-2d, dense d-3136, 3x3 kernels 64-64-32-32 and 32-1
+    encoder = (9 + 1) * 32 + (9 * 32 + 1) * 32 + (9 * 32 + 1) * 64 + (3136 + 1) * 2 * d
+    decoder = (d + 1) * 3136 + (9 * 64 + 1) * 64 + (9 * 64 + 1) * 32 + (9 * 32 + 1) * 32 + (9 * 32 + 1)
+    assert counts["CVAE"] == [encoder + decoder]
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 7, 5), (3, 1, 1)])
+def test_every_model_takes_every_image_shape(model, shape):
+    config = TrialConfig(model=model, latent_dim=3, hidden_width=8)
+    autoencoder = MODELS[model]([config, config], shape, 10)
+    x = torch.rand(2, 4, math.prod(shape))
+    noise = [torch.randn(2, 4, width) for width in autoencoder.noise_widths(3)]
+    outcome = autoencoder(x, noise)
+    outcome.loss.sum().backward()
+    assert outcome.output.shape == x.shape
+    assert autoencoder.reconstruct(outcome.mean).shape == x.shape
+    assert outcome.loss.isfinite().all()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in autoencoder.parameters())
