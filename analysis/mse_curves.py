@@ -40,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="latent dimensions drawn by epoch; default: 2,5,10, or up to three of those that were swept",
     )
     options = parser.parse_args(argv)
-    return command.run(lambda: _report(options))
+    return command.run(lambda: report(options.name, options.tracking_uri, options.out, options.epoch_dims))
 
 
 def draw(
@@ -163,18 +163,24 @@ def choose_epoch_dims(present: Sequence[int], wanted: Sequence[int] | None) -> l
     return of_the_paper or sorted({present[0], present[len(present) // 2], present[-1]})
 
 
-def _report(options: argparse.Namespace) -> None:
-    """Draw, and print the means, what is missing and the paths written."""
+def report(
+    name: str | None = None,
+    tracking_uri: str | None = None,
+    out: Path | None = None,
+    epoch_dims: Sequence[int] | None = None,
+) -> None:
+    """What ``draw`` does, and print the means, what is missing and the paths written."""
     from analysis import frame
 
-    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
-    print(f"sweep {sweep.name}" + ("" if options.name else ", the one started last (--name draws another)"))
+    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri())
+    if name is None:
+        print(f"sweep {sweep.name}, the one started last (--name draws another)\n")
     runs = frame.load_runs(sweep)
-    paths = _write(sweep, runs, options.out, options.epoch_dims)
-    print(f"\n{sweep.held_out} MSE per pixel, mean ± standard deviation over seeds (number of seeds)\n")
+    paths = _write(sweep, runs, out, epoch_dims)
+    print(f"{sweep.held_out} MSE per pixel, mean ± standard deviation over seeds (number of seeds)\n")
     print(_table(frame.summary(runs, sweep.score("mse"))))
     print()
-    for line in [*_remarks(sweep, runs, options.epoch_dims), *paths]:
+    for line in [*_remarks(sweep, runs, epoch_dims), *paths]:
         print(line)
 
 

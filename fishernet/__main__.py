@@ -55,7 +55,8 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     from fishernet.cohort import CheckpointError, Cohort
     from fishernet.data import load_data
     from fishernet.evaluation import pca_test_mse
-    from fishernet.records import machine, versions, write_json, write_records
+    from fishernet.provenance import machine, versions
+    from fishernet.records import write_json, write_records
     from fishernet.training import train
 
     configs = read_plan(args.plan)

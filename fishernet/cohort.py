@@ -106,7 +106,7 @@ class Cohort:
         temporary.replace(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
-        """Continue from a file of ``save``. Raises CheckpointError, and changes nothing, when it is damaged or of another cohort."""
+        """Continue from a file of ``save``. Raises CheckpointError, changing nothing, when it is damaged or another cohort's."""
         text, tensors = read_checkpoint(path)
         state = json.loads(text)
         if [TrialConfig.from_dict(c) for c in state["configs"]] != self.configs:
@@ -146,7 +146,7 @@ def load_model(
     config: TrialConfig, image_shape: tuple[int, int, int], n_train: int, weights: dict[str, Tensor],
     device: str | torch.device = "cpu",
 ) -> Autoencoder:  # fmt: skip
-    """The model of one run from ``member_weights``, as a cohort of one in evaluation mode; raises ValueError when they do not fit."""
+    """One run's model from its ``member_weights``, a stack of one in evaluation mode; raises ValueError when they do not fit."""
     model = MODELS[config.model]([config], image_shape, n_train)
     try:
         model.load_state_dict({name: t[None] for name, t in weights.items()})
@@ -162,7 +162,8 @@ def read_checkpoint(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            # Cloned: the tensors are a view of the file, which a later checkpoint may overwrite in place.
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
     except Exception as error:  # safetensors raises its own type, OSError or ValueError, by the kind of damage
         raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
     if metadata.get("format") != FORMAT:

@@ -8,15 +8,11 @@ pictures.npz         the first held-out images and their reconstructions, uint8 
 """
 
 import json
-import os
-import platform
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import save_file
 
 from fishernet.cohort import Cohort, Record
@@ -66,27 +62,3 @@ def write_json(path: Path, content: Any) -> None:
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text(json.dumps(content, indent=1))
     temporary.replace(path)
-
-
-def machine() -> dict[str, Any]:
-    """Where this runs, for the record: host, processor, cores, GPUs, system."""
-    gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-    return {
-        "hostname": socket.gethostname(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-        "gpus": gpus,
-        "system": platform.platform(),
-    }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        return platform.processor()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
-
-
-def versions() -> dict[str, str]:
-    return {"python": platform.python_version(), "torch": torch.__version__, "numpy": np.__version__}

@@ -110,11 +110,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         )
     if args.gpus is not None and args.gpus < 0:
         parser.error(f"--gpus is how many GPUs to use, 0 for the CPU; got {args.gpus}")
-    if (
-        not 0 < args.gpus_per_trial
-        or (args.gpus_per_trial < 1 and abs(1 / args.gpus_per_trial % 1) > 1e-6)
-        or (args.gpus_per_trial > 1)
-    ):
+    share = args.gpus_per_trial
+    if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-6:
         parser.error(
             f"--gpus-per-trial is the share of a GPU one trial takes: 1, or 1/k such as 0.5 or 0.25; got {args.gpus_per_trial}"
         )
@@ -241,6 +238,7 @@ class _Sweep:
         with hold_lock(folder, name):
             artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(name, self.uri, artifact_root=artifact_root, create=asked is not None)
+            before = tracking.status if tracking.plan else "FAILED"
             try:
                 stored = tracking.plan
                 if stored is None and asked is None:
@@ -258,7 +256,7 @@ class _Sweep:
                     )
                 return self._launch(name, configs, tracking, folder, data)
             except BaseException:
-                tracking.close("FAILED", patience_seconds=5)
+                tracking.close(before, patience_seconds=5)
                 raise
 
     def _launch(self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any) -> int:
@@ -268,9 +266,7 @@ class _Sweep:
 
         runs = tracking.runs()
         finished = {c for c in configs if c in runs and runs[c].status == "FINISHED"}
-        diverged = {
-            c: r.reason for c, r in runs.items() if r.status == "FAILED" and (r.reason or "").startswith(DIVERGED)
-        }
+        diverged = {c: r.reason for c, r in runs.items() if r.status == "FAILED" and r.reason.startswith(DIVERGED)}
         missing = [c for c in configs if c not in finished and c not in diverged]
         if not missing:
             print(f"sweep      {name}: all {len(finished)} runs are finished; nothing to train")
@@ -287,11 +283,10 @@ class _Sweep:
         self._print_plan(name, configs, [list(job.members) for job in jobs], devices, data)
         if not devices.gpus:
             print("device     training on the CPU" + ("" if self.args.gpus == 0 else ", as no GPU was found"))
-        if finished or diverged:
+        if finished or diverged or any(job.checkpoints for job in jobs):
             ended = f"{len(finished)} runs are finished" + (f", {len(diverged)} diverged" if diverged else "")
-            print(
-                f"resuming   {ended}; {len(missing)} to train, {sum(bool(job.checkpoints) for job in jobs)} cohorts from checkpoints"
-            )
+            n_continued = sum(bool(job.checkpoints) for job in jobs)
+            print(f"resuming   {ended}; {len(missing)} to train, {n_continued} cohorts from checkpoints")
         self._describe(name, configs, tracking, data)
         n_epochs = sum(c.epochs for job in jobs for c in job.members)
         with Progress(sum(len(job.members) for job in jobs), n_epochs, data.held_out) as progress:
@@ -331,7 +326,7 @@ class _Sweep:
         written = tracking.close("KILLED" if interrupted else "FAILED" if failures else "FINISHED")
         self._draw(name)
         if failures:
-            print(f"\n{len(failures)} of {len(configs)} runs failed:")
+            print(f"{len(failures)} of {len(configs)} runs failed:")
             for config, reason in failures.items():
                 print(f"  {config.run_name}: {reason}")
         print(f"\nlook at the runs: {self._ui_command()}")
@@ -341,10 +336,11 @@ class _Sweep:
 
     def _draw(self, name: str) -> None:
         from analysis.frame import AnalysisError
-        from analysis.mse_curves import draw
+        from analysis.mse_curves import report
 
+        print()
         try:
-            draw(name, self.uri, self.storage / name / "figures")
+            report(name, self.uri, self.storage / name / "figures")
         except AnalysisError as error:
             print(f"no figure: {error}")
 

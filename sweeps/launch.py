@@ -96,7 +96,9 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
             ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
         except Exception as error:  # Ray raises a bare Exception when its processes are not up in 30 s
             reason = " ".join(str(error).split())[:300]
-            raise LaunchError(f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?") from None
+            raise LaunchError(
+                f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
+            ) from None
     else:
         try:
             ray.init(address=address, **quiet)

@@ -1,6 +1,7 @@
 """From flags to trial configs, and from trial configs to the cohorts that fill the given devices."""
 
 import argparse
+import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -198,7 +199,7 @@ class Devices:
 def n_weights(config: TrialConfig, n_pixels: int) -> int:
     """About how many weights a dense encoder and decoder have together."""
     widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
-    return 2 * sum(a * b for a, b in zip(widths, widths[1:], strict=False))
+    return 2 * sum(a * b for a, b in itertools.pairwise(widths))
 
 
 def relative_cost(config: TrialConfig, n_pixels: int) -> float:
@@ -228,7 +229,7 @@ def make_cohorts(
         else:
             n = math.ceil(len(group) / int(cohort_size))
         bounds = [round(i * len(group) / n) for i in range(n + 1)]
-        cohorts += [group[a:b] for a, b in zip(bounds, bounds[1:], strict=False)]
+        cohorts += [group[a:b] for a, b in itertools.pairwise(bounds)]
     return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, n_pixels) for c in cohort))
 
 

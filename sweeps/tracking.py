@@ -5,57 +5,44 @@ for MLflow and nothing is lost while its server is away.
 """
 
 import json
-import logging
-import os
-import platform
 import re
-import socket
-import sqlite3
-import subprocess
 import tempfile
-import threading
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
-from urllib.parse import urlsplit
 
 from fishernet.config import TrialConfig
+from fishernet.provenance import commit, machine, versions
+from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
+from sweeps.tracking_store import (
+    TrackingError,
+    check_uri,
+    client_of,
+    default_artifact_root,
+    default_tracking_uri,
+    pages,
+    reason_of,
+    sentences,
+    shown,
+    sqlite_path,
+)
 
-SETTINGS = {
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-}
-METRICS_PER_CALL = 1000  # MLflow's limit
+__all__ = [
+    "SweepTracking",
+    "TrackedRun",
+    "TrackingError",
+    "check_uri",
+    "default_artifact_root",
+    "default_tracking_uri",
+    "list_sweeps",
+]
+
 TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
-LONGEST_WAIT = 15.0  # seconds between two attempts to reach a server that is away
-# Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
-REFUSALS = (
-    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-)  # fmt: skip
-DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 TRIALS, PARENTS = "tags.`fishernet.role` = 'trial'", "tags.`fishernet.role` = 'sweep'"
-
-Epoch = dict[str, Any]  # {"epoch": int, "time": seconds since 1970, "metrics": {name: float}}
-Record = Any  # an Epoch, or a function that writes something else
 Artifacts = Callable[[], Path | None] | Path | None
-Log = Callable[[str], Any]
-
-
-class TrackingError(RuntimeError):
-    """Why MLflow cannot be used, as a sentence for whoever typed the command."""
-
-
-class _Refused(Exception):
-    """A record that cannot be written, however often one tries."""
 
 
 @dataclass(frozen=True)
@@ -79,17 +66,6 @@ class _Child:
     in_doubt: bool = False  # the server was asked to make it, and an answer was missing
 
 
-def default_tracking_uri(storage_path: str | Path) -> str:
-    """MLFLOW_TRACKING_URI where it is set, else an SQLite file below storage_path."""
-    file = Path(storage_path).resolve() / "mlflow.db"
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file.as_posix()}"
-
-
-def default_artifact_root(storage_path: str | Path) -> str:
-    """Where a store without a server keeps its files; absolute, as MLflow writes it into the database."""
-    return str(Path(storage_path).resolve() / "artifacts")
-
-
 class SweepTracking:
     """One sweep in MLflow; ``open`` makes it. All methods but ``runs`` and ``close`` return at once.
 
@@ -106,35 +82,35 @@ class SweepTracking:
             run.config: _Child(run.run_id, "" if run.status == "RUNNING" else run.status, run.last_epoch)
             for run in self.runs().values()
         }
-        self._queue = _Queue(self._write_epochs, _shown(uri), lambda line: self.say(line))
+        self._queue = Queue(self._write_epochs, shown(uri), lambda line: self.say(line))
         self._closed: bool | None = None
 
     @classmethod
     def open(cls, name: str, uri: str, *, artifact_root: str | None, create: bool, log: Log = print) -> "SweepTracking":
         """The sweep of that name, which ``create`` makes where it is missing; raises TrackingError."""
         check_uri(uri)
-        if path := _sqlite_path(uri):
+        if path := sqlite_path(uri):
             uri = f"sqlite:///{path.as_posix()}"  # absolute: the current folder may change
             artifact_root = artifact_root or default_artifact_root(path.parent)
-        missing = f"there is no sweep named {name} in {_shown(uri)}"
+        missing = f"there is no sweep named {name} in {shown(uri)}"
         if path and not path.exists() and not create:
             raise TrackingError(f"{missing}; that store does not exist yet")
-        with _sentences(uri):
-            client = _client(uri)
+        with sentences(uri):
+            client = client_of(uri)
             experiment = client.get_experiment_by_name(name)
             if experiment and experiment.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"the sweep {name} was deleted in {_shown(uri)}, and MLflow keeps its name; choose "
+                    f"the sweep {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose "
                     "another name, or have MLflow forget it: mlflow gc "
                     f"--experiment-ids {experiment.experiment_id} "
                     "--backend-store-uri <the server's store>"
                 )
             if experiment and experiment.tags.get("fishernet.kind") != "sweep":
                 raise TrackingError(
-                    f"{name} is an MLflow experiment in {_shown(uri)}, but no sweep; choose another name"
+                    f"{name} is an MLflow experiment in {shown(uri)}, but no sweep; choose another name"
                 )
             ids = [experiment.experiment_id] if experiment else []
-            parents = _pages(client.search_runs, experiment_ids=ids, filter_string=PARENTS)
+            parents = pages(client.search_runs, experiment_ids=ids, filter_string=PARENTS)
             parent = next(parents, None) if ids else None
             if parent is None and not create:
                 names = ", ".join(sweep for sweep, _, _ in list_sweeps(uri)) or "none"
@@ -151,6 +127,11 @@ class SweepTracking:
         return cls(name, uri, client, parent, log)
 
     @property
+    def status(self) -> str:
+        """The sweep's own status as MLflow holds it or soon will."""
+        return str(self._parent_status)
+
+    @property
     def backlog(self) -> int:
         """How many records wait: epochs, new runs, statuses."""
         return self._queue.waiting()
@@ -162,8 +143,8 @@ class SweepTracking:
 
     def runs(self) -> dict[TrialConfig, TrackedRun]:
         """Every trial config's run as MLflow holds it now, the most advanced where there are several."""
-        with _sentences(self._uri):
-            found = _pages(
+        with sentences(self._uri):
+            found = pages(
                 self._client.search_runs,
                 experiment_ids=[self._experiment_id],
                 filter_string=TRIALS,
@@ -185,7 +166,7 @@ class SweepTracking:
         chunks = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)]
         tags = {f"fishernet.plan.{i}" if i else "fishernet.plan": chunk for i, chunk in enumerate(chunks)}
         tags |= {"fishernet.command": command[:TAG_LENGTH], "mlflow.note.content": note[:TAG_LENGTH]}
-        tags |= provenance_tags() if provenance is None else provenance
+        tags |= _provenance() if provenance is None else provenance
         texts = {key: str(value) for key, value in params.items()}
         self._put(None, lambda: self._write_description(tags, texts))
 
@@ -240,7 +221,7 @@ class SweepTracking:
             done = self._queue.drain(patience_seconds)
         if not done:
             self.say(
-                f"not yet written to {_shown(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
+                f"not yet written to {shown(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
                 f"resuming the sweep {self.name} writes them"
             )
         self._queue.stop()
@@ -284,7 +265,7 @@ class SweepTracking:
     def _runs_of(self, config: TrialConfig) -> list[Any]:
         described = json.dumps(config.to_dict())
         same_name = f"{TRIALS} and attributes.run_name = '{config.run_name}'"
-        runs = _pages(self._client.search_runs, experiment_ids=[self._experiment_id], filter_string=same_name)
+        runs = pages(self._client.search_runs, experiment_ids=[self._experiment_id], filter_string=same_name)
         return [run for run in runs if run.data.tags.get("fishernet.config") == described]
 
     def _write_epochs(self, config: TrialConfig, epochs: list[Epoch]) -> None:
@@ -303,7 +284,7 @@ class SweepTracking:
         try:
             folder = artifacts() if callable(artifacts) else artifacts
         except Exception as error:  # the launcher's code: whatever it raises, this thread lives on
-            raise _Refused(f"its artifacts cannot be had: {_reason(error)}") from error
+            raise Refused(f"its artifacts cannot be had: {reason_of(error)}") from error
         if folder is not None:
             self._upload(child.run_id, folder)
         if child.in_doubt:  # a server that was slow rather than away has made the doubted run after all
@@ -338,7 +319,7 @@ class SweepTracking:
     def _upload(self, run_id: str, folder: Path) -> None:
         """Every file below folder; pictures.npz as the picture it holds, record.json not: it is the run."""
         if not folder.is_dir():
-            raise _Refused(f"the folder of its artifacts, {folder}, does not exist")
+            raise Refused(f"the folder of its artifacts, {folder}, does not exist")
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "record.json"):
             if path.name == "pictures.npz":
                 self._upload_picture(run_id, path)
@@ -354,140 +335,23 @@ class SweepTracking:
             try:
                 reconstruction_picture(pictures, picture)
             except ValueError as error:
-                raise _Refused(str(error)) from error
+                raise Refused(str(error)) from error
             self._client.log_artifact(run_id, str(picture))
 
 
-class _Queue:
-    """Records, in order within each run, written by one thread that waits out a server that is away."""
-
-    def __init__(self, write_epochs: Callable[[Any, list[Epoch]], None], server: str, log: Log) -> None:
-        self._write_epochs, self._server, self._log = write_epochs, server, log
-        self._lines: dict[TrialConfig | None, deque[Record]] = {}  # None: the sweep's own run
-        self._in_hand: list[Record] = []
-        self._changed = threading.Condition()
-        self._stopped = threading.Event()
-        self._complained: set[TrialConfig | None] = set()
-        self._last_written = time.monotonic()
-        self.refused, self.trouble = 0, ""
-        threading.Thread(target=self._work, name="mlflow-writer", daemon=True).start()
-
-    def put(self, key: TrialConfig | None, record: Record) -> None:
-        with self._changed:
-            self._lines.setdefault(key, deque()).append(record)
-            self._changed.notify_all()
-
-    def waiting(self) -> int:
-        with self._changed:
-            return len(self._in_hand) + sum(map(len, self._lines.values()))
-
-    def contents(self) -> str:
-        with self._changed:
-            records = [*self._in_hand, *(record for line in self._lines.values() for record in line)]
-        epochs = sum(not callable(record) for record in records)
-        return f"{epochs} epochs and {len(records) - epochs} other records"
-
-    def drain(self, patience_seconds: float) -> bool:
-        """Wait until nothing waits; false once nothing could be written for patience_seconds."""
-        with self._changed:
-            self._last_written = time.monotonic()
-            while self._in_hand or self._lines:
-                left = self._last_written + patience_seconds - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
-        return True
-
-    def stop(self) -> None:
-        self._stopped.set()
-        with self._changed:
-            self._changed.notify_all()
-
-    def _take(self) -> tuple[TrialConfig | None, list[Record]]:
-        """The first record of the first line, with the epochs that follow it as far as one call goes."""
-        key, line = next(iter(self._lines.items()))
-        records = [line.popleft()]
-        if not callable(records[0]):
-            room = METRICS_PER_CALL - len(records[0]["metrics"])
-            while line and not callable(line[0]) and len(line[0]["metrics"]) <= room:
-                records.append(line.popleft())
-                room -= len(records[-1]["metrics"])
-        if not line:
-            del self._lines[key]
-        return key, records
-
-    def _work(self) -> None:
-        failures = 0
-        while True:
-            with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._stopped.is_set())
-                if self._stopped.is_set():
-                    return
-                key, records = self._take()
-                self._in_hand = records
-            try:
-                records[0]() if callable(records[0]) else self._write_epochs(key, records)
-            except Exception as error:  # whatever it is, this thread lives on: nobody else writes
-                if not _is_refusal(error):
-                    failures += 1
-                    self._put_back(key, records)
-                    self.trouble = _reason(error)
-                    if failures == 2:  # one alone may be a connection that the server closed while idle
-                        self._say(
-                            f"tracking server {self._server} does not answer ({self.trouble}); "
-                            f"training goes on, {self.waiting()} records wait"
-                        )
-                    self._stopped.wait(min(2.0 ** min(failures - 1, 10), LONGEST_WAIT))
-                    continue
-                self._refuse(key, records, error)
-            if failures >= 2:
-                self._say(f"tracking server {self._server} answers again; writing {self.waiting()} records")
-            failures = 0
-            with self._changed:
-                self._in_hand, self._last_written = [], time.monotonic()
-                self._changed.notify_all()
-
-    def _put_back(self, key: TrialConfig | None, records: list[Record]) -> None:
-        """Back to the head of its line, the line to the end: what chokes the server holds up one run."""
-        with self._changed:
-            line = self._lines.pop(key, deque())
-            line.extendleft(reversed(records))
-            self._lines[key] = line
-            self._in_hand = []
-
-    def _refuse(self, key: TrialConfig | None, records: list[Record], error: Exception) -> None:
-        self.refused += len(records)
-        if key not in self._complained:
-            self._complained.add(key)
-            name = key.run_name if key else "the sweep itself"
-            self._say(f"MLflow refuses a record of {name} ({_reason(error)}); it is dropped, others go on")
-
-    def _say(self, line: str) -> None:
-        with suppress(Exception):  # a terminal that was closed must not end this thread
-            self._log(line)
-
-
-def _is_refusal(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
-        return error.response.status_code in (400, 404, 413)
-    code = error.error_code if isinstance(error, MlflowException) else None
-    # The last four say that the record is wrong, not the server.
-    return code in REFUSALS or isinstance(error, _Refused | FileNotFoundError | TypeError | KeyError | AttributeError)
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in a line: what the network or the database said, without MLflow's wrapping."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
-    text = getattr(error, "strerror", None) or str(error) or type(error).__name__
-    return " ".join(text.split())[:300]
-
-
-def _milliseconds(seconds: float | None = None) -> int:
-    return round((time.time() if seconds is None else seconds) * 1000)
+def list_sweeps(uri: str) -> list[tuple[str, str, int]]:
+    """(name, status of the parent run, milliseconds since 1970 when made) of every sweep, oldest first."""
+    check_uri(uri)
+    if (path := sqlite_path(uri)) and not path.exists():
+        return []
+    with sentences(uri):
+        client = client_of(uri)
+        found = pages(client.search_experiments, filter_string="tags.`fishernet.kind` = 'sweep'")
+        sweeps = {experiment.experiment_id: experiment for experiment in found}
+        parents = pages(client.search_runs, experiment_ids=list(sweeps), filter_string=PARENTS)
+        status = {run.info.experiment_id: run.info.status for run in (parents if sweeps else ())}
+    made = ((sweeps[i].name, status[i], sweeps[i].creation_time) for i in status)
+    return sorted(made, key=lambda sweep: sweep[2])
 
 
 def _tracked(run: Any) -> TrackedRun:
@@ -513,214 +377,10 @@ def _read_plan(tags: Mapping[str, str]) -> dict[str, Any] | None:
     return plan
 
 
-def _pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
-    token = None
-    while True:
-        page = search(max_results=1000, page_token=token, **query)
-        yield from page
-        token = page.token
-        if not token:
-            return
+def _milliseconds(seconds: float | None = None) -> int:
+    return round((time.time() if seconds is None else seconds) * 1000)
 
 
-def list_sweeps(uri: str) -> list[tuple[str, str, int]]:
-    """(name, status of the parent run, milliseconds since 1970 when made) of every sweep, oldest first."""
-    check_uri(uri)
-    if (path := _sqlite_path(uri)) and not path.exists():
-        return []
-    with _sentences(uri):
-        client = _client(uri)
-        found = _pages(client.search_experiments, filter_string="tags.`fishernet.kind` = 'sweep'")
-        sweeps = {experiment.experiment_id: experiment for experiment in found}
-        parents = _pages(client.search_runs, experiment_ids=list(sweeps), filter_string=PARENTS)
-        status = {run.info.experiment_id: run.info.status for run in (parents if sweeps else ())}
-    made = ((sweeps[i].name, status[i], sweeps[i].creation_time) for i in status)
-    return sorted(made, key=lambda sweep: sweep[2])
-
-
-@contextmanager
-def _sentences(uri: str) -> Iterator[None]:
-    _prepare_mlflow()
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    try:
-        yield
-    except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise TrackingError(f"MLflow at {_shown(uri)} fails: {_reason(error)}") from error
-
-
-def _prepare_mlflow() -> None:
-    """Settings that count from the first import on, and the silence of what the queue says in one line."""
-    for name, value in SETTINGS.items():
-        os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  (sets up its logging, which the next lines change)
-
-    logging.getLogger("mlflow").setLevel(logging.ERROR)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
-
-
-def _client(uri: str) -> Any:
-    from mlflow.tracking import MlflowClient
-
-    if (path := _sqlite_path(uri)) and not path.exists():
-        _create_store(path)
-    return MlflowClient(tracking_uri=uri)
-
-
-def _create_store(path: Path) -> None:
-    """A whole store or none: migrations interrupted, or run by two processes, leave a useless file."""
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    path.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
-        draft, root = Path(scratch) / path.name, default_artifact_root(path.parent)
-        SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", root).engine.dispose()
-        try:
-            path.hardlink_to(draft)  # unlike a rename it fails where another process was first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            draft.replace(path)
-
-
-def check_uri(uri: str) -> None:
-    """Raise TrackingError where no MLflow store can be had at uri; takes seconds at most."""
-    try:
-        parts = urlsplit(uri)
-        scheme, host, port = parts.scheme.split("+")[0], parts.hostname, parts.port
-    except ValueError as error:
-        raise TrackingError(f"{_shown(uri)} is not a tracking URI: {error}") from error
-    if scheme == "sqlite":
-        _check_sqlite(uri)
-    elif scheme in ("", "file") or len(scheme) == 1:  # one letter: a drive
-        raise TrackingError(
-            f"the tracking URI {uri!r} is a plain folder, and MLflow 3.17 keeps no runs in folders; use a "
-            f"file, such as sqlite:///{Path('mlflow.db').absolute().as_posix()}, or a server, such as http://localhost:5000"
-        )
-    elif scheme not in ("http", "https", *DATABASE_PORTS):
-        known = ", ".join(("sqlite", "http", "https", *DATABASE_PORTS))
-        raise TrackingError(f"the tracking URI {_shown(uri)} starts with {scheme}, which is none of {known}")
-    elif not host:
-        raise TrackingError(f"the tracking URI {_shown(uri)} names no host")
-    elif scheme in DATABASE_PORTS:
-        try:
-            socket.create_connection((host, port or DATABASE_PORTS[scheme]), timeout=3).close()
-        except OSError as error:
-            raise TrackingError(f"no database answers at {_shown(uri)}: {_reason(error)}") from error
-    else:
-        _check_server(uri)
-
-
-def _check_server(uri: str) -> None:
-    _prepare_mlflow()
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
-    try:
-        # Not /health: it answers even where the server refuses this host's name.
-        answer = http_request(
-            get_default_host_creds(uri), "/api/2.0/mlflow/experiments/get-by-name", "GET",
-            params={"experiment_name": "Default"}, max_retries=0, timeout=5, raise_on_status=False,
-        )  # fmt: skip
-    except MlflowException as error:
-        raise TrackingError(
-            f"no tracking server answers at {_shown(uri)} ({_reason(error)}); start one (mlflow server "
-            f"--port {urlsplit(uri).port or 5000}) or correct the tracking URI"
-        ) from error
-    said = " ".join(answer.text.split())[:200]
-    if answer.status_code == 401:
-        raise TrackingError(
-            f"the tracking server {_shown(uri)} asks who you are; set MLFLOW_TRACKING_USERNAME and "
-            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
-        )
-    if answer.status_code == 403:
-        raise TrackingError(
-            f"the tracking server {_shown(uri)} refuses this client ({said}); MLflow does so where it is "
-            "reached by a name it was not started with: mlflow server --allowed-hosts"
-        )
-    if answer.status_code != 200 and "RESOURCE_DOES_NOT_EXIST" not in said:
-        raise TrackingError(
-            f"what answers at {_shown(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}"
-        )
-
-
-def _check_sqlite(uri: str) -> None:
-    path = _sqlite_path(uri)
-    if path is None or path.is_dir():
-        raise TrackingError(f"{uri} names no file; write sqlite:////absolute/path/mlflow.db (four slashes)")
-    folder = path.parent if path.parent.exists() else path.parent.parent
-    if not folder.is_dir():
-        raise TrackingError(f"the folder of the tracking store {uri} does not exist; create {path.parent}")
-    try:
-        tempfile.TemporaryFile(dir=folder).close()
-        if path.exists() and not os.access(path, os.W_OK):
-            raise PermissionError(f"no permission to write {path}")
-    except OSError as error:
-        raise TrackingError(f"the tracking store {uri} cannot be written: {_reason(error)}") from error
-    if not path.exists():
-        return
-    try:
-        with closing(sqlite3.connect(f"{path.as_uri()}?mode=rw", uri=True, timeout=1)) as store:
-            tables = {name for (name,) in store.execute("select name from sqlite_master")}
-    except sqlite3.DatabaseError as error:
-        if error.sqlite_errorname == "SQLITE_BUSY":  # another writer is at it: MLflow will wait for it
-            return
-        raise TrackingError(f"{path} cannot be opened as a tracking store: {error}") from error
-    if tables and "experiments" not in tables:
-        raise TrackingError(f"{path} is a database, but not MLflow's; name another file as the tracking store")
-
-
-def _sqlite_path(uri: str) -> Path | None:
-    """The absolute path of an SQLite store's file; None for other stores and for a database in memory."""
-    scheme, _, rest = uri.partition(":///")
-    file = rest.partition("?")[0]
-    return Path(file).absolute() if scheme.split("+")[0] == "sqlite" and file not in ("", ":memory:") else None
-
-
-def _shown(uri: str) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
-def provenance_tags() -> dict[str, str]:
-    """Where and with what this process computes, as tags."""
-    tags = {"fishernet.versions": json.dumps(_versions()), "fishernet.machine": json.dumps(_machine())}
-    checkout = Path(__file__).resolve().parents[1]
-    # Without .git it is installed, perhaps below some other repository, whose commit would be the wrong one.
-    if (checkout / ".git").exists() and (commit := _output("git", "-C", str(checkout), "rev-parse", "HEAD")):
-        tags["mlflow.source.git.commit"] = commit
-    return tags
-
-
-def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
-    for package in ("fishernet", "torch", "ray", "mlflow", "optuna", "numpy"):
-        try:
-            versions[package] = metadata.version(package)
-        except metadata.PackageNotFoundError:
-            continue
-    return versions
-
-
-def _machine() -> dict[str, Any]:
-    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")  # torch would take memory there
-    return {
-        "hostname": platform.node(),
-        "processor": names[0] if names else platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "gpus": gpus.splitlines(),
-        "system": platform.platform(),
-    }
-
-
-def _output(*command: str) -> str:
-    """What the command prints; empty where it is missing or fails."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return ""
+def _provenance() -> dict[str, str]:
+    tags = {"fishernet.versions": json.dumps(versions()), "fishernet.machine": json.dumps(machine())}
+    return {**tags, "mlflow.source.git.commit": head} if (head := commit()) else tags

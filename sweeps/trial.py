@@ -1,7 +1,7 @@
 """The Ray Tune trial: one cohort, translated from Tune's config and to Tune's reports."""
 
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 

@@ -36,7 +36,7 @@ def test_the_defaults_are_table_a1():
     ],
 )
 def test_an_impossible_value_is_refused_in_a_sentence(values, parts):
-    with pytest.raises(ValueError, match=".") as error:
+    with pytest.raises(ValueError, match=r".") as error:
         TrialConfig(**values)
     assert all(part in str(error.value) for part in parts), str(error.value)
 
@@ -121,7 +121,7 @@ def test_a_plan_that_cannot_be_run_is_refused_in_a_sentence(content, words, tmp_
 
 
 def test_a_missing_plan_file_is_named(tmp_path):
-    with pytest.raises(PlanError, match="nowhere.json cannot be read"):
+    with pytest.raises(PlanError, match=r"nowhere\.json cannot be read"):
         read_plan(tmp_path / "nowhere.json")
 
 

@@ -24,7 +24,8 @@ from fishernet.config import TrialConfig
 from fishernet.plan import compact, expand
 from sweeps import import_records
 from sweeps.pictures import reconstruction_picture
-from sweeps.tracking import SweepTracking, TrackingError, _Queue, check_uri, list_sweeps
+from sweeps.tracking import SweepTracking, TrackingError, check_uri, list_sweeps
+from sweeps.tracking_queue import Queue
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = TrialConfig(latent_dim=2, seed=0, epochs=5)
@@ -380,7 +381,7 @@ def test_epochs_that_pile_up_share_calls_of_at_most_a_thousand_metrics() -> None
             raise ConnectionError("nobody there")
 
     said: list[str] = []
-    queue = _Queue(write, "http://here", said.append)
+    queue = Queue(write, "http://here", said.append)
     queue.put(CONFIG, epoch(1))
     assert first.wait(10)
     for number in range(2, 302):

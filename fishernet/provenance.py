@@ -1,0 +1,49 @@
+"""Where and with what a run is computed: host, processor, packages, commit."""
+
+import os
+import platform
+import subprocess
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+
+def commit() -> str:
+    """The commit of the checkout this package is part of; empty where it is installed or is no checkout."""
+    checkout = Path(__file__).resolve().parents[1]
+    # Without .git it is installed, perhaps below some other repository, whose commit would be the wrong one.
+    return _output("git", "-C", str(checkout), "rev-parse", "HEAD") if (checkout / ".git").exists() else ""
+
+
+def versions() -> dict[str, str]:
+    """Python's and the packages' versions."""
+    found = {"python": platform.python_version()}
+    for package in ("fishernet", "torch", "ray", "mlflow", "optuna", "numpy"):
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def machine() -> dict[str, Any]:
+    """Host, processor, cores, GPUs, system."""
+    cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")  # torch would take memory there
+    return {
+        "hostname": platform.node(),
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "gpus": gpus.splitlines(),
+        "system": platform.platform(),
+    }
+
+
+def _output(*command: str) -> str:
+    """What the command prints; empty where it is missing or fails."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

@@ -1,0 +1,146 @@
+"""Records on their way to MLflow: one thread writes them in order and waits out a server that is away."""
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+from fishernet.config import TrialConfig
+from sweeps.tracking_store import reason_of
+
+METRICS_PER_CALL = 1000  # MLflow's limit
+LONGEST_WAIT = 15.0  # seconds between two attempts to reach a server that is away
+# Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
+REFUSALS = (
+    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST",
+    "RESOURCE_ALREADY_EXISTS",
+)  # fmt: skip
+Epoch = dict[str, Any]  # {"epoch": int, "time": seconds since 1970, "metrics": {name: float}}
+Record = Any  # an Epoch, or a function that writes something else
+Log = Callable[[str], Any]
+
+
+class Refused(Exception):
+    """A record that cannot be written, however often one tries."""
+
+
+class Queue:
+    """Records, in order within each run, written by one thread that waits out a server that is away."""
+
+    def __init__(self, write_epochs: Callable[[Any, list[Epoch]], None], server: str, log: Log) -> None:
+        self._write_epochs, self._server, self._log = write_epochs, server, log
+        self._lines: dict[TrialConfig | None, deque[Record]] = {}  # None: the sweep's own run
+        self._in_hand: list[Record] = []
+        self._changed = threading.Condition()
+        self._stopped = threading.Event()
+        self._complained: set[TrialConfig | None] = set()
+        self._last_written = time.monotonic()
+        self.refused, self.trouble = 0, ""
+        threading.Thread(target=self._work, name="mlflow-writer", daemon=True).start()
+
+    def put(self, key: TrialConfig | None, record: Record) -> None:
+        with self._changed:
+            self._lines.setdefault(key, deque()).append(record)
+            self._changed.notify_all()
+
+    def waiting(self) -> int:
+        with self._changed:
+            return len(self._in_hand) + sum(map(len, self._lines.values()))
+
+    def contents(self) -> str:
+        with self._changed:
+            records = [*self._in_hand, *(record for line in self._lines.values() for record in line)]
+        epochs = sum(not callable(record) for record in records)
+        return f"{epochs} epochs and {len(records) - epochs} other records"
+
+    def drain(self, patience_seconds: float) -> bool:
+        """Wait until nothing waits; false once nothing could be written for patience_seconds."""
+        with self._changed:
+            self._last_written = time.monotonic()
+            while self._in_hand or self._lines:
+                left = self._last_written + patience_seconds - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(left)
+        return True
+
+    def stop(self) -> None:
+        self._stopped.set()
+        with self._changed:
+            self._changed.notify_all()
+
+    def _take(self) -> tuple[TrialConfig | None, list[Record]]:
+        """The first record of the first line, with the epochs that follow it as far as one call goes."""
+        key, line = next(iter(self._lines.items()))
+        records = [line.popleft()]
+        if not callable(records[0]):
+            room = METRICS_PER_CALL - len(records[0]["metrics"])
+            while line and not callable(line[0]) and len(line[0]["metrics"]) <= room:
+                records.append(line.popleft())
+                room -= len(records[-1]["metrics"])
+        if not line:
+            del self._lines[key]
+        return key, records
+
+    def _work(self) -> None:
+        failures = 0
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._lines or self._stopped.is_set())
+                if self._stopped.is_set():
+                    return
+                key, records = self._take()
+                self._in_hand = records
+            try:
+                records[0]() if callable(records[0]) else self._write_epochs(key, records)
+            except Exception as error:  # whatever it is, this thread lives on: nobody else writes
+                if not _is_refusal(error):
+                    failures += 1
+                    self._put_back(key, records)
+                    self.trouble = reason_of(error)
+                    if failures == 2:  # one alone may be a connection that the server closed while idle
+                        self._say(
+                            f"tracking server {self._server} does not answer ({self.trouble}); "
+                            f"training goes on, {self.waiting()} records wait"
+                        )
+                    self._stopped.wait(min(2.0 ** min(failures - 1, 10), LONGEST_WAIT))
+                    continue
+                self._refuse(key, records, error)
+            if failures >= 2:
+                self._say(f"tracking server {self._server} answers again; writing {self.waiting()} records")
+            failures = 0
+            with self._changed:
+                self._in_hand, self._last_written = [], time.monotonic()
+                self._changed.notify_all()
+
+    def _put_back(self, key: TrialConfig | None, records: list[Record]) -> None:
+        """Back to the head of its line, the line to the end: what chokes the server holds up one run."""
+        with self._changed:
+            line = self._lines.pop(key, deque())
+            line.extendleft(reversed(records))
+            self._lines[key] = line
+            self._in_hand = []
+
+    def _refuse(self, key: TrialConfig | None, records: list[Record], error: Exception) -> None:
+        self.refused += len(records)
+        if key not in self._complained:
+            self._complained.add(key)
+            name = key.run_name if key else "the sweep itself"
+            self._say(f"MLflow refuses a record of {name} ({reason_of(error)}); it is dropped, others go on")
+
+    def _say(self, line: str) -> None:
+        with suppress(Exception):  # a terminal that was closed must not end this thread
+            self._log(line)
+
+
+def _is_refusal(error: Exception) -> bool:
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
+        return error.response.status_code in (400, 404, 413)
+    code = error.error_code if isinstance(error, MlflowException) else None
+    # The last four say that the record is wrong, not the server.
+    return code in REFUSALS or isinstance(error, Refused | FileNotFoundError | TypeError | KeyError | AttributeError)

@@ -1,0 +1,138 @@
+"""From flags to configs and cohorts, and what is refused on the way."""
+
+import itertools
+
+import pytest
+
+from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.plan import PlanError, compact
+from sweeps.latent_sweep import _parse
+from sweeps.planning import Devices, configs_from_flags, extended_plan, make_cohorts, relative_cost
+
+CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
+
+
+def flags(*argv: str) -> list[TrialConfig]:
+    return configs_from_flags(_parse(argv))
+
+
+def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
+    configs = flags()
+    assert {(c.model, c.latent_dim, c.seed) for c in configs} == set(
+        itertools.product(MODEL_NAMES, range(2, 21), range(5))
+    )
+    assert {(c.dataset, c.epochs, c.batch_size, c.learning_rate) for c in configs} == {("fashion-mnist", 100, 64, 1e-4)}
+    assert flags("--preset", "paper") == configs
+
+
+def test_every_flag_beats_its_preset():
+    configs = flags("--preset", "quick", "--epochs", "7", "--seeds", "4,", "--latent-dims", "3", "--models", "VAE")
+    assert [(c.model, c.latent_dim, c.seed, c.epochs, c.dataset) for c in configs] == [("VAE", 3, 4, 7, "digits")]
+
+
+def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
+    changed = {
+        "dataset": "mnist", "epochs": 3, "batch_size": 9, "learning_rate": 0.5, "hidden_width": 5, "hidden_layers": 1,
+        "decoder_output": "linear", "likelihood": "gaussian-learned", "noise": "closed-form", "noise_start": -1.5,
+        "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
+        "validation_size": 6, "evaluate_every": 2, "model": "FisherNet", "latent_dim": 6, "seed": 8,
+    }  # fmt: skip
+    assert set(changed) == set(TrialConfig().to_dict())
+    plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
+    argv = []
+    for name, value in changed.items():
+        flag = plural.get(name, f"--{name.replace('_', '-')}")
+        argv += [f"{flag}={value}," if name == "seed" else f"{flag}={value}"]
+    assert flags(*argv) == [TrialConfig(**changed)]
+
+
+def test_a_model_may_carry_fields_of_its_own():
+    configs = flags(
+        "--models", "VAE", "VAE:likelihood=gaussian-learned,learning-rate=0.5", "--latent-dims", "2", "--seeds", "1"
+    )
+    assert [c.run_name for c in configs] == ["VAE-d02-s0", "VAE-gaussian-learned-d02-s0"]
+    assert [c.learning_rate for c in configs] == [1e-4, 0.5]
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        (["--latent-dims", "0"], "--latent-dims .*at least 1; got 0"),
+        (["--latent-dims", "2..20"], "--latent-dims: expected.*2-20"),
+        (["--seeds", "0"], "--seeds 0 asks for no seeds"),
+        (["--seeds", "1000000"], "--seeds 1000000 is how many"),
+        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, AE; got 'vae'"),
+        (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
+        (["--models", "VAE:latent_dim=2"], "after the colon"),
+        (["--models", "VAE", "VAE"], "two runs named VAE-d02-s0 are the same"),
+        (["--models", "VAE", "VAE:epochs=5"], "differ only in epochs"),
+        (["--models", "VAE", "AE:dataset=mnist"], "same images"),
+        (["--epochs", "many"], "--epochs .*whole number"),
+        (["--learning-rate", "0"], "--learning-rate .*positive"),
+        (["--noise", "closed-form", "--models", "VAE"], "noise closed-form"),
+        (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
+    ],
+)
+def test_a_flag_that_cannot_be_is_named_in_a_sentence(argv, words):
+    with pytest.raises(PlanError, match=words):
+        flags(*argv)
+
+
+def test_a_sweep_is_extended_by_what_is_new():
+    old = flags("--models", "VAE", "--latent-dims", "2-4", "--seeds", "2")
+    asked = flags("--models", "VAE", "AE", "--latent-dims", "3-6", "--seeds", "3")
+    both = extended_plan(compact(old), asked, "x")
+    assert both[: len(old)] == old
+    assert set(both) == {*old, *asked}
+    assert len(both) == len(set(both))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--epochs", "7"], "epochs is 100 there and 7 here"),
+        (["--learning-rate", "0.1"], r"learning_rate is 0.0001 there and 0.1 here"),
+        (["--dataset", "mnist"], "dataset is fashion-mnist there and mnist here"),
+        (["--models", "AE", "--hidden-width", "3"], "hidden_width is 448 there and 3 here"),
+    ],
+)
+def test_an_extension_that_could_not_be_compared_is_refused_with_the_difference(change, words):
+    old = compact(flags("--models", "VAE", "FisherNet", "--latent-dims", "2-4"))
+    asked = flags("--models", "VAE", "--latent-dims", "2-4", *change) if "--models" not in change else flags(*change)
+    with pytest.raises(PlanError, match=words):
+        extended_plan(old, asked, "x")
+
+
+def test_another_likelihood_is_a_line_of_its_own_and_extends_a_sweep():
+    old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
+    asked = flags("--models", "VAE:likelihood=gaussian-learned", "--latent-dims", "2", "--seeds", "1")
+    assert extended_plan(compact(old), asked, "x") == old + asked
+
+
+@pytest.mark.parametrize("size", ["auto", "1", "3"])
+@pytest.mark.parametrize("devices", [CPU, Devices(4, 1, 16, 1), Devices(1, 0.25, 16, 1)])
+def test_every_config_is_in_exactly_one_cohort_of_like_members(size, devices):
+    configs = flags("--latent-dims", "2-6", "--seeds", "3")
+    cohorts = make_cohorts(configs, devices, size, 784)
+    assert sorted(c.run_name for cohort in cohorts for c in cohort) == sorted(c.run_name for c in configs)
+    for cohort in cohorts:
+        assert len({(c.model, c.likelihood) for c in cohort}) == 1
+        assert [c.latent_dim for c in cohort] == sorted(c.latent_dim for c in cohort)
+    costs = [sum(relative_cost(c, 784) for c in cohort) for cohort in cohorts]
+    assert costs == sorted(costs, reverse=True)
+    if size != "auto":
+        assert max(len(cohort) for cohort in cohorts) <= int(size)
+
+
+def test_auto_fills_gpus_evenly_and_leaves_large_networks_alone_on_a_cpu():
+    configs = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE")
+    assert [len(c) for c in make_cohorts(configs, Devices(4, 1, 16, 1), "auto", 784)].count(24) >= 3
+    assert {len(c) for c in make_cohorts(configs, CPU, "auto", 784)} == {1}
+    small = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE", "--hidden-width", "64")
+    assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", 64)) == [47, 48]
+
+
+def test_slots_are_bounded_by_gpus_and_by_cpus():
+    assert Devices(2, 0.25, 64, 1).slots == 8
+    assert Devices(2, 0.25, 4, 1).slots == 4
+    assert Devices(0, 1, 7, 2).slots == 3
