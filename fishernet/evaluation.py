@@ -34,9 +34,9 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUAT
             x = images.take(block[part].expand(len(cohort), -1))
             loss, terms, mean, output = model(x, [n[:, part] for n in noise])
             scores = {
-                "loss": loss,
-                "mse": _mse(x, model.reconstruct(mean)),
+                "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
                 "mse_sample": _mse(x, model.likelihood.mean(output)),
+                "loss": loss,
                 **terms,
             }
             for name, values in scores.items():

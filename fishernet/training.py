@@ -63,8 +63,11 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
         train_seconds = time.perf_counter() - started
         metrics = _train_metrics(cohort, losses, len(train_images))
         if cohort.epoch % cohort.config.evaluate_every == 0 or cohort.epoch == cohort.config.epochs:
-            for member, scores in zip(metrics, evaluate(cohort, test_images), strict=True):
-                member |= {f"{data.held_out}/{name}": value for name, value in scores.items()}
+            scores = evaluate(cohort, test_images)
+            metrics = [
+                {f"{data.held_out}/{name}": value for name, value in own.items()} | member
+                for own, member in zip(scores, metrics, strict=True)
+            ]
         seconds = time.perf_counter() - started
         records: list[Record | None] = [None] * len(cohort)
         for i, values in enumerate(metrics):

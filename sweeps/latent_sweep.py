@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import shlex
 import sys
 import time
@@ -43,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("interrupted before anything was started", file=sys.stderr)
+        print("interrupted; if the sweep had begun, the same command with its --name goes on", file=sys.stderr)
         return 130
 
 
@@ -134,7 +135,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
                 f"--{flag} is the sweep's name in MLflow and the name of its folder: up to 100 characters, without "
                 f'/ \\ : * ? " < > | and not beginning or ending with a space or a dot; got {name!r}'
             )
-    if "://" in str(args.storage_path):
+    if re.match(r"\w{2,}:/", str(args.storage_path)):  # Path has made one slash of two
         parser.error(
             f"--storage-path is a folder that every node sees, such as a shared mount; got the URL {args.storage_path}"
         )
@@ -200,6 +201,15 @@ class _Sweep:
             )
         return devices
 
+    def _connect(self) -> Devices:
+        from sweeps import launch
+
+        try:
+            gpus = 0 if self.args.address else self._devices().gpus
+            return launch.connect(self.args.address, self._devices, gpus=gpus)
+        except launch.LaunchError as error:
+            raise UsageError(str(error)) from None
+
     def _dry_run(self, name: str, configs: list[TrialConfig]) -> int:
         from sweeps.estimate import estimate_seconds
 
@@ -228,8 +238,10 @@ class _Sweep:
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking, check_uri, default_artifact_root
 
-        if not self.args.address:
-            self._devices()  # more GPUs than exist is said before anything is made
+        # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
+        devices = self._connect() if self.args.address else None
+        if devices is None:
+            self._devices()
         data = None if asked is None else self._load_data(asked[0])
         if asked is not None:
             check_uri_folder(self.storage)
@@ -254,12 +266,14 @@ class _Sweep:
                         f"the sweep {name} was trained on other images under the same name {configs[0].dataset} "
                         f"(fingerprint {stored.get('data_fingerprint')}, now {data.fingerprint}); choose another --name"
                     )
-                return self._launch(name, configs, tracking, folder, data)
+                return self._launch(name, configs, tracking, folder, data, devices)
             except BaseException:
                 tracking.close(before, patience_seconds=5)
                 raise
 
-    def _launch(self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any) -> int:
+    def _launch(
+        self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any, devices: Devices | None
+    ) -> int:
         from sweeps import launch
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
@@ -273,12 +287,7 @@ class _Sweep:
             self._describe(name, configs, tracking, data)
             return self._conclude(name, configs, diverged, tracking, interrupted=False)
         checkpoints = find_checkpoints(folder / "ray")
-        try:
-            devices = launch.connect(
-                self.args.address, self._devices, gpus=self._devices().gpus if not self.args.address else 0
-            )
-        except launch.LaunchError as error:
-            raise UsageError(str(error)) from None
+        devices = devices or self._connect()
         jobs = _jobs(missing, checkpoints, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, [list(job.members) for job in jobs], devices, data)
         if not devices.gpus:
@@ -297,7 +306,7 @@ class _Sweep:
             )  # fmt: skip
         failures = {**diverged, **outcome.failed}
         status = self._conclude(name, configs, failures, tracking, interrupted=outcome.interrupted)
-        if status in (0, 1) and not tracking.backlog:
+        if status in (0, 1) and not tracking.backlog and not tracking.refused:
             launch.remove_checkpoints(folder, [job for job in jobs if not set(job.members) & set(outcome.failed)])
         return status
 
@@ -323,18 +332,22 @@ class _Sweep:
         """Close the books, print table, failures, how to look and how to go on; returns the exit status."""
         if tracking.backlog:
             print(f"writing {tracking.backlog} records to {self.uri}", file=sys.stderr)
-        written = tracking.close("KILLED" if interrupted else "FAILED" if failures else "FINISHED")
-        self._draw(name)
+        patience = 60 if interrupted else 600  # seconds for a tracking server that is away
+        if tracking.flush(patience) and self._draw(name):
+            tracking.log_parent_artifacts(self.storage / name / "figures")  # seen in MLflow without a chart to set up
+        written = tracking.close("KILLED" if interrupted else "FAILED" if failures else "FINISHED", patience)
+        written = written and not tracking.refused
         if failures:
             print(f"{len(failures)} of {len(configs)} runs failed:")
             for config, reason in failures.items():
                 print(f"  {config.run_name}: {reason}")
-        print(f"\nlook at the runs: {self._ui_command()}")
+        print(f"look at the runs: {self._ui_command()}")
         if interrupted or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self._resume_command(name)}")
         return 130 if interrupted else 1 if failures or not written else 0
 
-    def _draw(self, name: str) -> None:
+    def _draw(self, name: str) -> bool:
+        """Print table and figures of what is finished; false where nothing is."""
         from analysis.frame import AnalysisError
         from analysis.mse_curves import report
 
@@ -342,7 +355,10 @@ class _Sweep:
         try:
             report(name, self.uri, self.storage / name / "figures")
         except AnalysisError as error:
-            print(f"no figure: {error}")
+            print(f"no figure: {error}\n")
+            return False
+        print()
+        return True
 
     def _ui_command(self) -> str:
         if self.uri.startswith("http"):

@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
@@ -85,27 +86,33 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
 
     Raises LaunchError when the cluster cannot be reached or has fewer GPUs than asked for: Ray itself would wait for ever.
     """
-    if address is None:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
-        root = str(Path(__file__).resolve().parents[1])
-        os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    if address is None:
-        try:
+    # Workers import these packages from where the driver has them, also when they are not installed there.
+    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
+    try:
+        if address is None:
+            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
+            os.environ["PYTHONPATH"] = path
             # "local" keeps away from any other Ray on this machine, running or dead.
             ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
-        except Exception as error:  # Ray raises a bare Exception when its processes are not up in 30 s
-            reason = " ".join(str(error).split())[:300]
+        else:
+            _check_answers(address)
+            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+    except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
+        reason = " ".join(str(error).split())[:300]
+        if address is None:
             raise LaunchError(
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
-    else:
-        try:
-            ray.init(address=address, **quiet)
-        except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-            reason = " ".join(str(error).split())[:300]
-            raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
+        raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
     return devices(ray.cluster_resources())
+
+
+def _check_answers(address: str) -> None:
+    """Raises OSError at once where nothing listens: Ray would try for a minute and print its own lines."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if host and port.isdecimal():
+        socket.create_connection((host, int(port)), timeout=5).close()
 
 
 def launch(

@@ -42,6 +42,8 @@ __all__ = [
 
 TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
 TRIALS, PARENTS = "tags.`fishernet.role` = 'trial'", "tags.`fishernet.role` = 'sweep'"
+# What the UI shows in its column Source.
+SOURCE = {"mlflow.source.name": "fishernet", "mlflow.source.type": "LOCAL"}
 Artifacts = Callable[[], Path | None] | Path | None
 
 
@@ -119,10 +121,11 @@ class SweepTracking:
                 place = None  # a server chooses it; without one, MLflow takes the current folder
                 if artifact_root and not uri.startswith("http"):
                     place = (Path(artifact_root).absolute() / re.sub(r"[^\w.-]+", "-", name)).as_uri()
-                kind = {"fishernet.kind": "sweep"}
+                # The second tag opens the experiment in the UI as training runs; it would take it for language models.
+                kind = {"fishernet.kind": "sweep", "mlflow.experimentKind": "custom_model_development"}
                 ids = [client.create_experiment(name, artifact_location=place, tags=kind)]
             if parent is None:
-                tags = {"fishernet.role": "sweep", "fishernet.sweep": name}
+                tags = {"fishernet.role": "sweep", "fishernet.sweep": name, **SOURCE}
                 parent = client.create_run(ids[0], run_name=name, tags=tags)
         return cls(name, uri, client, parent, log)
 
@@ -210,6 +213,10 @@ class SweepTracking:
     def log_parent_artifacts(self, folder: Path) -> None:
         self._put(None, lambda: self._upload(self.parent_run_id, folder))
 
+    def flush(self, patience_seconds: float = 600) -> bool:
+        """Wait until all is written; false once MLflow stayed away for that long."""
+        return self._queue.drain(patience_seconds)
+
     def close(self, status: str, patience_seconds: float = 600) -> bool:
         """Wait for the queue, then set the sweep's status; false once MLflow stayed away for that long."""
         if self._closed is not None:
@@ -247,6 +254,7 @@ class SweepTracking:
         if not child.run_id:
             tags = {
                 "mlflow.parentRunId": self.parent_run_id,
+                **SOURCE,
                 "fishernet.role": "trial",
                 "fishernet.variant": config.variant,
                 "fishernet.sweep": self.name,

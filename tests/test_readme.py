@@ -1,0 +1,66 @@
+"""Every command in the README is one that the programs accept."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
+LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
+
+
+def arguments(script: str) -> list[list[str]]:
+    """What follows ``script`` in each of the README's commands, comments left out."""
+    calls = []
+    for line in LINES:
+        for part in line.split("&&"):
+            words = shlex.split(part, comments=True)
+            if script in words:
+                calls.append(words[words.index(script) + 1 :])
+    return calls
+
+
+def test_the_first_two_commands_set_up_everything_and_run_the_sweep_and_the_tests():
+    for command, last in zip(BLOCKS[:2], ("sweeps/latent_sweep.py", "pytest"), strict=True):
+        words = shlex.split(command)
+        assert words[:4] == ["python3", "-m", "venv", ".venv"]
+        assert "constraints.txt" in words
+        assert last in words
+
+
+@pytest.mark.parametrize("argv", arguments("sweeps/latent_sweep.py"), ids=" ".join)
+def test_every_sweep_in_the_readme_is_accepted(argv):
+    from sweeps.latent_sweep import _parse
+    from sweeps.planning import configs_from_flags
+
+    args = _parse(argv)
+    args.dataset = None if args.dataset == "my-images.npz" else args.dataset
+    assert configs_from_flags(args)
+
+
+def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
+    from analysis import mse_curves
+    from fishernet import __main__
+    from sweeps import import_records
+
+    for script, main in (
+        ("analysis/mse_curves.py", mse_curves.main),
+        ("fishernet", __main__.main),
+        ("sweeps/import_records.py", import_records.main),
+    ):
+        calls = arguments(script)
+        assert calls, script
+        with pytest.raises(SystemExit) as stop:
+            main(["--help"])
+        assert stop.value.code == 0
+        help_text = capsys.readouterr().out
+        for flag in {word for argv in calls for word in argv if word.startswith("--")}:
+            assert flag in help_text, (script, flag)
+
+
+def test_every_file_the_readme_links_to_exists():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (ROOT / target).exists(), target
