@@ -1,6 +1,7 @@
 """Train a plan on one device without Ray or MLflow: ``python -m fishernet --plan plan.json --out records``."""
 
 import argparse
+import json
 import shlex
 import sys
 from collections.abc import Sequence
@@ -60,14 +61,22 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     from fishernet.training import train
 
     configs = read_plan(args.plan)
-    device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device)
+    try:
+        device = torch.device(
+            ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
+        )
+    except RuntimeError:
+        raise PlanError(f"--device is cpu, cuda, cuda:N or auto; got {args.device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PlanError(f"--device {args.device}: torch finds no GPU; leave --device out to train on the CPU")
     if args.threads:
         torch.set_num_threads(args.threads)
     first = configs[0]
     data = load_data(first.dataset, args.data_dir, train_size=first.train_size, validation_size=first.validation_size)
-    (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    try:
+        (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"--out {args.out} cannot be made a folder: {error.strerror}") from None
     plan: dict[str, Any] = {
         "configs": [c.to_dict() for c in configs],
         "pca_test_mse": pca_test_mse(data.train, data.test, sorted({c.latent_dim for c in configs})),
@@ -77,11 +86,21 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         "versions": versions(),
         "machine": machine(),
     }
+    recorded = {
+        c: json.loads(path.read_text()) for c in configs if (path := args.out / c.run_name / "record.json").exists()
+    }
+    for config, record in recorded.items():
+        if record["config"] != config.to_dict():
+            differing = [k for k, v in config.to_dict().items() if record["config"].get(k) != v]
+            raise PlanError(
+                f"--out {args.out} holds {config.run_name} of another plan, which differs in {', '.join(differing)}; "
+                "choose another folder"
+            )
+    unfinished = [c for c in configs if c not in recorded]
     write_json(args.out / "plan.json", plan)
-    unfinished = [c for c in configs if not (args.out / c.run_name / "record.json").exists()]
     size = args.cohort_size or (1 if device.type == "cpu" else len(configs))
     print(f"{len(configs)} runs, {len(configs) - len(unfinished)} already recorded, on {device}; records in {args.out}")
-    failures = 0
+    failures = sum(record["status"] == "failed" for record in recorded.values())
     for group in stackable(unfinished):
         for start in range(0, len(group), size):
             members = group[start : start + size]

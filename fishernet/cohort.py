@@ -19,7 +19,7 @@ from fishernet.models import MODELS, Autoencoder
 from fishernet.networks import StackedLayer
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
-FORMAT = "fishernet-cohort-1"
+FORMAT = "fishernet-cohort-2"
 
 
 class CheckpointError(ValueError):
@@ -99,6 +99,9 @@ class Cohort:
             "history": self.history,
             "failures": self.failures,
         }
+        history = json.dumps(state.pop("history")).encode()
+        # Among the tensors, as a file's header may not grow with the epochs.
+        tensors["history"] = torch.frombuffer(bytearray(history), dtype=torch.uint8)
         text = json.dumps(state)
         metadata = {"format": FORMAT, "state": text, "checksum": _checksum(text, tensors)}
         path, temporary = Path(path), Path(f"{path}.writing")
@@ -108,7 +111,7 @@ class Cohort:
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from a file of ``save``. Raises CheckpointError, changing nothing, when it is damaged or another cohort's."""
         text, tensors = read_checkpoint(path)
-        state = json.loads(text)
+        state = json.loads(text) | {"history": json.loads(bytes(tensors.pop("history").numpy()))}
         if [TrialConfig.from_dict(c) for c in state["configs"]] != self.configs:
             raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
         self.model.load_state_dict({k.removeprefix("model/"): t for k, t in tensors.items() if k.startswith("model/")})

@@ -1,6 +1,7 @@
 """TrialConfig: every number that decides what one run computes."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
@@ -15,11 +16,17 @@ LIKELIHOOD_OF_MODEL = {
     "AE": "gaussian",
 }
 MODEL_NAMES = tuple(LIKELIHOOD_OF_MODEL)
+DATASET_NAMES = ("fashion-mnist", "mnist", "digits")  # any other name is a path
+LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 AXES = ("model", "latent_dim", "seed")
 
 
 def _at_least(minimum: float) -> Callable[[Any], bool]:
     return lambda value: math.isfinite(value) and value >= minimum
+
+
+def _between(least: float, most: float) -> Callable[[Any], bool]:
+    return lambda value: least <= value <= most
 
 
 def _positive(value: float) -> bool:
@@ -40,7 +47,7 @@ class TrialConfig:
     """
 
     model: str = _field("FisherNet", "which autoencoder", choices=MODEL_NAMES)
-    latent_dim: int = _field(2, "number of latent dimensions d", valid=_at_least(1), must="at least 1")
+    latent_dim: int = _field(2, "number of latent dimensions d", valid=_between(1, 2**16), must="from 1 to 65536")
     seed: int = _field(
         0,
         "seed of initial weights, data order and noise",
@@ -56,7 +63,7 @@ class TrialConfig:
     epochs: int = _field(100, "passes over the training set", valid=_at_least(1), must="at least 1")
     batch_size: int = _field(64, "images per optimiser step", valid=_at_least(1), must="at least 1")
     learning_rate: float = _field(1e-4, "step size of Adam", valid=_positive, must="positive")
-    hidden_width: int = _field(448, "neurons per hidden dense layer", valid=_at_least(1), must="at least 1")
+    hidden_width: int = _field(448, "neurons per hidden dense layer", valid=_between(1, 2**16), must="from 1 to 65536")
     hidden_layers: int = _field(
         3,
         "hidden dense layers of encoder and of decoder; 0 makes both linear",
@@ -77,7 +84,7 @@ class TrialConfig:
         "how gaussian-learned finds xi: by gradient as in the paper, or as the closed-form optimum of a running mean",
         choices=("learned", "closed-form"),
     )
-    noise_start: float = _field(0.0, "xi at the first step", valid=math.isfinite, must="finite")
+    noise_start: float = _field(0.0, "xi at the first step", valid=_between(-80, 80), must="from -80 to 80")
     objective: str = _field(
         "eq25",
         "FisherNet's loss: eq25 drops ln|M| and holds M constant, as the paper; eq25-residual lets the gradient through "
@@ -155,7 +162,7 @@ class TrialConfig:
 
         Only the modelling choices count (likelihood, noise, objective, sampler, decoder output), not sizes and rates.
         """
-        usual = TrialConfig(model=self.model)
+        usual = _usual(self.model)
         names = ("likelihood", "noise", "objective", "sampler", "decoder_output")
         return " ".join([self.model, *(getattr(self, n) for n in names if getattr(self, n) != getattr(usual, n))])
 
@@ -163,6 +170,11 @@ class TrialConfig:
     def run_name(self) -> str:
         """Short and readable in a list: ``FisherNet-d02-s0``."""
         return f"{self.variant.replace(' ', '-')}-d{self.latent_dim:02d}-s{self.seed}"
+
+
+@functools.lru_cache
+def _usual(model: str) -> TrialConfig:
+    return TrialConfig(model=model)
 
 
 def _typed(f: "dataclasses.Field[Any]", value: Any) -> Any:
@@ -174,9 +186,10 @@ def _typed(f: "dataclasses.Field[Any]", value: Any) -> Any:
         if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
             raise ValueError
         typed = kind(value)
+        fits = (not choices or typed in choices) and (not valid or valid(typed))
     except (TypeError, ValueError, OverflowError):
         noun = {int: "a whole number", float: "a number", str: "a word"}[kind]
         raise ValueError(f"{f.name} ({meaning}) must be {noun}, {must}; got {value!r}") from None
-    if (choices and typed not in choices) or (valid and not valid(typed)):
+    if not fits or (kind is int and abs(typed) > LARGEST_NUMBER):
         raise ValueError(f"{f.name} ({meaning}) must be {must}; got {value!r}")
     return typed

@@ -93,7 +93,8 @@ def load_data(
     the first of what remains (0: all). Raises DataError.
     """
     if dataset in DATASETS:
-        folder = Path(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet").expanduser()
+        # os.path, as pathlib raises for a ~user that does not exist
+        folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
         parts = DATASETS[dataset](folder, download)
     else:
         parts = _load_path(dataset)
@@ -237,12 +238,13 @@ DATASETS: dict[str, Callable[[Path, bool], Parts]] = {
 
 
 def _load_path(dataset: str) -> Parts:
-    path = Path(dataset).expanduser()
-    if path.is_dir():
-        return _load_folder(path)
-    if path.is_file() and path.suffix.lower() in (".npz", ".npy"):
-        return _load_arrays(path)
-    found = "is another kind of file" if path.exists() else "does not exist"
+    # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
+    path = os.path.expanduser(dataset)  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
+        return _load_folder(Path(path))
+    if os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
+        return _load_arrays(Path(path))
+    found = "is another kind of file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
     close = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
     raise DataError(
         f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "

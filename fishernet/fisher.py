@@ -19,9 +19,11 @@ def latent_precision(jacobian: Tensor, information: Tensor) -> Tensor:
 def cholesky_residual(precision: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
     """L^-T eta ~ N(0, M^-1) with M = L L^T, and ln|M|: exact, (n_members, n, d) and (n_members, n).
 
-    eta is standard normal, (n_members, n, d). No check and no synchronisation: where M is not finite, neither is the result.
+    eta is standard normal, (n_members, n, d). Where M is not finite, or not positive definite to rounding, the result is
+    NaN: said without a synchronisation, and stopped where the loss is looked at.
     """
-    factor = torch.linalg.cholesky_ex(precision).L
+    factor, info = torch.linalg.cholesky_ex(precision)
+    factor = torch.where(info[..., None, None] > 0, torch.nan, factor)
     residual = torch.linalg.solve_triangular(factor.mT, eta[..., None], upper=True)[..., 0]
     return residual, 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1)
 

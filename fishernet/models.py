@@ -123,7 +123,10 @@ class DiagonalGaussian:
 
 
 class VAE(Autoencoder):
-    """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample)."""
+    """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample).
+
+    With a learned variance the loss also has FisherNet's prior of xi, xi^2/(2 p): the two then differ in their posterior alone.
+    """
 
     heads = ("mean", "log_variance")
 
@@ -135,6 +138,8 @@ class VAE(Autoencoder):
         a = self.decoder(q.sample(noise[0]))
         log_likelihood, kl = self.likelihood.log_prob(x, a), q.kl_from_standard_normal()
         terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
+        if isinstance(self.likelihood, Gaussian):
+            terms["noise_prior"] = -self.log_noise_prior().expand_as(kl)
         return Outcome(kl - log_likelihood - self.log_noise_prior(), terms, q.mean, a)
 
 

@@ -10,6 +10,7 @@ from fishernet.config import AXES, TrialConfig
 
 # The runs of one sweep see the same images; everything else may differ between its models.
 SAME_IN_A_SWEEP = ("dataset", "train_size", "validation_size")
+MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
 
 
 class PlanError(ValueError):
@@ -76,13 +77,17 @@ def expand(plan: dict[str, Any]) -> list[TrialConfig]:
 
 def check_plan(configs: Sequence[TrialConfig]) -> None:
     """Raises PlanError where two configs would be one run and one line of a figure, or see different images."""
+    if len(configs) > MOST_RUNS:
+        raise PlanError(f"a sweep has at most {MOST_RUNS:,} runs; these are {len(configs):,}")
     names: dict[str, TrialConfig] = {}
     for config in configs:
         other = names.setdefault(config.run_name, config)
         if other is not config:
             differing = [k for k, v in config.to_dict().items() if v != getattr(other, k)]
-            what = f"differ only in {', '.join(differing)}" if differing else "are the same"
-            raise PlanError(f"two runs named {config.run_name} {what}; give each a sweep of its own")
+            what = f"differ only in {', '.join(differing)}" if differing else "are one and the same"
+            raise PlanError(
+                f"two of the planned runs are named {config.run_name} and {what}; leave one out, or give it a sweep of its own"
+            )
     for name in SAME_IN_A_SWEEP:
         if len(values := sorted({str(getattr(c, name)) for c in configs})) > 1:
             raise PlanError(f"the runs of one sweep see the same images, but {name} is {' and '.join(values)}")

@@ -2,6 +2,7 @@
 
 import ctypes
 import functools
+import math
 import sys
 import time
 from collections.abc import Iterator
@@ -13,6 +14,8 @@ from torch import Tensor
 from fishernet.cohort import Cohort, Record
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
+
+DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
                 {f"{data.held_out}/{name}": value for name, value in own.items()} | member
                 for own, member in zip(scores, metrics, strict=True)
             ]
+            _stop_members_without_scores(cohort, metrics)
         seconds = time.perf_counter() - started
         records: list[Record | None] = [None] * len(cohort)
         for i, values in enumerate(metrics):
@@ -104,7 +108,17 @@ def _stop_diverged_members(cohort: Cohort, losses: Tensor) -> None:
         if i not in cohort.failures and not finite.all():
             step = int((~finite).nonzero()[0])
             value = losses[step, i].item()
-            cohort.stop_member(i, f"the loss became {value} in epoch {cohort.epoch}, step {step + 1} of {len(losses)}")
+            cohort.stop_member(
+                i, f"{DIVERGED}the loss became {value} in epoch {cohort.epoch}, step {step + 1} of {len(losses)}"
+            )
+
+
+def _stop_members_without_scores(cohort: Cohort, metrics: list[dict[str, float]]) -> None:
+    """The last step's damage shows in no training loss, but in the scores."""
+    for i, values in enumerate(metrics):
+        bad = [f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)]
+        if bad and i not in cohort.failures:
+            cohort.stop_member(i, f"{DIVERGED}{bad[0]} in epoch {cohort.epoch}")
 
 
 def _train_metrics(cohort: Cohort, losses: Tensor, n_images: int) -> list[dict[str, float]]:

@@ -21,18 +21,19 @@ def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices,
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(devices.cpus_per_trial)
-    total, longest = 0.0, 0.0
-    measured: dict[tuple[str, int, int], float] = {}
+    shapes: dict[tuple[str, int], dict[int, Sequence[TrialConfig]]] = {}  # (variant, members) -> largest d -> a cohort
     for cohort in cohorts:
-        key = (cohort[0].variant, len(cohort), cohort[-1].latent_dim)
-        ends = sorted({c[-1].latent_dim for c in cohorts if (c[0].variant, len(c)) == key[:2]})
-        low, high = ends[0], ends[-1]
-        for d in {low, high}:
-            if (*key[:2], d) not in measured:
-                example = next(c for c in cohorts if (c[0].variant, len(c), c[-1].latent_dim) == (*key[:2], d))
-                measured[(*key[:2], d)] = _step_seconds(example, devices, data)
-        share = (key[2] - low) / (high - low) if high > low else 0.0
-        step = (1 - share) * measured[(*key[:2], low)] + share * measured[(*key[:2], high)]
+        shapes.setdefault((cohort[0].variant, len(cohort)), {}).setdefault(cohort[-1].latent_dim, cohort)
+    measured = {
+        shape: {d: _step_seconds(of_d[d], devices, data) for d in {min(of_d), max(of_d)}}
+        for shape, of_d in shapes.items()
+    }
+    total, longest = 0.0, 0.0
+    for cohort in cohorts:
+        steps = measured[cohort[0].variant, len(cohort)]
+        low, high = min(steps), max(steps)
+        share = (cohort[-1].latent_dim - low) / (high - low) if high > low else 0.0
+        step = (1 - share) * steps[low] + share * steps[high]
         images = len(data.train) + EVALUATION_COST * len(data.test) / cohort[0].evaluate_every
         seconds = step * images / cohort[0].batch_size * cohort[0].epochs
         total, longest = total + seconds, max(longest, seconds)

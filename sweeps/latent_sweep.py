@@ -21,30 +21,33 @@ from sweeps.planning import (
     configs_from_flags,
     describe_plan,
     extended_plan,
+    flagged,
     make_cohorts,
     plan_flags_given,
 )
+from sweeps.tracking_store import shown
 
 DEFAULT_STORAGE = "fishernet-results"
-DIVERGED = "the loss became"  # how a reason begins that training again would only repeat
+RESERVED_NAMES = ("mlflow.db", "artifacts")  # files of the storage path
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     args = _parse(arguments)
-    # Torch, Ray and MLflow take seconds to import, so they come after the flags have been read.
-    from fishernet.data import DataError
-    from sweeps.tracking import TrackingError
-
+    sweep = _Sweep(args, arguments)
     try:
-        asked = None if args.resume else configs_from_flags(args)
-        return _Sweep(args, arguments).run(asked)
-    except (PlanError, DataError, TrackingError, UsageError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        # Torch, Ray and MLflow take seconds to import, so they come after the flags have been read.
+        from fishernet.data import DataError
+        from sweeps.tracking import TrackingError
+
+        try:
+            return sweep.run(None if args.resume else configs_from_flags(args))
+        except (PlanError, DataError, TrackingError, UsageError) as error:
+            print(f"error: {flagged(str(error))}", file=sys.stderr)
+            return 2
     except KeyboardInterrupt:
-        print("interrupted; if the sweep had begun, the same command with its --name goes on", file=sys.stderr)
+        print(f"interrupted{sweep.how_to_go_on()}", file=sys.stderr)
         return 130
 
 
@@ -104,6 +107,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     args = parser.parse_args(argv)
     if args.resume and args.name:
         parser.error("--resume NAME already names the sweep; leave --name out")
+    if args.resume and (args.dry_run or args.write_plan):
+        parser.error(
+            f"--{'dry-run' if args.dry_run else 'write-plan'} is about what flags ask for, so it goes without --resume"
+        )
     if args.resume and (given := plan_flags_given(args)):
         parser.error(
             f"--resume finishes a sweep as it was planned, so {', '.join(given)} cannot change it; "
@@ -112,7 +119,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     if args.gpus is not None and args.gpus < 0:
         parser.error(f"--gpus is how many GPUs to use, 0 for the CPU; got {args.gpus}")
     share = args.gpus_per_trial
-    if not 0 < share <= 1 or abs(1 / share - round(1 / share)) > 1e-6:
+    if not 1e-3 <= share <= 1 or abs(1 / share - round(1 / share)) > 1e-6:
         parser.error(
             f"--gpus-per-trial is the share of a GPU one trial takes: 1, or 1/k such as 0.5 or 0.25; got {args.gpus_per_trial}"
         )
@@ -122,19 +129,26 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     ):
         if getattr(args, flag) < 1:
             parser.error(f"--{flag.replace('_', '-')} is a number of {meaning}, at least 1; got {getattr(args, flag)}")
-    if args.cohort_size != "auto" and not (args.cohort_size.isdecimal() and int(args.cohort_size) > 0):
+    if args.cohort_size != "auto" and not re.fullmatch(r"0*[1-9]\d{0,8}", args.cohort_size):
         parser.error(
             f"--cohort-size is auto or how many members train in lockstep, at least 1; got {args.cohort_size!r}"
         )
     for flag in ("name", "resume"):
         name = getattr(args, flag)
-        if name is not None and (
-            not name or name != name.strip(" .") or set(name) & set('/\\:*?"<>|\n\t\0') or len(name) > 100
-        ):
+        if name is not None and (name in RESERVED_NAMES or not re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name)):
             parser.error(
-                f"--{flag} is the sweep's name in MLflow and the name of its folder: up to 100 characters, without "
-                f'/ \\ : * ? " < > | and not beginning or ending with a space or a dot; got {name!r}'
+                f"--{flag} is the sweep's name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
+                f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
             )
+    if set("#%?") & set(str(args.storage_path)):
+        parser.error(
+            f"--storage-path becomes part of a database URL, so it goes without # % ?; got {str(args.storage_path)!r}"
+        )
+    if args.address and args.address.startswith("ray://"):
+        parser.error(
+            f"--address {args.address}: through Ray Client the driver would run in a process of the cluster, without this "
+            "machine's records; run the command on a node of the cluster with --address auto, or send it with `ray job submit`"
+        )
     if re.match(r"\w{2,}:/", str(args.storage_path)):  # Path has made one slash of two
         parser.error(
             f"--storage-path is a folder that every node sees, such as a shared mount; got the URL {args.storage_path}"
@@ -151,14 +165,16 @@ class _Sweep:
         self.args, self.argv = args, argv
         self.storage = args.storage_path.resolve()
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
-        self.script = "fishernet-sweep" if Path(sys.argv[0]).name == "fishernet-sweep" else f"python {_shown_script()}"
+        self.name = ""  # once the sweep has begun to be recorded
+        self.args.data_dir = args.data_dir and str(Path(args.data_dir).resolve())  # workers may run elsewhere
 
     def run(self, asked: list[TrialConfig] | None) -> int:
         if self.args.write_plan:
             return self._write_plan(asked)
         if asked is None:
             return self._train(self.args.resume, None)
-        name = self.args.name or f"{Path(asked[0].dataset).stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        stem = re.sub(r"[^\w-]+", "-", Path(asked[0].dataset).stem).strip("-")[:60] or "images"
+        name = self.args.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
         if self.args.dry_run:
             return self._dry_run(name, asked)
         return self._train(name, asked)
@@ -166,12 +182,12 @@ class _Sweep:
     def _write_plan(self, asked: list[TrialConfig] | None) -> int:
         from fishernet.records import write_json
 
-        if asked is None:
-            raise UsageError("--write-plan writes the plan that flags ask for, so it goes without --resume")
+        assert asked is not None  # _parse refuses --write-plan beside --resume
         try:
             write_json(self.args.write_plan, [c.to_dict() for c in asked])
-        except OSError as error:
-            raise UsageError(f"--write-plan {self.args.write_plan} cannot be written: {error.strerror}") from None
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or error
+            raise UsageError(f"--write-plan {str(self.args.write_plan)!r} cannot be written: {reason}") from None
         print(f"{describe_plan(asked)}; written to {self.args.write_plan}")
         return 0
 
@@ -212,8 +228,10 @@ class _Sweep:
 
     def _dry_run(self, name: str, configs: list[TrialConfig]) -> int:
         from sweeps.estimate import estimate_seconds
+        from sweeps.tracking import check_uri
 
-        data, devices = self._load_data(configs[0]), self._devices()
+        check_uri(self.uri)
+        data, devices = self._load_data(configs[0]), self._connect() if self.args.address else self._devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)
         seconds = estimate_seconds(cohorts, devices, data)
@@ -231,7 +249,7 @@ class _Sweep:
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
-        print(f"tracking   {self.uri}")
+        print(f"tracking   {shown(self.uri)}")
         print(f"storage    {self.storage / name}")
 
     def _train(self, name: str, asked: list[TrialConfig] | None) -> int:
@@ -243,14 +261,16 @@ class _Sweep:
         if devices is None:
             self._devices()
         data = None if asked is None else self._load_data(asked[0])
-        if asked is not None:
-            check_uri_folder(self.storage)
+        check_storage(self.storage)
         check_uri(self.uri)
         folder = self.storage / name
+        if asked is None and not folder.exists():  # no folder is made for a name that is not there
+            SweepTracking.open(name, self.uri, artifact_root=None, create=False).close("KILLED", patience_seconds=0)
         with hold_lock(folder, name):
             artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(name, self.uri, artifact_root=artifact_root, create=asked is not None)
             before = tracking.status if tracking.plan else "FAILED"
+            self.name = name
             try:
                 stored = tracking.plan
                 if stored is None and asked is None:
@@ -267,13 +287,15 @@ class _Sweep:
                         f"(fingerprint {stored.get('data_fingerprint')}, now {data.fingerprint}); choose another --name"
                     )
                 return self._launch(name, configs, tracking, folder, data, devices)
-            except BaseException:
-                tracking.close(before, patience_seconds=5)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt)
+                tracking.close("KILLED" if stopped else before, patience_seconds=5)
                 raise
 
     def _launch(
         self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any, devices: Devices | None
     ) -> int:
+        from fishernet.training import DIVERGED
         from sweeps import launch
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
@@ -283,7 +305,8 @@ class _Sweep:
         diverged = {c: r.reason for c, r in runs.items() if r.status == "FAILED" and r.reason.startswith(DIVERGED)}
         missing = [c for c in configs if c not in finished and c not in diverged]
         if not missing:
-            print(f"sweep      {name}: all {len(finished)} runs are finished; nothing to train")
+            ended = f"{len(finished)} runs are finished" + (f" and {len(diverged)} diverged" if diverged else "")
+            print(f"sweep      {name}: all {ended}; nothing to train")
             self._describe(name, configs, tracking, data)
             return self._conclude(name, configs, diverged, tracking, interrupted=False)
         checkpoints = find_checkpoints(folder / "ray")
@@ -302,49 +325,51 @@ class _Sweep:
             tracking.say = progress.say
             outcome = launch.launch(
                 jobs, devices=devices, tracking=tracking, folder=folder, data_dir=self.args.data_dir,
-                checkpoint_every=self.args.checkpoint_every, progress=progress,
+                checkpoint_every=self.args.checkpoint_every, progress=progress, finished=finished,
             )  # fmt: skip
+        if outcome.error:
+            print(f"Ray stopped: {outcome.error}", file=sys.stderr)
         failures = {**diverged, **outcome.failed}
-        status = self._conclude(name, configs, failures, tracking, interrupted=outcome.interrupted)
-        if status in (0, 1) and not tracking.backlog and not tracking.refused:
-            launch.remove_checkpoints(folder, [job for job in jobs if not set(job.members) & set(outcome.failed)])
+        ended_all = not outcome.error and not any(not r.startswith(DIVERGED) for r in outcome.failed.values())
+        status = self._conclude(
+            name, configs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
+        )
+        if status in (0, 1) and ended_all and not tracking.backlog and not tracking.refused:
+            launch.remove_checkpoints(folder)
         return status
 
     def _describe(self, name: str, configs: list[TrialConfig], tracking: Any, data: Any) -> None:
         from fishernet.evaluation import pca_test_mse
 
         plan = {**compact(configs), "data_fingerprint": data.fingerprint, "held_out": data.held_out}
-        command = shlex.join([*self.script.split(), *self.argv])
+        command = shlex.join([*_program(), *(shown(word) for word in self.argv)])
         note = f"{describe_plan(configs)}\n\n    {command}\n"
         tracking.describe(plan, plan["base"], command, note)
         floors = pca_test_mse(data.train, data.test, sorted({c.latent_dim for c in configs}))
         tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in floors.items()])
 
     def _conclude(
-        self,
-        name: str,
-        configs: list[TrialConfig],
-        failures: dict[TrialConfig, str],
-        tracking: Any,
-        *,
-        interrupted: bool,
-    ) -> int:
+        self, name: str, configs: list[TrialConfig], failures: dict[TrialConfig, str], tracking: Any, *,
+        interrupted: bool, resumable: bool = False,
+    ) -> int:  # fmt: skip
         """Close the books, print table, failures, how to look and how to go on; returns the exit status."""
         if tracking.backlog:
-            print(f"writing {tracking.backlog} records to {self.uri}", file=sys.stderr)
+            print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
         patience = 60 if interrupted else 600  # seconds for a tracking server that is away
         if tracking.flush(patience) and self._draw(name):
             tracking.log_parent_artifacts(self.storage / name / "figures")  # seen in MLflow without a chart to set up
-        written = tracking.close("KILLED" if interrupted else "FAILED" if failures else "FINISHED", patience)
+        written = tracking.close(
+            "KILLED" if interrupted else "FAILED" if failures or resumable else "FINISHED", patience
+        )
         written = written and not tracking.refused
         if failures:
             print(f"{len(failures)} of {len(configs)} runs failed:")
             for config, reason in failures.items():
                 print(f"  {config.run_name}: {reason}")
         print(f"look at the runs: {self._ui_command()}")
-        if interrupted or not written:
+        if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self._resume_command(name)}")
-        return 130 if interrupted else 1 if failures or not written else 0
+        return 130 if interrupted else int(bool(failures) or resumable or not written)
 
     def _draw(self, name: str) -> bool:
         """Print table and figures of what is finished; false where nothing is."""
@@ -362,11 +387,15 @@ class _Sweep:
 
     def _ui_command(self) -> str:
         if self.uri.startswith("http"):
-            return f"{self.uri} in a browser"
-        return f"mlflow ui --backend-store-uri {shlex.quote(self.uri)}, then http://127.0.0.1:5000 in a browser"
+            return f"{shown(self.uri)} in a browser"
+        words = [_python(), "-m", "mlflow", "ui", "--backend-store-uri", shown(self.uri)]
+        return f"http://127.0.0.1:5000 in a browser, after\n  {shlex.join(words)}"
+
+    def how_to_go_on(self) -> str:
+        return f"; resume with: {self._resume_command(self.name)}" if self.name else " before anything was started"
 
     def _resume_command(self, name: str) -> str:
-        words = [*self.script.split(), "--resume", name]
+        words = [*_program(), "--resume", name]
         if self.storage != Path(DEFAULT_STORAGE).resolve():
             words += ["--storage-path", str(self.storage)]
         for flag, default in (
@@ -374,7 +403,7 @@ class _Sweep:
             ("address", None), ("data_dir", None), ("checkpoint_every", 1),
         ):  # fmt: skip
             if (value := getattr(self.args, flag)) != default:
-                words += [f"--{flag.replace('_', '-')}", str(value)]
+                words += [f"--{flag.replace('_', '-')}", shown(str(value))]
         return shlex.join(words)
 
 
@@ -398,7 +427,7 @@ def _jobs(
     return [*jobs, *(Job(tuple(cohort)) for cohort in cohorts)]
 
 
-def check_uri_folder(storage: Path) -> None:
+def check_storage(storage: Path) -> None:
     """Raises UsageError where --storage-path is no folder that can be made and written to."""
     try:
         storage.mkdir(parents=True, exist_ok=True)
@@ -412,9 +441,20 @@ def _usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _shown_script() -> str:
-    """The script as it was called: relative where it is below the current folder."""
-    path = Path(__file__).resolve()
+def _python() -> str:
+    """The running Python as one would type it here."""
+    return _typed(Path(sys.executable))
+
+
+def _program() -> list[str]:
+    """The command itself as one would type it here."""
+    if Path(sys.argv[0]).name == "fishernet-sweep":
+        return [_typed(Path(sys.argv[0]).absolute())]
+    return [_python(), _typed(Path(__file__).resolve())]
+
+
+def _typed(path: Path) -> str:
+    """Relative where it is below the current folder."""
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 

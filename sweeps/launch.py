@@ -8,8 +8,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -79,6 +78,7 @@ class Outcome:
     finished: list[TrialConfig] = field(default_factory=list)
     failed: dict[TrialConfig, str] = field(default_factory=dict)
     interrupted: bool = False
+    error: str = ""  # why Ray itself gave up, where it did
 
 
 def connect(address: str | None, devices: Callable[[dict[str, float]], Devices], *, gpus: int) -> Devices:
@@ -117,11 +117,14 @@ def _check_answers(address: str) -> None:
 
 def launch(
     jobs: Sequence[Job], *, devices: Devices, tracking: SweepTracking, folder: Path, data_dir: str | None,
-    checkpoint_every: int, progress: Progress,
+    checkpoint_every: int, progress: Progress, finished: Set[TrialConfig] = frozenset(),
 ) -> Outcome:  # fmt: skip
-    """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected."""
+    """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected.
+
+    ``finished`` are members that were finished before and train along with their cohort: they are not counted again.
+    """
     outcome = Outcome()
-    callback = Recorder(outcome, {job.id: job for job in jobs}, tracking, progress)
+    callback = Recorder(outcome, {job.id: job for job in jobs}, tracking, progress, folder, finished)
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
     # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
@@ -147,21 +150,29 @@ def launch(
         tuner.fit()  # returns normally after Ctrl-C, so what ended is counted by the callback
     except KeyboardInterrupt:
         outcome.interrupted = True
+    except (
+        Exception
+    ) as error:  # whatever Ray dies of (a full disk, a lost head), the books are closed and it can be resumed
+        outcome.error = " ".join(str(error).split())[:300] or type(error).__name__
     finally:
         signal.signal(signal.SIGTERM, before)
     done = {*outcome.finished, *outcome.failed}
-    for config in (c for job in jobs for c in job.members if c not in done):
-        outcome.interrupted = True
+    for config in (c for job in jobs for c in job.members if c not in done and c not in finished):
+        outcome.interrupted = not outcome.error
         if config in callback.started:
-            tracking.finish(config, "KILLED", "interrupted; resuming the sweep continues it")
+            tracking.finish(config, "KILLED", f"{outcome.error or 'interrupted'}; resuming the sweep continues it")
     return outcome
 
 
 class Recorder(tune.Callback):
     """From Tune's reports to MLflow's queue and the live line. An exception here would stop every trial: none is raised."""
 
-    def __init__(self, outcome: Outcome, jobs: dict[str, Job], tracking: SweepTracking, progress: Progress) -> None:
+    def __init__(
+        self, outcome: Outcome, jobs: dict[str, Job], tracking: SweepTracking, progress: Progress, folder: Path,
+        finished: Set[TrialConfig],
+    ) -> None:  # fmt: skip
         self.outcome, self.jobs, self.tracking, self.progress = outcome, jobs, tracking, progress
+        self.folder, self.finished = folder, finished
         self.started: set[TrialConfig] = set()
         self._counted: dict[TrialConfig, int] = {}
 
@@ -169,7 +180,7 @@ class Recorder(tune.Callback):
         return {}  # Tune pickles its callbacks; this one belongs to the driver that made it
 
     def _members(self, trial: Any) -> tuple[TrialConfig, ...]:
-        return self.jobs[trial.config["job"]["id"]].members
+        return tuple(c for c in self.jobs[trial.config["job"]["id"]].members if c not in self.finished)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         for config in self._members(trial):
@@ -196,12 +207,21 @@ class Recorder(tune.Callback):
         if records is None or not trial.last_result.get("finished"):
             self._fail_unended(trial, "the trial ended before its last epoch without an error")
             return
-        for config in self._members(trial):
+        members = self._members(trial)
+        unwritten = set(members)
+
+        def written(config: TrialConfig) -> None:
+            unwritten.discard(config)
+            if not unwritten:  # MLflow holds all there is, so the cohort's checkpoints have served
+                remove_checkpoints(self.folder, trial.config["job"]["id"])
+
+        for config in members:
+            then = functools.partial(written, config)
             if reason := failures.get(config.run_name):
-                self._fail(config, reason, records / config.run_name)
+                self._fail(config, reason, records / config.run_name, then)
             else:
                 self.outcome.finished.append(config)
-                self.tracking.finish(config, "FINISHED", artifacts=records / config.run_name)
+                self.tracking.finish(config, "FINISHED", artifacts=records / config.run_name, then=then)
                 self.progress.runs_done += 1
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
@@ -213,21 +233,18 @@ class Recorder(tune.Callback):
             if config not in self.outcome.finished and config not in self.outcome.failed:
                 self._fail(config, reason)
 
-    def _fail(self, config: TrialConfig, reason: str, artifacts: Path | None = None) -> None:
+    def _fail(
+        self, config: TrialConfig, reason: str, artifacts: Path | None = None, then: Callable[[], None] | None = None
+    ) -> None:
         self.outcome.failed[config] = reason
-        self.tracking.finish(config, "FAILED", reason, artifacts=artifacts)
+        self.tracking.finish(config, "FAILED", reason, artifacts=artifacts, then=then)
         self.progress.failed += 1
         self.progress.say(f"{config.run_name} failed: {reason}")
 
 
-def remove_checkpoints(folder: Path, jobs: Sequence[Job]) -> None:
-    """Delete the Ray folders of jobs whose runs are all recorded in MLflow; what is unfinished keeps its checkpoints."""
-    done = {job.id for job in jobs}
-    for path in (folder / "ray").glob("*/*"):
-        if path.name in done:
-            shutil.rmtree(path, ignore_errors=True)
-    for path in (folder / "ray").glob("*"):
-        if path.is_dir() and not any(child.is_dir() for child in path.iterdir()):
-            shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):
-        (folder / "ray").rmdir()
+def remove_checkpoints(folder: Path, job_id: str | None = None) -> None:
+    """Delete what Ray keeps of a job, in all launches; without one, what is left once no run is unfinished."""
+    if job_id is None:
+        shutil.rmtree(folder / "ray", ignore_errors=True)
+    for path in (folder / "ray").glob(f"*/{job_id}"):
+        shutil.rmtree(path, ignore_errors=True)

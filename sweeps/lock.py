@@ -17,12 +17,18 @@ from fishernet.plan import PlanError
 @contextmanager
 def hold_lock(folder: Path, name: str) -> Iterator[None]:
     """Hold ``folder``'s lock; raises PlanError when another driver of this sweep does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("a+") as file:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / "lock").open("a+")
+    except OSError as error:
+        raise PlanError(
+            f"the sweep's folder {folder} cannot be written to: {error.strerror}; choose another --storage-path"
+        ) from None
+    with file:
         if fcntl is not None:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
+            except BlockingIOError:
                 file.seek(0)
                 raise PlanError(
                     f"the sweep {name} is being trained already ({file.read().strip() or 'by another process'}); "

@@ -3,13 +3,14 @@
 import argparse
 import itertools
 import math
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import AXES, MODEL_NAMES, TrialConfig
-from fishernet.plan import PlanError, check_plan, expand, format_numbers, parse_numbers, read_plan, stackable
+from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, TrialConfig
+from fishernet.plan import MOST_RUNS, PlanError, check_plan, expand, format_numbers, parse_numbers, read_plan, stackable
 
 DEFAULT_PRESET = "paper"
 # A preset is a set of defaults: any flag beside it wins. "paper" is TrialConfig's own defaults, FisherNet paper Table A1.
@@ -86,9 +87,13 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
 
     settings = {f.name: given(f.name) for f in fields(TrialConfig) if f.name not in AXES}
     settings = {name: value for name, value in settings.items() if value is not None}
-    if "dataset" in settings and Path(settings["dataset"]).exists():
-        settings["dataset"] = str(Path(settings["dataset"]).resolve())  # workers may run elsewhere
+    dataset = settings.get("dataset")
+    if dataset and dataset not in DATASET_NAMES and os.path.exists(dataset):  # noqa: PTH110 (Path raises for a long name)
+        settings["dataset"] = str(Path(dataset).resolve())  # workers may run elsewhere
     latent_dims, seeds = _axis("--latent-dims", given("latent_dims")), _seeds(given("seeds"))
+    n_runs = len(given("models")) * len(latent_dims) * len(seeds)
+    if n_runs > MOST_RUNS:
+        raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
         overrides = _model_overrides(text)
@@ -97,7 +102,7 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
                 try:
                     configs.append(TrialConfig.from_dict({**settings, **overrides, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
-                    raise PlanError(_flagged(str(error.args[0]))) from None
+                    raise PlanError(flagged(str(error.args[0]))) from None
     check_plan(configs)
     return configs
 
@@ -112,6 +117,8 @@ def _axis(flag: str, text: str) -> list[int]:
 def _seeds(text: str) -> list[int]:
     if not text.strip().isdecimal():
         return _axis("--seeds", text)
+    if len(text) > 9:
+        raise PlanError(f"--seeds is how many seeds to train, or which, separated by commas; got {text[:20]}...")
     if int(text) == 0:
         raise PlanError("--seeds 0 asks for no seeds; for seed 0 alone write --seeds 1")
     if int(text) > 100_000:
@@ -134,7 +141,7 @@ def _model_overrides(text: str) -> dict[str, str]:
     return overrides
 
 
-def _flagged(message: str) -> str:
+def flagged(message: str) -> str:
     """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
     plural = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}
     for f in fields(TrialConfig):
@@ -151,16 +158,16 @@ def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: st
     """
     old = expand(stored)
     line = {c.variant: c for c in old}
+    used = {field: {getattr(c, field) for c in old} for field in old[0].to_dict()}
     for config in asked:
         mate = line.get(config.variant)
         reference = mate or old[0]
         skip = {*AXES, *({} if mate else {"likelihood", "noise", "objective", "sampler", "decoder_output"})}
         differences = [
-            f"{field} is {getattr(reference, field)} there and {getattr(config, field)} here"
-            for field in config.to_dict()
-            if field not in skip
-            and (mate or field in stored["base"])
-            and getattr(config, field) != getattr(reference, field)
+            f"{field} is {getattr(reference, field)} there and {value} here"
+            for field, value in config.to_dict().items()
+            # A new line takes each of its settings from some line that is there.
+            if field not in skip and value not in ({getattr(mate, field)} if mate else used[field])
         ]
         if differences:
             raise PlanError(

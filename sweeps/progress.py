@@ -4,6 +4,7 @@ import shutil
 import sys
 import threading
 import time
+from contextlib import suppress
 from typing import TextIO
 
 
@@ -37,14 +38,16 @@ class Progress:
     def advance(self, variant: str, n_epochs: int, mse: float | None) -> None:
         """Count epochs of one run; mse is its newest, None where it was not evaluated."""
         self.note = ""
-        self._first = self._first or (time.monotonic(), self.epochs_done + n_epochs)
+        started, not_timed = self._first or (time.monotonic(), n_epochs)
+        # Several at once are the history of a resumed run: trained before, so they say nothing about the speed now.
+        self._first = (started, not_timed + n_epochs if self._first and n_epochs > 1 else not_timed)
         self.epochs_done += n_epochs
         if mse is not None:
             self.best[variant] = min(mse, self.best.get(variant, mse))
 
     def say(self, message: str) -> None:
         """A line that stays, above the live one."""
-        with self._lock:
+        with self._lock, suppress(OSError, ValueError):  # a terminal that is gone stops no training
             print(("\r\x1b[K" if self._live else "") + message, file=self.stream, flush=True)
 
     def line(self) -> str:
@@ -68,6 +71,6 @@ class Progress:
 
     def _write(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
-        with self._lock:
+        with self._lock, suppress(OSError, ValueError):
             self.stream.write(f"\r\x1b[K{text[:width]}")
             self.stream.flush()

@@ -193,9 +193,12 @@ class SweepTracking:
 
     def finish(
         self, config: TrialConfig, status: str, reason: str | None = None,
-        artifacts: Artifacts = None, end: float | None = None,
+        artifacts: Artifacts = None, end: float | None = None, then: Callable[[], None] | None = None,
     ) -> None:  # fmt: skip
-        """Upload the files of the folder ``artifacts``, then set the status: what is FINISHED is whole."""
+        """Upload the files of the folder ``artifacts``, then set the status: what is FINISHED is whole.
+
+        ``then`` is called once all of it is written, in the writer's thread.
+        """
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise ValueError(f"status is how a run ended: FINISHED, FAILED or KILLED; got {status!r}")
         self.ensure(config)
@@ -204,6 +207,8 @@ class SweepTracking:
             child.status = status
             ended = _milliseconds(end)
             self._put(config, lambda: self._write_end(config, status, reason, artifacts, ended))
+            if then is not None:
+                self._put(config, then)
 
     def log_parent_metrics(self, metrics: list[tuple[str, float, int]]) -> None:
         """Add (name, value, step) to the sweep's own run; what is there already is skipped."""

@@ -176,7 +176,7 @@ def test_a_member_that_diverges_is_stopped_and_the_others_go_on_unharmed(small, 
         if cohort.epoch == 1:
             cohort.model.decoder.layers[0].weight.data[1] = float("inf")
     assert [r is None for r in (records[1] for records in seen)] == [False, True, True]
-    assert cohort.failures == {1: "the loss became nan in epoch 2, step 1 of 5"}
+    assert cohort.failures == {1: "diverged: the loss became nan in epoch 2, step 1 of 5"}
     assert len(cohort.history[1]) == 1
     for before, after in zip(untouched, seen, strict=True):
         for i in (0, 2):

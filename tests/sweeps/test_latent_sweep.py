@@ -116,7 +116,7 @@ def test_a_sweep_ends_with_its_table_its_figure_and_how_to_look_at_it(sweep):
     assert done.returncode == 0, done.stderr
     assert "4 cohorts of 1 members" in done.stdout
     assert "training on the CPU" in done.stdout
-    assert "mlflow ui --backend-store-uri" in done.stdout
+    assert "-m mlflow ui --backend-store-uri" in done.stdout
     assert "test MSE per pixel" in done.stdout
     figures = folder / "fishernet-results" / "one" / "figures"
     assert str(figures / "mse_curves.png") in done.stdout
@@ -247,7 +247,7 @@ def test_a_member_that_diverges_fails_alone_with_its_reason(tmp_path):
     models = ["AE", "VAE:learning_rate=1e30"]
     done = run(tmp_path, command("--name=diverged", "--models", *models, "--latent-dims=2", "--seeds=1", epochs=2))
     assert done.returncode == 1, done.stderr
-    assert "VAE-d02-s0: the loss became nan in epoch 1" in done.stdout
+    assert "VAE-d02-s0: diverged: the loss became nan in epoch 1" in done.stdout
     children = Store(tmp_path).children("diverged")
     assert {name: run.info.status for name, run in children.items()} == {
         "AE-d02-s0": "FINISHED",

@@ -57,14 +57,15 @@ def test_a_model_may_carry_fields_of_its_own():
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (["--latent-dims", "0"], "--latent-dims .*at least 1; got 0"),
+        (["--latent-dims", "0"], "--latent-dims .*from 1 to 65536; got 0"),
         (["--latent-dims", "2..20"], "--latent-dims: expected.*2-20"),
         (["--seeds", "0"], "--seeds 0 asks for no seeds"),
         (["--seeds", "1000000"], "--seeds 1000000 is how many"),
+        (["--latent-dims", "2-1000000"], "a sweep has at most 100,000"),
         (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, AE; got 'vae'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
-        (["--models", "VAE", "VAE"], "two runs named VAE-d02-s0 are the same"),
+        (["--models", "VAE", "VAE"], "VAE-d02-s0 and are one and the same"),
         (["--models", "VAE", "VAE:epochs=5"], "differ only in epochs"),
         (["--models", "VAE", "AE:dataset=mnist"], "same images"),
         (["--epochs", "many"], "--epochs .*whole number"),
@@ -94,6 +95,7 @@ def test_a_sweep_is_extended_by_what_is_new():
         (["--learning-rate", "0.1"], r"learning_rate is 0.0001 there and 0.1 here"),
         (["--dataset", "mnist"], "dataset is fashion-mnist there and mnist here"),
         (["--models", "AE", "--hidden-width", "3"], "hidden_width is 448 there and 3 here"),
+        (["--models", "CVAE", "--batch-size", "3"], "batch_size is 64 there and 3 here"),
     ],
 )
 def test_an_extension_that_could_not_be_compared_is_refused_with_the_difference(change, words):
