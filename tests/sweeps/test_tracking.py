@@ -152,6 +152,8 @@ def test_a_sweep_is_an_experiment_with_a_parent_run_and_a_child_run_per_config(
     assert {key: child.data.tags[key] for key in child.data.tags if key != "fishernet.config"} == {
         "mlflow.parentRunId": tracking.parent_run_id,
         "mlflow.runName": CONFIG.run_name,
+        "mlflow.source.name": "fishernet",
+        "mlflow.source.type": "LOCAL",
         "fishernet.role": "trial",
         "fishernet.variant": CONFIG.variant,
         "fishernet.sweep": "s",
