@@ -23,9 +23,9 @@ PRESETS: dict[str, dict[str, Any]] = {
         "noise_start": -4.0,
     },
 }  # fmt: skip
-# On a CPU, members are worth stacking while a step is mostly overhead: up to about this many weights in a dense network
-# (benchmarks/cohort_size.py). A convolution gains nothing, as it runs member by member there.
-STACKED_WEIGHTS_ON_CPU = 200_000
+# On a CPU, members are worth stacking while a step is mostly overhead: up to this many weights in a dense network it gains
+# 1.1x to 4.8x (benchmarks/results/cohort_size.csv), beyond it nothing worth losing single trials for; nor does a convolution.
+STACKED_WEIGHTS_ON_CPU = 300_000
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
