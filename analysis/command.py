@@ -3,8 +3,15 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from analysis.exhibits import Exhibit
+    from analysis.stored import StoredSweep
+
+Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit"]]
 
 
 def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
@@ -29,6 +36,47 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
         help="where figures and CSV files go; default: fishernet-results/SWEEP/figures",
     )
     return parser
+
+
+def add_picture_flags(parser: argparse.ArgumentParser) -> None:
+    """--data-dir and --seed, for what is drawn from stored models."""
+    parser.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="where the data sets are; default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet",
+    )
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="the seed whose run pictures show; default: the lowest of each"
+    )
+
+
+def main(parser: argparse.ArgumentParser, make: Make, argv: Sequence[str] | None) -> int:
+    """An analysis from its flags to its files: write what ``make`` shows and print it; 0, or 2 after a sentence."""
+    options = parser.parse_args(argv)
+    return run(lambda: _show(make, options))
+
+
+def _show(make: Make, options: argparse.Namespace) -> None:
+    from analysis import exhibits, frame
+    from analysis.stored import StoredSweep
+
+    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    if options.name is None:
+        print(f"sweep {sweep.name}, the one started last (--name takes another)\n")
+    stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
+    made = list(make(stored, options))  # all of it before the first file is written
+    folder = output_folder(options.out, sweep.name)
+    try:
+        for exhibit in made:
+            print(exhibits.as_text(exhibit))
+            for path in exhibits.write(exhibit, folder):
+                print(f"  {path}")
+    except OSError as error:
+        raise frame.AnalysisError(
+            f"--out {folder} is where figures go, and writing there failed: {error.strerror}."
+        ) from error
+    if missing := frame.say_missing(sweep, frame.missing_cells(sweep, stored.all_runs)):
+        print(missing)
 
 
 def run(analysis: Callable[[], None]) -> int:

@@ -67,6 +67,10 @@ class Autoencoder(nn.Module, ABC):
     def posterior_mean(self, x: Tensor) -> Tensor:
         return self.encode(x)["mean"]
 
+    def posterior_covariance(self, x: Tensor) -> Tensor | None:
+        """The posterior's covariance, (n_members, n, d, d), in squared units of z; None where there is no posterior."""
+        return None
+
     def reconstruct(self, z: Tensor) -> Tensor:
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decoder(z))
@@ -133,6 +137,9 @@ class VAE(Autoencoder):
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(**self.encode(x))
 
+    def posterior_covariance(self, x: Tensor) -> Tensor:
+        return torch.diag_embed(self.posterior(x).log_variance.exp())
+
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         q = self.posterior(x)
         a = self.decoder(q.sample(noise[0]))
@@ -186,6 +193,10 @@ class FisherNet(Autoencoder):
         """M at mean, (n_members, n, d, d): equation 20."""
         a, linearised = self.decoder.linearise(mean)
         return latent_precision(linearised.jacobian(), self.likelihood.fisher(a))
+
+    def posterior_covariance(self, x: Tensor) -> Tensor:
+        """M^-1 at the encoded mean (section 2.4)."""
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision(self.posterior_mean(x))))
 
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         mean = self.posterior_mean(x)

@@ -167,3 +167,41 @@ def runs(curves: Any) -> Any:
     from analysis.frame import load_runs
 
     return load_runs(curves)
+
+
+TRAINED_DIMS = (2, 5)
+TRAINED_VARIANTS = ("FisherNet", "VAE", "VAE gaussian-learned", "CVAE", "AE")
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The sweep ``trained``, really trained for two epochs on 8x8 digits, its weights and latents in a real store.
+
+    Variants TRAINED_VARIANTS, d in TRAINED_DIMS, seeds 0 and 1; as a StoredSweep.
+    """
+    from analysis.frame import find_sweep
+    from analysis.stored import StoredSweep
+    from fishernet.__main__ import main as train_plan
+    from sweeps.import_records import main as import_records
+
+    folder = tmp_path_factory.mktemp("trained")
+    settings: dict[str, Any] = {"dataset": "digits", "epochs": 2, "hidden_width": 16, "learning_rate": 1e-3}
+    models: list[dict[str, Any]] = [
+        {"model": "FisherNet", "noise_start": -4.0},
+        {"model": "VAE"},
+        {"model": "VAE", "likelihood": "gaussian-learned", "noise_start": -4.0},
+        {"model": "CVAE"},
+        {"model": "AE"},
+    ]
+    plan = [
+        TrialConfig(**model, **settings, latent_dim=d, seed=s).to_dict()
+        for model in models
+        for d in TRAINED_DIMS
+        for s in SEEDS
+    ]
+    (folder / "plan.json").write_text(json.dumps(plan))
+    assert train_plan(["--plan", str(folder / "plan.json"), "--out", str(folder / "records"), "--device", "cpu"]) == 0
+    uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+    arguments = ["--name", "trained", "--tracking-uri", uri, "--storage-path", str(folder)]
+    assert import_records([str(folder / "records"), *arguments]) == 0
+    return StoredSweep(find_sweep("trained", uri))

@@ -1,0 +1,220 @@
+"""A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
+
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import fields
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+from safetensors import SafetensorError, safe_open
+
+from analysis.frame import CONFIG_FIELDS, AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from fishernet.cohort import load_model
+from fishernet.config import TrialConfig
+from fishernet.data import DataError, ImageData, load_data
+from fishernet.models import Autoencoder
+
+Array = npt.NDArray[np.float32]
+
+CLASS_NAMES = {
+    "fashion-mnist": (
+        "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+    )
+}  # fmt: skip
+SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
+BATCH = 2000  # images per forward pass; decides memory alone
+
+
+class StoredSweep:
+    """A sweep's finished runs; whatever is costly is fetched when first asked for, and then kept.
+
+    ``seed`` chooses the run that pictures show where several seeds were trained; without it the lowest.
+    """
+
+    def __init__(self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None) -> None:
+        self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
+        self._models: dict[str, Autoencoder] = {}
+        self._downloads = tempfile.TemporaryDirectory(prefix="fishernet-")
+
+    @cached_property
+    def all_runs(self) -> pd.DataFrame:
+        """Every run that was started, as ``frame.load_runs`` gives them."""
+        return load_runs(self.sweep)
+
+    @cached_property
+    def runs(self) -> pd.DataFrame:
+        """The finished runs with a finite MSE; raises AnalysisError when there are none."""
+        finished = usable(self.all_runs, self.sweep.score("mse"))
+        if finished.empty:
+            missing = say_missing(self.sweep, missing_cells(self.sweep, self.all_runs))
+            raise AnalysisError(
+                f"Sweep {self.sweep.name} has no finished run with a {self.sweep.score('mse')} to draw. {missing}".strip()
+            )
+        return finished
+
+    @property
+    def variants(self) -> list[str]:
+        """The labels of the finished runs' lines, in the order of figures."""
+        return list(self.runs["variant"].unique())
+
+    @cached_property
+    def images(self) -> ImageData:
+        """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
+        config = self.sweep.configs[0]
+        try:
+            data = load_data(
+                config.dataset, self.data_dir, train_size=config.train_size, validation_size=config.validation_size
+            )
+        except DataError as error:
+            raise AnalysisError(f"Scores and pictures need the images of sweep {self.sweep.name}. {error}") from error
+        if data.fingerprint != self.sweep.plan.get("data_fingerprint", data.fingerprint):
+            raise AnalysisError(
+                f"Sweep {self.sweep.name} was trained on images with fingerprint {self.sweep.plan['data_fingerprint']}; "
+                f"{config.dataset} has {data.fingerprint} here. Name the images it was trained on with --data-dir."
+            )
+        return data
+
+    @cached_property
+    def class_names(self) -> tuple[str, ...]:
+        """A name per label; raises AnalysisError where the images have no labels."""
+        labels = self.images.test_labels
+        if labels is None:
+            raise AnalysisError(f"The images of sweep {self.sweep.name} have no labels, which this figure needs.")
+        numbers = [str(label) for label in range(int(labels.max()) + 1)]
+        return CLASS_NAMES.get(self.images.name, tuple(numbers))
+
+    def pick(self, variant: str, latent_dim: int) -> pd.Series:
+        """The run of that variant and latent_dim that pictures show; raises AnalysisError naming what to train."""
+        found = self.runs[(self.runs["variant"] == variant) & (self.runs["latent_dim"] == latent_dim)]
+        if found.empty:
+            raise AnalysisError(
+                f"No run of {variant} at d = {latent_dim} has finished; {self.command_for([variant], [latent_dim])}"
+            )
+        if self.seed is None:
+            return found.sort_values("seed").iloc[0]
+        chosen = found[found["seed"] == self.seed]
+        if chosen.empty:
+            raise AnalysisError(
+                f"--seed {self.seed} chooses the run that pictures show, and of {variant} at d = {latent_dim} only "
+                f"seeds {', '.join(str(s) for s in sorted(found['seed']))} have finished."
+            )
+        return chosen.iloc[0]
+
+    def command_for(self, variants: Sequence[str], dims: Sequence[int]) -> str:
+        """The sentence that says which command trains these."""
+        models = " ".join(dict.fromkeys(model_flag(variant) for variant in variants))
+        listed = ",".join(str(d) for d in dims)
+        return (
+            f"`python sweeps/latent_sweep.py --name {self.sweep.name} --models {models} --latent-dims {listed}`, with the "
+            "sweep's other settings, trains what is missing."
+        )
+
+    def artifact(self, run: pd.Series, name: str) -> Path:
+        """A local copy of a file stored with the run; raises AnalysisError when the run has none of that name."""
+        return self.download(str(run["run_id"]), name, f"{run['variant']} d={run['latent_dim']} seed={run['seed']}")
+
+    def download(self, run_id: str, name: str, what: str) -> Path:
+        """A local copy of an artifact of any run of this store; ``what`` names the run to the user."""
+        folder = Path(self._downloads.name) / run_id
+        folder.mkdir(exist_ok=True)
+        if not (folder / name).exists():
+            try:
+                MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
+            except (MlflowException, OSError) as error:
+                reason = str(error).partition("\n")[0]
+                raise AnalysisError(
+                    f"{name} of {what} cannot be had from MLflow ({reason}). Was the artifact folder moved or deleted? "
+                    f"`python sweeps/latent_sweep.py --resume {self.sweep.name}` does not make it again; training the run "
+                    "under another --name does."
+                ) from error
+        return folder / name
+
+    def model(self, run: pd.Series) -> Autoencoder:
+        """The run's trained model, a stack of one, on the CPU; raises AnalysisError for weights missing or of another shape."""
+        run_id = str(run["run_id"])
+        if run_id not in self._models:
+            path = self.artifact(run, "weights.safetensors")
+            self._models[run_id] = load_weights(path, config_of(run))
+        return self._models[run_id]
+
+    def latents(self, run: pd.Series) -> tuple[Array, npt.NDArray[np.int64] | None]:
+        """Posterior means of the held-out images, (n, d), and their labels or None."""
+        path = self.artifact(run, "latents.npz")
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                means, labels = arrays["means"], arrays.get("labels")
+        except (KeyError, ValueError, OSError, EOFError) as error:
+            raise AnalysisError(f"latents.npz of run {run['run_id']} is damaged: {error}.") from error
+        if means.ndim != 2 or means.shape[1] != run["latent_dim"]:
+            raise AnalysisError(
+                f"latents.npz of run {run['run_id']} has the shape {means.shape}; its latent_dim is {run['latent_dim']}."
+            )
+        return means, labels
+
+
+def model_flag(variant: str) -> str:
+    """The variant as --models takes it: ``VAE gaussian-learned`` is ``VAE:likelihood=gaussian-learned``."""
+    model, *words = variant.split()
+    # No value is a choice of two fields, and what is no choice is written name=value already.
+    field_of = {choice: field.name for field in fields(TrialConfig) for choice in field.metadata["choices"]}
+    settings = [word if "=" in word else f"{field_of[word]}={word}" for word in words]
+    return f"{model}:{','.join(settings)}" if settings else model
+
+
+def config_of(run: pd.Series) -> TrialConfig:
+    """The TrialConfig of a row of runs."""
+    return TrialConfig(**{name: run[name] for name in CONFIG_FIELDS})
+
+
+def load_weights(path: Path, config: TrialConfig) -> Autoencoder:
+    """The model of a weights.safetensors as runs store it; raises AnalysisError when it is damaged or of another shape."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            shape, n_train = json.loads(about["image_shape"]), int(about["n_train"])
+            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        return load_model(config, tuple(shape), n_train, weights)
+    except (SafetensorError, KeyError, ValueError, OSError) as error:
+        raise AnalysisError(f"The weights of {config.run_name}, {path.name}, cannot be used: {error}.") from error
+
+
+@torch.no_grad()
+def posterior_means(model: Autoencoder, images: torch.Tensor) -> Array:
+    """The posterior means of uint8 images (n, channels, height, width): (n, d)."""
+    return np.concatenate([model.posterior_mean(x)[0].cpu().numpy() for x in _batches(model, images)])
+
+
+@torch.no_grad()
+def posterior_covariances(model: Autoencoder, images: torch.Tensor) -> Array:
+    """The posterior covariances of uint8 images (n, channels, height, width): (n, d, d), in squared units of z.
+
+    FisherNet: M^-1 (equation 20); VAE and CVAE: the encoder's variances. Raises AnalysisError for a model without a posterior.
+    """
+    parts = []
+    for x in _batches(model, images):
+        covariance = model.posterior_covariance(x)
+        if covariance is None:
+            raise AnalysisError(f"{model.config.model} has no posterior, and so no uncertainty to draw.")
+        parts.append(covariance[0].cpu().numpy())
+    return np.concatenate(parts)
+
+
+@torch.no_grad()
+def decode(model: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -> torch.Tensor:
+    """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
+    device = next(model.parameters()).device
+    latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
+    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(BATCH)])
+    return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
+
+
+def _batches(model: Autoencoder, images: torch.Tensor) -> list[torch.Tensor]:
+    device = next(model.parameters()).device
+    return [part.flatten(1).to(device).float().div(255)[None] for part in images.split(BATCH)]

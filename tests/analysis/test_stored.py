@@ -1,0 +1,95 @@
+"""What a run stored comes back as it was: model, latents, images."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.frame import AnalysisError
+from analysis.stored import StoredSweep, decode, load_weights, model_flag, posterior_covariances, posterior_means
+from fishernet.config import TrialConfig
+from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
+
+
+@pytest.mark.parametrize("variant", TRAINED_VARIANTS)
+def test_the_stored_weights_give_the_stored_latents_and_the_logged_mse(trained, variant):
+    run = trained.pick(variant, 5)
+    model, images = trained.model(run), trained.images.test
+    means, labels = trained.latents(run)
+    # float32: batches of another size sum in another order
+    np.testing.assert_allclose(posterior_means(model, images), means, atol=1e-5)
+    assert (labels == trained.images.test_labels.numpy()).all()
+    mse = (decode(model, means, trained.images.image_shape) - images / 255).square().mean().item()
+    assert mse == pytest.approx(run["test/mse"], rel=1e-4)
+
+
+def test_the_posterior_of_fishernet_is_the_inverse_of_its_precision_and_the_vaes_is_diagonal(trained):
+    images = trained.images.test[:7]
+    model = trained.model(trained.pick("FisherNet", 5))
+    covariances = torch.from_numpy(posterior_covariances(model, images))
+    precision = model.precision(torch.from_numpy(posterior_means(model, images))[None])[0]
+    torch.testing.assert_close(precision @ covariances, torch.eye(5).expand(7, 5, 5), atol=1e-3, rtol=0)
+    vae = trained.model(trained.pick("VAE", 5))
+    covariances = posterior_covariances(vae, images)
+    variances = vae.encode(images.flatten(1).float()[None] / 255)["log_variance"][0].exp()
+    np.testing.assert_allclose(np.diagonal(covariances, axis1=1, axis2=2), variances.detach(), rtol=1e-5)
+    assert not (covariances * (1 - np.eye(5))).any()
+    with pytest.raises(AnalysisError, match="AE has no posterior"):
+        posterior_covariances(trained.model(trained.pick("AE", 5)), images)
+
+
+def test_pictures_show_the_lowest_seed_or_the_one_asked_for(trained):
+    assert trained.pick("VAE", 2)["seed"] == 0
+    assert StoredSweep(trained.sweep, seed=1).pick("VAE", 2)["seed"] == 1
+    with pytest.raises(AnalysisError, match="--seed 7 chooses .* only seeds 0, 1 have finished"):
+        StoredSweep(trained.sweep, seed=7).pick("VAE", 2)
+
+
+def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
+    with pytest.raises(AnalysisError, match="No run of VAE gaussian-learned at d = 15") as error:
+        trained.pick("VAE gaussian-learned", 15)
+    assert "--name trained --models VAE:likelihood=gaussian-learned --latent-dims 15" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        TrialConfig(),
+        TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form"),
+        TrialConfig(objective="eq24", decoder_output="linear"),
+        TrialConfig(sampler="cg"),
+    ],
+)
+def test_a_variant_as_a_flag_makes_the_same_variant(config):
+    from sweeps.planning import _model_overrides
+
+    assert TrialConfig.from_dict(_model_overrides(model_flag(config.variant))).variant == config.variant
+
+
+def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
+    run = trained.pick("VAE", TRAINED_DIMS[0])
+    path = trained.artifact(run, "weights.safetensors")
+    with pytest.raises(AnalysisError, match=r"The weights of VAE-d03-s0, weights.safetensors, cannot be used"):
+        load_weights(path, TrialConfig(model="VAE", latent_dim=3, hidden_width=16))
+    (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(AnalysisError, match=r"cut.safetensors, cannot be used"):
+        load_weights(tmp_path / "cut.safetensors", TrialConfig(model="VAE"))
+
+
+def test_an_artifact_that_is_gone_is_a_sentence(trained):
+    with pytest.raises(AnalysisError, match="absent.npz of VAE d=2 seed=0 cannot be had from MLflow"):
+        trained.artifact(trained.pick("VAE", 2), "absent.npz")
+
+
+def test_images_of_another_sweep_are_refused(trained):
+    from dataclasses import replace
+
+    other = replace(trained.sweep, plan={**trained.sweep.plan, "data_fingerprint": "0123"})
+    with pytest.raises(AnalysisError, match="trained on images with fingerprint 0123"):
+        _ = StoredSweep(other).images
+
+
+def test_decoded_images_stay_within_grey_values(trained):
+    images = decode(trained.model(trained.pick("AE", 2)), np.random.default_rng(0).normal(size=(3, 2)) * 50, (1, 8, 8))
+    assert images.shape == (3, 1, 8, 8)
+    assert images.min() >= 0
+    assert images.max() <= 1
