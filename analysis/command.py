@@ -84,6 +84,7 @@ def run(analysis: Callable[[], None]) -> int:
     # A server that is down is then reported in seconds: MLflow's own seven retries take some four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
 
     try:

@@ -1,14 +1,18 @@
 """What an analysis shows: pictures and tables with their captions, written to files and to the terminal."""
 
 import textwrap
-from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import style
+
+WIDTH = 110  # characters of a line in the terminal
+PROSE = 20  # characters: a cell longer than that, in a table with prose, is prose
 
 
 @dataclass(frozen=True)
@@ -60,8 +64,26 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
 def as_text(exhibit: Exhibit) -> str:
     """What the terminal shows of it: a table's cells with its caption; of a picture the title; of what is absent why."""
     if isinstance(exhibit, Table):
-        return f"{exhibit.title}\n\n{exhibit.shown.to_string(index=False)}\n\n{textwrap.fill(exhibit.caption, 110)}\n"
+        return f"{exhibit.title}\n\n{_rows_as_text(exhibit.shown)}\n\n{textwrap.fill(exhibit.caption, WIDTH)}\n"
     return exhibit.title if isinstance(exhibit, Picture) else f"{exhibit.title}: not drawn. {exhibit.why}"
+
+
+def _rows_as_text(shown: pd.DataFrame) -> str:
+    """Aligned columns; where a cell is prose, a paragraph for each row instead."""
+    if shown.astype(str).map(len).max().max() <= WIDTH / 2:
+        return shown.to_string(index=False)
+    texts = shown.astype(str)
+    short = [name for name in texts.columns if texts[name].map(len).max() <= PROSE]
+    paragraphs = []
+    for row in texts.to_dict("records"):
+        lines = ["  ".join(row[name] for name in short)]
+        lines += [
+            textwrap.fill(f"{name}: {row[name]}", WIDTH, initial_indent="  ", subsequent_indent="    ")
+            for name in row
+            if name not in short
+        ]
+        paragraphs.append("\n".join(lines))
+    return "\n".join(paragraphs)
 
 
 def cell(mean: float, sd: float, n_seeds: int, digits: int) -> str:
@@ -71,32 +93,44 @@ def cell(mean: float, sd: float, n_seeds: int, digits: int) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if n_seeds > 1 else f"{mean:.{digits}f}"
 
 
+def cells(line: pd.DataFrame, key: str, digits: int) -> dict[Any, str]:
+    """``cell`` of each row of means, by the row's value of ``key``, such as latent_dim."""
+    columns = zip(line[key], line["mean"], line["sd"], line["n_seeds"], strict=True)
+    return {of: cell(mean, sd, n, digits) for of, mean, sd, n in columns}
+
+
+def seeds(means: pd.DataFrame) -> str:
+    """Over how many seeds the means were taken: ``3 seeds``, ``2 to 3 seeds``, ``one seed``."""
+    least, most = means["n_seeds"].min(), means["n_seeds"].max()
+    if most == 1:
+        return "one seed, so the spread is unknown"
+    return f"{most} seeds" if least == most else f"{least} to {most} seeds"
+
+
 def _write_latex(table: Table, stem: Path) -> Path:
-    """A booktabs table, complete with caption and label."""
+    """A booktabs table, complete with caption and label; columns of prose share the width of the page."""
     path = stem.with_name(f"{stem.name}.tex")
-    columns = [_latex(str(name)) for name in table.shown.columns]
-    rows = [[_latex(str(value)) for value in row] for row in table.shown.itertuples(index=False)]
+    columns = {_latex(str(name)): [_latex(str(value)) for value in table.shown[name]] for name in table.shown}
+    prose = [max(map(len, cells), default=0) > WIDTH / 2 for cells in columns.values()]
+    paragraph = f"p{{{0.75 / max(1, sum(prose)):.2f}\\linewidth}}"
     lines = [
         "% needs \\usepackage{booktabs}",
         "\\begin{table}",
         "  \\centering",
+        "  \\small",
         f"  \\caption{{{_latex(f'{table.title}. {table.caption}')}}}",
         f"  \\label{{tab:{table.stem}}}",
-        f"  \\begin{{tabular}}{{{'l' * len(columns)}}}",
+        f"  \\begin{{tabular}}{{{''.join(paragraph if long else 'l' for long in prose)}}}",
         "    \\toprule",
-        *(f"    {' & '.join(row)} \\\\{rule}" for row, rule in _ruled(columns, rows)),
+        f"    {' & '.join(columns)} \\\\",
+        "    \\midrule",
+        *(f"    {' & '.join(row)} \\\\" for row in zip(*columns.values(), strict=True)),
         "    \\bottomrule",
         "  \\end{tabular}",
         "\\end{table}",
     ]
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
-
-
-def _ruled(columns: list[str], rows: list[list[str]]) -> Iterable[tuple[list[str], str]]:
-    yield columns, " \\midrule"
-    for row in rows:
-        yield row, ""
 
 
 LATEX = {
@@ -107,4 +141,8 @@ LATEX = {
 
 
 def _latex(text: str) -> str:
-    return "".join(LATEX.get(character, character) for character in text)
+    """The text as LaTeX sets it; `backticked` parts as code."""
+    parts = ["".join(LATEX.get(character, character) for character in part) for part in text.split("`")]
+    code = [f"\\texttt{{{part}}}" for part in parts[1::2]]
+    whole = "".join(part for pair in zip_longest(parts[::2], code, fillvalue="") for part in pair)
+    return whole.replace("--", "-{}-")  # which would be a dash

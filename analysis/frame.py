@@ -10,10 +10,10 @@ import math
 import os
 import re
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing
-from dataclasses import dataclass, fields
+from contextlib import closing, suppress
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,9 @@ from mlflow.exceptions import MlflowException
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.plan import expand
 
-CONFIG_FIELDS = tuple(field.name for field in fields(TrialConfig))
+CONFIG_FIELDS = tuple(f.name for f in fields(TrialConfig))
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
+SCORES_TAG = "fishernet.scores."  # and a group: what made that group's scores of a run
 PAGE = 1000
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
@@ -41,7 +42,7 @@ class Sweep:
     """One sweep as its parent run describes it.
 
     ``plan`` is what the sweep set out to train, ``pca`` the MSE per pixel of principal component analysis by
-    number of components, on the images the sweep was scored on.
+    number of components, on the images the sweep was scored on, ``tags`` what else the parent run says of itself.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Sweep:
     plan: dict[str, Any]
     pca: dict[int, float]
     uri: str
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def held_out(self) -> str:
@@ -107,6 +109,7 @@ def find_sweep(name: str | None, uri: str) -> Sweep:
             plan=_plan(parent, names[parent.info.experiment_id]),
             pca={m.step: m.value for m in client.get_metric_history(parent.info.run_id, "pca/test_mse")},
             uri=uri,
+            tags=parent.data.tags,
         )
     except MlflowException as error:
         raise AnalysisError(_unreadable(uri, error)) from error
@@ -117,7 +120,8 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
 
     Columns: every field of TrialConfig in its own type; ``variant``, the label of its line; ``run_id``;
     ``status`` and ``reason`` (of a failure, else empty); ``n_epochs``, the last epoch recorded; ``n_runs``,
-    how many runs there are of this config; and the last value of every metric under the metric's name.
+    how many runs there are of this config; ``scores``, what its tags fishernet.scores.GROUP say of the scores of each
+    group; and the last value of every metric under the metric's name.
 
     Of several runs of one config the most advanced is kept: a finished one before others, then the one with
     most epochs, then the latest.
@@ -143,12 +147,13 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
                 "reason": run.data.tags.get("fishernet.reason", ""),
                 "n_epochs": _last_epoch(run),
                 "n_runs": len(runs_of_config),
+                "scores": _scores(run),
             }
             | run.data.metrics
         )
-    names = [*CONFIG_FIELDS, "variant", "run_id", "status", "reason", "n_epochs", "n_runs"]
+    names = [*CONFIG_FIELDS, "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
     metrics = sorted({name for row in rows for name in row} - set(names))
-    types = {field.name: field.type for field in fields(TrialConfig)} | {"n_epochs": int, "n_runs": int}
+    types = {f.name: f.type for f in fields(TrialConfig)} | {"n_epochs": int, "n_runs": int}
     runs = pd.DataFrame(rows, columns=[*names, *metrics]).astype(types)
     runs["variant"] = _tell_apart(runs)
     return in_order(runs)
@@ -304,6 +309,16 @@ def _config(run: Run) -> TrialConfig:
         return TrialConfig.from_dict(values)
     except (KeyError, ValueError) as error:
         raise AnalysisError(f"Run {run.info.run_id} has no readable trial config: {error}.") from error
+
+
+def _scores(run: Run) -> dict[str, Any]:
+    """Group -> what its tag says of the run's scores; a tag that is not JSON counts as none."""
+    scores = {}
+    for name, text in run.data.tags.items():
+        if name.startswith(SCORES_TAG):
+            with suppress(ValueError):
+                scores[name.removeprefix(SCORES_TAG)] = json.loads(text)
+    return scores
 
 
 def _last_epoch(run: Run) -> int:

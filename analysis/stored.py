@@ -41,12 +41,18 @@ class StoredSweep:
     def __init__(self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None) -> None:
         self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
         self._models: dict[str, Autoencoder] = {}
+        self._files: dict[tuple[str, str], Path] = {}
         self._downloads = tempfile.TemporaryDirectory(prefix="fishernet-")
 
     @cached_property
     def all_runs(self) -> pd.DataFrame:
         """Every run that was started, as ``frame.load_runs`` gives them."""
         return load_runs(self.sweep)
+
+    def reload(self) -> None:
+        """Read the runs again, after scores were logged to them."""
+        for name in ("all_runs", "runs"):
+            self.__dict__.pop(name, None)
 
     @cached_property
     def runs(self) -> pd.DataFrame:
@@ -122,11 +128,11 @@ class StoredSweep:
 
     def download(self, run_id: str, name: str, what: str) -> Path:
         """A local copy of an artifact of any run of this store; ``what`` names the run to the user."""
-        folder = Path(self._downloads.name) / run_id
-        folder.mkdir(exist_ok=True)
-        if not (folder / name).exists():
+        if (run_id, name) not in self._files:
+            folder = Path(self._downloads.name) / run_id / Path(name).parent
+            folder.mkdir(parents=True, exist_ok=True)
             try:
-                MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
+                path = MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
             except (MlflowException, OSError) as error:
                 reason = str(error).partition("\n")[0]
                 raise AnalysisError(
@@ -134,7 +140,8 @@ class StoredSweep:
                     f"`python sweeps/latent_sweep.py --resume {self.sweep.name}` does not make it again; training the run "
                     "under another --name does."
                 ) from error
-        return folder / name
+            self._files[run_id, name] = Path(path)
+        return self._files[run_id, name]
 
     def model(self, run: pd.Series) -> Autoencoder:
         """The run's trained model, a stack of one, on the CPU; raises AnalysisError for weights missing or of another shape."""

@@ -13,6 +13,8 @@ FORBIDDEN = {
     "sweeps": {"optuna", "pandas", "matplotlib"},
     "analysis": {"sweeps", "ray"},
 }
+# Scores are computed by Ray tasks, in one place.
+ALLOWED = {"analysis/scores/tasks.py": {"ray"}}
 
 
 def imports(path: Path) -> set[str]:
@@ -31,7 +33,8 @@ def test_a_package_imports_nothing_across_its_boundary(package):
     files = sorted((ROOT / package).rglob("*.py"))
     assert files
     for path in files:
-        assert not imports(path) & FORBIDDEN[package], path
+        allowed = ALLOWED.get(path.relative_to(ROOT).as_posix(), set())
+        assert not imports(path) & (FORBIDDEN[package] - allowed), path
 
 
 def test_training_a_plan_loads_torch_and_numpy_and_no_tracker(tmp_path):

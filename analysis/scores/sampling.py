@@ -27,45 +27,42 @@ FOLDER = "latent_samples"
 def latent_samples(stored: StoredSweep, run: pd.Series, density: str) -> Array:
     """N_SAMPLES latents of the run from that density, (n, d): the run's stored ones, else drawn now and stored.
 
-    Fitted to the posterior means of the training images, so that nothing of the test set enters what is compared with it
-    (the paper does not say which it took). Raises AnalysisError where the density cannot be had.
+    Raises AnalysisError where the density cannot be had.
     """
+    seed = int(run["seed"])
     if density == "prior":
-        return draw(densities.fit("prior", np.zeros((1, run["latent_dim"])), int(run["seed"])), run)
-    path = find(stored, run, density)
-    if path is None:
-        samples, settings = fit_and_draw(stored, run, density)
+        return fit_and_draw("prior", np.zeros((1, run["latent_dim"])), seed)[0]
+    samples = find(stored, run, density)
+    if samples is None:
+        means = posterior_means(stored.model(run), stored.images.train)
+        samples, settings = fit_and_draw(density, means, seed)
         keep(stored, run, density, samples, settings)
-        return samples
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            samples = arrays["samples"]
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise AnalysisError(f"{FOLDER}/{density}.npz of run {run['run_id']} is damaged: {error}.") from error
     return samples
 
 
-def find(stored: StoredSweep, run: pd.Series, density: str) -> Path | None:
-    """The stored samples of a density, where the run has them."""
+def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
+    """The run's stored samples of a density, where it has them."""
     client = MlflowClient(tracking_uri=stored.sweep.uri)
+    name = f"{FOLDER}/{density}.npz"
     try:
-        kept = [file.path for file in client.list_artifacts(str(run["run_id"]), FOLDER)]
+        if name not in [file.path for file in client.list_artifacts(str(run["run_id"]), FOLDER)]:
+            return None
+        with np.load(stored.artifact(run, name), allow_pickle=False) as arrays:
+            return arrays["samples"]
     except MlflowException as error:
         raise AnalysisError(f"The artifacts of run {run['run_id']} cannot be listed: {error}.") from error
-    name = f"{FOLDER}/{density}.npz"
-    return stored.artifact(run, name) if name in kept else None
+    except (KeyError, ValueError, OSError, EOFError) as error:
+        raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}.") from error
 
 
-def fit_and_draw(stored: StoredSweep, run: pd.Series, density: str) -> tuple[Array, dict[str, Any]]:
-    """Fit the density to the run's means of the training images and draw from it; also what it was fitted with."""
-    means = posterior_means(stored.model(run), stored.images.train)
-    fitted = densities.fit(density, means, int(run["seed"]))
-    return draw(fitted, run), fitted.settings
+def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int) -> tuple[Array, dict[str, Any]]:
+    """N_SAMPLES draws from the density fitted to latent means (n, d), and what it was fitted with.
 
-
-def draw(density: densities.Density, run: pd.Series) -> Array:
-    # the run's seed: independent over seeds, and paired between models as their training is
-    return density.sample(N_SAMPLES, np.random.default_rng(int(run["seed"])))
+    The means should be the training images': then nothing of the test set enters what is compared with it (the paper does not
+    say which it took). The seed is the run's: independent over seeds, paired between models, as their training is.
+    """
+    fitted = densities.fit(density, means, seed)
+    return fitted.sample(N_SAMPLES, np.random.default_rng(seed)), fitted.settings
 
 
 def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: dict[str, Any]) -> None:

@@ -1,0 +1,243 @@
+"""Distances between generated and real images, above all the Fréchet distance (FisherNet paper, Table 1).
+
+python analysis/frechet.py --name SWEEP --gpus 1
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis import command
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from analysis.exhibits import Exhibit, Table
+    from analysis.stored import StoredSweep
+
+FEATURES = ("inception", "classifier")
+PAPER_DIMS = (2, 5, 10, 15, 20)
+SETS = {  # set of images -> the table's row
+    "reconstruction": "reconstruction",
+    "prior": "sample: prior",
+    "mkde": "sample: Matérn KDE",
+    "mixture": "sample: Gaussian mixture",
+    "kde": "sample: Gaussian KDE",
+}
+DISTANCE = {
+    "inception": "Fréchet Inception distance (FID)",
+    "classifier": "Fréchet distance on classifier features, not FID",
+}
+OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
+    parser = command.parser(
+        "fishernet-frechet",
+        "Table 1: Fréchet distance, KID, precision, recall, density and coverage of reconstructions and samples against\n"
+        "the test images. Computed from the stored weights, once per run, and kept with it in MLflow.",
+        "python analysis/frechet.py --name mine --features classifier",
+    )
+    add_flags(parser)
+    command.add_picture_flags(parser)
+    return command.main(parser, _make, argv)
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """--latent-dims, --features, --images, --inception-weights, --cache and --gpus."""
+    parser.add_argument(
+        "--latent-dims",
+        type=_dims,
+        metavar="D,D-D",
+        help="of the runs to score, as in 2,5,10-20; default: the paper's 2, 5, 10, 15, 20 if there are such, else all",
+    )
+    parser.add_argument(
+        "--features",
+        choices=("auto", *FEATURES),
+        default="auto",
+        help="whose features are compared: Inception v3's as pytorch-fid has it (FID), or a small classifier's trained on the "
+        "data set's labels; auto takes inception where there is a GPU or --inception-weights, else classifier",
+    )
+    parser.add_argument(
+        "--images",
+        nargs="+",
+        choices=tuple(SETS),
+        metavar="SET",
+        help=f"which sets of images: {', '.join(SETS)}; default: all that can be had",
+    )
+    parser.add_argument(
+        "--inception-weights",
+        type=Path,
+        metavar="FILE",
+        help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth; default: pytorch-fid downloads it",
+    )
+    parser.add_argument(
+        "--cache",
+        type=Path,
+        metavar="FOLDER",
+        default=Path("~/.cache/fishernet"),
+        help="where the real images' features are kept; default: %(default)s",
+    )
+    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU; default: all there are")
+
+
+def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Exhibit"]:
+    features, failures = ensure(stored, options)
+    for failure in failures:
+        print(failure)
+    yield from exhibits(stored, features)
+
+
+def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, list[str]]:
+    """Compute what the runs lack; the features that were taken, and a sentence on each run that failed. Raises AnalysisError."""
+    import torch
+
+    from analysis.frame import AnalysisError
+    from analysis.scores.densities import mkde_installed
+    from analysis.scores.groups import ensure_distances
+
+    there = torch.cuda.device_count()
+    gpus = there if options.gpus is None else options.gpus
+    if not 0 <= gpus <= there:
+        raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
+    features = options.features
+    if features == "auto":
+        features = "inception" if gpus or options.inception_weights else "classifier"
+    sets = options.images or [name for name in SETS if name != "mkde" or mkde_installed()]
+    swept = set(stored.runs["latent_dim"])
+    if absent := sorted(set(options.latent_dims or ()) - swept):
+        raise AnalysisError(
+            f"--latent-dims asks for d = {', '.join(map(str, absent))}, of which no run has finished; "
+            f"there are d = {', '.join(map(str, sorted(swept)))}."
+        )
+    dims = options.latent_dims or [d for d in PAPER_DIMS if d in swept]
+    weights = options.inception_weights if features == "inception" else None
+    cache = options.cache.expanduser()
+    failures = ensure_distances(stored, features, sets, dims=dims, gpus=gpus, weights=weights, cache=cache)
+    return features, failures
+
+
+def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
+    """Table 1 and the other scores, from what the runs have."""
+    from analysis import paper
+    from analysis.exhibits import Absent
+
+    scores = tidy(stored.runs, features)
+    if scores.empty:
+        why = (
+            "No run has these scores; "
+            f"`python analysis/frechet.py --name {stored.sweep.name} --features {features}` computes them."
+        )
+        yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
+        return
+    yield frechet_table(
+        scores, features, paper.table_1(stored.sweep.configs[0].dataset), remarks(stored.runs, features)
+    )
+    yield other_scores_table(scores, features)
+
+
+def tidy(runs: "pd.DataFrame", features: str) -> "pd.DataFrame":
+    """One row per run, set of images and score: variant, model, latent_dim, seed, images, score, value."""
+    import pandas as pd
+
+    keys = ["variant", "model", "latent_dim", "seed"]
+    parts = [
+        runs[keys].assign(images=images, score=score, value=runs[name])
+        for images in SETS
+        for score in ("frechet", *OTHERS)
+        if (name := f"{features}/{images}/{score}") in runs
+    ]
+    if not parts:
+        return pd.DataFrame(columns=[*keys, "images", "score", "value"])
+    return pd.concat(parts).dropna(subset="value")
+
+
+def remarks(runs: "pd.DataFrame", features: str) -> list[str]:
+    """What was said while these scores were computed, each once: too few images, an imaginary root."""
+    said = [
+        remark
+        for scores in runs["scores"]
+        for about in scores.get(features, {}).values()
+        for remark in about.get("remarks", [])
+    ]
+    return list(dict.fromkeys(said))
+
+
+def frechet_table(scores: "pd.DataFrame", features: str, said: "pd.DataFrame", remarks: Sequence[str] = ()) -> "Table":
+    """Table 1: the Fréchet distance by variant, set of images and latent_dim; the paper's numbers in rows of their own."""
+    import pandas as pd
+
+    from analysis.exhibits import Table, cells, seeds
+    from analysis.frame import CURVE, spread
+
+    data = spread(scores[scores["score"] == "frechet"], [*CURVE, "images"])
+    dims = sorted({*data["latent_dim"], *(said["latent_dim"] if features == "inception" else ())})
+    rows = []
+    for variant in data["variant"].unique():
+        for images, name in SETS.items():
+            line = data[(data["variant"] == variant) & (data["images"] == images)]
+            in_paper = said[(said["model"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
+            ours = cells(line, "latent_dim", 1)
+            head: dict[str, Any] = {"model": variant, "images": name}
+            if ours:
+                rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
+            if len(in_paper):
+                by_dim = {f"d = {d}": f"{in_paper[d]:.0f}" if d in in_paper else "" for d in dims}
+                rows.append(head | {"source": "paper (FID)"} | by_dim)
+    caption = (
+        f"{DISTANCE[features]}, lower is better, against the test images; mean ± standard deviation over {seeds(data)}. "
+        + (
+            "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to 299. "
+            if features == "inception"
+            else "The features are the last hidden layer's of a small classifier trained on the labels, so that these "
+            "numbers compare with each other and not with the paper's FID in the rows between. "
+        )
+        + "10,000 samples, reconstructions of all test images; densities are fitted to the training images' latent means."
+    )
+    return Table(
+        f"frechet_{features}", f"Table 1. {DISTANCE[features]}", " ".join([caption, *remarks]), data, pd.DataFrame(rows)
+    )
+
+
+def other_scores_table(scores: "pd.DataFrame", features: str) -> "Table":
+    """KID, precision, recall, density and coverage by variant, set of images and latent_dim."""
+    import pandas as pd
+
+    from analysis.exhibits import Table, cells
+    from analysis.frame import CURVE, spread
+
+    data = spread(scores[scores["score"] != "frechet"], [*CURVE, "images", "score"])
+    rows = []
+    for (variant, images, d), line in data.groupby(["variant", "images", "latent_dim"], sort=False):
+        values = cells(line, "score", 3)
+        rows.append(
+            {"model": variant, "images": SETS[str(images)], "d": d}
+            | {title: values.get(name, "") for name, title in OTHERS.items()}
+        )
+    caption = (
+        f"On {features} features; mean ± standard deviation over seeds. KID: kernel distance, lower is better (Bińkowski et al. "
+        "2018). Precision and density say how realistic the images are, recall and coverage how much of the real ones they reach "
+        "(Kynkäänniemi et al. 2019; Naeem et al. 2020; five nearest neighbours); higher is better."
+    )
+    return Table(
+        f"image_scores_{features}", "KID, precision and recall, density and coverage", caption, data, pd.DataFrame(rows)
+    )
+
+
+def _dims(text: str) -> list[int]:
+    from fishernet.plan import parse_numbers
+
+    try:
+        return parse_numbers(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

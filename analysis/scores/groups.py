@@ -1,0 +1,176 @@
+"""The groups of scores: what each needs of a run, what a task computes, and which runs still lack it."""
+
+import tempfile
+from collections.abc import Collection, Sequence
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from mlflow import MlflowClient
+from mlflow.exceptions import MlflowException
+
+from analysis.frame import AnalysisError
+from analysis.scores import clusters, densities, distances
+from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
+from analysis.scores.sampling import find, fit_and_draw
+from analysis.scores.tasks import Job, Scored, run_jobs
+from analysis.stored import Array, StoredSweep, decode, posterior_means
+from fishernet.models import Autoencoder
+
+RECONSTRUCTION = "reconstruction"
+IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
+# From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
+N_STARTS = 50
+CLASSIFIER_ARTIFACT = "classifier.safetensors"
+Images = torch.Tensor  # uint8 (n, channels, height, width)
+
+
+def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
+    """Those of the sets of images that this run can be asked for: AE has no prior, mkde has few dimensions."""
+    return [
+        name
+        for name in asked
+        if not (name == "prior" and run["model"] == "AE")
+        and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
+    ]
+
+
+def score_images(
+    extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
+    known: dict[str, Array | None],
+) -> Scored:  # fmt: skip
+    """Distances to the real test images of each set in ``known``: set -> latents that are stored already, or None."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    extractor, model = extractor.to(device), model.to(device)
+    scored = Scored({}, {})
+    means: Array | None = None
+    for name, latents in known.items():
+        if name == RECONSTRUCTION:
+            latents = posterior_means(model, test)
+        elif latents is None:
+            if means is None and name != "prior":
+                means = posterior_means(model, train)
+            fitted_to = np.zeros((1, model.latent_dims[0]), np.float32) if means is None else means
+            latents, settings = fit_and_draw(name, fitted_to, seed)
+            if name != "prior":
+                scored.samples[name] = latents, settings
+        images = decode(model, latents, tuple(test.shape[1:]))
+        result = distances.score(real, extractor.features(images), seed)
+        scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
+        scored.about[name] = {
+            "features": extractor.fingerprint,
+            "n_images": len(images),
+            "n_real": len(test),
+            "remarks": result.remarks,
+        }
+    return scored
+
+
+def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
+    found = clusters.cluster(means, labels, n_starts=N_STARTS)
+    return Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
+
+
+def score_ellipses(test: Images, model: Autoencoder) -> Scored:
+    from analysis.latent_space import ellipse_statistics
+    from analysis.stored import posterior_covariances
+
+    statistics = ellipse_statistics(posterior_covariances(model, test), posterior_means(model, test))
+    return Scored({f"ellipses/{name}": value for name, value in statistics.items()}, {"n_images": len(test)})
+
+
+def ensure_clusters(stored: StoredSweep, *, gpus: int = 0) -> list[str]:
+    """k-means of every run's latent means against the labels, where a run lacks it; sentences on what failed."""
+    jobs = [
+        Job(run, "clusters", score_clusters, partial(_latents, stored, run))
+        for run in _rows(stored.runs)
+        if "clusters" not in run["scores"]
+    ]
+    return run_jobs(stored, jobs, gpus=0)  # scikit-learn's k-means runs on the CPU
+
+
+def ensure_ellipses(stored: StoredSweep, *, gpus: int = 0) -> list[str]:
+    """Sizes of the uncertainty ellipses of every two-dimensional run with a posterior, where it lacks them."""
+    jobs = [
+        Job(run, "ellipses", score_ellipses, partial(lambda run: (stored.model(run),), run))
+        for run in _rows(stored.runs)
+        if run["latent_dim"] == 2 and run["model"] != "AE" and "ellipses" not in run["scores"]
+    ]
+    return run_jobs(stored, jobs, gpus=gpus, shared=[stored.images.test] if jobs else [])
+
+
+def ensure_distances(
+    stored: StoredSweep, features: str, asked: Sequence[str] = IMAGE_SETS, *, dims: Collection[int] = (), gpus: int = 0,
+    weights: Path | None = None, cache: Path | None = None,
+) -> list[str]:  # fmt: skip
+    """Distances to the test images of every run's sets of images, where a run lacks them; sentences on what failed.
+
+    Of runs with a latent_dim in ``dims``, or of all where it is empty.
+
+    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. Raises
+    AnalysisError when the features cannot be had.
+    """
+    named = Inception(weights) if weights else None  # other weights than the scores' make them anew
+    lacking = {
+        i: [name for name in image_sets_of(run, asked) if not _has(run, features, name, named)]
+        for i, run in enumerate(_rows(stored.runs))
+        if not dims or run["latent_dim"] in dims
+    }
+    if not any(lacking.values()):
+        return []
+    device = torch.device("cuda" if gpus else "cpu")
+    extractor: Extractor = named or (Inception() if features == "inception" else sweep_classifier(stored, device))
+    extractor = extractor.to(device)
+    real = real_features(extractor, stored.images.test.float() / 255, cache)
+    jobs = [
+        Job(run, features, score_images, partial(_sets, stored, run, lacking[i]))
+        for i, run in enumerate(_rows(stored.runs))
+        if lacking.get(i)
+    ]
+    shared = [extractor.to("cpu"), real, stored.images.train, stored.images.test]
+    return run_jobs(stored, jobs, gpus=gpus, shared=shared)
+
+
+def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
+    """The sweep's classifier: the one stored with its parent run, else trained now and stored there."""
+    parent = stored.sweep.parent_run_id
+    client = MlflowClient(tracking_uri=stored.sweep.uri)
+    try:
+        if CLASSIFIER_ARTIFACT in [file.path for file in client.list_artifacts(parent)]:
+            path = stored.download(parent, CLASSIFIER_ARTIFACT, f"sweep {stored.sweep.name}")
+            return Classifier.load(path, device)
+        classifier = train_classifier(stored.images, device=device)
+        with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+            classifier.save(Path(folder) / CLASSIFIER_ARTIFACT)
+            client.log_artifact(parent, str(Path(folder) / CLASSIFIER_ARTIFACT))
+    except MlflowException as error:
+        raise AnalysisError(
+            f"The classifier of sweep {stored.sweep.name} cannot be stored with it: {error}."
+        ) from error
+    return classifier
+
+
+def _has(run: pd.Series, features: str, name: str, named: Inception | None) -> bool:
+    made_with = run["scores"].get(features, {}).get(name, {}).get("features")
+    return made_with is not None and (named is None or named.fingerprint == made_with)
+
+
+def _rows(runs: pd.DataFrame) -> list[pd.Series]:
+    return [row for _, row in runs.iterrows()]
+
+
+def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np.int64]]:
+    means, labels = stored.latents(run)
+    if labels is None:
+        raise AnalysisError(f"The images of sweep {stored.sweep.name} have no labels to compare clusters with.")
+    return means, labels
+
+
+def _sets(
+    stored: StoredSweep, run: pd.Series, names: Sequence[str]
+) -> tuple[Autoencoder, int, dict[str, Array | None]]:
+    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name) for name in names}
+    return stored.model(run), int(run["seed"]), known

@@ -1,0 +1,143 @@
+"""Scores of runs computed as Ray tasks, each logged back to its run as soon as it is there.
+
+A score belongs to a group (``classifier``, ``clusters``, …). What a run has of a group stands in its metrics GROUP/… and,
+with the settings that made it, in its tag fishernet.scores.GROUP: what is there is not computed again.
+"""
+
+import json
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from mlflow import MlflowClient
+from mlflow.entities import Metric
+from mlflow.exceptions import MlflowException
+from tqdm import tqdm
+
+from analysis.frame import SCORES_TAG, AnalysisError
+from analysis.scores.sampling import keep
+from analysis.stored import StoredSweep
+
+# Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_worker_niceness": "0",
+    "RAY_AUTH_MODE": "disabled",
+}
+
+
+@dataclass
+class Scored:
+    """What a task gives back: metrics by full name; what made them, for the group's tag; latent samples by density."""
+
+    metrics: dict[str, float]
+    about: dict[str, Any]
+    samples: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One group's scores of one run. ``arguments`` is called when a worker is free: it may fetch the run's artifacts."""
+
+    run: pd.Series
+    group: str
+    function: Callable[..., Scored]
+    arguments: Callable[[], tuple[Any, ...]]
+
+    @property
+    def what(self) -> str:
+        return f"{self.run['variant']} d={self.run['latent_dim']} seed={self.run['seed']}"
+
+
+def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Sequence[Any] = ()) -> list[str]:
+    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed.
+
+    ``shared`` are large arguments put before each job's own, sent to the workers once. Raises AnalysisError when Ray cannot
+    start, has fewer GPUs than asked for, or MLflow does not take the scores.
+    """
+    if not jobs:
+        return []
+    ray = _start_ray(gpus)
+    try:
+        references = [ray.put(argument) for argument in shared]
+        slots = gpus or int(ray.cluster_resources().get("CPU", 1))
+        remote = {
+            function: ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(function)
+            for function in {job.function for job in jobs}
+        }
+        failures: list[str] = []
+        waiting = list(reversed(jobs))
+        running: dict[Any, Job] = {}
+        with tqdm(total=len(jobs), desc=f"scores: {jobs[0].group}", unit="run", disable=None) as bar:
+            while waiting or running:
+                while waiting and len(running) < slots:
+                    job = waiting.pop()
+                    try:
+                        running[remote[job.function].remote(*references, *job.arguments())] = job
+                    except AnalysisError as error:  # this run's artifacts; the others may be whole
+                        failures.append(f"{job.group} scores of {job.what} are missing: {error}")
+                        bar.update()
+                if running:
+                    done, _ = ray.wait(list(running), num_returns=1)
+                    job = running.pop(done[0])
+                    try:
+                        log(stored, job, ray.get(done[0]))
+                    except ray.exceptions.RayError as error:
+                        failures.append(f"{job.group} scores of {job.what} failed: {_last_line(error)}")
+                    bar.update()
+        return failures
+    finally:
+        ray.shutdown()
+        stored.reload()
+
+
+def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
+    """Write scores to their run; metrics before the tag, so that it never promises what is not there."""
+    run_id, now = str(job.run["run_id"]), int(time.time() * 1000)
+    about = job.run["scores"].get(job.group, {}) | scored.about
+    client = MlflowClient(tracking_uri=stored.sweep.uri)
+    for density, (samples, settings) in scored.samples.items():
+        keep(stored, job.run, density, samples, settings)
+    try:
+        metrics = [Metric(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
+        client.log_batch(run_id, metrics=metrics)
+        client.set_tag(run_id, SCORES_TAG + job.group, json.dumps(about))
+    except MlflowException as error:
+        raise AnalysisError(f"The scores of {job.what} cannot be logged to its run: {error}.") from error
+
+
+def _start_ray(gpus: int) -> Any:
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    # Workers import these packages from where they are, installed or not.
+    root = str(Path(__file__).resolve().parents[2])
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    import ray
+
+    if ray.is_initialized():
+        raise AnalysisError("Ray runs in this process already; scores start a private one of their own.")
+    try:
+        # "local" keeps away from any other Ray on this machine, running or dead.
+        ray.init(
+            address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
+        )
+    except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
+        reason = " ".join(str(error).split())[:300]
+        raise AnalysisError(
+            f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
+        ) from None
+    return ray
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

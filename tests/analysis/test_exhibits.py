@@ -1,0 +1,58 @@
+"""Exhibits become the files and the text that are promised."""
+
+import pandas as pd
+import pytest
+from matplotlib.figure import Figure
+
+from analysis.exhibits import Absent, Picture, Table, as_text, cell, cells, seeds, write
+
+PROSE = "FisherNet − VAE, 95% at d_2: see `latent_sweep.py --name a_b` & more. " * 3
+
+
+def table(**columns: list[object]) -> Table:
+    shown = pd.DataFrame(columns)
+    return Table("numbers", "Numbers", "50% of {them} & #1", shown, shown)
+
+
+def test_a_table_becomes_csv_and_latex_and_a_picture_png_pdf_and_csv(tmp_path):
+    assert {p.name for p in write(table(a=[1]), tmp_path)} == {"numbers.csv", "numbers.tex"}
+    picture = Picture("curve", "Curve", "", Figure(), pd.DataFrame({"x": [1]}))
+    assert {p.name for p in write(picture, tmp_path)} == {"curve.csv", "curve.pdf", "curve.png"}
+    assert write(Absent("none", "None", "no runs"), tmp_path) == []
+    assert all(path.stat().st_size for path in tmp_path.iterdir())
+
+
+def test_latex_escapes_what_it_would_read_as_commands(tmp_path):
+    write(table(model=["a_b"], says=["1 ± 2 & 3%"], run=["`x --name y`"]), tmp_path)
+    text = (tmp_path / "numbers.tex").read_text()
+    assert r"a\_b & 1 $\pm$ 2 \& 3\% & \texttt{x -{}-name y} \\" in text
+    assert r"50\% of \{them\} \& \#1" in text
+    assert r"\begin{tabular}{lll}" in text
+
+
+def test_prose_gets_columns_that_break_their_lines(tmp_path):
+    write(table(id=["FN1"], says=[PROSE], shows=[PROSE]), tmp_path)
+    assert r"\begin{tabular}{lp{0.38\linewidth}p{0.38\linewidth}}" in (tmp_path / "numbers.tex").read_text()
+
+
+def test_the_terminal_shows_columns_or_where_a_cell_is_prose_paragraphs():
+    assert "a  b\n 1  2" in as_text(table(a=[1], b=[2]))
+    text = as_text(table(id=["FN1", "FN2"], says=[PROSE, PROSE], verdict=["confirmed", "not confirmed"]))
+    assert "FN1  confirmed\n  says: FisherNet" in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+@pytest.mark.parametrize(
+    ("mean", "sd", "n", "shown"),
+    [(0.12345, 0.00056, 3, "0.123 ± 0.001"), (0.12345, float("nan"), 1, "0.123"), (float("nan"), 0.0, 0, "")],
+)
+def test_a_cell_shows_the_spread_where_it_is_known(mean, sd, n, shown):
+    assert cell(mean, sd, n, 3) == shown
+
+
+def test_cells_are_found_by_their_dimension_and_seeds_are_counted():
+    means = pd.DataFrame({"latent_dim": [2, 5], "mean": [1.0, 2.0], "sd": [0.1, float("nan")], "n_seeds": [3, 1]})
+    assert cells(means, "latent_dim", 1) == {2: "1.0 ± 0.1", 5: "2.0"}
+    assert seeds(means) == "1 to 3 seeds"
+    assert seeds(means.iloc[:1]) == "3 seeds"
+    assert seeds(means.iloc[1:]).startswith("one seed")

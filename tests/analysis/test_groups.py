@@ -1,0 +1,88 @@
+"""Scores are computed from stored weights by real Ray tasks, logged to their runs, and never computed twice."""
+
+import numpy as np
+import pytest
+import torch
+
+from analysis.frame import AnalysisError
+from analysis.scores import clusters, distances, groups, tasks
+from analysis.scores.sampling import latent_samples
+from analysis.stored import decode
+
+SETS = ("reconstruction", "prior", "mixture")
+
+
+@pytest.fixture(scope="module")
+def scored(trained, tmp_path_factory):
+    """The sweep ``trained`` with its cluster, ellipse and classifier scores, made by Ray tasks."""
+    assert groups.ensure_clusters(trained) == []
+    assert groups.ensure_ellipses(trained) == []
+    assert groups.ensure_distances(trained, "classifier", SETS, cache=tmp_path_factory.mktemp("cache")) == []
+    return trained
+
+
+def test_every_run_has_the_scores_it_can_have(scored):
+    runs = scored.runs
+    assert runs["clusters/trace"].between(1, 10).all()
+    of_two = (runs["latent_dim"] == 2) & (runs["model"] != "AE")
+    assert (runs["ellipses/area"].notna() == of_two).all()
+    assert runs["classifier/reconstruction/frechet"].notna().all()
+    assert (runs["classifier/prior/frechet"].notna() == (runs["model"] != "AE")).all()
+
+
+def test_a_second_call_starts_nothing(scored, monkeypatch):
+    monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
+    assert groups.ensure_clusters(scored) == []
+    assert groups.ensure_ellipses(scored) == []
+    assert groups.ensure_distances(scored, "classifier", SETS) == []
+
+
+def test_what_a_task_logs_is_what_the_run_in_this_process_gives(scored):
+    run = scored.pick("FisherNet", 5)
+    means, labels = scored.latents(run)
+    assert run["clusters/nmi"] == pytest.approx(clusters.cluster(means, labels, n_starts=groups.N_STARTS).nmi)
+    extractor = groups.sweep_classifier(scored, torch.device("cpu"))
+    real = distances.RealFeatures.of(extractor.features(scored.images.test.float() / 255))
+    for images, latents in (("reconstruction", means), ("mixture", latent_samples(scored, run, "mixture"))):
+        drawn = decode(scored.model(run), latents, scored.images.image_shape)
+        expected = distances.score(real, extractor.features(drawn), int(run["seed"])).values
+        for score, value in expected.items():
+            # float32: another number of threads sums in another order
+            assert run[f"classifier/{images}/{score}"] == pytest.approx(value, rel=1e-3, abs=1e-4), (images, score)
+
+
+def test_the_samples_of_a_fitted_density_are_stored_with_the_run(scored):
+    run = scored.pick("VAE", 2)
+    stored = groups.find(scored, run, "mixture")
+    assert stored is not None
+    assert stored.shape == (10_000, 2)
+    np.testing.assert_array_equal(latent_samples(scored, run, "mixture"), stored)
+    assert groups.find(scored, run, "kde") is None
+
+
+def test_the_classifier_is_trained_once_and_stored_with_the_sweep(scored):
+    again = groups.sweep_classifier(scored, torch.device("cpu"))
+    made_with = {about["features"] for scores in scored.runs["scores"] for about in scores["classifier"].values()}
+    assert made_with == {again.fingerprint}
+
+
+def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scores(scored, monkeypatch):
+    def fetch(stored, run, names):
+        if run["latent_dim"] == 2 and run["seed"] == 0:
+            raise AnalysisError("weights.safetensors of this run cannot be had")
+        return whole(stored, run, names)
+
+    whole = groups._sets
+    monkeypatch.setattr(groups, "_sets", fetch)
+    said = groups.ensure_distances(scored, "classifier", ("kde",))
+    assert len(said) == 5
+    assert all("weights.safetensors of this run cannot be had" in sentence for sentence in said)
+    assert scored.runs["classifier/kde/frechet"].notna().sum() == len(scored.runs) - 5
+
+
+def test_more_gpus_than_there_are_is_a_sentence(trained, capsys):
+    from analysis.frechet import main
+
+    uri = ["--name", "trained", "--tracking-uri", trained.sweep.uri]
+    assert main([*uri, "--gpus", str(torch.cuda.device_count() + 1)]) == 2
+    assert "--gpus" in capsys.readouterr().err
