@@ -88,7 +88,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--density",
         choices=DENSITIES,
-        help="the latent density of Figure 9; default: mkde where NIFTy is installed, else mixture",
+        help="the latent density of Figure 9; default: mkde where the runs have its samples, else mixture",
     )
     return command.main(parser, lambda stored, o: exhibits(stored, image=o.image, density=o.density), argv)
 
@@ -227,17 +227,12 @@ def density_samples(stored: "StoredSweep", density: str | None = None) -> "Exhib
     Raises AnalysisError when the density cannot be had here.
     """
     from analysis.exhibits import Picture
-    from analysis.scores.densities import mkde_installed
-    from analysis.scores.sampling import latent_samples
+    from analysis.scores.sampling import latent_samples, usual_density
 
     stem = "density_samples"
     if not (runs := _shown_runs(stored, PAPER_VARIANTS)[:MOST_PANELS]):
         return _absent(stored, stem)
-    remark = ""
-    if density is None and mkde_installed():
-        density = "mkde"
-    elif density is None:
-        density, remark = "mixture", ", as NIFTy, which the paper's MKDE needs, is not installed"
+    density, remark = (density, "") if density else usual_density(stored, runs)
     latents = {}
     for run in runs:
         means, samples = stored.latents(run)[0], latent_samples(stored, run, density)
@@ -246,9 +241,9 @@ def density_samples(stored: "StoredSweep", density: str | None = None) -> "Exhib
     fitted = "" if density == "prior" else " fitted to the means of the training images"
     caption = (
         f"Left: posterior means of {n} {stored.sweep.held_out} images. Right: as many samples of {DENSITIES[density]}{fitted}"
-        f"{remark}. Both in one scale: {_say(runs)}. The paper's Figure 9 shows FisherNet with Matérn kernel density "
-        "estimation (MKDE)."
-    )
+        f". Both in one scale: {_say(runs)}. The paper's Figure 9 shows FisherNet with Matérn kernel density "
+        f"estimation (MKDE). {remark}"
+    ).strip()
     return Picture(stem, TITLES[stem], caption, plot_density_samples(latents, stored.sweep.held_out, density))
 
 

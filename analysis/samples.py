@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--density",
         choices=DENSITIES,
-        help="the density of Figure 10; default: mkde where it can be had, else mixture",
+        help="the density of Figure 10; default: mkde where the runs have its samples, else mixture",
     )
     return command.main(parser, lambda stored, o: exhibits(stored, o.latent_dims, o.density), argv)
 
@@ -123,12 +123,13 @@ def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
 def density_samples(stored: "StoredSweep", d: int, density: str | None = None) -> "Exhibit":
     """Figure 10: FisherNet's images from samples of the prior (left) and of a density of its latent means (right).
 
-    Without ``density`` that is mkde, or mixture where mkde cannot be had. Raises AnalysisError when ``density`` cannot be had.
+    Without ``density`` that is mkde where the runs have its samples, else mixture. Raises AnalysisError when ``density`` cannot
+    be had.
     """
     import pandas as pd
 
     from analysis.exhibits import Absent, Picture
-    from analysis.scores.sampling import latent_samples
+    from analysis.scores.sampling import latent_samples, usual_density
     from analysis.stored import decode
 
     stem = f"density_samples_images_d{d:02d}"
@@ -139,9 +140,10 @@ def density_samples(stored: "StoredSweep", d: int, density: str | None = None) -
         return Absent(stem, title, _say_missing(stored, {d: variants}))
     shape = stored.images.image_shape
     n_columns = columns_of_grids(2, shape)
+    fitted, remark = (density, "") if density else usual_density(stored, runs)
     n, grids, parts = N_ROWS * n_columns, {}, []
     for run in runs:
-        samples, fitted, remark = _density_samples(stored, run, density)
+        samples = latent_samples(stored, run, fitted)
         for name, z in (("prior", latent_samples(stored, run, "prior")[:n]), (fitted, samples[:n])):
             grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z, shape)
             parts.append(_latents_data(run, z, n_columns).assign(density=name))
@@ -291,21 +293,6 @@ def columns_of_grids(panels_per_row: int, image_shape: Sequence[int]) -> int:
 
 def _dots_per_pixel(size: Sequence[int]) -> int:
     return max(1, round(IMAGE / max(size)))
-
-
-def _density_samples(
-    stored: "StoredSweep", run: "pd.Series[Any]", density: str | None
-) -> "tuple[npt.NDArray[Any], str, str]":
-    """Samples of the density, of which it is, and why it is not the paper's where it was not chosen."""
-    from analysis.frame import AnalysisError
-    from analysis.scores.sampling import latent_samples
-
-    if density:
-        return latent_samples(stored, run, density), density, ""
-    try:
-        return latent_samples(stored, run, "mkde"), "mkde", ""
-    except AnalysisError as error:
-        return latent_samples(stored, run, "mixture"), "mixture", f"The paper's MKDE cannot be had: {error}"
 
 
 def _ends(runs: "pd.DataFrame") -> set[int]:

@@ -2,6 +2,8 @@
 
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -42,12 +44,13 @@ def test_every_sweep_in_the_readme_is_accepted(argv):
 
 
 def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
-    from analysis import mse_curves
+    from analysis import mse_curves, report
     from fishernet import __main__
     from sweeps import import_records
 
     for script, main in (
         ("analysis/mse_curves.py", mse_curves.main),
+        ("analysis.report", report.main),
         ("fishernet", __main__.main),
         ("sweeps/import_records.py", import_records.main),
     ):
@@ -59,6 +62,16 @@ def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
         help_text = capsys.readouterr().out
         for flag in {word for argv in calls for word in argv if word.startswith("--")}:
             assert flag in help_text, (script, flag)
+
+
+@pytest.mark.parametrize("script", sorted(set(re.findall(r"`python (analysis/\w+\.py)`", README))))
+def test_every_analysis_the_readme_lists_explains_itself_at_once(script):
+    program = "import sys; sys.modules['torch'] = sys.modules['mlflow'] = sys.modules['pandas'] = None; import runpy; "
+    program += f"sys.argv[1:] = ['--help']; runpy.run_path({script!r}, run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    for flag in ("--name", "--tracking-uri", "--out"):
+        assert flag in done.stdout
 
 
 def test_every_file_the_readme_links_to_exists():

@@ -6,6 +6,7 @@ same ones, and a density is fitted once.
 
 import json
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,19 @@ def latent_samples(stored: StoredSweep, run: pd.Series, density: str) -> Array:
         samples, settings = fit_and_draw(density, means, seed)
         keep(stored, run, density, samples, settings)
     return samples
+
+
+def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, str]:
+    """The density that figures show unless told otherwise: mkde as the paper where these runs have its samples, else mixture.
+
+    Also a sentence on why it is not the paper's. MKDE takes minutes a run: it is a matter for workers, not for a figure.
+    """
+    if all(find(stored, run, "mkde") is not None for run in runs):
+        return "mkde", ""
+    return "mixture", (
+        "These runs have no samples of the paper's MKDE; with NIFTy installed "
+        f"`python analysis/frechet.py --name {stored.sweep.name} --images mkde` draws them."
+    )
 
 
 def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:

@@ -110,19 +110,17 @@ def test_points_of_n_sigma_lie_n_standard_deviations_away_along_the_axes():
 
 
 def test_the_statistics_of_ellipses_made_by_hand():
-    """Eight images on a line at ±1, ±2, ±3, ±4: the inner ellipses 0.2 x 0.1, the outer three times as large each way."""
-    distances = np.array([1.0, 2, 3, 4])
-    means = np.concatenate([distances, -distances])[:, None] * [1.0, 0.0] + np.tile([[0, 0.5], [0, -0.5]], (4, 1))
-    scale = np.where(np.abs(means[:, 0]) > 2.5, 3, 1)
-    tilts = np.array([30, -30, 60, 120, 30, 150, -60, 30])  # all 30 degrees from the nearest axis
-    covariances = np.array([covariance(0.2 * s, 0.1 * s, tilt) for s, tilt in zip(scale, tilts, strict=True)])
+    """Eight images at z1 = ±1, ±2, ±3, ±4: the inner two ellipses 0.2 x 0.1, the outer two three times, the others twice that."""
+    distances = np.array([1.0, 2, 3, 4, -1, -2, -3, -4])
+    means = np.stack([distances, np.tile([0.5, -0.5], 4)], axis=1)
+    scales = np.array([1, 2, 2, 3, 1, 2, 2, 3])
+    tilts = np.array([30, -30, 60, 120, 60, 150, -60, 60])  # all 30 degrees from the nearest axis
+    covariances = np.array([covariance(0.2 * s, 0.1 * s, tilt) for s, tilt in zip(scales, tilts, strict=True)])
     found = ellipse_statistics(covariances, means)
-    inner = math.pi * 0.2 * 0.1
-    area = (inner + 9 * inner) / 2  # four of each
-    spread = math.pi * math.sqrt(np.linalg.det(np.cov(means.T)))
+    area = 4 * math.pi * 0.2 * 0.1
     expected = {
         "area": area,
-        "area_to_spread": area / spread,
+        "area_to_spread": area / (math.pi * math.sqrt(np.linalg.det(np.cov(means.T)))),
         "axis_ratio": 2,
         "tilt_degrees": 30,
         "periphery_to_centre": 9,

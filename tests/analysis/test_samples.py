@@ -14,7 +14,6 @@ from PIL import Image
 from analysis import samples, style
 from analysis.exhibits import Absent, Picture
 from analysis.frame import AnalysisError
-from analysis.scores import densities
 from analysis.scores.sampling import latent_samples
 from analysis.stored import StoredSweep, decode
 from tests.analysis.conftest import TRAINED_DIMS
@@ -167,19 +166,15 @@ def test_figure_10_shows_prior_samples_on_the_left_and_density_samples_on_the_ri
     )
 
 
-def test_without_mkde_figure_10_shows_a_mixture_and_says_why(trained, monkeypatch):
-    fit = densities.fit
-
-    def fit_without_mkde(name, means, seed):
-        if name == "mkde":
-            raise AnalysisError("NIFTy is not here.")
-        return fit(name, means, seed)
-
-    monkeypatch.setattr(densities, "fit", fit_without_mkde)
+def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(trained, monkeypatch):
     picture = samples.density_samples(trained, 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
-    assert "The paper's MKDE cannot be had: NIFTy is not here. Shown" in picture.caption
-    with pytest.raises(AnalysisError, match="NIFTy is not here"):  # no substitute for what was asked for
+    assert (
+        "no samples of the paper's MKDE; with NIFTy installed `python analysis/frechet.py --name trained"
+        in picture.caption
+    )
+    monkeypatch.setitem(sys.modules, "nifty8", None)
+    with pytest.raises(AnalysisError, match="needs NIFTy"):  # no substitute for what was asked for
         samples.density_samples(trained, 5, "mkde")
 
 

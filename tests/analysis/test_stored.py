@@ -40,7 +40,7 @@ def test_the_posterior_of_fishernet_is_the_inverse_of_its_precision_and_the_vaes
 def test_pictures_show_the_lowest_seed_or_the_one_asked_for(trained):
     assert trained.pick("VAE", 2)["seed"] == 0
     assert StoredSweep(trained.sweep, seed=1).pick("VAE", 2)["seed"] == 1
-    with pytest.raises(AnalysisError, match="--seed 7 chooses .* only seeds 0, 1 have finished"):
+    with pytest.raises(AnalysisError, match=r"--seed 7 chooses .* only seeds 0, 1 have finished"):
         StoredSweep(trained.sweep, seed=7).pick("VAE", 2)
 
 
@@ -76,7 +76,7 @@ def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
 
 
 def test_an_artifact_that_is_gone_is_a_sentence(trained):
-    with pytest.raises(AnalysisError, match="absent.npz of VAE d=2 seed=0 cannot be had from MLflow"):
+    with pytest.raises(AnalysisError, match=r"absent.npz of VAE d=2 seed=0 cannot be had from MLflow"):
         trained.artifact(trained.pick("VAE", 2), "absent.npz")
 
 
