@@ -213,9 +213,11 @@ def other_scores_table(scores: "pd.DataFrame", features: str) -> "Table":
     from analysis.frame import CURVE, spread
 
     data = spread(scores[scores["score"] != "frechet"], [*CURVE, "images", "score"])
+    # KID grows with the cube of the features' scale: below 1 on Inception's, in the thousands on the classifier's.
+    kid_digits = 4 if data.loc[data["score"] == "kid", "mean"].max() < 10 else 0
     rows = []
     for (variant, images, d), line in data.groupby(["variant", "images", "latent_dim"], sort=False):
-        values = cells(line, "score", 3)
+        values = cells(line, "score", 3) | cells(line[line["score"] == "kid"], "score", kid_digits)
         rows.append(
             {"model": variant, "images": SETS[str(images)], "d": d}
             | {title: values.get(name, "") for name, title in OTHERS.items()}
