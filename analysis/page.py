@@ -11,6 +11,7 @@ from io import BytesIO
 from urllib.parse import quote
 
 import matplotlib
+from PIL import Image
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table
@@ -129,9 +130,11 @@ def _exhibit(exhibit: Exhibit) -> str:
 
 def _image(picture: Picture) -> str:
     """The picture as PNG. Its size is said beforehand, so that nothing moves when it appears."""
-    png = BytesIO()
+    drawn, png = BytesIO(), BytesIO()
     with matplotlib.rc_context(style.RC):
-        picture.figure.savefig(png, format="png", dpi=DENSITY * PIXELS_PER_INCH)
+        picture.figure.savefig(drawn, format="png", dpi=DENSITY * PIXELS_PER_INCH)
+    # 256 colours of its own: no eye tells the difference, and the page is less than half as large.
+    Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
     width, height = (round(PIXELS_PER_INCH * inches) for inches in picture.figure.get_size_inches())
     first_sentence = re.split(r"(?<=[.!?])\s", picture.caption, maxsplit=1)[0]
     alt = escape(f"{picture.title}. {first_sentence}")
