@@ -230,6 +230,14 @@ def test_figure_6_shows_two_sigma_ellipses_of_the_first_images_of_three_classes_
     )
 
 
+def test_figure_6_takes_the_first_images_of_each_class_where_there_are_many(trained, monkeypatch):
+    monkeypatch.setattr(latent_space, "N_PER_CLASS", 5)
+    exhibit = latent_space.uncertainty_of_shoes(restricted(trained, lambda runs: runs["variant"] == "VAE"))
+    first = [np.flatnonzero(trained.images.test_labels.numpy() == label)[:5] for label in range(3)]
+    assert exhibit.data["image"].tolist() == sorted(np.concatenate(first))
+    assert "of the first 5 test images of each of 0, 1, 2, 15 in all: VAE (seed 0)" in exhibit.caption
+
+
 def test_the_table_is_the_mean_over_seeds_of_every_runs_own_statistics(made, trained):
     table = made["ellipse_sizes"]
     assert isinstance(table, Table)
@@ -267,6 +275,13 @@ def test_figure_9_shows_means_and_samples_on_the_same_axes(made, trained):
         assert np.abs(samples.var(axis=0) - 1).max() < 5 * math.sqrt(2 / len(samples))
         assert (left.get_xlim(), left.get_ylim()) == (right.get_xlim(), right.get_ylim())
     assert "samples of the prior." in exhibit.caption
+
+
+def test_figure_9_says_why_it_does_not_show_the_papers_density_where_it_does_not(trained):
+    exhibit = latent_space.density_samples(restricted(trained, lambda runs: runs["variant"] == "FisherNet"))
+    assert titles(exhibit.figure.axes) == ["FisherNet\ntest means", "FisherNet\nsamples (mixture)"]
+    assert "a Gaussian mixture fitted to the means of the training images" in exhibit.caption
+    assert "no samples of the paper's MKDE" in exhibit.caption
 
 
 def test_every_density_has_a_name_for_captions():
