@@ -29,6 +29,7 @@ from fishernet.plan import expand
 CONFIG_FIELDS = tuple(f.name for f in fields(TrialConfig))
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 SCORES_TAG = "fishernet.scores."  # and a group: what made that group's scores of a run
+DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
 PAGE = 1000
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
@@ -81,26 +82,26 @@ def default_tracking_uri() -> str:
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}"
 
 
-def find_sweep(name: str | None, uri: str) -> Sweep:
-    """The sweep of that name in the tracking store, or the one started last where name is None.
+def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
+    """The sweep (or the search, by ``kind``) of that name in the tracking store, or the one started last where name is None.
 
     Raises AnalysisError when there is no store, no sweep, or none of that name; it lists those known.
     """
     _check_store(uri)
     try:
         client = MlflowClient(tracking_uri=uri)
-        experiments = _pages(client.search_experiments, filter_string="tags.`fishernet.kind` = 'sweep'")
+        experiments = _pages(client.search_experiments, filter_string=f"tags.`fishernet.kind` = '{kind}'")
         names = {experiment.experiment_id: experiment.name for experiment in experiments}
         parents = _runs(client, list(names), "tags.`fishernet.role` = 'sweep'") if names else []
         newest_first = sorted(parents, key=lambda run: run.info.start_time, reverse=True)
         known = list(dict.fromkeys(names[run.info.experiment_id] for run in newest_first))
         if not known:
             raise AnalysisError(
-                f"No sweep is recorded in {_shown(uri)} yet. `python sweeps/latent_sweep.py` makes one; "
+                f"No {kind} is recorded in {_shown(uri)} yet. `python sweeps/{DRIVERS[kind]}` makes one; "
                 "--tracking-uri names another store."
             )
         if name is not None and name not in known:
-            raise AnalysisError(_no_such_sweep(name, known, uri))
+            raise AnalysisError(_no_such_sweep(name, known, uri, kind))
         parent = next(run for run in newest_first if name in (None, names[run.info.experiment_id]))
         return Sweep(
             name=names[parent.info.experiment_id],
@@ -262,11 +263,11 @@ def _check_store(uri: str) -> None:
         raise AnalysisError(f"{path} is an SQLite database, but not an MLflow store; --tracking-uri names another.")
 
 
-def _no_such_sweep(name: str, known: Sequence[str], uri: str) -> str:
+def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no sweep named {name} in {_shown(uri)}.{hint} Latest first, there are: {shown}."
+    return f"There is no {kind} named {name} in {_shown(uri)}.{hint} Latest first, there are: {shown}."
 
 
 def _unreadable(uri: str, error: MlflowException) -> str:

@@ -96,13 +96,21 @@ def compute(stored: "StoredSweep", options: argparse.Namespace) -> list[str]:
 
 def sections(stored: "StoredSweep") -> list["Section"]:
     """The report's parts; what cannot be shown stands in its place with the reason."""
-    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples
+    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples, search
     from analysis.page import Section
 
     distances: list[Exhibit] = []
     for features in frechet.FEATURES:
         title = f"Table 1. {frechet.DISTANCE[features]}"
         distances += _kept(f"frechet_{features}", title, partial(frechet.exhibits, stored, features))
+    # Only a sweep of a search's best settings has such lines, and nobody misses them elsewhere.
+    tuned = [
+        Section(
+            "Tuning",
+            "What the best setting of each model gains, and what is left of the differences between models.",
+            _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored)),
+        )
+    ]
     return [
         Section(
             "Claims",
@@ -117,6 +125,7 @@ def sections(stored: "StoredSweep") -> list["Section"]:
                 *_kept("loss_and_mse", "Figure 1. Loss and MSE", lambda: loss_curves.exhibits(stored)),
             ],
         ),
+        *(tuned if stored.runs["setting"].map(search.is_tuned).any() else []),
         Section(
             "Latent space",
             "Where the images lie, and how certain the models are of it (section 3.2).",

@@ -56,6 +56,15 @@ def new_figure() -> Iterator[tuple[Figure, Axes]]:
         yield figure, figure.subplots()
 
 
+@contextmanager
+def new_grid(n_rows: int, n_columns: int, *, width: float) -> Iterator[tuple[Figure, Any]]:
+    """An empty figure and its axes, an array (n_rows, n_columns), panels ``width`` inches wide."""
+    with matplotlib.rc_context(RC):
+        size = (max(INCHES[0] / 2, width * n_columns + 0.4), 1.9 * n_rows + 0.4)
+        figure = Figure(figsize=size, layout="constrained")
+        yield figure, figure.subplots(n_rows, n_columns, squeeze=False)
+
+
 def save(figure: Figure, stem: Path) -> list[Path]:
     """Write the figure as PNG and PDF, undated so that equal figures are equal files; return the paths."""
     png, pdf = stem.with_name(f"{stem.name}.png"), stem.with_name(f"{stem.name}.pdf")

@@ -44,10 +44,7 @@ class Cohort:
                 raise ValueError(f"members of a cohort differ only in latent_dim and seed; these differ in {name}")
         self.configs, self.config, self.device = list(configs), configs[0], torch.device(device)
         self.model: Autoencoder = MODELS[self.config.model](configs, image_shape, n_train).to(self.device)
-        # fused: one kernel for all tensors of all members; it updates every element on its own, as stacking needs.
-        self.optimiser = torch.optim.Adam(
-            self.model.parameters(), lr=self.config.learning_rate, fused=self.device.type in ("cpu", "cuda")
-        )
+        self.optimiser = _optimiser(self.model, self.config, self.device)
         self.epoch = 0
         self.history: list[list[Record]] = [[] for _ in configs]
         self.failures: dict[int, str] = {}
@@ -143,6 +140,30 @@ class Cohort:
         return [
             sum(t.numel() for name, t in self.member_weights(i).items() if name in trained) for i in range(len(self))
         ]
+
+
+def _optimiser(model: Autoencoder, config: TrialConfig, device: torch.device) -> torch.optim.AdamW:
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) of the weights alone; xi may have its own rate.
+
+    Biases and xi are no weights: shrinking xi would pull the noise variance towards 1.
+    """
+    weights: list[Tensor] = []
+    biases: list[Tensor] = []
+    noise: list[Tensor] = []
+    for name, parameter in model.named_parameters():
+        (noise if name == "likelihood.xi" else weights if name.endswith("weight") else biases).append(parameter)
+    groups: list[dict[str, Any]] = [
+        {"params": weights, "weight_decay": config.weight_decay},
+        {"params": biases},
+        {"params": noise, "lr": config.noise_learning_rate or config.learning_rate},
+    ]
+    # fused: one kernel for all tensors of all members; it updates every element on its own, as stacking needs.
+    return torch.optim.AdamW(
+        [group for group in groups if group["params"]],
+        lr=config.learning_rate,
+        weight_decay=0.0,
+        fused=device.type in ("cpu", "cuda"),
+    )
 
 
 def load_model(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -19,6 +20,9 @@ MODEL_NAMES = tuple(LIKELIHOOD_OF_MODEL)
 DATASET_NAMES = ("fashion-mnist", "mnist", "digits")  # any other name is a path
 LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 AXES = ("model", "latent_dim", "seed")
+ACTIVATION_NAMES = ("relu", "elu", "gelu", "silu", "softplus", "tanh")
+# What makes a line of its own in a figure; sizes and rates do not.
+MODELLING_CHOICES = ("likelihood", "noise", "objective", "sampler", "decoder_output", "activation", "kl_weight")
 
 
 def _at_least(minimum: float) -> Callable[[Any], bool]:
@@ -63,6 +67,12 @@ class TrialConfig:
     epochs: int = _field(100, "passes over the training set", valid=_at_least(1), must="at least 1")
     batch_size: int = _field(64, "images per optimiser step", valid=_at_least(1), must="at least 1")
     learning_rate: float = _field(1e-4, "step size of Adam", valid=_positive, must="positive")
+    weight_decay: float = _field(
+        0.0,
+        "each step also shrinks the weights, not biases or xi, by learning_rate x this (AdamW); 0 is Adam",
+        valid=_at_least(0),
+        must="at least 0",
+    )
     hidden_width: int = _field(448, "neurons per hidden dense layer", valid=_between(1, 2**16), must="from 1 to 65536")
     hidden_layers: int = _field(
         3,
@@ -70,6 +80,7 @@ class TrialConfig:
         valid=_at_least(0),
         must="at least 0",
     )
+    activation: str = _field("relu", "function between the layers of encoder and decoder", choices=ACTIVATION_NAMES)
     decoder_output: str = _field(
         "sigmoid", "last function of the decoder (the papers leave it open)", choices=("sigmoid", "linear")
     )
@@ -85,11 +96,21 @@ class TrialConfig:
         choices=("learned", "closed-form"),
     )
     noise_start: float = _field(0.0, "xi at the first step", valid=_between(-80, 80), must="from -80 to 80")
+    noise_learning_rate: float = _field(
+        0.0, "step size of Adam for xi; 0 takes learning_rate", valid=_at_least(0), must="at least 0"
+    )
     objective: str = _field(
         "eq25",
         "FisherNet's loss: eq25 drops ln|M| and holds M constant, as the paper; eq25-residual lets the gradient through "
         "the sample's residual; eq24 keeps ln|M|, with the gradient through M",
         choices=("eq25", "eq25-residual", "eq24"),
+    )
+    kl_weight: float = _field(
+        1.0,
+        "factor of the KL divergence in the loss (beta), for FisherNet of what its objective keeps of it: |z|^2/2, with eq24 "
+        "also ln|M|/2; AE has none",
+        valid=_at_least(0),
+        must="at least 0",
     )
     sampler: str = _field(
         "cholesky",
@@ -122,6 +143,12 @@ class TrialConfig:
         valid=_at_least(1),
         must="at least 1",
     )
+    setting: str = _field(
+        "",
+        "a name for these settings, such as tuned; in the run's name it stands for whatever sets the run apart",
+        valid=lambda name: re.fullmatch(r"([a-z0-9][a-z0-9.=-]{0,59})?", name) is not None,
+        must="up to 60 lower-case letters, digits and .-=",
+    )
 
     def __post_init__(self) -> None:
         for f in fields(self):
@@ -153,6 +180,11 @@ class TrialConfig:
             raise KeyError(f"not fields of TrialConfig: {unknown}; the fields are {[f.name for f in fields(cls)]}")
         return cls(**values)
 
+    @classmethod
+    def typed(cls, name: str, value: Any) -> Any:
+        """The value in the type of field ``name``; raises ValueError that names the field, as the constructor does."""
+        return _typed(cls.__dataclass_fields__[name], value)
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -160,11 +192,16 @@ class TrialConfig:
     def variant(self) -> str:
         """The model and whatever sets it apart from its paper's form: the label of its line in every figure.
 
-        Only the modelling choices count (likelihood, noise, objective, sampler, decoder output), not sizes and rates.
+        Only the modelling choices count, not sizes and rates; a ``setting`` stands for all of it.
         """
+        if self.setting:
+            return f"{self.model} {self.setting}"
         usual = _usual(self.model)
-        names = ("likelihood", "noise", "objective", "sampler", "decoder_output")
-        return " ".join([self.model, *(getattr(self, n) for n in names if getattr(self, n) != getattr(usual, n))])
+        choices = {
+            name: getattr(self, name) for name in MODELLING_CHOICES if getattr(self, name) != getattr(usual, name)
+        }
+        words = (f"beta={value:g}" if name == "kl_weight" else value for name, value in choices.items())
+        return " ".join([self.model, *words])
 
     @property
     def run_name(self) -> str:

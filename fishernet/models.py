@@ -15,7 +15,18 @@ from torch import Tensor, nn
 from fishernet.config import TrialConfig
 from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
 from fishernet.likelihoods import LIKELIHOODS, Gaussian
-from fishernet.networks import ConvDecoder, ConvEncoder, Dense, Linear, StackedLayer
+from fishernet.networks import ACTIVATIONS, Activation, ConvDecoder, ConvEncoder, Dense, Linear, StackedLayer
+
+
+class Activate(nn.Module):
+    """An activation as a layer."""
+
+    def __init__(self, activation: Activation) -> None:
+        super().__init__()
+        self.activation = activation
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.activation.function(x)
 
 
 class Outcome(NamedTuple):
@@ -42,22 +53,24 @@ class Autoencoder(nn.Module, ABC):
         self.config, self.n_train, self.n_pixels = config, n_train, math.prod(image_shape)
         self.latent_dims = [c.latent_dim for c in configs]
         self.likelihood = LIKELIHOODS[config.likelihood](config, n_members)
-        self._build_networks(n_members, image_shape)
+        self._build_networks(n_members, image_shape, ACTIVATIONS[config.activation])
         generators = [torch.Generator().manual_seed(c.seed) for c in configs]
         for layer in self.modules():
             if isinstance(layer, StackedLayer):
                 layer.initialise(generators)
 
-    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int]) -> None:
+    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int], activation: Activation) -> None:
         """Table A1's dense networks, k-448-448-448-d and back at the defaults."""
         pixels = [self.n_pixels] * n_members
         hidden = [[self.config.hidden_width] * n_members] * self.config.hidden_layers
-        # The encoder's last layer is split into its heads, so the trunk ends with a ReLU; without hidden layers there is none.
-        self.trunk: nn.Module = nn.Sequential(Dense([pixels, *hidden]), nn.ReLU()) if hidden else nn.Identity()
+        # The encoder's last layer is split into its heads, so the trunk ends with an activation, or has no layer at all.
+        self.trunk: nn.Module = (
+            nn.Sequential(Dense([pixels, *hidden], activation), Activate(activation)) if hidden else nn.Identity()
+        )
         self.heads_of_encoder = nn.ModuleDict(
             {name: Linear(hidden[-1] if hidden else pixels, self.latent_dims) for name in self.heads}
         )
-        self.decoder: nn.Module = Dense([self.latent_dims, *hidden, pixels])
+        self.decoder: nn.Module = Dense([self.latent_dims, *hidden, pixels], activation)
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""
@@ -129,6 +142,7 @@ class DiagonalGaussian:
 class VAE(Autoencoder):
     """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample).
 
+    kl_weight beta makes it -ln p(x given z) + beta KL (Higgins et al., beta-VAE, 2017, eq. 4); the term elbo stays the ELBO.
     With a learned variance the loss also has FisherNet's prior of xi, xi^2/(2 p): the two then differ in their posterior alone.
     """
 
@@ -147,18 +161,18 @@ class VAE(Autoencoder):
         terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
         if isinstance(self.likelihood, Gaussian):
             terms["noise_prior"] = -self.log_noise_prior().expand_as(kl)
-        return Outcome(kl - log_likelihood - self.log_noise_prior(), terms, q.mean, a)
+        return Outcome(self.config.kl_weight * kl - log_likelihood - self.log_noise_prior(), terms, q.mean, a)
 
 
 class CVAE(VAE):
     """The VAE with Table A1's convolutional networks."""
 
-    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int]) -> None:
-        self.trunk = ConvEncoder(n_members, image_shape)
+    def _build_networks(self, n_members: int, image_shape: tuple[int, int, int], activation: Activation) -> None:
+        self.trunk = ConvEncoder(n_members, image_shape, activation)
         self.heads_of_encoder = nn.ModuleDict(
             {name: Linear([self.trunk.n_features] * n_members, self.latent_dims) for name in self.heads}
         )
-        self.decoder = ConvDecoder(self.latent_dims, image_shape)
+        self.decoder = ConvDecoder(self.latent_dims, image_shape, activation)
 
 
 class FisherNet(Autoencoder):
@@ -169,6 +183,8 @@ class FisherNet(Autoencoder):
     M held constant in the gradient. objective eq24 adds ln|M|/2 and the gradient through M; with a linear decoder and the
     exact mu it then is -ln p(x) up to the constant (d - k ln 2 pi)/2, while eq25 is no variational objective.
     With another likelihood the last two terms are its -ln p(x given z*) less the constant.
+    kl_weight beta multiplies what the loss keeps of KL(N(mu, M^-1) || p(z)) = E|z*|^2/2 + (ln|M| - d)/2: |z*|^2/2, and with
+    eq24 also ln|M|/2. The term elbo stays the ELBO.
     """
 
     decoder: Dense
@@ -212,14 +228,15 @@ class FisherNet(Autoencoder):
             terms["half_log_noise"] = half_log_noise.expand_as(log_likelihood)
             terms["half_weighted_error"] = -log_likelihood - half_log_noise - constant
         terms["noise_prior"] = -self.log_noise_prior().expand_as(log_likelihood)
-        loss = terms["half_squared_z"] - log_likelihood - constant + terms["noise_prior"]
+        kl_weight = self.config.kl_weight
+        loss = kl_weight * terms["half_squared_z"] - log_likelihood - constant + terms["noise_prior"]
         if log_det is not None:
             terms["half_log_det"] = 0.5 * log_det
             # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2 exactly, as residual^T M residual = |eta|^2.
             log_ratio = 0.5 * (log_det - noise[0].square().sum(2)) + terms["half_squared_z"]
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":
-                loss = loss + terms["half_log_det"]
+                loss = loss + kl_weight * terms["half_log_det"]
         return Outcome(loss, terms, mean, a)
 
 

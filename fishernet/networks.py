@@ -1,9 +1,10 @@
 """Stacked networks: layers whose every parameter holds one slice per cohort member, (n_members, ...)."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,40 @@ from torch import Tensor, nn
 # FisherNet paper, Table A1: filters and strides of the CVAE's encoder; its decoder is their mirror image. Kernels are 3x3.
 CONV_FILTERS = (32, 32, 64)
 CONV_STRIDES = (2, 1, 2)
+
+
+class Activation(NamedTuple):
+    """A function applied to every number, and its derivative; ``overwrite`` may write into its argument."""
+
+    function: Callable[[Tensor], Tensor]
+    slope: Callable[[Tensor], Tensor]
+    overwrite: Callable[[Tensor], Tensor]
+
+
+def _softplus(x: Tensor) -> Tensor:
+    """ln(1 + e^x). Beyond 40 it is x to the last digit of float64, and so is its slope 1: torch's own limit of 20 is not that."""
+    return F.softplus(x, threshold=40)
+
+
+def _silu_slope(x: Tensor) -> Tensor:
+    s = torch.sigmoid(x)
+    return s * (1 + x * (1 - s))
+
+
+def _gelu_slope(x: Tensor) -> Tensor:
+    """Phi(x) + x phi(x), Phi and phi the standard normal's distribution and density."""
+    return torch.special.ndtr(x) + x * torch.exp(-0.5 * x.square()) / math.sqrt(2 * math.pi)
+
+
+ACTIVATIONS: dict[str, Activation] = {
+    "relu": Activation(F.relu, lambda x: (x > 0).to(x.dtype), F.relu_),
+    # exp only where it is used: where x is large it would overflow, and its gradient with it
+    "elu": Activation(F.elu, lambda x: x.clamp(max=0).exp(), F.elu),
+    "gelu": Activation(F.gelu, _gelu_slope, F.gelu),
+    "silu": Activation(F.silu, _silu_slope, F.silu),
+    "softplus": Activation(_softplus, torch.sigmoid, _softplus),
+    "tanh": Activation(torch.tanh, lambda x: 1 - torch.tanh(x).square(), torch.tanh),
+}
 
 
 class StackedLayer(nn.Module):
@@ -90,15 +125,16 @@ class ConvTranspose(StackedLayer):
 
 
 class Dense(nn.Module):
-    """Linear layers with ReLU between them (none after the last), and the same map linearised at a point."""
+    """Linear layers with the activation between them (none after the last), and the same map linearised at a point."""
 
-    def __init__(self, sizes: Sequence[Sequence[int]]) -> None:
+    def __init__(self, sizes: Sequence[Sequence[int]], activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.layers = nn.ModuleList(Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
-            x = layer(F.relu(x) if i else x)
+            x = layer(self.activation.function(x) if i else x)
         return x
 
     def linearise(self, x: Tensor) -> tuple[Tensor, "Linearised"]:
@@ -106,17 +142,17 @@ class Dense(nn.Module):
         slopes = []
         for i, layer in enumerate(self.layers):
             if i:
-                slopes.append((x > 0).to(x.dtype))
-                x = F.relu(x)
+                slopes.append(self.activation.slope(x))
+                x = self.activation.function(x)
             x = layer(x)
         return x, Linearised([layer.get_parameter("weight") for layer in self.layers], slopes)
 
 
 @dataclass(frozen=True)
 class Linearised:
-    """The Jacobian of a ``Dense`` at a batch of points: J^T = W_1 D_1 ... D_(L-1) W_L, D the 0/1 slopes of its ReLUs.
+    """The Jacobian of a ``Dense`` at a batch of points: J^T = W_1 D_1 ... D_(L-1) W_L, D the slopes of its activations.
 
-    Exact for ReLU networks off the kinks, and differentiable in the weights. Hand-pushed tangents cost one matrix
+    Exact (of ReLU networks off the kinks), and differentiable in the weights. Hand-pushed tangents cost one matrix
     product a layer; the first layer's cost none, as the tangents enter as the unit vectors.
     """
 
@@ -150,10 +186,11 @@ class Linearised:
 
 
 class ConvEncoder(nn.Module):
-    """Table A1's convolutions with ReLU, flattened: (n_members, n, pixels) to (n_members, n, features)."""
+    """Table A1's convolutions, each with the activation, flattened: (n_members, n, pixels) to (n_members, n, features)."""
 
-    def __init__(self, n_members: int, image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, n_members: int, image_shape: tuple[int, int, int], activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         self.image_shape = image_shape
         channels = (image_shape[0], *CONV_FILTERS)
         self.layers = nn.ModuleList(
@@ -170,15 +207,17 @@ class ConvEncoder(nn.Module):
         # Member by member: on a CPU a grouped convolution is slower than its groups; channels-last is 1.3-2x faster there.
         x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
-            x = F.relu_(layer(x, member))  # in place: large activations cost memory traffic, not arithmetic
+            # In place where it can be: large activations cost memory traffic, not arithmetic.
+            x = self.activation.overwrite(layer(x, member))
         return x.flatten(1)
 
 
 class ConvDecoder(nn.Module):
     """The mirror image of ``ConvEncoder``, with a last 3x3 convolution to the image's channels (implied by Table A1)."""
 
-    def __init__(self, latent_dims: Sequence[int], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, latent_dims: Sequence[int], image_shape: tuple[int, int, int], activation: Activation) -> None:
         super().__init__()
+        self.activation = activation
         n_members, sizes = len(latent_dims), conv_sizes(image_shape)
         self.first_shape = (CONV_FILTERS[-1], *sizes[-1])
         channels = (CONV_FILTERS[-1], *reversed(CONV_FILTERS))
@@ -192,13 +231,14 @@ class ConvDecoder(nn.Module):
         self.last = Conv(n_members, channels[-1], image_shape[0], 1)
 
     def forward(self, z: Tensor) -> Tensor:
-        x = F.relu(self.first(z)).unflatten(2, self.first_shape)
+        x = self.activation.function(self.first(z)).unflatten(2, self.first_shape)
         return torch.stack([self._image(features, i) for i, features in enumerate(x)])
 
     def _image(self, x: Tensor, member: int) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
         for layer in self.layers:
-            x = F.relu_(layer(x, member))  # in place: large activations cost memory traffic, not arithmetic
+            # In place where it can be: large activations cost memory traffic, not arithmetic.
+            x = self.activation.overwrite(layer(x, member))
         return self.last(x, member).flatten(1)
 
 

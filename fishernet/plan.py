@@ -86,7 +86,8 @@ def check_plan(configs: Sequence[TrialConfig]) -> None:
             differing = [k for k, v in config.to_dict().items() if v != getattr(other, k)]
             what = f"differ only in {', '.join(differing)}" if differing else "are one and the same"
             raise PlanError(
-                f"two of the planned runs are named {config.run_name} and {what}; leave one out, or give it a sweep of its own"
+                f"two of the planned runs are named {config.run_name} and {what}; leave one out, name its settings by the field "
+                "setting, or give it a sweep of its own"
             )
     for name in SAME_IN_A_SWEEP:
         if len(values := sorted({str(getattr(c, name)) for c in configs})) > 1:

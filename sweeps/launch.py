@@ -8,12 +8,13 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from fishernet.config import TrialConfig
+from fishernet.training import DIVERGED
 from sweeps.planning import Devices
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
@@ -39,6 +40,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E
 
 # A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
 RETRIES = 3
+# Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
+STARTS = 3
 
 
 class LaunchError(RuntimeError):
@@ -76,9 +79,40 @@ class Outcome:
     """How a launch ended."""
 
     finished: list[TrialConfig] = field(default_factory=list)
+    stopped: dict[TrialConfig, str] = field(default_factory=dict)  # before their last epoch, on purpose
     failed: dict[TrialConfig, str] = field(default_factory=dict)
     interrupted: bool = False
     error: str = ""  # why Ray itself gave up, where it did
+
+
+class Jobs(Protocol):
+    """Where Tune's trials come from: a list of jobs, or a search that makes them as it goes."""
+
+    by_id: dict[str, Job]  # those handed out so far
+    stops: dict[str, str]  # Tune's trial id -> why it was stopped before its last epoch
+    keep_models: bool  # whether weights and pictures of a finished run go to MLflow
+
+    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Tuner's param_space, and what of TuneConfig makes and stops its trials."""
+
+    def tags(self, trial: Any) -> dict[str, str]:
+        """What MLflow is told of the trial's runs beside their parameters, as the trial stands."""
+
+
+class JobList:
+    """Jobs that are all known beforehand, each trained to its end."""
+
+    keep_models = True
+
+    def __init__(self, jobs: Sequence[Job], to_dict: Callable[[Job], dict[str, Any]]) -> None:
+        self.by_id, self.stops = {job.id: job for job in jobs}, dict[str, str]()
+        self._to_dict = to_dict
+
+    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {"job": tune.grid_search([self._to_dict(job) for job in self.by_id.values()])}, {}
+
+    def tags(self, trial: Any) -> dict[str, str]:
+        return {}
 
 
 def connect(address: str | None, devices: Callable[[dict[str, float]], Devices], *, gpus: int) -> Devices:
@@ -93,8 +127,7 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
         if address is None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
             os.environ["PYTHONPATH"] = path
-            # "local" keeps away from any other Ray on this machine, running or dead.
-            ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
+            _start_private_ray(gpus, quiet)
         else:
             _check_answers(address)
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
@@ -108,6 +141,19 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
     return devices(ray.cluster_resources())
 
 
+def _start_private_ray(gpus: int, quiet: dict[str, Any]) -> None:
+    for attempt in range(1, STARTS + 1):
+        try:
+            # "local" keeps away from any other Ray on this machine, running or dead.
+            ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
+        except Exception:  # a bare one where its processes are not up in time
+            ray.shutdown()
+            if attempt == STARTS:
+                raise
+        else:
+            return
+
+
 def _check_answers(address: str) -> None:
     """Raises OSError at once where nothing listens: Ray would try for a minute and print its own lines."""
     host, _, port = address.removeprefix("ray://").rpartition(":")
@@ -116,27 +162,29 @@ def _check_answers(address: str) -> None:
 
 
 def launch(
-    jobs: Sequence[Job], *, devices: Devices, tracking: SweepTracking, folder: Path, data_dir: str | None,
-    checkpoint_every: int, progress: Progress, finished: Set[TrialConfig] = frozenset(),
+    jobs: Jobs, *, devices: Devices, tracking: SweepTracking, folder: Path, progress: Progress,
+    finished: Set[TrialConfig] = frozenset(),
 ) -> Outcome:  # fmt: skip
     """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected.
 
     ``finished`` are members that were finished before and train along with their cohort: they are not counted again.
     """
     outcome = Outcome()
-    callback = Recorder(outcome, {job.id: job for job in jobs}, tracking, progress, folder, finished)
+    callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
+    param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
     # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         tuner = tune.Tuner(
             tune.with_resources(train_cohort, resources),
-            param_space={"job": tune.grid_search([job.to_dict(devices, data_dir, checkpoint_every) for job in jobs])},
+            param_space=param_space,
             tune_config=tune.TuneConfig(
                 reuse_actors=True,  # 0.04 s a trial instead of 8
                 max_concurrent_trials=devices.slots,
                 trial_dirname_creator=lambda trial: trial.config["job"]["id"],
                 trial_name_creator=lambda trial: trial.config["job"]["id"],
+                **search,
             ),
             run_config=tune.RunConfig(
                 name=time.strftime("%Y%m%d-%H%M%S") + f"-{os.getpid()}",
@@ -156,8 +204,8 @@ def launch(
         outcome.error = " ".join(str(error).split())[:300] or type(error).__name__
     finally:
         signal.signal(signal.SIGTERM, before)
-    done = {*outcome.finished, *outcome.failed}
-    for config in (c for job in jobs for c in job.members if c not in done and c not in finished):
+    done = {*outcome.finished, *outcome.stopped, *outcome.failed}
+    for config in (c for job in jobs.by_id.values() for c in job.members if c not in done and c not in finished):
         outcome.interrupted = not outcome.error
         if config in callback.started:
             tracking.finish(config, "KILLED", f"{outcome.error or 'interrupted'}; resuming the sweep continues it")
@@ -168,7 +216,7 @@ class Recorder(tune.Callback):
     """From Tune's reports to MLflow's queue and the live line. An exception here would stop every trial: none is raised."""
 
     def __init__(
-        self, outcome: Outcome, jobs: dict[str, Job], tracking: SweepTracking, progress: Progress, folder: Path,
+        self, outcome: Outcome, jobs: Jobs, tracking: SweepTracking, progress: Progress, folder: Path,
         finished: Set[TrialConfig],
     ) -> None:  # fmt: skip
         self.outcome, self.jobs, self.tracking, self.progress = outcome, jobs, tracking, progress
@@ -180,12 +228,13 @@ class Recorder(tune.Callback):
         return {}  # Tune pickles its callbacks; this one belongs to the driver that made it
 
     def _members(self, trial: Any) -> tuple[TrialConfig, ...]:
-        return tuple(c for c in self.jobs[trial.config["job"]["id"]].members if c not in self.finished)
+        return tuple(c for c in self.jobs.by_id[trial.config["job"]["id"]].members if c not in self.finished)
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         for config in self._members(trial):
             self.started.add(config)
             self.tracking.ensure(config)
+            self._tag(config, trial)
 
     def on_trial_result(
         self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
@@ -196,33 +245,59 @@ class Recorder(tune.Callback):
                 before = self._counted.get(config, 0)
                 self._counted[config] = max(before, epochs[-1]["epoch"])
                 mse = epochs[-1]["metrics"].get(f"{self.progress.held_out}/mse")
-                self.progress.advance(config.variant, self._counted[config] - before, mse)
+                # A search has as many variants as trials; the best of each model is what one wants to see.
+                line = config.variant if self.jobs.keep_models else config.model
+                self.progress.advance(line, self._counted[config] - before, mse)
         for note in result["notes"]:
             self.progress.say(note)
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         # Not at the last result: Tune takes note of that result's checkpoint only after it.
+        if reason := self.jobs.stops.get(trial.trial_id):
+            self._stop(trial, reason)
+            return
         failures = trial.last_result.get("failures", {})
         records = Path(trial.checkpoint.path) / RECORDS_FOLDER if trial.checkpoint else None
         if records is None or not trial.last_result.get("finished"):
             self._fail_unended(trial, "the trial ended before its last epoch without an error")
             return
+        for config, then in self._with_clean_up(trial):
+            artifacts = records / config.run_name if self.jobs.keep_models else None
+            self._tag(config, trial)
+            if reason := failures.get(config.run_name):
+                self._fail(config, reason, artifacts, then)
+            else:
+                self.outcome.finished.append(config)
+                self.tracking.finish(config, "FINISHED", artifacts=artifacts, then=then)
+                self.progress.runs_done += 1
+
+    def _with_clean_up(self, trial: Any) -> Iterable[tuple[TrialConfig, Callable[[], None]]]:
+        """Each member with what to call once MLflow holds it; after the last one the cohort's checkpoints have served."""
         members = self._members(trial)
         unwritten = set(members)
 
         def written(config: TrialConfig) -> None:
             unwritten.discard(config)
-            if not unwritten:  # MLflow holds all there is, so the cohort's checkpoints have served
+            if not unwritten:
                 remove_checkpoints(self.folder, trial.config["job"]["id"])
 
-        for config in members:
-            then = functools.partial(written, config)
-            if reason := failures.get(config.run_name):
-                self._fail(config, reason, records / config.run_name, then)
+        return [(config, functools.partial(written, config)) for config in members]
+
+    def _stop(self, trial: Any, reason: str) -> None:
+        """End the members of a trial that was stopped before its last epoch: early, or because one of them diverged."""
+        for config, then in self._with_clean_up(trial):
+            self._tag(config, trial)
+            self.progress.leave_out(config.epochs - self._counted.get(config, 0))
+            if reason.startswith(DIVERGED):
+                self._fail(config, reason, then=then)
             else:
-                self.outcome.finished.append(config)
-                self.tracking.finish(config, "FINISHED", artifacts=records / config.run_name, then=then)
-                self.progress.runs_done += 1
+                self.outcome.stopped[config] = reason
+                self.tracking.finish(config, "KILLED", reason, then=then)
+                self.progress.stopped_early += 1
+
+    def _tag(self, config: TrialConfig, trial: Any) -> None:
+        if tags := self.jobs.tags(trial):
+            self.tracking.tag(config, tags)
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
@@ -231,6 +306,7 @@ class Recorder(tune.Callback):
     def _fail_unended(self, trial: Any, reason: str) -> None:
         for config in self._members(trial):
             if config not in self.outcome.finished and config not in self.outcome.failed:
+                self._tag(config, trial)
                 self._fail(config, reason)
 
     def _fail(

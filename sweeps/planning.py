@@ -9,8 +9,18 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, TrialConfig
-from fishernet.plan import MOST_RUNS, PlanError, check_plan, expand, format_numbers, parse_numbers, read_plan, stackable
+from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.plan import (
+    MOST_RUNS,
+    SAME_IN_A_SWEEP,
+    PlanError,
+    check_plan,
+    expand,
+    format_numbers,
+    parse_numbers,
+    read_plan,
+    stackable,
+)
 
 DEFAULT_PRESET = "paper"
 # A preset is a set of defaults: any flag beside it wins. "paper" is TrialConfig's own defaults, FisherNet paper Table A1.
@@ -87,16 +97,15 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
 
     settings = {f.name: given(f.name) for f in fields(TrialConfig) if f.name not in AXES}
     settings = {name: value for name, value in settings.items() if value is not None}
-    dataset = settings.get("dataset")
-    if dataset and dataset not in DATASET_NAMES and os.path.exists(dataset):  # noqa: PTH110 (Path raises for a long name)
-        settings["dataset"] = str(Path(dataset).resolve())  # workers may run elsewhere
-    latent_dims, seeds = _axis("--latent-dims", given("latent_dims")), _seeds(given("seeds"))
+    if "dataset" in settings:
+        settings["dataset"] = dataset_from_flag(settings["dataset"])
+    latent_dims, seeds = _axis("--latent-dims", given("latent_dims")), seeds_from_flag(given("seeds"))
     n_runs = len(given("models")) * len(latent_dims) * len(seeds)
     if n_runs > MOST_RUNS:
         raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
-        overrides = _model_overrides(text)
+        overrides = model_overrides(text)
         for d in latent_dims:
             for seed in seeds:
                 try:
@@ -107,6 +116,13 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
     return configs
 
 
+def dataset_from_flag(dataset: str) -> str:
+    """The name, or the absolute path where it is one: workers may run elsewhere."""
+    if dataset and dataset not in DATASET_NAMES and os.path.exists(dataset):  # noqa: PTH110 (Path raises for a long name)
+        return str(Path(dataset).resolve())
+    return dataset
+
+
 def _axis(flag: str, text: str) -> list[int]:
     try:
         return parse_numbers(text)
@@ -114,7 +130,8 @@ def _axis(flag: str, text: str) -> list[int]:
         raise PlanError(f"{flag}: {error}") from None
 
 
-def _seeds(text: str) -> list[int]:
+def seeds_from_flag(text: str) -> list[int]:
+    """``5`` as the seeds 0 to 4, ``0,1,7`` as these; raises PlanError."""
     if not text.strip().isdecimal():
         return _axis("--seeds", text)
     if len(text) > 9:
@@ -126,7 +143,8 @@ def _seeds(text: str) -> list[int]:
     return list(range(int(text)))
 
 
-def _model_overrides(text: str) -> dict[str, str]:
+def model_overrides(text: str) -> dict[str, str]:
+    """``VAE:likelihood=gaussian`` as {"model": "VAE", "likelihood": "gaussian"}; raises PlanError."""
     model, _, rest = text.partition(":")
     overrides = {"model": model}
     for pair in filter(None, rest.split(",")):
@@ -162,7 +180,9 @@ def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: st
     for config in asked:
         mate = line.get(config.variant)
         reference = mate or old[0]
-        skip = {*AXES, *({} if mate else {"likelihood", "noise", "objective", "sampler", "decoder_output"})}
+        skip = {*AXES, "setting", *({} if mate else MODELLING_CHOICES)}
+        if config.setting and not mate:  # a new line that says in its name that its settings are others
+            skip |= set(reference.to_dict()) - {*SAME_IN_A_SWEEP, "epochs"}
         differences = [
             f"{field} is {getattr(reference, field)} there and {value} here"
             for field, value in config.to_dict().items()

@@ -16,7 +16,7 @@ class Progress:
 
     def __init__(self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO = sys.stderr) -> None:
         self.n_runs, self.n_epochs, self.held_out, self.stream = n_runs, n_epochs, held_out, stream
-        self.runs_done = self.epochs_done = self.failed = 0
+        self.runs_done = self.epochs_done = self.failed = self.stopped_early = 0
         self.best: dict[str, float] = {}
         self.note = "starting workers (half a minute the first time)"
         self._first: tuple[float, int] | None = None
@@ -45,6 +45,10 @@ class Progress:
         if mse is not None:
             self.best[variant] = min(mse, self.best.get(variant, mse))
 
+    def leave_out(self, n_epochs: int) -> None:
+        """So many epochs will not be trained after all."""
+        self.n_epochs -= n_epochs
+
     def say(self, message: str) -> None:
         """A line that stays, above the live one."""
         with self._lock, suppress(OSError, ValueError):  # a terminal that is gone stops no training
@@ -52,6 +56,8 @@ class Progress:
 
     def line(self) -> str:
         parts = [f"{self.runs_done}/{self.n_runs} runs", f"{self.epochs_done}/{self.n_epochs} epochs"]
+        if self.stopped_early:
+            parts.append(f"{self.stopped_early} stopped early")
         if self.failed:
             parts.append(f"{self.failed} failed")
         if self._first and (elapsed := time.monotonic() - self._first[0]) > 1:

@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
+PLURAL = {"sweep": "sweeps", "search": "searches"}  # kinds of experiments, in the tag fishernet.kind
 TRIALS, PARENTS = "tags.`fishernet.role` = 'trial'", "tags.`fishernet.role` = 'sweep'"
 # What the UI shows in its column Source.
 SOURCE = {"mlflow.source.name": "fishernet", "mlflow.source.type": "LOCAL"}
@@ -88,13 +89,18 @@ class SweepTracking:
         self._closed: bool | None = None
 
     @classmethod
-    def open(cls, name: str, uri: str, *, artifact_root: str | None, create: bool, log: Log = print) -> "SweepTracking":
-        """The sweep of that name, which ``create`` makes where it is missing; raises TrackingError."""
+    def open(
+        cls, name: str, uri: str, *, artifact_root: str | None, create: bool, log: Log = print, kind: str = "sweep"
+    ) -> "SweepTracking":
+        """The sweep (or the search, by ``kind``) of that name, which ``create`` makes where it is missing.
+
+        Raises TrackingError.
+        """
         check_uri(uri)
         if path := sqlite_path(uri):
             uri = f"sqlite:///{path.as_posix()}"  # absolute: the current folder may change
             artifact_root = artifact_root or default_artifact_root(path.parent)
-        missing = f"there is no sweep named {name} in {shown(uri)}"
+        missing = f"there is no {kind} named {name} in {shown(uri)}"
         if path and not path.exists() and not create:
             raise TrackingError(f"{missing}; that store does not exist yet")
         with sentences(uri):
@@ -102,28 +108,28 @@ class SweepTracking:
             experiment = client.get_experiment_by_name(name)
             if experiment and experiment.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"the sweep {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose "
+                    f"the {kind} {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose "
                     "another name, or have MLflow forget it: mlflow gc "
                     f"--experiment-ids {experiment.experiment_id} "
                     "--backend-store-uri <the server's store>"
                 )
-            if experiment and experiment.tags.get("fishernet.kind") != "sweep":
+            if experiment and experiment.tags.get("fishernet.kind") != kind:
                 raise TrackingError(
-                    f"{name} is an MLflow experiment in {shown(uri)}, but no sweep; choose another name"
+                    f"{name} is an MLflow experiment in {shown(uri)}, but no {kind}; choose another name"
                 )
             ids = [experiment.experiment_id] if experiment else []
             parents = pages(client.search_runs, experiment_ids=ids, filter_string=PARENTS)
             parent = next(parents, None) if ids else None
             if parent is None and not create:
-                names = ", ".join(sweep for sweep, _, _ in list_sweeps(uri)) or "none"
-                raise TrackingError(f"{missing}; the sweeps there: {names}")
+                names = ", ".join(known for known, _, _ in list_sweeps(uri, kind)) or "none"
+                raise TrackingError(f"{missing}; the {PLURAL[kind]} there: {names}")
             if not ids:
                 place = None  # a server chooses it; without one, MLflow takes the current folder
                 if artifact_root and not uri.startswith("http"):
                     place = (Path(artifact_root).absolute() / re.sub(r"[^\w.-]+", "-", name)).as_uri()
                 # The second tag opens the experiment in the UI as training runs; it would take it for language models.
-                kind = {"fishernet.kind": "sweep", "mlflow.experimentKind": "custom_model_development"}
-                ids = [client.create_experiment(name, artifact_location=place, tags=kind)]
+                kinds = {"fishernet.kind": kind, "mlflow.experimentKind": "custom_model_development"}
+                ids = [client.create_experiment(name, artifact_location=place, tags=kinds)]
             if parent is None:
                 tags = {"fishernet.role": "sweep", "fishernet.sweep": name, **SOURCE}
                 parent = client.create_run(ids[0], run_name=name, tags=tags)
@@ -191,6 +197,12 @@ class SweepTracking:
                 child.last_epoch = epoch["epoch"]
                 self._put(config, epoch)
 
+    def tag(self, config: TrialConfig, tags: Mapping[str, str]) -> None:
+        """Set tags of a run."""
+        self.ensure(config)
+        child, texts = self._children[config], dict(tags)
+        self._put(config, lambda: self._batch(child.run_id, tags=texts))
+
     def finish(
         self, config: TrialConfig, status: str, reason: str | None = None,
         artifacts: Artifacts = None, end: float | None = None, then: Callable[[], None] | None = None,
@@ -234,7 +246,7 @@ class SweepTracking:
         if not done:
             self.say(
                 f"not yet written to {shown(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
-                f"resuming the sweep {self.name} writes them"
+                f"resuming {self.name} writes them"
             )
         self._queue.stop()
         self._closed = done
@@ -352,14 +364,14 @@ class SweepTracking:
             self._client.log_artifact(run_id, str(picture))
 
 
-def list_sweeps(uri: str) -> list[tuple[str, str, int]]:
-    """(name, status of the parent run, milliseconds since 1970 when made) of every sweep, oldest first."""
+def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:
+    """(name, status of the parent run, milliseconds since 1970 when made) of every experiment of that kind, oldest first."""
     check_uri(uri)
     if (path := sqlite_path(uri)) and not path.exists():
         return []
     with sentences(uri):
         client = client_of(uri)
-        found = pages(client.search_experiments, filter_string="tags.`fishernet.kind` = 'sweep'")
+        found = pages(client.search_experiments, filter_string=f"tags.`fishernet.kind` = '{kind}'")
         sweeps = {experiment.experiment_id: experiment for experiment in found}
         parents = pages(client.search_runs, experiment_ids=list(sweeps), filter_string=PARENTS)
         status = {run.info.experiment_id: run.info.status for run in (parents if sweeps else ())}

@@ -40,7 +40,14 @@ def test_every_sweep_in_the_readme_is_accepted(argv):
 
     args = _parse(argv)
     args.dataset = None if args.dataset == "my-images.npz" else args.dataset
-    assert configs_from_flags(args)
+    assert args.plan or configs_from_flags(args)  # a plan file is another command's
+
+
+@pytest.mark.parametrize("argv", arguments("sweeps/hyperparameter_search.py"), ids=" ".join)
+def test_every_search_in_the_readme_is_accepted(argv):
+    from sweeps.hyperparameter_search import _parse, plan_from_flags
+
+    assert plan_from_flags(_parse(argv), 10_000)
 
 
 def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):

@@ -68,6 +68,15 @@ def test_a_variant_names_what_sets_it_apart_from_its_paper():
         "VAE gaussian-learned closed-form"
     )
     assert TrialConfig(objective="eq24", latent_dim=12, seed=3).run_name == "FisherNet-eq24-d12-s3"
+    assert TrialConfig(model="VAE", activation="elu", kl_weight=0.5, weight_decay=1.0).variant == "VAE elu beta=0.5"
+
+
+def test_a_setting_names_a_run_in_place_of_what_sets_it_apart():
+    config = TrialConfig(objective="eq24", kl_weight=0.5, setting="tuned", latent_dim=12)
+    assert (config.variant, config.run_name) == ("FisherNet tuned", "FisherNet-tuned-d12-s0")
+    for name in ("Tuned", "a b", "a/b", "-a", "x" * 61):
+        with pytest.raises(ValueError, match="setting"):
+            TrialConfig(setting=name)
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))

@@ -6,7 +6,7 @@ import torch
 from fishernet.config import TrialConfig
 from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
 from fishernet.models import FisherNet
-from fishernet.networks import Dense
+from fishernet.networks import ACTIVATIONS, Dense
 
 N_SAMPLES = 40_000
 
@@ -19,20 +19,22 @@ def double_precision():
     torch.set_default_dtype(torch.float32)
 
 
-def small_decoder(n_members: int = 2, d: int = 3, width: int = 16, n_out: int = 12) -> Dense:
-    decoder = Dense([[d] * n_members, [width] * n_members, [width] * n_members, [n_out] * n_members])
+def small_decoder(n_members: int = 2, d: int = 3, width: int = 16, n_out: int = 12, activation: str = "relu") -> Dense:
+    sizes = [[n] * n_members for n in (d, width, width, n_out)]
+    decoder = Dense(sizes, ACTIVATIONS[activation])
     for layer in decoder.layers:
         layer.initialise([torch.Generator().manual_seed(i) for i in range(n_members)])
         layer.weight.data.mul_(3)  # so that J^T J is not small beside 1
     return decoder
 
 
-def test_the_jacobian_equals_finite_differences_and_autograd():
-    decoder, z = small_decoder(), torch.randn(2, 5, 3)
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_jacobian_equals_finite_differences_and_autograd(activation):
+    decoder, z = small_decoder(activation=activation), torch.randn(2, 5, 3)
     output, linearised = decoder.linearise(z)
     jacobian = linearised.jacobian()
     assert torch.equal(output, decoder(z))
-    step = 1e-6  # the map is piecewise linear, so the difference quotient is exact off the kinks up to rounding / step
+    step = 1e-6  # the difference quotient's own error is of the order of step^2, and of rounding / step
     for i in range(3):
         shift = torch.zeros(3)
         shift[i] = step
@@ -44,8 +46,19 @@ def test_the_jacobian_equals_finite_differences_and_autograd():
             assert torch.allclose(jacobian[member, n].T, full[member, n, :, member, n], rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_the_slope_of_an_activation_is_its_derivative_everywhere(activation):
+    x = torch.cat([torch.linspace(-40, 40, 2001) + 1e-3, torch.tensor([-1e4, 1e4])]).requires_grad_()
+    y = ACTIVATIONS[activation].function(x)
+    slope = ACTIVATIONS[activation].slope(x)
+    assert torch.allclose(slope, torch.autograd.grad(y.sum(), x)[0], rtol=1e-12, atol=1e-15)
+    if activation != "relu":  # whose slope is constant on each side
+        assert torch.autograd.grad(slope.sum(), x)[0].isfinite().all()
+    assert torch.equal(ACTIVATIONS[activation].overwrite(x.detach().clone()), y.detach())
+
+
 def test_push_and_pull_are_the_jacobian_and_its_transpose():
-    decoder, z = small_decoder(), torch.randn(2, 5, 3)
+    decoder, z = small_decoder(activation="gelu"), torch.randn(2, 5, 3)
     linearised = decoder.linearise(z)[1]
     jacobian, v, w = linearised.jacobian(), torch.randn(2, 5, 3), torch.randn(2, 5, 12)
     assert torch.allclose(linearised.push(v), torch.einsum("mndk,mnd->mnk", jacobian, v), rtol=1e-12, atol=1e-13)

@@ -165,10 +165,11 @@ def test_equation_25_holds_the_precision_constant_and_equation_24_does_not():
 
 
 @pytest.mark.usefixtures("double_precision")
-def test_the_gradient_of_equation_24_is_that_of_its_value():
+@pytest.mark.parametrize("fields", [{}, {"activation": "softplus", "kl_weight": 0.3}, {"activation": "gelu"}], ids=str)
+def test_the_gradient_of_equation_24_is_that_of_its_value(fields):
     """Central differences of the loss itself, the log-determinant and the draw included."""
     torch.manual_seed(3)
-    model = FisherNet([TrialConfig(objective="eq24", hidden_width=8, noise_start=-2.0)], SHAPE, 50)
+    model = FisherNet([TrialConfig(objective="eq24", hidden_width=8, noise_start=-2.0, **fields)], SHAPE, 50)
     x, eta, step = torch.rand(1, 5, K), torch.randn(1, 5, 2), 1e-6
     for parameter in (model.likelihood.xi, model.decoder.layers[0].weight, model.decoder.layers[-1].bias):
         gradient = torch.autograd.grad(model(x, [eta]).loss.sum(), parameter)[0].flatten()
@@ -180,6 +181,28 @@ def test_the_gradient_of_equation_24_is_that_of_its_value():
             down = model(x, [eta]).loss.sum().item()
             flat[i] += step
             assert abs((up - down) / (2 * step) - gradient[i].item()) < 1e-5 * max(1, abs(gradient[i].item()))
+
+
+@pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize(
+    ("fields", "divergence"),
+    [
+        ({"model": "VAE"}, ("kl",)),
+        ({"model": "FisherNet"}, ("half_squared_z",)),
+        ({"model": "FisherNet", "objective": "eq24"}, ("half_squared_z", "half_log_det")),
+        ({"model": "AE"}, ()),
+    ],
+    ids=str,
+)
+def test_the_kl_weight_multiplies_the_divergence_in_the_loss_and_leaves_every_term_as_it_was(fields, divergence):
+    x, eta = torch.rand(1, 5, K), torch.randn(1, 5, 2)
+    once, weighted = (
+        MODELS[fields["model"]]([TrialConfig(hidden_width=8, kl_weight=beta, **fields)], SHAPE, 50)(x, [eta])
+        for beta in (1.0, 2.5)
+    )
+    extra = sum((once.terms[name] for name in divergence), torch.zeros(1, 5))
+    assert torch.allclose(weighted.loss - once.loss, 1.5 * extra, rtol=1e-10, atol=1e-12)
+    assert all(torch.equal(weighted.terms[name], value) for name, value in once.terms.items())  # the elbo too
 
 
 @pytest.mark.parametrize("d", [2, 5, 20])

@@ -22,8 +22,16 @@ VARIANTS = [
     {"model": "FisherNet", "sampler": "cg"},
     {"model": "FisherNet", "likelihood": "bernoulli"},
     {"model": "FisherNet", "noise": "closed-form"},
+    {
+        "model": "FisherNet",
+        "activation": "softplus",
+        "weight_decay": 0.1,
+        "kl_weight": 0.5,
+        "noise_learning_rate": 0.01,
+    },
+    {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
 ]
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(v.values()))
+every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 
 
 def make(configs: list[TrialConfig], images: ImageData, dtype: torch.dtype = torch.float32) -> Cohort:
@@ -63,6 +71,27 @@ def test_a_member_of_a_padded_cohort_trains_as_it_would_alone(variant, small, im
             assert torch.allclose(tensor, together.member_weights(i)[name], rtol=1e-7, atol=1e-9), name
         scores = [evaluate(cohort, ResidentImages.of(images.test, torch.device("cpu"))) for cohort in (alone, together)]
         assert scores[0][0] == pytest.approx(scores[1][i], rel=1e-9)
+
+
+def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, images):
+    """Loshchilov and Hutter 2019, algorithm 2, first step: Adam moves by rate x sign, decay takes rate x decay x weight off."""
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    small |= {"batch_size": len(images.train), "learning_rate": 1e-3}  # one step an epoch
+    states = []
+    for fields in ({}, {"weight_decay": 0.5, "noise_learning_rate": 0.25}):
+        cohort = make([TrialConfig(latent_dim=3, **small | fields)], images)
+        before = {name: p.detach().clone() for name, p in cohort.model.named_parameters()}
+        train_epoch(cohort, resident)
+        states.append({name: p.detach() for name, p in cohort.model.named_parameters()})
+    plain, decayed = states
+    for name, start in before.items():
+        if name == "likelihood.xi":
+            assert (plain[name] - start).abs().item() == pytest.approx(1e-3, rel=1e-4)
+            assert (decayed[name] - start).abs().item() == pytest.approx(0.25, rel=1e-4)
+        else:
+            shrunk = 1e-3 * 0.5 * start * name.endswith("weight")
+            # float32: a weight below 1 is stored to 6e-8, and half of it shrinks by 1e-4
+            assert torch.allclose(decayed[name], plain[name] - shrunk, rtol=0, atol=1e-7), name
 
 
 @every_variant
@@ -137,7 +166,7 @@ def test_evaluation_leaves_no_trace_and_does_not_depend_on_the_batch_size(varian
 @pytest.mark.parametrize(
     "variant",
     [v for v in VARIANTS if v != {"model": "FisherNet", "likelihood": "bernoulli"}],
-    ids=lambda v: "-".join(v.values()),
+    ids=lambda v: "-".join(map(str, v.values())),
 )
 def test_training_lowers_the_error(variant, small, images):
     settings = small | {

@@ -35,7 +35,8 @@ def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
         "dataset": "mnist", "epochs": 3, "batch_size": 9, "learning_rate": 0.5, "hidden_width": 5, "hidden_layers": 1,
         "decoder_output": "linear", "likelihood": "gaussian-learned", "noise": "closed-form", "noise_start": -1.5,
         "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
-        "validation_size": 6, "evaluate_every": 2, "model": "FisherNet", "latent_dim": 6, "seed": 8,
+        "validation_size": 6, "evaluate_every": 2, "activation": "elu", "noise_learning_rate": 0.2,
+        "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
     }  # fmt: skip
     assert set(changed) == set(TrialConfig().to_dict())
     plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
@@ -109,6 +110,19 @@ def test_another_likelihood_is_a_line_of_its_own_and_extends_a_sweep():
     old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
     asked = flags("--models", "VAE:likelihood=gaussian-learned", "--latent-dims", "2", "--seeds", "1")
     assert extended_plan(compact(old), asked, "x") == old + asked
+
+
+def test_a_named_setting_is_a_line_of_its_own_and_extends_a_sweep_whatever_its_rates():
+    old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
+    tuned = "VAE:setting=tuned,learning-rate=0.01,hidden-width=3,activation=elu"
+    asked = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1")
+    assert extended_plan(compact(old), asked, "x") == old + asked
+    longer = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1", "--epochs", "200")
+    with pytest.raises(PlanError, match="epochs is 100 there and 200 here"):
+        extended_plan(compact(old), longer, "x")
+    again = flags("--models", tuned.replace("0.01", "0.02"), "--latent-dims", "3", "--seeds", "1")
+    with pytest.raises(PlanError, match=r"learning_rate is 0.01 there and 0.02 here"):
+        extended_plan(compact(old + asked), again, "x")
 
 
 @pytest.mark.parametrize("size", ["auto", "1", "3"])

@@ -1,0 +1,557 @@
+"""What a hyperparameter search found: its history, what matters, the best settings, and tuned against usual ones on the test set.
+
+python analysis/search.py --name SEARCH
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
+    sys.path[0] = str(Path(__file__).resolve().parents[1])
+
+from analysis import command
+
+# Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
+if TYPE_CHECKING:
+    import optuna
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+    from analysis.exhibits import Exhibit, Picture, Table
+    from analysis.frame import Sweep
+    from analysis.stored import StoredSweep
+
+TUNED = "tuned"  # how the setting of a search's best runs ends, in the plan that the search writes
+OBJECTIVES = ("validation MSE per pixel", "KL divergence from the prior, nats per image")
+STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
+TREES_SEED = 0  # of the random forest behind fANOVA
+FEWEST_FOR_IMPORTANCE = 4  # completed trials: a forest of fewer says nothing
+CONFIDENCE = 0.95
+MOST_TICKS = 6  # as many values as one panel names
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
+    parser = command.parser(
+        "fishernet-search-figures",
+        "Draw a hyperparameter search's history, importances, parallel coordinates, slices and Pareto front, and list its best\n"
+        "settings, from Optuna's studies and MLflow's runs; each figure as PNG, PDF and CSV.",
+        "python analysis/search.py --name tuning",
+    )
+    parser.add_argument(
+        "--optuna", metavar="URL", help="Optuna's storage, sqlite:///PATH; default: where the search said it is"
+    )
+    options: argparse.Namespace = parser.parse_args(argv)
+    return command.run(lambda: report(options.name, options.tracking_uri, options.out, options.optuna))
+
+
+def report(
+    name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, optuna_url: str | None = None
+) -> None:
+    """Write every figure and table of a search and print the table; raises AnalysisError."""
+    from analysis import exhibits, frame
+
+    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri(), kind="search")
+    made = list(search_exhibits(sweep, optuna_url))
+    folder = command.output_folder(out, sweep.name)
+    for exhibit in made:
+        print(exhibits.as_text(exhibit))
+        for path in exhibits.write(exhibit, folder):
+            print(f"  {path}")
+
+
+def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["Exhibit"]:
+    """Everything a search shows, from its studies in Optuna's storage and its runs in MLflow; raises AnalysisError."""
+    from analysis.exhibits import Absent
+    from analysis.frame import AnalysisError
+
+    studies = load_studies(sweep, optuna_url)
+    trials = trials_frame(studies)
+    if trials.empty or not (trials["state"] == "complete").any():
+        raise AnalysisError(f"No trial of the search {sweep.name} is complete yet, so there is no best one to show.")
+    yield best_table(sweep, trials)
+    yield history(trials)
+    yield importance(studies)
+    for study in trials["study"].unique():
+        of_study = trials[trials["study"] == study]
+        if (of_study["state"] == "complete").any():
+            yield parallel_coordinates(study, of_study)
+            yield slices(study, of_study)
+    if "kl" in trials:
+        yield pareto_front(trials)
+    else:
+        yield Absent(
+            "pareto_front", "Pareto front", "The search minimised the MSE alone; --sampler nsga-ii scores KL too."
+        )
+
+
+def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "optuna.Study"]:
+    """The search's studies by name, in its order; raises AnalysisError where the storage is not to be had."""
+    import optuna
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from analysis.frame import AnalysisError
+
+    url = optuna_url or str(sweep.plan.get("optuna", ""))
+    path = Path(url.removeprefix("sqlite:///"))
+    if url.startswith("sqlite:///") and not path.is_file():  # Optuna would make one
+        raise AnalysisError(
+            f"The studies of the search {sweep.name} are in {path}, which is not there; --optuna names another place."
+        )
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    try:
+        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+        names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+        ours = [name for name in names if name.startswith(f"{sweep.name}/")]
+        studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
+    except (SQLAlchemyError, ValueError, RuntimeError) as error:
+        raise AnalysisError(f"Optuna's storage {url} cannot be read: {' '.join(str(error).split())[:200]}.") from error
+    if not studies:
+        raise AnalysisError(f"Optuna's storage {url} holds no study of the search {sweep.name}.")
+    return studies
+
+
+def trials_frame(studies: dict[str, "optuna.Study"]) -> "pd.DataFrame":
+    """One row per trial that has ended: study, trial, state, epochs, mse (the last known), kl of two objectives, parameters."""
+    import pandas as pd
+
+    rows = []
+    for name, study in studies.items():
+        for trial in study.get_trials(deepcopy=False):
+            if trial.state.name not in STATES:
+                continue
+            last = trial.intermediate_values.get(trial.last_step, math.nan) if trial.last_step else math.nan
+            values = trial.values or [last]
+            row = {"study": name, "trial": trial.number, "state": STATES[trial.state.name], "mse": values[0]}
+            row |= {"kl": values[1] if len(values) > 1 else math.nan} if len(study.directions) > 1 else {}
+            rows.append({**row, "last_epoch": trial.last_step, **trial.params})
+    return pd.DataFrame(rows, columns=None if rows else ["study", "trial", "state", "mse"])
+
+
+def parameters(trials: "pd.DataFrame") -> list[str]:
+    """The varied fields of these trials."""
+    known = ("study", "trial", "state", "mse", "kl", "last_epoch")
+    return [str(name) for name in trials if name not in known and trials[name].notna().any()]
+
+
+def best_trials(trials: "pd.DataFrame") -> "pd.DataFrame":
+    """Each study's completed trial with the lowest MSE."""
+    complete = trials[trials["state"] == "complete"]
+    return complete.loc[complete.groupby("study", sort=False)["mse"].idxmin()]
+
+
+def best_table(sweep: "Sweep", trials: "pd.DataFrame") -> "Table":
+    """The best trial of each study: its score's mean and spread over the seeds from MLflow's runs, and its setting."""
+    import pandas as pd
+
+    from analysis import exhibits, frame
+
+    runs = frame.load_runs(sweep)
+    scores = runs[["run_id"]].assign(score=runs.get(sweep.score("mse"), math.nan))
+    rows, shown = [], []
+    for best in best_trials(trials).to_dict("records"):
+        of_study = trials[trials["study"] == best["study"]]
+        counts = of_study["state"].value_counts()
+        own = scores.loc[scores["run_id"].isin(_run_ids(sweep, best["study"], best["trial"])), "score"]
+        setting = {name: best[name] for name in parameters(trials) if not pd.isna(best[name])}
+        row = {"study": best["study"], "trial": best["trial"], "n_trials": len(of_study)}
+        row |= {state: int(counts.get(state, 0)) for state in STATES.values()}
+        row |= {"mean": best["mse"], "sd": own.std(), "n_seeds": len(own)}
+        rows.append({**row, **setting})
+        shown.append(
+            {
+                "study": best["study"], "trials": str(len(of_study)),
+                **{state: str(row[state]) for state in STATES.values()},
+                "best": str(best["trial"]),
+                OBJECTIVES[0]: exhibits.cell(best["mse"], own.std(), len(own), 5),
+                "setting": ", ".join(f"{name} {_text(value)}" for name, value in setting.items()),
+            }
+        )  # fmt: skip
+    return exhibits.Table(
+        "best_settings",
+        "Best settings",
+        f"The completed trial with the lowest mean {OBJECTIVES[0]} of each study, ± one standard deviation over its seeds. A "
+        "trial stopped early, by asynchronous successive halving, is no candidate. The score chose the setting, so it is "
+        "lower than new seeds or the test set will give.",
+        pd.DataFrame(rows),
+        pd.DataFrame(shown),
+    )
+
+
+def _run_ids(sweep: "Sweep", study: str, trial: int) -> list[str]:
+    from mlflow import MlflowClient
+
+    found = MlflowClient(tracking_uri=sweep.uri).search_runs(
+        [sweep.experiment_id],
+        f"tags.`fishernet.search.study` = '{study}' and tags.`fishernet.search.trial` = '{trial}'",
+    )
+    return [run.info.run_id for run in found]
+
+
+def history(trials: "pd.DataFrame") -> "Picture":
+    """The score of each trial in the order of suggestion, and the best so far, a colour per study."""
+    from matplotlib.lines import Line2D
+
+    from analysis import style
+    from analysis.exhibits import Picture
+
+    with style.new_figure() as (figure, axes):
+        axes.set_yscale("log")
+        keys = []
+        for study, look, rows in _looks(trials):
+            colour = look["color"]
+            complete, stopped = (rows[rows["state"] == state] for state in ("complete", "stopped early"))
+            axes.plot(complete["trial"], complete["mse"], ".", color=colour)
+            axes.plot(stopped["trial"], stopped["mse"], "x", color=colour, markersize=3, alpha=0.6)
+            axes.step(
+                complete["trial"], complete["mse"].cummin(), color=colour, where="post", linestyle=look["linestyle"]
+            )
+            keys.append(Line2D([], [], color=colour, linestyle=look["linestyle"], label=study))
+        keys += [
+            style.gap_key(),
+            Line2D([], [], color=style.KEY_COLOUR, linestyle="", marker=".", label="complete"),
+            Line2D([], [], color=style.KEY_COLOUR, linestyle="", marker="x", markersize=3, label="stopped early"),
+            Line2D([], [], color=style.KEY_COLOUR, label="best so far"),
+        ]
+        style.plain_log_ticks(axes)
+        axes.set_xlabel("trial")
+        axes.set_ylabel(OBJECTIVES[0])
+        figure.legend(handles=keys, loc="outside right upper")
+    return Picture(
+        "search_history",
+        "Search history",
+        "Each trial's score, the mean over its seeds, in the order of suggestion; of a trial stopped early the score at its last "
+        "epoch, which is not comparable with that of a whole one. Lines: the best completed trial so far.",
+        figure,
+        trials[["study", "trial", "state", "last_epoch", "mse"]],
+    )
+
+
+def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
+    """fANOVA importances of the varied fields for the MSE, a row of bars per study."""
+    import pandas as pd
+
+    from analysis import style
+    from analysis.exhibits import Absent, Picture
+
+    stem, title = "parameter_importance", "What the score depends on"
+    rows = []
+    for name, study in studies.items():
+        for field, share in _importances(study).items():
+            rows.append({"study": name, "field": field, "importance": share})
+    if not rows:
+        return Absent(
+            stem, title, f"fANOVA wants at least {FEWEST_FOR_IMPORTANCE} completed trials of different scores."
+        )
+    data = pd.DataFrame(rows)
+    names = list(data["study"].unique())
+    with style.new_grid(1, len(names), width=2.6) as (figure, grid):
+        for axes, name in zip(grid[0], names, strict=True):
+            bars = data[data["study"] == name].sort_values("importance")
+            axes.barh(bars["field"].str.replace("_", " "), bars["importance"], color=style.COLOURS[_model(name)])
+            axes.set_title(name, fontsize=9)
+            axes.set_xlim(0, 1)
+            axes.grid(visible=False, axis="y")
+            axes.set_xlabel("share of variance")
+    return Picture(
+        stem,
+        title,
+        "fANOVA (Hutter, Hoos, Leyton-Brown 2014): the share of the variance of the MSE over the searched ranges that each field "
+        "accounts for alone, by a random forest fitted to the completed trials that have the field. Of few trials it is rough.",
+        figure,
+        data,
+    )
+
+
+def _importances(study: "optuna.Study") -> dict[str, float]:
+    """Of the fields that all completed trials have; of a field that only some have, among those."""
+    import optuna
+
+    complete = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
+    if len(complete) < FEWEST_FOR_IMPORTANCE or len({t.values[0] for t in complete}) < 2:
+        return {}
+    shares = optuna.importance.get_param_importances(
+        study,
+        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=TREES_SEED),
+        target=lambda trial: math.log(trial.values[0]),
+    )
+    return {name: share for name, share in shares.items() if math.isfinite(share)}
+
+
+def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
+    """A line per completed trial through its settings, coloured by score."""
+    import matplotlib as mpl
+    from matplotlib.colors import Normalize
+
+    from analysis import style
+    from analysis.exhibits import Picture
+
+    complete = trials[trials["state"] == "complete"].sort_values("mse", ascending=False)
+    fields = parameters(complete)
+    norm, colours = Normalize(complete["mse"].min(), complete["mse"].max()), mpl.colormaps["viridis"]
+    places = {name: _places(complete[name]) for name in fields}
+    with style.new_figure() as (figure, axes):
+        for i in range(len(complete)):
+            row = complete.iloc[i]
+            drawn = [(x, places[name][0][i]) for x, name in enumerate(fields) if row[name] == row[name]]
+            axes.plot(*zip(*drawn, strict=True), color=colours(norm(row["mse"])), linewidth=1.2, alpha=0.8)
+        for x, name in enumerate(fields):
+            for label, place in places[name][1]:
+                axes.annotate(label, (x, place), xytext=(3, 0), textcoords="offset points", fontsize=6.5, va="center")
+        axes.set_xticks(range(len(fields)), [name.replace("_", "\n") for name in fields], fontsize=7)
+        axes.set_yticks([])
+        axes.grid(visible=True, axis="x")
+        axes.set_xlim(-0.2, len(fields) - 0.5)
+        figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label=OBJECTIVES[0])
+    return Picture(
+        f"parallel_coordinates_{study}",
+        f"{study}: settings of the completed trials",
+        "A line per completed trial, the darker the lower its score; each axis from its lowest to its highest value, logarithmic "
+        "where values span more than a decade. A line leaves out what its trial did not have.",
+        figure,
+        complete,
+    )
+
+
+def _places(values: "pd.Series[Any]") -> tuple[list[float], list[tuple[str, float]]]:
+    """Heights in [0, 1] of a field's values, and labels with theirs."""
+    import pandas as pd
+
+    if not pd.api.types.is_numeric_dtype(values):
+        names = sorted(values.dropna().unique())
+        height = {name: (i + 0.5) / len(names) for i, name in enumerate(names)}
+        return [height.get(value, math.nan) for value in values], list(height.items())
+    numbers = values.astype(float)
+    log = numbers.min() > 0 and numbers.max() / numbers.min() > 10
+    scaled = [math.log(v) if log and v == v else v for v in numbers]
+    known = [v for v in scaled if v == v]
+    low, extent = min(known), max(known) - min(known) or 1.0
+    ends = {(f"{numbers.min():.3g}", 0.0), (f"{numbers.max():.3g}", (max(known) - low) / extent)}
+    return [(v - low) / extent for v in scaled], sorted(ends)
+
+
+def slices(study: str, trials: "pd.DataFrame") -> "Picture":
+    """The score against each varied field."""
+    import pandas as pd
+
+    from analysis import style
+    from analysis.exhibits import Picture
+
+    fields = parameters(trials)
+    columns = min(4, len(fields))
+    ended = trials[trials["mse"].notna()]
+    with style.new_grid(math.ceil(len(fields) / columns), columns, width=2.0) as (figure, grid):
+        panels: list[Axes] = [axes for row in grid for axes in row]
+        for axes, name in zip(panels, fields, strict=False):
+            axes.set_yscale("log")
+            for state, marker, size in (("stopped early", "x", 2.5), ("complete", "o", 3)):
+                rows = ended[(ended["state"] == state) & ended[name].notna()]
+                axes.plot(
+                    rows[name].astype(float if pd.api.types.is_numeric_dtype(ended[name]) else str), rows["mse"], marker,
+                    color=style.COLOURS[_model(study)], markersize=size, alpha=0.9 if state == "complete" else 0.4,
+                )  # fmt: skip
+            known = ended[name].dropna()
+            if pd.api.types.is_numeric_dtype(known) and known.min() > 0 and known.max() / known.min() > 10:
+                axes.set_xscale("log")
+            elif pd.api.types.is_numeric_dtype(known) and known.nunique() <= MOST_TICKS:
+                axes.set_xticks(sorted(known.unique()))
+            axes.set_xlabel(name.replace("_", " "), fontsize=7)
+            axes.tick_params(labelsize=6, which="both")
+            style.plain_log_ticks(axes)
+        for axes in panels[len(fields) :]:
+            axes.set_visible(False)
+        figure.supylabel(OBJECTIVES[0], fontsize=8)
+    return Picture(
+        f"slices_{study}",
+        f"{study}: score against each setting",
+        "One dot per completed trial, one cross per trial stopped early (at its last epoch). The other settings vary as well.",
+        figure,
+        trials,
+    )
+
+
+def pareto_front(trials: "pd.DataFrame") -> "Picture":
+    """The two objectives of every completed trial, and those that none beats in both."""
+    from matplotlib.lines import Line2D
+
+    from analysis import style
+    from analysis.exhibits import Picture
+
+    complete = trials[trials["state"] == "complete"]
+    on_front = complete.apply(lambda row: _undominated(row, complete[complete["study"] == row["study"]]), axis=1)
+    data = complete[["study", "trial", "mse", "kl"]].assign(on_front=on_front)
+    with style.new_figure() as (figure, axes):
+        axes.set_yscale("log")
+        keys = []
+        for study, look, rows in _looks(data):
+            front = rows[rows["on_front"]].sort_values("kl")
+            axes.plot(rows["kl"], rows["mse"], ".", color=look["color"], alpha=0.4)
+            axes.step(
+                front["kl"], front["mse"], where="post", marker="o", color=look["color"], linestyle=look["linestyle"]
+            )
+            keys.append(Line2D([], [], color=look["color"], linestyle=look["linestyle"], marker="o", label=study))
+        style.plain_log_ticks(axes)
+        axes.set_xlabel(OBJECTIVES[1])
+        axes.set_ylabel(OBJECTIVES[0])
+        figure.legend(handles=keys, loc="outside right upper")
+    return Picture(
+        "pareto_front",
+        "Pareto front",
+        "Reconstruction error against the posterior's divergence from the prior: every completed trial, and joined those that no "
+        "other trial of the study beats in both.",
+        figure,
+        data,
+    )
+
+
+def _undominated(row: "pd.Series[Any]", others: "pd.DataFrame") -> bool:
+    as_good = (others["mse"] <= row["mse"]) & (others["kl"] <= row["kl"])
+    better = (others["mse"] < row["mse"]) | (others["kl"] < row["kl"])
+    return not bool((as_good & better).any())
+
+
+def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
+    """Tuned against usual settings, of a sweep that trained the plan a search wrote: per model, and between models.
+
+    Raises AnalysisError where no run of a tuned setting has finished.
+    """
+    import pandas as pd
+
+    from analysis.exhibits import Table, cell
+    from analysis.frame import AnalysisError
+
+    score = stored.sweep.score("mse")
+    runs = stored.runs.assign(
+        line=stored.runs["variant"].map(usual_variant), tuned=stored.runs["setting"].map(is_tuned)
+    )
+    if not runs["tuned"].any():
+        raise AnalysisError(
+            f"No run of sweep {stored.sweep.name} has a tuned setting; `python sweeps/hyperparameter_search.py` finds them and "
+            "writes the plan for such a sweep."
+        )
+    rows, shown = [], []
+    lines = runs.loc[runs["tuned"], ["line", "latent_dim"]].drop_duplicates().itertuples(index=False)
+    for line, d in lines:
+        of_line = runs[(runs["line"] == line) & (runs["latent_dim"] == d)].set_index("seed")
+        tuned, usual = of_line[of_line["tuned"]], of_line[~of_line["tuned"]]
+        gain = paired(tuned[score], usual[score])
+        row = {"model": line, "latent_dim": d, "usual": usual[score].mean(), "usual_sd": usual[score].std(),
+               "tuned": tuned[score].mean(), "tuned_sd": tuned[score].std(), "n_seeds": len(tuned)}  # fmt: skip
+        rows.append(row | dict(zip(("difference", "low", "high"), gain, strict=True)))
+        shown.append(
+            {
+                "model": line, "d": str(d), "paper's setting": cell(row["usual"], row["usual_sd"], len(usual), 5),
+                "tuned": cell(row["tuned"], row["tuned_sd"], len(tuned), 5), "tuned − paper's": _interval(gain),
+                "what was changed": _changes(usual, tuned),
+            }
+        )  # fmt: skip
+    held_out = stored.sweep.held_out
+    n_seeds = sorted({row["n_seeds"] for row in rows})
+    seeds = f"{n_seeds[0]} to {n_seeds[-1]} seeds" if len(n_seeds) > 1 else f"{n_seeds[0]} seed{'s' * (n_seeds[0] > 1)}"
+    yield Table(
+        "tuned_settings",
+        "Paper setting against tuned setting",
+        f"{held_out.capitalize()} MSE per pixel, mean ± one standard deviation over {seeds}; differences are paired over seeds, "
+        "in brackets the 95% interval of Student's t, which needs three. Settings were chosen on validation images, with other "
+        "seeds, by a search with the same number of trials for each model.",
+        pd.DataFrame(rows),
+        pd.DataFrame(shown),
+    )
+    if between := list(_between_models(runs, score)):
+        yield Table(
+            "advantage_after_tuning",
+            "FisherNet against the others, before and after tuning",
+            f"FisherNet's {held_out} MSE per pixel minus the other model's, paired over seeds, in brackets the 95% interval of "
+            "Student's t. Negative: FisherNet is better. The advantage survives tuning where the right column's interval is "
+            "below zero.",
+            pd.DataFrame([data for data, _ in between]),
+            pd.DataFrame([cells for _, cells in between]),
+        )
+
+
+def _between_models(runs: "pd.DataFrame", score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+    for d in sorted(runs["latent_dim"].unique()):
+        cells = runs[runs["latent_dim"] == d]
+        for line in cells["line"].unique():
+            if line == "FisherNet" or not (cells["line"] == "FisherNet").any():
+                continue
+            data, shown = {"other": line, "latent_dim": d}, {"other": line, "d": str(d)}
+            for tuned, column in ((False, "paper's settings"), (True, "tuned")):
+                ours, theirs = (
+                    cells[(cells["line"] == name) & (cells["tuned"] == tuned)].set_index("seed")[score]
+                    for name in ("FisherNet", line)
+                )
+                difference = paired(ours, theirs)
+                prefix = "tuned" if tuned else "usual"
+                data |= dict(zip((f"{prefix}_difference", f"{prefix}_low", f"{prefix}_high"), difference, strict=True))
+                shown |= {column: _interval(difference)}
+            yield data, shown
+
+
+def is_tuned(setting: str) -> bool:
+    """Whether a setting's name is one of a search's best: ``tuned``, ``gaussian-learned-tuned``."""
+    return setting == TUNED or setting.endswith(f"-{TUNED}")
+
+
+def usual_variant(variant: str) -> str:
+    """The label of the same model at its usual setting: "VAE gaussian-learned-tuned" is a "VAE gaussian-learned"."""
+    model, _, setting = variant.partition(" ")
+    if not is_tuned(setting):
+        return variant
+    return " ".join(filter(None, [model, setting.removesuffix(TUNED).removesuffix("-")]))
+
+
+def paired(a: "pd.Series[float]", b: "pd.Series[float]") -> tuple[float, float, float]:
+    """Mean of a - b over the seeds both have, and its 95% interval by Student's t; NaN ends below three seeds."""
+    from scipy import stats
+
+    differences = (a - b).dropna()
+    n = len(differences)
+    if n < 3:
+        return (float(differences.mean()) if n else math.nan), math.nan, math.nan
+    mean, half = differences.mean(), stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std() / math.sqrt(n)
+    return float(mean), float(mean - half), float(mean + half)
+
+
+def _interval(difference: tuple[float, float, float]) -> str:
+    mean, low, high = difference
+    if math.isnan(mean):
+        return ""
+    text = f"{mean:+.5f}" if math.isnan(low) else f"{mean:+.5f} [{low:+.5f}, {high:+.5f}]"
+    return text.replace("-", "−")
+
+
+def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
+    """``learning_rate 0.0001 → 0.0012``: what differs between the two settings."""
+    from analysis.frame import CONFIG_FIELDS
+
+    if usual.empty:
+        return "no run of the paper's setting"
+    left_out = ("model", "latent_dim", "seed", "setting", "validation_size")
+    a, b = usual.iloc[0], tuned.iloc[0]
+    names = [name for name in CONFIG_FIELDS if name not in left_out and a[name] != b[name]]
+    return ", ".join(f"{name} {_text(a[name])} → {_text(b[name])}" for name in names) or "nothing"
+
+
+def _looks(frame: "pd.DataFrame") -> Iterator[tuple[str, dict[str, Any], "pd.DataFrame"]]:
+    """Each study with its look and its rows."""
+    from analysis import style
+
+    named = frame.assign(model=frame["study"].map(_model), variant=frame["study"])
+    yield from style.by_variant(named)
+
+
+def _model(study: str) -> str:
+    return study.partition("-")[0]
+
+
+def _text(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,373 @@
+"""What the drivers share: flags that say where trials run and what is recorded, and one call from there to the exit status."""
+
+import argparse
+import os
+import re
+import shlex
+import sys
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Collection, Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from fishernet.config import TrialConfig
+from fishernet.plan import PlanError
+from sweeps.planning import Devices, flagged, plan_flags_given
+from sweeps.tracking_store import shown
+
+DEFAULT_STORAGE = "fishernet-results"
+RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
+EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
+
+
+class UsageError(ValueError):
+    """A flag that cannot be followed; the message names it."""
+
+
+def add_place_flags(parser: argparse.ArgumentParser) -> Any:
+    """The group of flags that say on what the trials run."""
+    place = parser.add_argument_group("where it runs")
+    place.add_argument("--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU (default: all there are)")
+    place.add_argument(
+        "--gpus-per-trial", type=float, default=1.0, metavar="F", help="1, or 1/k for k trials a GPU (default: 1)"
+    )
+    place.add_argument("--cpus-per-trial", type=int, default=1, metavar="N", help="CPU cores of a trial (default: 1)")
+    place.add_argument(
+        "--address",
+        metavar="ADDRESS",
+        help="an existing Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: a private Ray)",
+    )
+    return place
+
+
+def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: str) -> Any:
+    """The group of flags that say what is recorded and where; ``kind`` is sweep or search."""
+    record = parser.add_argument_group("what is recorded, and where")
+    record.add_argument(
+        "--name", help=f"the {kind}'s name; an existing one is extended by {extended_by} (default: DATASET-DATE)"
+    )
+    record.add_argument("--resume", metavar="NAME", help=f"finish the {kind} of that name as it was planned")
+    record.add_argument(
+        "--storage-path", type=Path, default=Path(DEFAULT_STORAGE), metavar="FOLDER",
+        help=f"checkpoints and, without a server, MLflow's files; on a cluster a folder that every node sees "
+        f"(default: {DEFAULT_STORAGE})",
+    )  # fmt: skip
+    record.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="MLflow: http://HOST:PORT or sqlite:////PATH (default: $MLFLOW_TRACKING_URI, else mlflow.db in the storage path)",
+    )  # fmt: skip
+    record.add_argument(
+        "--data-dir",
+        metavar="FOLDER",
+        help="where the data sets are (default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet)",
+    )
+    record.add_argument(
+        "--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints (default: 1)"
+    )
+    record.add_argument(
+        "--dry-run", action="store_true", help="print the plan and an estimate of its time; start nothing"
+    )
+    return record
+
+
+def check_shared_flags(
+    parser: argparse.ArgumentParser, args: argparse.Namespace, kind: str, given: Callable[[], list[str]] | None = None
+) -> None:
+    """End with a sentence and status 2 where a flag of the two groups cannot be followed.
+
+    ``given`` lists the flags that plan something and were typed; --resume goes without them.
+    """
+    if args.resume and args.name:
+        parser.error(f"--resume NAME already names the {kind}; leave --name out")
+    if args.resume and (args.dry_run or getattr(args, "write_plan", None)):
+        parser.error(
+            f"--{'dry-run' if args.dry_run else 'write-plan'} is about what flags ask for, so it goes without --resume"
+        )
+    if args.resume and (flags := (given or (lambda: plan_flags_given(args)))()):
+        parser.error(
+            f"--resume finishes a {kind} as it was planned, so {', '.join(flags)} cannot change it; "
+            f"to extend it, use --name {args.resume} instead"
+        )
+    if args.gpus is not None and args.gpus < 0:
+        parser.error(f"--gpus is how many GPUs to use, 0 for the CPU; got {args.gpus}")
+    share = args.gpus_per_trial
+    if not 1e-3 <= share <= 1 or abs(1 / share - round(1 / share)) > 1e-6:
+        parser.error(
+            f"--gpus-per-trial is the share of a GPU one trial takes: 1, or 1/k such as 0.5 or 0.25; got {args.gpus_per_trial}"
+        )
+    for flag, meaning in (
+        ("cpus_per_trial", "CPU cores of one trial"),
+        ("checkpoint_every", "epochs between checkpoints"),
+    ):
+        if getattr(args, flag) < 1:
+            parser.error(f"--{flag.replace('_', '-')} is a number of {meaning}, at least 1; got {getattr(args, flag)}")
+    for flag in ("name", "resume"):
+        name = getattr(args, flag)
+        if name is not None and (name in RESERVED_NAMES or not re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name)):
+            parser.error(
+                f"--{flag} is the {kind}'s name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
+                f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
+            )
+    if set("#%?") & set(str(args.storage_path)):
+        parser.error(
+            f"--storage-path becomes part of a database URL, so it goes without # % ?; got {str(args.storage_path)!r}"
+        )
+    if args.address and args.address.startswith("ray://"):
+        parser.error(
+            f"--address {args.address}: through Ray Client the driver would run in a process of the cluster, without this "
+            "machine's records; run the command on a node of the cluster with --address auto, or send it with `ray job submit`"
+        )
+    if re.match(r"\w{2,}:/", str(args.storage_path)):  # Path has made one slash of two
+        parser.error(
+            f"--storage-path is a folder that every node sees, such as a shared mount; got the URL {args.storage_path}"
+        )
+
+
+class Driver(ABC):
+    """One call of a driver's command, from the checked flags to the exit status.
+
+    A subclass says what is planned, how it becomes jobs and what is drawn at the end; ``Plan`` stands for its kind of plan.
+    """
+
+    kind: str  # sweep or search: the experiment's tag fishernet.kind
+    script: Path  # the command as a file
+    installed: str  # and as an installed command
+    # Flags that count again when the command is resumed, with their defaults.
+    kept_flags: Mapping[str, Any] = MappingProxyType({
+        "tracking_uri": None, "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
+        "address": None, "data_dir": None, "checkpoint_every": 1,
+    })  # fmt: skip
+
+    def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
+        from sweeps.tracking import default_tracking_uri
+
+        self.args, self.argv = args, argv
+        self.storage = args.storage_path.resolve()
+        self.uri = args.tracking_uri or default_tracking_uri(self.storage)
+        self.name = ""  # once it has begun to be recorded
+        self.args.data_dir = args.data_dir and str(Path(args.data_dir).resolve())  # workers may run elsewhere
+
+    @abstractmethod
+    def asked(self) -> Any:
+        """What the flags ask for; raises PlanError."""
+
+    @abstractmethod
+    def stored(self, plan: dict[str, Any]) -> Any:
+        """What MLflow holds as the plan."""
+
+    @abstractmethod
+    def extended(self, plan: dict[str, Any], asked: Any, name: str) -> Any:
+        """The stored plan with what was asked for besides; raises PlanError where the two could not be compared."""
+
+    @abstractmethod
+    def example(self, plan: Any) -> TrialConfig:
+        """A trial config of the plan: all see the same images."""
+
+    @abstractmethod
+    def dry_run(self, name: str, plan: Any) -> int:
+        """Print what would happen; returns the exit status."""
+
+    @abstractmethod
+    def launch(self, name: str, plan: Any, tracking: Any, folder: Path, data: Any, devices: Devices | None) -> int:
+        """Train what is missing and close the books; returns the exit status."""
+
+    @abstractmethod
+    def draw(self, name: str) -> bool:
+        """Print tables and draw figures of what is finished; false where nothing is."""
+
+    def main(self) -> int:
+        """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
+        try:
+            # Torch, Ray and MLflow take seconds to import, so they come after the flags have been read.
+            from fishernet.data import DataError
+            from sweeps.tracking import TrackingError
+
+            try:
+                return self.run(None if self.args.resume else self.asked())
+            except (PlanError, DataError, TrackingError, UsageError) as error:
+                print(f"error: {flagged(str(error))}", file=sys.stderr)
+                return 2
+        except KeyboardInterrupt:
+            print(f"interrupted{self.how_to_go_on()}", file=sys.stderr)
+            return 130
+
+    def run(self, asked: Any | None) -> int:
+        """Plan, dry run or training; ``asked`` is None where a stored plan is resumed."""
+        if asked is None:
+            return self.train(self.args.resume, None)
+        stem = re.sub(r"[^\w-]+", "-", Path(self.example(asked).dataset).stem).strip("-")[:60] or "images"
+        name = self.args.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        return self.dry_run(name, asked) if self.args.dry_run else self.train(name, asked)
+
+    def load_data(self, config: TrialConfig) -> Any:
+        from fishernet.data import load_data
+
+        return load_data(
+            config.dataset, self.args.data_dir, train_size=config.train_size, validation_size=config.validation_size
+        )
+
+    def devices(self, resources: dict[str, float] | None = None) -> Devices:
+        """What the trials get: of this machine, or of the cluster whose resources are given; raises UsageError."""
+        if resources is None:
+            import torch
+
+            resources = {"CPU": usable_cpus(), "GPU": torch.cuda.device_count()}
+        there, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+        where = "the cluster" if self.args.address else "this machine"
+        gpus = there if self.args.gpus is None else self.args.gpus
+        if gpus > there:
+            hint = f"--gpus {there}" if there else "--gpus 0 to train on the CPU"
+            raise UsageError(f"--gpus {gpus} asks for {gpus} GPUs, but {where} has {there or 'none'}; try {hint}")
+        devices = Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial)
+        if not devices.slots:
+            raise UsageError(
+                f"--cpus-per-trial {self.args.cpus_per_trial} is more than the {cpus} CPU cores that {where} has"
+            )
+        return devices
+
+    def connect(self) -> Devices:
+        from sweeps import launch
+
+        try:
+            gpus = 0 if self.args.address else self.devices().gpus
+            return launch.connect(self.args.address, self.devices, gpus=gpus)
+        except launch.LaunchError as error:
+            raise UsageError(str(error)) from None
+
+    def train(self, name: str, asked: Any | None) -> int:
+        """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
+        from sweeps.lock import hold_lock
+        from sweeps.tracking import SweepTracking, check_uri, default_artifact_root
+
+        # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
+        devices = self.connect() if self.args.address else None
+        if devices is None:
+            self.devices()
+        data = None if asked is None else self.load_data(self.example(asked))
+        check_storage(self.storage)
+        check_uri(self.uri)
+        folder = self.storage / name
+        if asked is None and not folder.exists():  # no folder is made for a name that is not there
+            SweepTracking.open(name, self.uri, artifact_root=None, create=False, kind=self.kind).close(
+                "KILLED", patience_seconds=0
+            )
+        with hold_lock(folder, name):
+            artifact_root = default_artifact_root(self.storage)
+            tracking = SweepTracking.open(
+                name, self.uri, artifact_root=artifact_root, create=asked is not None, kind=self.kind
+            )
+            before = tracking.status if tracking.plan else "FAILED"
+            self.name = name
+            try:
+                stored = tracking.plan
+                if stored is None and asked is None:
+                    raise UsageError(
+                        f"--resume {name}: that {self.kind} holds no plan; start it again with --name {name} and its flags"
+                    )
+                plan = asked
+                if stored is not None:
+                    plan = self.stored(stored) if asked is None else self.extended(stored, asked, name)
+                config = self.example(plan)
+                data = data or self.load_data(config)
+                if stored is not None and stored.get("data_fingerprint") != data.fingerprint:
+                    raise UsageError(
+                        f"the {self.kind} {name} was trained on other images under the same name {config.dataset} "
+                        f"(fingerprint {stored.get('data_fingerprint')}, now {data.fingerprint}); choose another --name"
+                    )
+                return self.launch(name, plan, tracking, folder, data, devices)
+            except BaseException as error:
+                stopped = isinstance(error, KeyboardInterrupt)
+                tracking.close("KILLED" if stopped else before, patience_seconds=5)
+                raise
+
+    def describe(self, tracking: Any, plan: dict[str, Any], params: Mapping[str, Any], summary: str, data: Any) -> None:
+        """Write to MLflow what is planned, and by which command."""
+        command = shlex.join([*self.program(), *(shown(word) for word in self.argv)])
+        plan = {**plan, "data_fingerprint": data.fingerprint, "held_out": data.held_out}
+        tracking.describe(plan, params, command, f"{summary}\n\n    {command}\n")
+
+    def conclude(
+        self, name: str, n_runs: int, failures: Mapping[TrialConfig, str], tracking: Any, *,
+        interrupted: bool, resumable: bool = False,
+    ) -> int:  # fmt: skip
+        """Close the books, print table, failures, how to look and how to go on; returns the exit status."""
+        if tracking.backlog:
+            print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
+        patience = 60 if interrupted else 600  # seconds for a tracking server that is away
+        if tracking.flush(patience) and self.draw(name):
+            tracking.log_parent_artifacts(self.storage / name / "figures")  # seen in MLflow without a chart to set up
+        written = tracking.close(
+            "KILLED" if interrupted else "FAILED" if failures or resumable else "FINISHED", patience
+        )
+        written = written and not tracking.refused
+        if failures:
+            print(f"{len(failures)} of {n_runs} runs failed:")
+            for config, reason in failures.items():
+                print(f"  {config.run_name}: {reason}")
+        print(f"look at the runs: {self.ui_command()}")
+        if interrupted or resumable or not written:
+            print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
+        return 130 if interrupted else int(bool(failures) or resumable or not written)
+
+    def ui_command(self) -> str:
+        if self.uri.startswith("http"):
+            return f"{shown(self.uri)} in a browser"
+        words = [python(), "-m", "mlflow", "ui", "--backend-store-uri", shown(self.uri)]
+        return f"http://127.0.0.1:5000 in a browser, after\n  {shlex.join(words)}"
+
+    def how_to_go_on(self) -> str:
+        return f"; resume with: {self.resume_command(self.name)}" if self.name else " before anything was started"
+
+    def resume_command(self, name: str) -> str:
+        return shlex.join([*self.program(), "--resume", name, *self.kept_words()])
+
+    def kept_words(self, leave_out: Collection[str] = ()) -> list[str]:
+        """The flags that another command on the same records needs as well, without those of ``leave_out``."""
+        words = []
+        if self.storage != Path(DEFAULT_STORAGE).resolve():
+            words += ["--storage-path", str(self.storage)]
+        for flag, default in self.kept_flags.items():
+            if flag not in leave_out and (value := getattr(self.args, flag, default)) != default:
+                words += [f"--{flag.replace('_', '-')}", shown(str(value))]
+        return words
+
+    def program(self) -> list[str]:
+        """The command itself as one would type it here."""
+        if Path(sys.argv[0]).name == self.installed:
+            return [typed(Path(sys.argv[0]).absolute())]
+        return [python(), typed(self.script)]
+
+
+def check_storage(storage: Path) -> None:
+    """Raises UsageError where --storage-path is no folder that can be made and written to."""
+    try:
+        storage.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"--storage-path {storage} cannot be made a folder: {error.strerror}") from None
+    if not os.access(storage, os.W_OK):
+        raise UsageError(f"--storage-path {storage} cannot be written to")
+
+
+def usable_cpus() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def python() -> str:
+    """The running Python as one would type it here."""
+    return typed(Path(sys.executable))
+
+
+def typed(path: Path) -> str:
+    """Relative where it is below the current folder."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def shape(shape: tuple[int, int, int]) -> str:
+    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'colour'}"
+
+
+def duration(seconds: float) -> str:
+    minutes, hours = seconds / 60, seconds / 3600
+    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:.1f} hours"

@@ -1,0 +1,459 @@
+"""Find each model's best setting with Optuna, on validation images: ``python sweeps/hyperparameter_search.py --gpus 4``."""
+
+import argparse
+import json
+import re
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+if __package__ in (None, ""):  # run as a script, from any folder
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.plan import MOST_RUNS, PlanError, format_numbers, parse_numbers
+from sweeps.driver import (
+    EXIT_STATUS,
+    Driver,
+    UsageError,
+    add_place_flags,
+    add_record_flags,
+    check_shared_flags,
+    duration,
+    python,
+    shape,
+    typed,
+)
+from sweeps.planning import Devices, dataset_from_flag, flagged, model_overrides, seeds_from_flag
+from sweeps.space import (
+    DEFAULT_SPACES,
+    FIXABLE,
+    KL_WEIGHT,
+    MULTI_OBJECTIVE,
+    SAMPLERS,
+    SEARCHED,
+    Domain,
+    SearchPlan,
+    StudyPlan,
+    can_matter,
+    grid_size,
+    make_study,
+    middle,
+    parse_domain,
+)
+from sweeps.tracking_store import shown
+
+DEFAULTS: dict[str, Any] = {
+    "models": list(MODEL_NAMES), "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
+    "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
+}  # fmt: skip
+VALIDATION_SIZES = {"fashion-mnist": 10_000, "mnist": 10_000}  # of other data sets a sixth
+LATENT_SWEEP = Path(__file__).resolve().with_name("latent_sweep.py")
+RUNG_SHARE = 9  # the first rung is after a ninth of the epochs
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return HyperparameterSearch(_parse(arguments), arguments).main()
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="hyperparameter_search.py",
+        description=f"{__doc__} Every trial is a suggested setting, trained with all the seeds and scored by their mean on "
+        "images held out of training; the test set is not touched.",
+        allow_abbrev=False,
+        epilog=EXIT_STATUS,
+    )
+    _add_search_flags(parser)
+    add_place_flags(parser)
+    record = add_record_flags(parser, "search", "more trials or studies")
+    record.add_argument(
+        "--test-seeds", metavar="SEEDS",
+        help="seeds of the runs in the plan of the best settings, written at the end (default: as many as --seeds, none of "
+        "which the search has seen)",
+    )  # fmt: skip
+    args = parser.parse_args(_with_negative_values(argv))
+    check_shared_flags(parser, args, "search", lambda: _flags_given(args))
+    return args
+
+
+def _add_search_flags(parser: argparse.ArgumentParser) -> None:
+    """What is searched; every default is None, so that what was given can be told."""
+    what = parser.add_argument_group("what is searched (one study for each of the models and latent dimensions)")
+    what.add_argument(
+        "--models", "--model", nargs="+", metavar="MODEL",
+        help=f"any of {', '.join(MODEL_NAMES)}; MODEL:field=value,... fixes fields for that study alone (default: all)",
+    )  # fmt: skip
+    what.add_argument(
+        "--latent-dims", "--latent-dim", metavar="DIMS",
+        help=f"2,5,10 or 2-5: a study for each; 2..20: one study in which it is varied (default: {DEFAULTS['latent_dims']})",
+    )  # fmt: skip
+    for name, meaning in {
+        "trials": "suggestions for each study",
+        "seeds": "how many seeds each trial is trained with, or which: 3, or 0,1,7",
+        "epochs": "epochs of a trial that is not stopped early",
+        "dataset": TrialConfig.__dataclass_fields__["dataset"].metadata["meaning"],
+        "train_size": "train on this many images; 0 is all that are not held out",
+        "sampler": "; ".join(f"{name}: {meaning}" for name, meaning in SAMPLERS.items()),
+        "sampler_seed": "seed of the suggestions",
+        "reduction_factor": "of the trials that reach a rung, the best 1/N go on (ASHA)",
+    }.items():
+        what.add_argument(
+            f"--{name.replace('_', '-')}", dest=name, metavar=name.upper(),
+            help=f"{meaning} (default: {DEFAULTS[name]})".replace("%", "%%"),
+        )  # fmt: skip
+    what.add_argument(
+        "--validation-size", metavar="N",
+        help="images held out of the end of the training set, on which trials are scored (default: 10,000 of (Fashion-)MNIST, "
+        "else a sixth)",
+    )  # fmt: skip
+    what.add_argument(
+        "--first-rung", metavar="EPOCHS",
+        help=f"epochs before a trial can be stopped early; the next rungs are at this times --reduction-factor, its square, "
+        f"...; as many as --epochs stops none (default: a {RUNG_SHARE}th of --epochs)",
+    )  # fmt: skip
+    what.add_argument(
+        "--fix", action="append", metavar="NAME=VALUE", help="a field with this value in every trial; may be repeated"
+    )
+    space = parser.add_argument_group(
+        "ranges (2..8, 1e-5..1e-2:log, 64..512:step=64, or values: 32,64)",
+        "A field is varied in the studies of the models that have it.",
+    )
+    for name in SEARCHED:
+        of_models = {model: texts[name] for model, texts in DEFAULT_SPACES.items() if name in texts}
+        default = ", ".join(dict.fromkeys(of_models.values())) or "not varied"
+        if name in KL_WEIGHT:
+            default = f"{KL_WEIGHT[name]} with {', '.join(MULTI_OBJECTIVE)}, else not varied"
+        models = "" if len(of_models) in (0, len(MODEL_NAMES)) else f" for {', '.join(of_models)}"
+        space.add_argument(
+            f"--{name.replace('_', '-')}", dest=name, metavar="RANGE",
+            help=f"{TrialConfig.__dataclass_fields__[name].metadata['meaning']} (default: {default}{models})",
+        )  # fmt: skip
+
+
+def _with_negative_values(argv: Sequence[str]) -> list[str]:
+    """``--noise-start -6..0`` as ``--noise-start=-6..0``: argparse would take -6..0 for a flag."""
+    words: list[str] = []
+    for word in argv:
+        if re.match(r"-[\d.]", word) and words and re.fullmatch(r"--[\w-]+", words[-1]):
+            words[-1] += f"={word}"
+        else:
+            words.append(word)
+    return words
+
+
+def _flags_given(args: argparse.Namespace) -> list[str]:
+    names = [*DEFAULTS, "validation_size", "first_rung", "fix", *SEARCHED]
+    return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
+
+
+def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPlan:
+    """The search that the flags ask for; raises PlanError naming the flag, its meaning and the value."""
+
+    def given(name: str) -> Any:
+        return DEFAULTS[name] if getattr(args, name) is None else getattr(args, name)
+
+    sampler = given("sampler")
+    if sampler not in SAMPLERS:
+        raise PlanError(f"--sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
+    settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
+    base = {"dataset": dataset_from_flag(given("dataset")), **settings}
+    try:
+        epochs = TrialConfig.typed("epochs", settings["epochs"])
+    except ValueError as error:
+        raise PlanError(flagged(str(error))) from None
+    fixed = _fixed(args.fix or [])
+    domains = {name: parse_domain(name, text) for name in SEARCHED if (text := getattr(args, name)) is not None}
+    if both := sorted({*fixed} & {*domains}):
+        raise PlanError(
+            f"--fix {both[0]}=... and --{both[0].replace('_', '-')} both say what {both[0]} is; leave one out"
+        )
+    studies = tuple(
+        study
+        for text in given("models")
+        for study in _studies(text, given("latent_dims"), base, domains, fixed, sampler)
+    )
+    names = [study.name for study in studies]
+    if repeated := [name for name in names if names.count(name) > 1]:
+        raise PlanError(f"two of the studies are named {repeated[0]}; leave one out, or search it under another --name")
+    for name in {*domains, *fixed}:
+        if not any(can_matter(name, study) for study in studies):
+            raise PlanError(f"--{name.replace('_', '-')} changes nothing in {', '.join(names)}; leave it out")
+    seeds = seeds_from_flag(str(given("seeds")))
+    first_rung = _count(
+        "--first-rung", args.first_rung or max(1, epochs // RUNG_SHARE), "epochs before a trial can be stopped"
+    )
+    plan = SearchPlan(
+        studies, _count("--trials", given("trials"), "suggestions for each study"), tuple(seeds), sampler,
+        _count("--sampler-seed", given("sampler_seed"), "the seed of the suggestions", least=0), first_rung,
+        _count("--reduction-factor", given("reduction_factor"), "how many trials of a rung one goes on of", least=2),
+    )  # fmt: skip
+    if first_rung > epochs:
+        raise PlanError(
+            f"--first-rung {first_rung} comes after the last of --epochs {epochs}; {epochs} stops no trial early"
+        )
+    if plan.n_runs > MOST_RUNS:
+        raise PlanError(f"studies x --trials x --seeds are {plan.n_runs:,} runs; a search has at most {MOST_RUNS:,}")
+    return plan
+
+
+def _studies(
+    text: str, dims: str, base: Mapping[str, Any], domains: Mapping[str, Domain], fixed: Mapping[str, Any], sampler: str
+) -> list[StudyPlan]:
+    """One model's studies, from its word in --models."""
+    overrides = model_overrides(text)
+    model = overrides.pop("model")
+    if model not in MODEL_NAMES:
+        raise PlanError(f"--models: each is one of {', '.join(MODEL_NAMES)}; got {model!r}")
+    if locked := sorted(set(overrides) - set(FIXABLE)):
+        raise PlanError(f"--models {text}: {locked[0]} is the same in all studies, so it has a flag of its own")
+    own = {name: domain for name, domain in domains.items() if name not in overrides}
+    values = {**fixed, **overrides}
+    if values.get("likelihood") == "auto":
+        values["likelihood"] = LIKELIHOOD_OF_MODEL[model]
+    kl_scored = sampler in MULTI_OBJECTIVE
+    if kl_scored and (model == "AE" or values.get("sampler") == "cg"):
+        raise PlanError(
+            f"--sampler {sampler} scores the KL divergence from the prior, which {text} does not know: AE has no posterior, and "
+            "cg never forms M; leave it out of --models, or choose another sampler"
+        )
+    if ".." in dims:
+        own["latent_dim"] = parse_domain("latent_dim", dims)
+        return [make_study(model, {**base, "latent_dim": 1}, own, values, kl_scored=kl_scored)]
+    try:
+        numbers = parse_numbers(dims)
+    except ValueError as error:
+        raise PlanError(f"--latent-dims: {error}; 2..20 varies it in one study") from None
+    return [make_study(model, {**base, "latent_dim": d}, own, values, kl_scored=kl_scored) for d in numbers]
+
+
+def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
+    fixed: dict[str, Any] = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        name = name.strip().replace("-", "_")
+        if not equals or name not in FIXABLE:
+            raise PlanError(f"--fix takes NAME=VALUE, where NAME is one of {', '.join(FIXABLE)}; got {pair!r}")
+        if name in fixed:
+            raise PlanError(f"--fix names {name} twice")
+        try:
+            fixed[name] = TrialConfig.typed(name, value.strip())
+        except ValueError as error:
+            raise PlanError(f"--fix: {error}") from None
+    return fixed
+
+
+def _count(flag: str, value: Any, meaning: str, least: int = 1) -> int:
+    if not str(value).strip().isdecimal() or not least <= int(value) < 10**9:
+        raise PlanError(f"{flag} is a whole number, {meaning}, at least {least}; got {value!r}")
+    return int(value)
+
+
+class HyperparameterSearch(Driver):
+    """Optuna's studies, a trial of each a cohort of seeds."""
+
+    kind, installed = "search", "fishernet-search"
+    script = Path(__file__).resolve()
+    kept_flags: Mapping[str, Any] = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
+
+    def asked(self) -> SearchPlan:
+        self._check_test_seeds()
+        size = self.args.validation_size
+        if size is not None:
+            return plan_from_flags(self.args, _count("--validation-size", size, "images held out to score trials on"))
+        dataset = self.args.dataset or DEFAULTS["dataset"]
+        plan = plan_from_flags(self.args, VALIDATION_SIZES.get(dataset, 1))  # what is wrong is said before data is read
+        if dataset in VALIDATION_SIZES:
+            return plan
+        from fishernet.data import load_data
+
+        n_images = len(load_data(plan.example.dataset, self.args.data_dir).train)
+        return plan_from_flags(self.args, max(1, n_images // 6))
+
+    def run(self, asked: SearchPlan | None) -> int:
+        if asked is None:
+            self._check_test_seeds()
+        return super().run(asked)
+
+    def _check_test_seeds(self) -> None:
+        if self.args.test_seeds is not None:
+            try:
+                seeds_from_flag(self.args.test_seeds)
+            except PlanError as error:
+                raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+
+    def stored(self, plan: dict[str, Any]) -> SearchPlan:
+        return SearchPlan.from_dict(plan)
+
+    def extended(self, plan: dict[str, Any], asked: SearchPlan, name: str) -> SearchPlan:
+        return SearchPlan.from_dict(plan).extended(asked, name)
+
+    def example(self, plan: SearchPlan) -> TrialConfig:
+        return plan.example
+
+    def dry_run(self, name: str, plan: SearchPlan) -> int:
+        from sweeps.estimate import estimate_seconds
+        from sweeps.tracking import check_uri
+
+        check_uri(self.uri)
+        data, devices = self.load_data(plan.example), self.connect() if self.args.address else self.devices()
+        self._print_plan(name, plan, devices, data)
+        cohorts = [
+            list(plan.members(study, {name: middle(name, domain) for name, domain in study.space}, 0))
+            for study in plan.studies
+            for _ in range(plan.n_trials)
+        ]
+        seconds = estimate_seconds(cohorts, devices, data)
+        share = _expected_share(plan)
+        print(f"time       about {duration(seconds * share)} by a measured step of each model at the middle of its ranges"
+              + (f"; {duration(seconds)} if no trial were stopped early" if share < 1 else ""))  # fmt: skip
+        print("nothing was started or written (--dry-run)")
+        return 0
+
+    def _print_plan(self, name: str, plan: SearchPlan, devices: Devices, data: Any) -> None:
+        print(f"search     {name}: {describe_search(plan)}")
+        for study in plan.studies:
+            ranges = ", ".join(f"{field} {domain}" for field, domain in study.space)
+            print(f"space      {study.name}: {ranges}")
+            if grid_size(study.space) <= plan.n_trials:
+                print(
+                    f"           that is {grid_size(study.space):.0f} settings in all: some will be tried more than once"
+                )
+        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
+        print(f"tracking   {shown(self.uri)}")
+        print(f"storage    {self.storage / name}")
+
+    def launch(
+        self, name: str, plan: SearchPlan, tracking: Any, folder: Path, data: Any, devices: Devices | None
+    ) -> int:
+        from fishernet.training import DIVERGED
+        from sweeps import launch, studies
+        from sweeps.progress import Progress
+        from sweeps.trial import find_checkpoints
+
+        runs = tracking.runs()
+        try:
+            opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
+            studies.make_sampler(plan, 0)
+        except studies.StudiesError as error:
+            raise UsageError(str(error)) from None
+        self.describe(
+            tracking, {**plan.to_dict(), "optuna": studies.storage_url(self.storage)}, _shared_fields(plan),
+            describe_search(plan), data,
+        )  # fmt: skip
+
+        def to_dict(job: Any) -> dict[str, Any]:
+            assert devices is not None
+            fields: dict[str, Any] = job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every)
+            return fields
+
+        search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
+        failures = search.failures()
+        for config, reason in failures.items():  # where the driver died between telling Optuna and telling MLflow
+            if config not in runs or runs[config].status != "FAILED":
+                tracking.finish(config, "FAILED", reason)
+        self.opened, self.plan = opened, plan
+        if not search.n_left():
+            print(f"search     {name}: all trials of {describe_search(plan)} have ended; nothing to train")
+            return self.conclude(name, plan.n_runs, failures, tracking, interrupted=False)
+        devices = devices or self.connect()
+        self._print_plan(name, plan, devices, data)
+        if not devices.gpus:
+            print("device     training on the CPU" + ("" if self.args.gpus == 0 else ", as no GPU was found"))
+        n_ended = len(plan.studies) * plan.n_trials - search.n_left()
+        if n_ended or search.begun:
+            print(
+                f"resuming   {n_ended} trials have ended; {search.n_left()} to train, {len(search.begun)} of them begun before"
+            )
+        n_runs = search.n_left() * len(plan.seeds)
+        with Progress(n_runs, n_runs * plan.epochs, data.held_out) as progress:
+            tracking.say = progress.say
+            outcome = launch.launch(search, devices=devices, tracking=tracking, folder=folder, progress=progress)
+        if outcome.error:
+            print(f"Ray stopped: {outcome.error}", file=sys.stderr)
+        failures |= outcome.failed
+        ended_all = not outcome.error and not any(not r.startswith(DIVERGED) for r in outcome.failed.values())
+        status = self.conclude(
+            name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
+        )
+        if status in (0, 1) and ended_all and not tracking.backlog and not tracking.refused:
+            launch.remove_checkpoints(folder)
+        return status
+
+    def draw(self, name: str) -> bool:
+        """Print each study's counts and best setting, write the plan of the best, draw the figures."""
+        from analysis.frame import AnalysisError
+        from analysis.search import report
+
+        print()
+        for study in self.opened:
+            print(study.summary())
+        if plan := best_plan(self.plan, self.opened, self.args.test_seeds):
+            file = self.storage / name / "best.json"
+            file.write_text(json.dumps([config.to_dict() for config in plan], indent=1), encoding="utf-8")
+            words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
+            print("\nthe best settings beside the usual ones, to be trained on all images and scored on the test set:")
+            print(f"  {shlex.join([python(), typed(LATENT_SWEEP), *words])}\n")
+        try:
+            report(name, self.uri, self.storage / name / "figures")
+        except AnalysisError as error:
+            print(f"no figure: {error}\n")
+            return False
+        print()
+        return True
+
+    def ui_command(self) -> str:
+        from sweeps.studies import storage_url
+
+        return f"{super().ui_command()}\nlook at the studies: optuna-dashboard {storage_url(self.storage)}"
+
+
+def describe_search(plan: SearchPlan) -> str:
+    """``FisherNet-d10, VAE-d10 on fashion-mnist: 40 trials each of seeds 0-2, 50 epochs, rungs after 5, 15, 45; tpe``."""
+    rungs = f"rungs after {', '.join(map(str, plan.rungs))}" if plan.rungs else "none stopped early"
+    names = ", ".join(study.name for study in plan.studies)
+    return (
+        f"{names} on {plan.example.dataset}: {plan.n_trials} trials each of seeds {format_numbers(plan.seeds)}, "
+        f"{plan.epochs} epochs, {rungs}; {plan.sampler}"
+    )
+
+
+def best_plan(plan: SearchPlan, studies: Sequence[Any], test_seeds: str | None) -> list[TrialConfig]:
+    """Of each study with a completed trial the best setting and the model's usual one, on all training images."""
+    fresh = range(max(plan.seeds) + 1, max(plan.seeds) + 1 + len(plan.seeds))
+    seeds = seeds_from_flag(test_seeds) if test_seeds else list(fresh)
+    configs = []
+    for study in studies:
+        base, best = study.plan.base, study.best()
+        if best is None:
+            continue
+        words = [*base.variant.split(" ")[1:], "tuned"]
+        tuned = {**base.to_dict(), **best.params, "validation_size": 0, "setting": "-".join(words)}
+        usual = {name: getattr(base, name) for name in ("model", "dataset", "epochs", "train_size", *MODELLING_CHOICES)}
+        usual["latent_dim"] = tuned["latent_dim"]
+        configs += [TrialConfig.from_dict({**values, "seed": seed}) for values in (usual, tuned) for seed in seeds]
+    return configs
+
+
+def _shared_fields(plan: SearchPlan) -> dict[str, Any]:
+    """The fields that all studies fix alike: the parent run's parameters."""
+    rows = [{k: v for k, v in s.base.to_dict().items() if k not in dict(s.space)} for s in plan.studies]
+    shared = {k: v for k, v in rows[0].items() if all(row.get(k) == v for row in rows) and k not in ("seed", "setting")}
+    return {**shared, "trials": plan.n_trials, "sampler": plan.sampler} if len(plan.studies) else shared
+
+
+def _expected_share(plan: SearchPlan) -> float:
+    """The share of the epochs that is trained where exactly one of ``reduction_factor`` trials passes each rung."""
+    ends = [*plan.rungs, plan.epochs]
+    steps = zip([0, *ends], ends, strict=False)
+    return sum((b - a) / plan.reduction_factor**k for k, (a, b) in enumerate(steps)) / plan.epochs
+
+
+if __name__ == "__main__":
+    sys.exit(main())

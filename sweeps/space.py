@@ -1,0 +1,333 @@
+"""What a search varies: ranges given as text, the defaults of each model, and the plan of all studies of one search."""
+
+import itertools
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fishernet.config import TrialConfig
+from fishernet.plan import PlanError
+
+Value = int | float | str
+SAMPLERS = {
+    "tpe": "tree-structured Parzen estimator",
+    "random": "independent draws",
+    "cma-es": "covariance matrix adaptation; needs the package cmaes, and draws words and lists of values at random",
+    "nsga-ii": "genetic, for MSE and KL divergence at once",
+}
+MULTI_OBJECTIVE = ("nsga-ii",)
+# Fields a search cannot vary: they say which study it is, what it is scored on, and how often.
+NOT_SEARCHED = ("model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every",
+                "setting")  # fmt: skip
+FIXABLE = tuple(name for name in TrialConfig.__dataclass_fields__ if name not in NOT_SEARCHED)
+# How FisherNet's draws are computed is no matter of quality; and --sampler is Optuna's here.
+SEARCHED = tuple(name for name in FIXABLE if name not in ("sampler", "cg_tolerance", "cg_iterations"))
+# Fields that other fields depend on come first, so that what does not apply is never asked for.
+CONDITIONS = ("likelihood", "noise", "objective", "decoder_output")
+
+COMMON = {"learning_rate": "1e-5..1e-2:log", "batch_size": "32,64,128,256", "weight_decay": "1e-6..1e-1:log"}
+DENSE = {"hidden_width": "128,256,448", "hidden_layers": "1..4"}
+NOISE = {"noise_start": "-6..0", "noise_learning_rate": "1e-4..1e-1:log"}
+ACTIVATION = {"activation": "relu,elu,silu,tanh"}
+VAE_LIKELIHOOD = {"likelihood": "bernoulli,gaussian-learned"}
+# kl_weight is varied by default only where the KL divergence is scored as well: by the MSE alone it would go to its lower
+# end, where a VAE is a plain autoencoder.
+DEFAULT_SPACES: dict[str, dict[str, str]] = {
+    "FisherNet": {**COMMON, **DENSE, **ACTIVATION, **NOISE},
+    "VAE": {**COMMON, **DENSE, **ACTIVATION, **VAE_LIKELIHOOD, **NOISE},
+    "CVAE": {**COMMON, **ACTIVATION, **VAE_LIKELIHOOD, **NOISE},
+    "AE": {**COMMON, **DENSE, **ACTIVATION},
+}
+KL_WEIGHT = {"kl_weight": "1e-2..10:log"}
+
+
+@dataclass(frozen=True)
+class Range:
+    """All numbers from low to high, both included."""
+
+    low: float
+    high: float
+    log: bool = False
+    step: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.low!r}..{self.high!r}" + (":log" if self.log else f":step={self.step!r}" if self.step else "")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """One of several values."""
+
+    values: tuple[Value, ...]
+
+    def __str__(self) -> str:
+        return ",".join(map(str, self.values))
+
+
+Domain = Range | Choices
+
+
+def parse_domain(name: str, text: str) -> Domain:
+    """``1e-5..1e-2:log``, ``64..512:step=64``, ``relu,elu`` or one value for a field; raises PlanError with a sentence."""
+    flag = f"--{name.replace('_', '-')}"
+    meaning = TrialConfig.__dataclass_fields__[name].metadata["meaning"]
+    takes = f"{flag} ({meaning}) takes a range such as 2..8, 1e-5..1e-2:log or 64..512:step=64, or values such as 32,64"
+
+    def typed(value: str) -> Any:
+        try:
+            return TrialConfig.typed(name, value.strip())
+        except ValueError as error:
+            raise PlanError(f"{flag}{str(error).removeprefix(name)}") from None
+
+    if ".." not in text:
+        words = [word for word in text.split(",") if word.strip()]
+        if not words:
+            raise PlanError(f"{takes}; got {text!r}")
+        values = tuple(typed(word) for word in words)
+        if len(set(values)) < len(values):
+            raise PlanError(f"{flag} lists a value twice: {text!r}")
+        return Choices(values)
+    ends, _, scale = text.partition(":")
+    if isinstance(TrialConfig.__dataclass_fields__[name].default, str):
+        raise PlanError(f"{flag} ({meaning}) takes words, so they are listed, such as a,b; got the range {text!r}")
+    low, high = map(typed, ends.split("..", 1))
+    if not low < high:
+        raise PlanError(f"{flag}: a range goes upwards; got {text!r}")
+    if scale == "log":
+        if low <= 0:
+            raise PlanError(f"{flag}: a logarithmic range begins above 0; got {text!r}")
+        return Range(low, high, log=True)
+    if scale:
+        key, _, size = scale.partition("=")
+        try:
+            step = type(low)(size)
+        except ValueError:
+            step = 0
+        if key != "step" or not 0 < step <= high - low:
+            raise PlanError(
+                f"{flag}: after the colon comes log, or step= and a number between 0 and the range's length; got {text!r}"
+            )
+        return Range(low, high, step=step)
+    return Range(low, high)
+
+
+def matters(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a field changes what a config with these other fields computes."""
+    model, likelihood = config["model"], config["likelihood"]
+    if name in ("noise", "noise_start"):
+        return bool(likelihood == "gaussian-learned")
+    if name == "noise_learning_rate":
+        return bool(likelihood == "gaussian-learned" and config["noise"] == "learned")
+    if name in ("hidden_width", "hidden_layers"):
+        return bool(model != "CVAE")
+    if name in ("objective", "sampler"):
+        return bool(model == "FisherNet")
+    if name in ("cg_tolerance", "cg_iterations"):
+        return bool(model == "FisherNet" and config["sampler"] == "cg")
+    return bool(name != "kl_weight" or model != "AE")
+
+
+@dataclass(frozen=True)
+class StudyPlan:
+    """One study: a model at one latent dimension, or at those of a range, and what of it is varied."""
+
+    base: TrialConfig  # what is not varied; its seed means nothing
+    space: tuple[tuple[str, Domain], ...]
+
+    @property
+    def name(self) -> str:
+        """``FisherNet-d10``; ``FisherNet`` where the latent dimension is varied."""
+        variant = self.base.variant.replace(" ", "-")
+        return variant if "latent_dim" in dict(self.space) else f"{variant}-d{self.base.latent_dim:02d}"
+
+    def config(self, params: Mapping[str, Any], number: int, seed: int) -> TrialConfig:
+        """Trial ``number``'s config; its setting is named by the number, so that no two trials share a run."""
+        return TrialConfig.from_dict(
+            {**self.base.to_dict(), **params, "seed": seed, "setting": trial_setting(self.base, number)}
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"base": self.base.to_dict(), "space": {name: str(domain) for name, domain in self.space}}
+
+    @classmethod
+    def from_dict(cls, content: Mapping[str, Any]) -> "StudyPlan":
+        space = tuple((name, parse_domain(name, text)) for name, text in content["space"].items())
+        return cls(TrialConfig.from_dict(content["base"]), space)
+
+
+def trial_setting(base: TrialConfig, number: int) -> str:
+    """``t017``, after what sets the study's own line apart: ``gaussian-learned-t017``."""
+    return "-".join([*base.variant.split(" ")[1:], f"t{number:03d}"])
+
+
+@dataclass(frozen=True)
+class SearchPlan:
+    """All studies of a search: equal budgets, one set of seeds, one split of the images."""
+
+    studies: tuple[StudyPlan, ...]
+    n_trials: int  # suggestions for each study
+    seeds: tuple[int, ...]  # the members of every trial
+    sampler: str
+    sampler_seed: int
+    first_rung: int  # epochs before a trial can be stopped; as many as it trains: none is
+    reduction_factor: int
+
+    @property
+    def example(self) -> TrialConfig:
+        return self.studies[0].base
+
+    @property
+    def epochs(self) -> int:
+        return self.example.epochs
+
+    @property
+    def multi_objective(self) -> bool:
+        return self.sampler in MULTI_OBJECTIVE
+
+    @property
+    def rungs(self) -> list[int]:
+        """The epochs after which trials are compared; none where each trains to its end."""
+        if self.multi_objective:
+            return []
+        powers = (self.first_rung * self.reduction_factor**k for k in itertools.count())
+        return list(itertools.takewhile(lambda epoch: epoch < self.epochs, powers))
+
+    @property
+    def n_runs(self) -> int:
+        return len(self.studies) * self.n_trials * len(self.seeds)
+
+    def members(self, study: StudyPlan, params: Mapping[str, Any], number: int) -> tuple[TrialConfig, ...]:
+        return tuple(study.config(params, number, seed) for seed in self.seeds)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "search": {
+                "studies": [study.to_dict() for study in self.studies], "n_trials": self.n_trials,
+                "seeds": list(self.seeds), "sampler": self.sampler, "sampler_seed": self.sampler_seed,
+                "first_rung": self.first_rung, "reduction_factor": self.reduction_factor,
+            }
+        }  # fmt: skip
+
+    @classmethod
+    def from_dict(cls, plan: Mapping[str, Any]) -> "SearchPlan":
+        content = plan["search"]
+        studies = tuple(map(StudyPlan.from_dict, content["studies"]))
+        return cls(**{**content, "studies": studies, "seeds": tuple(content["seeds"])})
+
+    def extended(self, asked: "SearchPlan", name: str) -> "SearchPlan":
+        """The plan with more trials or more studies; raises PlanError where anything else is another."""
+        own, other = self.to_dict()["search"], asked.to_dict()["search"]
+        words = {"sampler_seed": "sampler-seed", "first_rung": "first-rung", "reduction_factor": "reduction-factor"}
+        differences = [
+            f"--{words.get(key, key)} is {own[key]} there and {other[key]} here"
+            for key in ("seeds", "sampler", "sampler_seed", "first_rung", "reduction_factor")
+            if own[key] != other[key]
+        ]
+        known = {study.name: study for study in self.studies}
+        for study in asked.studies:
+            there = known.get(study.name)
+            if there is not None and there != study:
+                before, after = _flat(there), _flat(study)
+                differences += [
+                    f"{key} of {study.name} is {before.get(key)} there and {after.get(key)} here"
+                    for key in sorted({*before, *after})
+                    if before.get(key) != after.get(key)
+                ]
+        images = ("dataset", "epochs", "train_size", "validation_size")
+        differences += [
+            f"--{key.replace('_', '-')} is {getattr(self.example, key)} there and {getattr(asked.example, key)} here"
+            for key in images
+            if getattr(self.example, key) != getattr(asked.example, key)
+        ]
+        if asked.n_trials < self.n_trials:
+            differences.append(f"--trials is {self.n_trials} there and {asked.n_trials} here, which is less")
+        if differences:
+            raise PlanError(
+                f"the search {name} exists, and with these its trials could not be compared: {'; '.join(differences)}. "
+                f"Choose another --name, or leave {'this' if len(differences) == 1 else 'these'} as it was"
+            )
+        added = tuple(study for study in asked.studies if study.name not in known)
+        return SearchPlan(
+            (*self.studies, *added), asked.n_trials, self.seeds, self.sampler, self.sampler_seed, self.first_rung,
+            self.reduction_factor,
+        )  # fmt: skip
+
+
+def _flat(study: StudyPlan) -> dict[str, Any]:
+    content = study.to_dict()
+    return {**content["base"], **content["space"]}
+
+
+def make_study(
+    model: str, base: Mapping[str, Any], domains: Mapping[str, Domain], fixed: Mapping[str, Any], *, kl_scored: bool
+) -> StudyPlan:
+    """A model's study from what was typed: ``domains`` and ``fixed`` beside its defaults; raises PlanError.
+
+    ``base`` holds the fields that no flag of the space touches. A domain of one value is fixed.
+    """
+    texts = DEFAULT_SPACES[model] | (KL_WEIGHT if kl_scored else {})
+    space: dict[str, Domain] = {name: parse_domain(name, text) for name, text in texts.items()} | dict(domains)
+    singles = {name: d.values[0] for name, d in space.items() if isinstance(d, Choices) and len(d.values) == 1}
+    values = {**base, **singles, **fixed, "model": model}
+    order = ("latent_dim", *CONDITIONS, *SEARCHED)
+    space = {name: space[name] for name in dict.fromkeys(order) if name in space and name not in {**singles, **fixed}}
+    try:
+        usual = {**TrialConfig(model=model).to_dict(), **values}
+        possible = [TrialConfig.from_dict(config) for config in _conditions(usual, space)]
+    except (KeyError, ValueError) as error:
+        raise PlanError(str(error.args[0])) from None
+    space = {name: domain for name, domain in space.items() if any(matters(name, c.to_dict()) for c in possible)}
+    try:
+        config = TrialConfig.from_dict(usual)
+    except ValueError:  # the model's usual choice does not go with what is fixed, but every listed one does
+        config = possible[0]
+    if not space:
+        raise PlanError(f"nothing of {config.variant} is left to vary: every value is fixed; give at least one range")
+    return StudyPlan(config, tuple(space.items()))
+
+
+def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+    """Every combination of the listed choices that other fields depend on."""
+    lists = {name: d.values for name, d in space.items() if name in CONDITIONS and isinstance(d, Choices)}
+    for combination in itertools.product(*lists.values()):
+        values = dict(usual)
+        for name, value in zip(lists, combination, strict=True):
+            if matters(name, values):
+                values[name] = value
+        yield values
+
+
+def can_matter(name: str, study: StudyPlan) -> bool:
+    """Whether a field changes what some trial of the study computes."""
+    return any(matters(name, values) for values in _conditions(study.base.to_dict(), dict(study.space)))
+
+
+def grid_size(space: Sequence[tuple[str, Domain]]) -> float:
+    """How many settings there are; infinite where a number varies continuously."""
+    return math.prod(_n_values(name, domain) for name, domain in space)
+
+
+def _n_values(name: str, domain: Domain) -> float:
+    if isinstance(domain, Choices):
+        return len(domain.values)
+    if isinstance(TrialConfig.__dataclass_fields__[name].default, int):
+        return int(domain.high - domain.low) // int(domain.step or 1) + 1
+    return int((domain.high - domain.low) / domain.step + 1e-9) + 1 if domain.step else math.inf
+
+
+def suggestions(study: StudyPlan, suggest: Any) -> Iterator[tuple[str, Value]]:
+    """Each varied field that matters with the value ``suggest(name, domain)`` gives it, in the order they depend on another."""
+    values = study.base.to_dict()
+    for name, domain in study.space:
+        if matters(name, values):
+            values[name] = suggest(name, domain)
+            yield name, values[name]
+
+
+def middle(name: str, domain: Domain) -> Value:
+    """A value halfway: what an estimate of time takes."""
+    if isinstance(domain, Choices):
+        return domain.values[len(domain.values) // 2]
+    value = math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2
+    return round(value) if isinstance(TrialConfig.__dataclass_fields__[name].default, int) else value

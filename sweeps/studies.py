@@ -1,0 +1,392 @@
+"""Optuna's studies as a searcher and an early stopper of Ray Tune; both keep all they know in Optuna's storage.
+
+Ray's own OptunaSearch and ASHAScheduler are not used: the first stores a trial that was stopped early as complete, with its
+early value, counts reports where we count epochs, and draws the first numbers again when it is started again; the second
+forgets its rungs with its process. Here a trial that is stopped is PRUNED, the rungs are those of Optuna's successive halving
+(ASHA: Li et al. 2020), kept in the study, and each suggestion is drawn with a seed of its own.
+"""
+
+import hashlib
+import math
+import warnings
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import optuna
+import sqlalchemy.exc
+from optuna.trial import FrozenTrial, TrialState
+from ray.tune.schedulers import FIFOScheduler, TrialScheduler
+from ray.tune.search import Searcher
+
+from fishernet.config import TrialConfig
+from fishernet.training import DIVERGED
+from sweeps.launch import Job
+from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
+from sweeps.tracking import TrackedRun
+
+STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
+STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+RETRY_OF, REASON = "retry_of", "reason"  # Optuna's user attributes of a trial
+
+optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+class StudiesError(RuntimeError):
+    """Why the studies cannot be had, as a sentence."""
+
+
+def storage_url(storage_path: Path) -> str:
+    return f"sqlite:///{(storage_path / 'optuna.db').as_posix()}"
+
+
+def open_storage(url: str) -> optuna.storages.RDBStorage:
+    """The storage of all searches of one storage path; made where it is missing."""
+    return optuna.storages.RDBStorage(url)
+
+
+def make_sampler(plan: SearchPlan, seed: int) -> optuna.samplers.BaseSampler:
+    """Raises StudiesError where the sampler's package is missing."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+        if plan.sampler == "random":
+            return optuna.samplers.RandomSampler(seed=seed)
+        if plan.sampler == "nsga-ii":
+            return optuna.samplers.NSGAIISampler(population_size=population_size(plan.n_trials), seed=seed)
+        if plan.sampler == "cma-es":
+            try:
+                return optuna.samplers.CmaEsSampler(seed=seed, warn_independent_sampling=False)
+            except ImportError:
+                raise StudiesError(
+                    "--sampler cma-es needs the package cmaes; install it (pip install cmaes), or choose tpe"
+                ) from None
+        return optuna.samplers.TPESampler(seed=seed)
+
+
+def population_size(n_trials: int) -> int:
+    """About five generations, as few as two of four."""
+    return min(50, max(4, n_trials // 5))
+
+
+def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool, trained: bool) -> list["Study"]:
+    """The plan's studies in the storage of that path; made where they are missing.
+
+    Raises StudiesError where the storage and MLflow do not tell of the same search: ``known``, MLflow has its plan, and
+    ``trained``, it has runs.
+    """
+    url = storage_url(storage_path)
+    try:
+        storage = open_storage(url)
+        there = {s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+        raise StudiesError(
+            f"{url} cannot be opened as Optuna's storage: {' '.join(str(error).split())[:300]}"
+        ) from None
+    ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
+    if ours and not known:
+        raise StudiesError(
+            f"{url} holds studies of a search {name} already, and MLflow knows none of that name; choose another --name, or "
+            f"delete them: optuna delete-study --storage {url} --study-name {ours[0]}"
+        )
+    if trained and not ours:
+        raise StudiesError(
+            f"MLflow knows the search {name}, but {url} holds no study of it; name the --storage-path it was started with"
+        )
+    return [Study(study, plan, name, storage) for study in plan.studies]
+
+
+class Study:
+    """One study of the plan with its trials in the storage."""
+
+    def __init__(self, plan: StudyPlan, search: SearchPlan, name: str, storage: optuna.storages.BaseStorage) -> None:
+        self.plan, self.search, self.name = plan, search, f"{name}/{plan.name}"
+        rungs = search.rungs
+        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
+        if rungs:
+            pruner = optuna.pruners.SuccessiveHalvingPruner(
+                min_resource=search.first_rung, reduction_factor=search.reduction_factor
+            )
+        self.study = optuna.create_study(
+            study_name=self.name, storage=storage, pruner=pruner, load_if_exists=True,
+            directions=["minimize"] * (2 if search.multi_objective else 1),
+        )  # fmt: skip
+
+    def trials(self) -> list[FrozenTrial]:
+        return self.study.get_trials(deepcopy=False)
+
+    def n_asked(self) -> int:
+        """How much of the budget is spent; a trial that died and its retry count once."""
+        trials = self.trials()
+        return len(trials) - sum(RETRY_OF in trial.user_attrs for trial in trials)
+
+    def ask(self) -> optuna.Trial:
+        """The next suggestion; the same for the same trials before it, also in another process."""
+        self._seed(len(self.trials()))
+        return self.study.ask()
+
+    def again(self, number: int) -> optuna.Trial:
+        """A trial that was suggested before and not ended."""
+        self._seed(number)
+        return optuna.Trial(self.study, self.trials()[number]._trial_id)
+
+    def _seed(self, number: int) -> None:
+        # A sampler that went on with one generator would draw its first numbers again in the next process.
+        digest = hashlib.sha256(f"{self.search.sampler_seed}/{self.name}/{number}".encode()).digest()
+        self.study.sampler = make_sampler(self.search, int.from_bytes(digest[:4], "little"))
+
+    def members(self, trial: optuna.Trial | FrozenTrial) -> tuple[TrialConfig, ...]:
+        """The trial's configs, one a seed; of a trial that is being made, its values are suggested here."""
+        if isinstance(trial, FrozenTrial):
+            return self.search.members(self.plan, trial.params, trial.number)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            params = dict(suggestions(self.plan, lambda name, domain: suggest(trial, name, domain)))
+        return self.search.members(self.plan, params, trial.number)
+
+    def best(self) -> FrozenTrial | None:
+        """The completed trial with the lowest score, the earliest of equals.
+
+        Of two objectives: on the Pareto front the one nearest to the front's ideal point, each axis in units of its extent.
+        """
+        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
+        if not self.search.multi_objective or not complete:
+            return min(complete, key=lambda trial: trial.values, default=None)
+        front = self.study.best_trials
+        columns = list(zip(*(trial.values for trial in front), strict=True))
+        low = [min(column) for column in columns]
+        extent = [max(column) - min(column) or 1.0 for column in columns]
+        return min(front, key=lambda t: sum(((v - a) / e) ** 2 for v, a, e in zip(t.values, low, extent, strict=True)))
+
+    def summary(self) -> str:
+        """How its trials ended, and the best setting."""
+        counts = Counter(STATES.get(trial.state, "unfinished") for trial in self.trials())
+        words = {"complete": "complete", "pruned": "stopped early", "failed": "failed", "unfinished": "unfinished"}
+        ended = ", ".join(f"{counts[state]} {word}" for state, word in words.items() if counts[state])
+        line = f"{self.plan.name}: {len(self.trials())} trials, {ended or 'none begun'}"
+        if (best := self.best()) is None:
+            return line
+        values = ", ".join(f"{name} {value:.5g}" for name, value in zip(self.objectives, best.values, strict=True))
+        settings = ", ".join(f"{k} {f'{v:.4g}' if isinstance(v, float) else v}" for k, v in best.params.items())
+        return f"{line}; best {values} (trial {best.number}): {settings}"
+
+    @property
+    def objectives(self) -> tuple[str, ...]:
+        return ("validation MSE", "KL divergence")[: 1 + self.search.multi_objective]
+
+    def retry_dead_trials(self) -> None:
+        """Enqueue again, with their values, the trials that died of something other than their values."""
+        trials = self.trials()
+        retried = {trial.user_attrs.get(RETRY_OF) for trial in trials}
+        for trial in trials:
+            reason = trial.user_attrs.get(REASON, DIVERGED)
+            if trial.state == TrialState.FAIL and trial.number not in retried and not reason.startswith(DIVERGED):
+                self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
+
+
+def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
+    """The trial's value for a field, drawn now or when it was first asked for."""
+    if isinstance(domain, Choices):
+        value: Value = trial.suggest_categorical(name, domain.values)  # type: ignore[assignment]  # its stub adds None
+        return value
+    if isinstance(TrialConfig.__dataclass_fields__[name].default, int):
+        step = 1 if domain.step is None else int(domain.step)
+        return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
+    return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)
+
+
+@dataclass
+class Attempt:
+    """One trial of Optuna's as it is trained by one of Tune's."""
+
+    study: Study
+    trial: optuna.Trial
+    members: tuple[TrialConfig, ...]
+    ended: FrozenTrial | None = None  # told before, in a process that died before MLflow held it all
+    values: dict[int, tuple[float, ...]] = field(
+        default_factory=dict
+    )  # epoch -> what is minimised, means over the seeds
+    told: TrialState | None = None
+
+    def tell(self, state: TrialState, reason: str = "") -> None:
+        if self.told is None and self.ended is None:
+            if reason:
+                self.trial.set_user_attr(REASON, reason)
+            values = list(self.values[self.study.search.epochs]) if state == TrialState.COMPLETE else None
+            self.study.study.tell(self.trial, values, state=state)
+        self.told = self.told or (self.ended.state if self.ended else state)
+
+
+class Search(Searcher):
+    """All studies as one source of Tune's trials (``sweeps.launch.Jobs``): whichever has had fewest suggestions is asked next.
+
+    Trials that were begun and not ended come first, with the values they had. A trial that ended in Optuna's storage while
+    MLflow lacks the end of a run is trained again from its checkpoint, so that both tell the same.
+    """
+
+    keep_models = False
+
+    def __init__(
+        self, studies: Sequence[Study], runs: Mapping[TrialConfig, TrackedRun],
+        checkpoints: Mapping[tuple[TrialConfig, ...], list[str]], to_dict: Callable[[Job], dict[str, Any]], held_out: str,
+    ) -> None:  # fmt: skip
+        super().__init__(metric=None, mode=None)
+        self.studies, self.plan, self.by_id, self.stops = studies, studies[0].search, dict[str, Job](), dict[str, str]()
+        self._runs, self._checkpoints, self._to_dict, self._held_out = runs, checkpoints, to_dict, held_out
+        self._attempts: dict[str, Attempt] = {}  # Tune's trial id -> what it trains
+        for study in studies:
+            study.retry_dead_trials()
+        self.begun = [
+            (study, trial) for study in studies for trial in study.trials() if not self._settled(study, trial)
+        ]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}  # Tune pickles its searcher; this one belongs to the driver that made it
+
+    def failures(self) -> dict[TrialConfig, str]:
+        """The runs of the trials that failed before."""
+        return {
+            config: trial.user_attrs.get(REASON, "")
+            for study in self.studies
+            for trial in study.trials()
+            if trial.state == TrialState.FAIL
+            for config in study.members(trial)
+        }
+
+    def n_left(self) -> int:
+        """How many trials are to be trained yet."""
+        asked = sum(study.n_asked() for study in self.studies)
+        return len(self.begun) + len(self.studies) * self.plan.n_trials - asked
+
+    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+        return {}, {"search_alg": self, "scheduler": EarlyStopper(self), "num_samples": self.n_left()}
+
+    def tags(self, trial: Any) -> dict[str, str]:
+        attempt = self._attempts[trial.trial_id]
+        return {
+            "fishernet.search.study": attempt.study.plan.name,
+            "fishernet.search.trial": str(attempt.trial.number),
+            "fishernet.search.state": "running" if attempt.told is None else STATES[attempt.told],
+        }
+
+    # What Tune calls, in the driver's one thread.
+
+    def suggest(self, trial_id: str) -> Any:
+        """The next trial's job, or that there is none."""
+        attempt = self._next()
+        if attempt is None:
+            return str(Searcher.FINISHED)
+        self._attempts[trial_id] = attempt
+        job = Job(attempt.members, tuple(self._checkpoints.get(attempt.members, ())))
+        self.by_id[job.id] = job
+        return {"job": self._to_dict(job)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Everything happens in ``reason_to_stop``, which comes first."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        attempt = self._attempts[trial_id]
+        if trial_id in self.stops:
+            return
+        if not error and self.plan.epochs in attempt.values:
+            attempt.tell(TrialState.COMPLETE)
+        else:
+            attempt.tell(TrialState.FAIL, "the trial died")
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: all is in the storage."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing: all is in the storage."""
+
+    def reason_to_stop(self, trial_id: str, result: Mapping[str, Any]) -> str:
+        """Take note of what Tune's trial reports, keys flattened by Tune; why it is to be stopped, else empty."""
+        attempt = self._attempts[trial_id]
+        reason = self._why(attempt, result)
+        if reason:
+            attempt.tell(TrialState.FAIL if reason.startswith(DIVERGED) else TrialState.PRUNED, reason)
+            self.stops[trial_id] = reason
+        return reason
+
+    def _why(self, attempt: Attempt, result: Mapping[str, Any]) -> str:
+        for config in attempt.members:
+            if reason := result.get(f"failures/{config.run_name}"):
+                # The mean over the others would not be comparable, so the trial fails as a whole.
+                reason = reason.removeprefix(DIVERGED)
+                return f"{DIVERGED}of {config.run_name}, {reason}" if len(attempt.members) > 1 else DIVERGED + reason
+        records = [result.get(f"epochs/{config.run_name}", []) for config in attempt.members]
+        for same_epoch in zip(*records, strict=True):
+            epoch = same_epoch[0]["epoch"]
+            scores = [self._scores(record["metrics"]) for record in same_epoch]
+            attempt.values[epoch] = tuple(math.fsum(column) / len(scores) for column in zip(*scores, strict=True))
+            if attempt.ended is not None:
+                if attempt.ended.state == TrialState.PRUNED and epoch >= (attempt.ended.last_step or 0):
+                    return str(attempt.ended.user_attrs[REASON])
+            elif self.plan.rungs and self._falls_behind(attempt, epoch):
+                return (
+                    f"{STOPPED_EARLY}after epoch {epoch} its mean {self._held_out} MSE {attempt.values[epoch][0]:.6g} was not "
+                    f"among the best 1/{self.plan.reduction_factor} of the trials that came so far"
+                )
+        return ""
+
+    def _falls_behind(self, attempt: Attempt, epoch: int) -> bool:
+        known = attempt.study.study._storage.get_trial(attempt.trial._trial_id).intermediate_values
+        if epoch in known:  # the history of a resumed trial
+            return False
+        attempt.trial.report(attempt.values[epoch][0], epoch)
+        return epoch < self.plan.epochs and attempt.trial.should_prune()
+
+    def _scores(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
+        """What is minimised: the MSE, and where two things are, the KL divergence of the posterior from the prior besides."""
+        mse = metrics[f"{self._held_out}/mse"]
+        if not self.plan.multi_objective:
+            return (mse,)
+        # ELBO = ln p(x given z) - KL, of VAE exactly and of FisherNet by one sample an image.
+        return mse, metrics[f"{self._held_out}/log_likelihood"] - metrics[f"{self._held_out}/elbo"]
+
+    def _next(self) -> Attempt | None:
+        if self.begun:
+            study, frozen = self.begun.pop(0)
+            if frozen.state == TrialState.WAITING:
+                trial = study.ask()
+                return Attempt(study, trial, study.members(trial))
+            trial = study.again(frozen.number)
+            ended = frozen if frozen.state.is_finished() else None
+            return Attempt(study, trial, study.members(frozen if ended else trial), ended)
+        study = min(self.studies, key=lambda study: study.n_asked())
+        if study.n_asked() >= self.plan.n_trials:
+            return None
+        trial = study.ask()
+        return Attempt(study, trial, study.members(trial))
+
+    def _settled(self, study: Study, trial: FrozenTrial) -> bool:
+        """Whether Optuna's trial has ended and MLflow says the same of each of its runs."""
+        if not trial.state.is_finished():
+            return False
+        return trial.state == TrialState.FAIL or all(
+            _ended_as(trial.state, self._runs.get(config)) for config in study.members(trial)
+        )
+
+
+def _ended_as(state: TrialState, run: TrackedRun | None) -> bool:
+    if run is None:
+        return False
+    if state == TrialState.COMPLETE:
+        return run.status == "FINISHED"
+    return run.status == "KILLED" and run.reason.startswith(STOPPED_EARLY)
+
+
+class EarlyStopper(FIFOScheduler):
+    """Tune's scheduler: first come, first served, and stops what the search gives a reason to stop."""
+
+    def __init__(self, search: Search) -> None:
+        super().__init__()
+        self._search = search
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        stop = self._search.reason_to_stop(trial.trial_id, result)
+        return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

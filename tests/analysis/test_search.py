@@ -1,0 +1,200 @@
+"""A search of known trials, and a sweep of its best settings with known errors: figures' data, tables, sentences."""
+
+import json
+import math
+from types import SimpleNamespace
+
+import optuna
+import pandas as pd
+import pytest
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState
+
+from analysis import exhibits, frame, search
+from analysis.frame import AnalysisError
+from analysis.stored import StoredSweep
+from fishernet.config import TrialConfig
+from fishernet.plan import compact
+
+RATES = [1e-5, 1e-4, 1e-3, 1e-2]
+SPACE = {
+    "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
+    "activation": CategoricalDistribution(["relu", "elu"]),
+}
+
+
+def score(rate: float, activation: str) -> float:
+    """Lowest at 1e-3 with elu; the rate matters a hundred times more in ln MSE, squared a good deal more in variance."""
+    return math.exp(abs(math.log10(rate) + 3) + 0.01 * (activation == "relu")) / 100
+
+
+def add(
+    study: optuna.Study, values: list[float] | None, state: TrialState, last: dict[int, float], **params: object
+) -> None:
+    study.add_trial(
+        optuna.trial.create_trial(
+            state=state, values=values, params=params, distributions=SPACE, intermediate_values=last
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def searched(tmp_path_factory):
+    """MLflow's and Optuna's books of the search ``found`` (VAE-d02: eight complete, one pruned, one failed; a second study of
+    two objectives) and of the sweep ``tuned``.
+    """
+    folder = tmp_path_factory.mktemp("searched")
+    url = f"sqlite:///{(folder / 'optuna.db').as_posix()}"
+    client = MlflowClient(tracking_uri=f"sqlite:///{(folder / 'mlflow.db').as_posix()}")
+    uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+
+    def parent(name: str, kind: str, plan: dict[str, object]) -> tuple[str, str]:
+        experiment = client.create_experiment(name, (folder / "artifacts").as_uri(), tags={"fishernet.kind": kind})
+        tags = {"fishernet.role": "sweep", "fishernet.plan": json.dumps({**plan, "data_fingerprint": "0"})}
+        return experiment, client.create_run(experiment, tags=tags, run_name=name).info.run_id
+
+    def child(sweep: tuple[str, str], config: TrialConfig, metric: str, value: float, **tags: str) -> None:
+        own = {"fishernet.role": "trial", "mlflow.parentRunId": sweep[1]} | tags
+        run = client.create_run(sweep[0], tags=own, run_name=config.run_name).info.run_id
+        params = [Param(k, str(v)) for k, v in config.to_dict().items()]
+        client.log_batch(run, params=params, metrics=[Metric(metric, value, 1, config.epochs)])
+        client.set_terminated(run, "FINISHED")
+
+    found = parent("found", "search", {"search": {}, "optuna": url, "held_out": "validation"})
+    study = optuna.create_study(study_name="found/VAE-d02", storage=url)
+    for rate in RATES:
+        for activation in ("relu", "elu"):
+            value = score(rate, activation)
+            add(study, [value], TrialState.COMPLETE, {9: value}, learning_rate=rate, activation=activation)
+    add(study, [0.001], TrialState.PRUNED, {1: 0.001}, learning_rate=1e-3, activation="elu")  # lower, but not whole
+    add(study, None, TrialState.FAIL, {}, learning_rate=1e-2, activation="elu")
+    for trial in range(8):
+        for seed, shift in ((0, -0.001), (1, 0.001)):
+            rate, activation = RATES[trial // 2], ("relu", "elu")[trial % 2]
+            config = TrialConfig(
+                model="VAE", learning_rate=rate, activation=activation, seed=seed, setting=f"t{trial:03d}", epochs=9
+            )
+            tags = {"fishernet.search.study": "VAE-d02", "fishernet.search.trial": str(trial)}
+            child(found, config, "validation/mse", score(rate, activation) + shift, **tags)
+
+    both = parent("both", "search", {"search": {}, "optuna": url, "held_out": "validation"})
+    study = optuna.create_study(study_name="both/VAE-d02", storage=url, directions=["minimize"] * 2)
+    for values in ([0.1, 1.0], [0.05, 2.0], [0.06, 2.5], [0.02, 5.0]):
+        add(study, values, TrialState.COMPLETE, {}, learning_rate=1e-3, activation="elu")
+    assert both
+
+    # usual and tuned MSE of each model at seeds 5 to 7; the differences are known by hand
+    errors = {
+        ("FisherNet", ""): (0.020, 0.021, 0.022), ("FisherNet", "tuned"): (0.010, 0.012, 0.014),
+        ("VAE", ""): (0.030, 0.031, 0.032), ("VAE", "tuned"): (0.0101, 0.0119, 0.0141),
+    }  # fmt: skip
+    configs = {
+        (model, setting, seed): TrialConfig(
+            model=model, seed=seed, setting=setting, epochs=9, learning_rate=1e-3 if setting else 1e-4
+        )
+        for model, setting in errors
+        for seed in (5, 6, 7)
+    }
+    tuned = parent("tuned", "sweep", compact(list(configs.values())))
+    for (model, setting, seed), config in configs.items():
+        child(tuned, config, "test/mse", errors[model, setting][seed - 5])
+    return SimpleNamespace(uri=uri, url=url)
+
+
+@pytest.fixture(scope="module")
+def made(searched):
+    sweep = frame.find_sweep("found", searched.uri, kind="search")
+    return {exhibit.stem: exhibit for exhibit in search.search_exhibits(sweep)}
+
+
+def test_the_best_setting_is_the_lowest_completed_score_with_its_spread_over_seeds(made):
+    (row,) = made["best_settings"].data.to_dict("records")
+    assert (row["study"], row["trial"], row["n_trials"]) == ("VAE-d02", 5, 10)
+    assert (row["complete"], row["stopped early"], row["failed"]) == (8, 1, 1)
+    assert (row["learning_rate"], row["activation"], row["n_seeds"]) == (1e-3, "elu", 2)
+    assert row["mean"] == pytest.approx(0.01)
+    assert row["sd"] == pytest.approx(0.001 * math.sqrt(2))
+    assert "0.01000 ± 0.00141" in exhibits.as_text(made["best_settings"])
+
+
+def test_the_history_holds_every_trial_that_ended_with_its_last_score(made):
+    data = made["search_history"].data
+    assert list(data["trial"]) == list(range(10))
+    assert list(data["state"]) == ["complete"] * 8 + ["stopped early", "failed"]
+    assert data["mse"][8] == 0.001
+    assert math.isnan(data["mse"][9])
+
+
+def test_the_importance_is_the_share_of_the_variance(made):
+    """ln MSE is a sum of one term per field, and the rate's spans two hundred times the activation's; a forest fitted to eight
+    points lends the activation some of it.
+    """
+    data = made["parameter_importance"].data.set_index("field")["importance"]
+    assert data["learning_rate"] > 0.8
+    assert data.sum() == pytest.approx(1)
+
+
+def test_slices_and_parallel_coordinates_show_the_ended_and_the_completed(made):
+    assert len(made["slices_VAE-d02"].data) == 10
+    lines = made["parallel_coordinates_VAE-d02"].data
+    assert len(lines) == 8
+    assert lines["mse"].is_monotonic_decreasing  # so that the best is drawn on top
+
+
+def test_the_pareto_front_is_what_nothing_beats_in_both(searched, made):
+    assert isinstance(made["pareto_front"], exhibits.Absent)
+    sweep = frame.find_sweep("both", searched.uri, kind="search")
+    found = {e.stem: e for e in search.search_exhibits(sweep)}
+    assert list(found["pareto_front"].data["on_front"]) == [True, True, False, True]
+
+
+def test_every_figure_and_table_is_written(made, tmp_path):
+    written = [path for exhibit in made.values() for path in exhibits.write(exhibit, tmp_path)]
+    assert len(written) == 4 * 3 + 2
+    assert all(path.stat().st_size > 100 for path in written)
+
+
+def test_a_search_is_no_sweep_and_a_missing_storage_is_a_sentence(searched, tmp_path):
+    with pytest.raises(AnalysisError, match="There is no sweep named found"):
+        frame.find_sweep("found", searched.uri)
+    with pytest.raises(AnalysisError, match=r"There is no search named tuned.* found"):
+        frame.find_sweep("tuned", searched.uri, kind="search")
+    sweep = frame.find_sweep("found", searched.uri, kind="search")
+    with pytest.raises(AnalysisError, match=r"which is not there; --optuna names another place"):
+        search.load_studies(sweep, f"sqlite:///{tmp_path / 'none.db'}")
+    assert not (tmp_path / "none.db").exists()
+
+
+def test_tuned_against_usual_is_paired_over_seeds(searched):
+    settings, advantage = search.tuning(StoredSweep(frame.find_sweep("tuned", searched.uri)))
+    rows = settings.data.set_index("model")
+    fisher = rows.loc["FisherNet"]
+    assert (fisher["usual"], fisher["tuned"], fisher["n_seeds"]) == (pytest.approx(0.021), pytest.approx(0.012), 3)
+    # differences -10, -9, -8 thousandths: mean -9, sd 1, and Student's t(2) at 97.5% is 4.302653
+    half = 4.302653 * 1e-3 / math.sqrt(3)
+    assert fisher["difference"] == pytest.approx(-0.009)
+    assert (fisher["low"], fisher["high"]) == (pytest.approx(-0.009 - half), pytest.approx(-0.009 + half))
+    shown = settings.shown.set_index("model").loc["FisherNet"]
+    assert shown["what was changed"] == "learning_rate 0.0001 → 0.001"
+    assert shown["paper's setting"] == "0.02100 ± 0.00100"
+    (row,) = advantage.data.to_dict("records")
+    assert row["usual_difference"] == pytest.approx(-0.010)
+    assert row["usual_low"] == pytest.approx(-0.010)  # the same at every seed
+    assert row["tuned_low"] < 0 < row["tuned_high"]  # the advantage did not survive
+
+
+def test_a_tuned_variant_belongs_to_its_usual_line():
+    assert search.usual_variant("VAE gaussian-learned-tuned") == "VAE gaussian-learned"
+    assert search.usual_variant("VAE tuned") == "VAE"
+    assert search.usual_variant("VAE gaussian-learned") == "VAE gaussian-learned"
+    assert not search.is_tuned("detuned")
+
+
+def test_below_three_seeds_there_is_no_interval():
+    a, b = pd.Series({0: 2.0, 1: 3.0}), pd.Series({1: 1.0, 2: 9.0, 0: 1.0})
+    mean, low, high = search.paired(a, b)
+    assert mean == 1.5
+    assert math.isnan(low)
+    assert math.isnan(high)
