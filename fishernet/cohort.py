@@ -163,6 +163,7 @@ def _optimiser(model: Autoencoder, config: TrialConfig, device: torch.device) ->
         lr=config.learning_rate,
         weight_decay=0.0,
         fused=device.type in ("cpu", "cuda"),
+        capturable=device.type == "cuda",  # its step count lives on the device, as a CUDA graph needs
     )
 
 

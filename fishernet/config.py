@@ -127,6 +127,12 @@ class TrialConfig:
     cg_iterations: int = _field(
         100, "cg stops after this many iterations at the latest", valid=_at_least(1), must="at least 1"
     )
+    precision: str = _field(
+        "float32",
+        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them; bfloat16, 7-bit "
+        "mantissas. All else stays float32",
+        choices=("float32", "tf32", "bfloat16"),
+    )
     train_size: int = _field(
         0,
         "train on this many images, the first of the training set; 0 is all",

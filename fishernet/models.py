@@ -6,8 +6,9 @@ To add one: write the class here, add it to ``MODELS``, and give it a likelihood
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +16,16 @@ from torch import Tensor, nn
 from fishernet.config import TrialConfig
 from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
 from fishernet.likelihoods import LIKELIHOODS, Gaussian
-from fishernet.networks import ACTIVATIONS, Activation, ConvDecoder, ConvEncoder, Dense, Linear, StackedLayer
+from fishernet.networks import (
+    ACTIVATIONS,
+    Activation,
+    ConvDecoder,
+    ConvEncoder,
+    Dense,
+    Linear,
+    Linearised,
+    StackedLayer,
+)
 
 
 class Activate(nn.Module):
@@ -74,8 +84,21 @@ class Autoencoder(nn.Module, ABC):
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""
-        features = self.trunk(x)
-        return {name: head(features) for name, head in self.heads_of_encoder.items()}
+        with self.arithmetic():
+            features = self.trunk(x)
+            return {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The decoder's raw output a, (n_members, n, n_pixels)."""
+        with self.arithmetic():
+            a: Tensor = self.decoder(z).to(z.dtype)
+        return a
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Within it the networks' matrix products, and their gradients, are of ``config.precision``'s numbers."""
+        if self.config.precision != "bfloat16":
+            return nullcontext()  # tf32 is a matter of the process: ``training.set_matmul_precision``
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def posterior_mean(self, x: Tensor) -> Tensor:
         return self.encode(x)["mean"]
@@ -86,7 +109,7 @@ class Autoencoder(nn.Module, ABC):
 
     def reconstruct(self, z: Tensor) -> Tensor:
         """f, the expected image of each z, (n_members, n, n_pixels)."""
-        return self.likelihood.mean(self.decoder(z))
+        return self.likelihood.mean(self.decode(z))
 
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
         """How many standard normals an image needs, one entry per array; the first is padded to the cohort's d."""
@@ -119,7 +142,7 @@ class AE(Autoencoder):
 
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         mean = self.posterior_mean(x)
-        a = self.decoder(mean)
+        a = self.decode(mean)
         log_likelihood = self.likelihood.log_prob(x, a)
         return Outcome(-log_likelihood - self.log_noise_prior(), {"log_likelihood": log_likelihood}, mean, a)
 
@@ -156,7 +179,7 @@ class VAE(Autoencoder):
 
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         q = self.posterior(x)
-        a = self.decoder(q.sample(noise[0]))
+        a = self.decode(q.sample(noise[0]))
         log_likelihood, kl = self.likelihood.log_prob(x, a), q.kl_from_standard_normal()
         terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
         if isinstance(self.likelihood, Gaussian):
@@ -192,23 +215,30 @@ class FisherNet(Autoencoder):
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim, self.n_pixels) if self.config.sampler == "cg" else (latent_dim,)
 
+    def information(self, mean: Tensor) -> tuple[Linearised, Tensor]:
+        """The decoder's Jacobian at mean, and the likelihood's Fisher information about its output, (n_members, n, n_pixels)."""
+        a, linearised = self.decoder.linearise(mean)
+        return linearised, self.likelihood.fisher(a.to(mean.dtype))
+
     def residual(self, mean: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """A draw from N(0, M^-1) at mean, (n_members, n, d), and ln|M|, (n_members, n), which cg cannot know."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.objective != "eq25"):
-            a, linearised = self.decoder.linearise(mean)
-            information = self.likelihood.fisher(a)
             if self.config.sampler == "cg":
                 eta, n_star = noise
+                linearised, information = self.information(mean)
                 tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
                 return cg_residual(
                     linearised, information, n_star, eta, tolerance=tolerance, max_iterations=limit
                 ), None
-            return cholesky_residual(latent_precision(linearised.jacobian(), information), noise[0])
+            return cholesky_residual(self.precision(mean), noise[0])
 
     def precision(self, mean: Tensor) -> Tensor:
         """M at mean, (n_members, n, d, d): equation 20."""
-        a, linearised = self.decoder.linearise(mean)
-        return latent_precision(linearised.jacobian(), self.likelihood.fisher(a))
+        with self.arithmetic():
+            linearised, information = self.information(mean)
+            jacobian = linearised.jacobian()
+        # Outside: Cholesky needs more digits than bfloat16 has.
+        return latent_precision(jacobian.to(mean.dtype), information)
 
     def posterior_covariance(self, x: Tensor) -> Tensor:
         """M^-1 at the encoded mean (section 2.4)."""
@@ -218,7 +248,7 @@ class FisherNet(Autoencoder):
         mean = self.posterior_mean(x)
         residual, log_det = self.residual(mean, noise)
         z = mean + residual
-        a = self.decoder(z)
+        a = self.decode(z)
         log_likelihood = self.likelihood.log_prob(x, a)
         terms = {"log_likelihood": log_likelihood, "half_squared_z": 0.5 * z.square().sum(2)}
         constant = 0.0

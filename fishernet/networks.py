@@ -164,8 +164,10 @@ class Linearised:
         first, *rest = self.weights
         n_in = first.shape[1]
         tangents = first[:, None]  # (n_members, 1, n_in, width): a linear map has one Jacobian
-        for weight, slope in zip(rest, self.slopes, strict=True):
-            tangents = tangents * slope[:, :, None]  # (n_members, n, n_in, width)
+        for i, (weight, slope) in enumerate(zip(rest, self.slopes, strict=True)):
+            # (n_members, n, n_in, width), the largest array of all: in place where no gradient needs it
+            in_place = i and not torch.is_grad_enabled()
+            tangents = tangents.mul_(slope[:, :, None]) if in_place else tangents * slope[:, :, None]
             tangents = torch.bmm(tangents.flatten(1, 2), weight).unflatten(1, (-1, n_in))
         return tangents
 

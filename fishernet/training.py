@@ -5,7 +5,8 @@ import functools
 import math
 import sys
 import time
-from collections.abc import Iterator
+import warnings
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,9 @@ from fishernet.cohort import Cohort, Record
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
 
+# Noise is drawn for so many steps at once: on a GPU a draw for each member and step would cost more than the step.
+STEPS_PER_DRAW = 64
+STEPS_BEFORE_RECORDING = 3  # torch's own advice for CUDA graphs
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
 
@@ -49,6 +53,12 @@ def keep_freed_memory() -> None:
             mallopt(-1, (1 << 31) - 1)
 
 
+def set_matmul_precision(precision: str) -> None:
+    """Let the process's float32 products use TF32 where "tf32" asks for it. Torch's own default uses it in convolutions alone."""
+    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
+    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+
+
 def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     """Train from the epoch the cohort is at to its last, and yield after each epoch one record per member.
 
@@ -59,9 +69,11 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     keep_freed_memory()
     train_images = ResidentImages.of(data.train, cohort.device)
     test_images = ResidentImages.of(data.test, cohort.device)
+    set_matmul_precision(cohort.config.precision)
+    step = Step(cohort, train_images)
     while cohort.epoch < cohort.config.epochs and len(cohort.failures) < len(cohort):
         started = time.perf_counter()
-        losses = train_epoch(cohort, train_images)
+        losses = train_epoch(cohort, train_images, step)
         _stop_diverged_members(cohort, losses)
         train_seconds = time.perf_counter() - started
         metrics = _train_metrics(cohort, losses, len(train_images))
@@ -84,23 +96,82 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
         yield records
 
 
-def train_epoch(cohort: Cohort, images: ResidentImages) -> Tensor:
+def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = None) -> Tensor:
     """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
-    model, epoch, batch_size = cohort.model.train(), cohort.epoch + 1, cohort.config.batch_size
-    order = cohort.draw_orders(epoch, len(images))
-    noise_streams = cohort.streams("noise", epoch)
+    cohort.model.train()
+    epoch, step = cohort.epoch + 1, step or Step(cohort, images)
+    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
     losses = []
-    for index in order.split(batch_size, dim=1):  # the last batch may be smaller
-        x = images.take(index)
-        outcome = model(x, cohort.draw_noise(noise_streams, index.shape[1]))
-        cohort.optimiser.zero_grad()
-        # Each member's own mean loss: members share no parameter, so the sum gives every one its own gradient.
-        outcome.loss.mean(1).sum().backward()
-        cohort.optimiser.step()
-        model.likelihood.observe(x, outcome.output.detach())
-        losses.append(outcome.loss.detach().sum(1))
+    for block in order.split(cohort.config.batch_size * STEPS_PER_DRAW, dim=1):
+        noise = cohort.draw_noise(streams, block.shape[1])
+        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise)), strict=True)
+        losses += [step(index, own) for index, *own in batches]  # the epoch's last batch may be smaller
     cohort.epoch = epoch
     return torch.stack(losses)
+
+
+class Step:
+    """One optimiser step of a cohort. On a GPU it is recorded as a CUDA graph after the first few and replayed from then on.
+
+    A graph is one launch instead of hundreds, and does what was recorded, on the same memory: so the batch is copied into
+    place, the last and smaller one is trained without it, and a step that looks at its numbers (cg's stopping) has none.
+    """
+
+    def __init__(self, cohort: Cohort, images: ResidentImages) -> None:
+        self.cohort, self.images = cohort, images
+        self.recordable = cohort.device.type == "cuda" and cohort.config.sampler != "cg"
+        if self.recordable:
+            torch.cuda.set_device(cohort.device)  # streams and graphs are the current device's
+        self.n_calls = 0
+        self.graph: torch.cuda.CUDAGraph | None = None
+
+    def __call__(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Train on the images of index, (n_members, n), and return the loss summed over them, (n_members,)."""
+        if not self.recordable or index.shape[1] < self.cohort.config.batch_size:
+            return self._train(index, noise)
+        self.n_calls += 1
+        if self.n_calls <= STEPS_BEFORE_RECORDING:
+            return self._on_a_stream_of_its_own(index, noise)
+        if self.graph is None:
+            try:
+                self.graph = self._record(index, noise)
+            except RuntimeError as error:
+                self.recordable = False
+                warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
+                return self._train(index, noise)
+        self.index.copy_(index)
+        for kept, new in zip(self.noise, noise, strict=True):
+            kept.copy_(new)
+        self.graph.replay()
+        return self.loss.clone()
+
+    def _train(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        x, model = self.images.take(index), self.cohort.model
+        outcome = model(x, noise)
+        self.cohort.optimiser.zero_grad()
+        # Each member's own mean loss: members share no parameter, so the sum gives every one its own gradient.
+        outcome.loss.mean(1).sum().backward()
+        self.cohort.optimiser.step()
+        model.likelihood.observe(x, outcome.output.detach())
+        return outcome.loss.detach().sum(1)
+
+    def _on_a_stream_of_its_own(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
+        """Libraries set up their workspaces at the first calls, which must not be recorded."""
+        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream.wait_stream(current)
+        with torch.cuda.stream(stream):
+            loss = self._train(index, noise)
+        current.wait_stream(stream)
+        return loss
+
+    def _record(self, index: Tensor, noise: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+        self.index, self.noise = index.clone(), [t.clone() for t in noise]
+        # Gradients that are made while recording have a fixed place in the graph's own memory.
+        self.cohort.optimiser.zero_grad()
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            self.loss = self._train(self.index, self.noise)
+        return graph
 
 
 def _stop_diverged_members(cohort: Cohort, losses: Tensor) -> None:

@@ -21,8 +21,8 @@ MULTI_OBJECTIVE = ("nsga-ii",)
 NOT_SEARCHED = ("model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every",
                 "setting")  # fmt: skip
 FIXABLE = tuple(name for name in TrialConfig.__dataclass_fields__ if name not in NOT_SEARCHED)
-# How FisherNet's draws are computed is no matter of quality; and --sampler is Optuna's here.
-SEARCHED = tuple(name for name in FIXABLE if name not in ("sampler", "cg_tolerance", "cg_iterations"))
+# How things are computed is no matter of quality; and --sampler is Optuna's here.
+SEARCHED = tuple(name for name in FIXABLE if name not in ("sampler", "cg_tolerance", "cg_iterations", "precision"))
 # Fields that other fields depend on come first, so that what does not apply is never asked for.
 CONDITIONS = ("likelihood", "noise", "objective", "decoder_output")
 

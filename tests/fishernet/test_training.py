@@ -10,7 +10,7 @@ from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, latent_means, pca_test_mse
 from fishernet.models import MODELS
-from fishernet.training import ResidentImages, train, train_epoch
+from fishernet.training import ResidentImages, Step, train, train_epoch
 
 # Every model, and every option of the models that have them.
 VARIANTS = [
@@ -29,6 +29,7 @@ VARIANTS = [
         "kl_weight": 0.5,
         "noise_learning_rate": 0.01,
     },
+    {"model": "FisherNet", "precision": "bfloat16"},
     {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
 ]
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
@@ -171,7 +172,7 @@ def test_evaluation_leaves_no_trace_and_does_not_depend_on_the_batch_size(varian
 def test_training_lowers_the_error(variant, small, images):
     settings = small | {
         "epochs": 100,
-        "learning_rate": 1e-2,
+        "learning_rate": 3e-3,
         "batch_size": 32,
         "noise_start": -4.0,
         "evaluate_every": 100,
@@ -309,3 +310,27 @@ def test_a_checkpoint_is_json_and_tensors(small, images, tmp_path):
         state = json.loads(file.metadata()["state"])
     assert TrialConfig.from_dict(state["configs"][0]) == cohort.configs[0]
     assert not list(tmp_path.glob("*.writing"))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@pytest.mark.parametrize("variant", [{"model": name} for name in MODEL_NAMES], ids=lambda v: v["model"])
+def test_a_recorded_step_trains_as_the_plain_one(variant, small, images):
+    """Also with the smaller last batch of each epoch between the replays, and after an evaluation."""
+    scores = []
+    for recordable in (True, False):
+        cohort = Cohort(
+            [TrialConfig(latent_dim=d, **small | variant) for d in (2, 3)],
+            images.image_shape,
+            len(images.train),
+            "cuda",
+        )
+        resident = ResidentImages.of(images.train, cohort.device)
+        step = Step(cohort, resident)
+        step.recordable = recordable
+        losses = []
+        for _ in range(4):
+            losses.append(train_epoch(cohort, resident, step))
+            evaluate(cohort, resident)
+        assert (step.graph is not None) == recordable
+        scores.append(torch.stack(losses))
+    assert torch.equal(*scores)
