@@ -11,9 +11,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fishernet.cohort import Cohort, Record
+from fishernet.cohort import Cohort
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
+from fishernet.state import Record
 
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
