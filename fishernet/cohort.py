@@ -12,7 +12,7 @@ from torch import Tensor
 from fishernet.config import TrialConfig
 from fishernet.models import MODELS, Autoencoder
 from fishernet.networks import StackedLayer
-from fishernet.state import CohortState, Record, corner
+from fishernet.state import CohortState, Record, copy_corner
 
 
 class Cohort:
@@ -83,19 +83,17 @@ class Cohort:
         return CohortState(self.configs, self.epoch, history, dict(self.failures), tensors)
 
     def restore(self, state: CohortState) -> None:
-        """Go on from the state of these configs; it may be padded wider than this cohort, and is left as it is."""
-        of_model = {f"model/{name}": t for name, t in self.model.state_dict().items()}
+        """Go on from the state of these configs; its padding may be another than this cohort's."""
         with torch.no_grad():
-            for name, t in of_model.items():
-                if name in state.tensors:
-                    t.copy_(corner(state.tensors[name], t.shape))
+            for name, t in self.model.state_dict().items():
+                if (stored := state.tensors.get(f"model/{name}")) is not None:
+                    copy_corner(t, stored)
         for name, parameter in self.model.named_parameters():
-            moments = {k: state.tensors.get(f"adam/{k}/{name}") for k in ("step", "exp_avg", "exp_avg_sq")}
-            self.optimiser.state[parameter] = {
-                k: corner(t, parameter.shape if t.dim() else ()).to(self.device, copy=True).contiguous()
-                for k, t in moments.items()
-                if t is not None
-            }
+            own = self.optimiser.state[parameter] = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (stored := state.tensors.get(f"adam/{key}/{name}")) is not None:
+                    own[key] = torch.zeros_like(parameter if stored.dim() else stored, device=self.device)
+                    copy_corner(own[key], stored)
         self.epoch, self.failures = state.epoch, dict(state.failures)
         self.history = [list(records) for records in state.history]
 

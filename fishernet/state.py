@@ -101,7 +101,7 @@ class CohortState:
                 shape = [max(sizes) for sizes in zip(*(t.shape[1:] for _, t in own), strict=True)]
                 tensors[name] = tensor.new_zeros(n_members, *shape)
                 for first, t in own:
-                    corner(tensors[name], (first + len(t), *t.shape[1:]))[first:] = t
+                    copy_corner(tensors[name][first : first + len(t)], t)
         return cls(
             [config for part in parts for config in part.configs],
             leader.epoch,
@@ -115,9 +115,10 @@ class CohortState:
         )
 
 
-def corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
-    """The part of a padded tensor that has this shape."""
-    return tensor[tuple(slice(n) for n in shape)]
+def copy_corner(target: Tensor, source: Tensor) -> None:
+    """Copy between tensors of the same members in different padding: the part that both have."""
+    common = tuple(slice(min(sizes)) for sizes in zip(target.shape, source.shape, strict=True))
+    target[common].copy_(source[common])
 
 
 def _checksum(text: str, tensors: dict[str, Tensor]) -> str:

@@ -99,11 +99,11 @@ PLACES = {
 
 
 @pytest.mark.parametrize("place", PLACES)
-@pytest.mark.parametrize("model", ["FisherNet", "VAE", "AE"])
+@pytest.mark.parametrize("model", [{"model": "FisherNet", "sampler": "cg"}, {"model": "VAE"}, {"model": "AE"}], ids=str)
 def test_a_split_cohort_gives_the_numbers_of_the_whole(model, place, small, images):
     """Bit for bit those of its parts as cohorts of their own; of the whole to rounding, as any cohort of another size."""
     settings, limit = PLACES[place]
-    configs = [TrialConfig(model=model, latent_dim=2 + s % 2, seed=s, **small | settings) for s in range(5)]
+    configs = [TrialConfig(latent_dim=2 + s % 2, seed=s, **small | settings | model) for s in range(5)]
     cohort, said = fitted(configs, images)
     with Memory(limit):
         told = run(cohort)
@@ -123,7 +123,9 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_no
     turn, full_after, small, images, tmp_path
 ):
     """The whole cohort trains until something else takes the memory in mid-epoch; its damaged state is not gone on from."""
-    configs = [TrialConfig(latent_dim=2, seed=s, **small | {"epochs": 6, "batch_size": 48}) for s in range(4)]
+    configs = [
+        TrialConfig(model="VAE", latent_dim=2, seed=s, **small | {"epochs": 6, "batch_size": 48}) for s in range(4)
+    ]
     file = tmp_path / "state.safetensors"
     cohort, said = fitted(configs, images, turn, file)
     memory, told = Memory(float("inf")), {c.run_name: [] for c in configs}
@@ -145,7 +147,7 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_no
 
 
 def test_a_split_cohort_is_stored_as_one_and_goes_on_whole_or_split_bit_for_bit(small, images, tmp_path):
-    configs = [TrialConfig(latent_dim=d, seed=0, **small | {"batch_size": 48}) for d in (2, 3, 4, 5)]
+    configs = [TrialConfig(model="VAE", latent_dim=d, seed=0, **small | {"batch_size": 48}) for d in (2, 3, 4, 5)]
     undisturbed, _ = fitted(configs, images)
     file = tmp_path / "state.safetensors"
     with Memory(15_000):
@@ -183,7 +185,14 @@ def test_a_member_that_does_not_fit_alone_fails_with_the_remedy_and_the_others_f
     assert [record["status"] for record in records] == ["finished", "finished", "failed"]
     assert records[2]["reason"].endswith("buy more")
     cohort.save(tmp_path / "state.safetensors")
-    assert CohortState.load(tmp_path / "state.safetensors", configs).failures == {2: records[2]["reason"]}
+    resumed, _ = fitted(configs, images, file=tmp_path / "state.safetensors")
+    assert resumed.ended
+    assert resumed.failures == cohort.failures
+    restored = Cohort(
+        configs, images.image_shape, len(images.train)
+    )  # of the failed, which was the widest, nothing is left
+    restored.load(tmp_path / "state.safetensors")
+    assert restored.failures == {2: records[2]["reason"]}
 
 
 def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, tmp_path):
