@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from fishernet.config import TrialConfig
-from fishernet.plan import PlanError, read_plan, stackable
+from fishernet.plan import DataError, PlanError, read_plan, stackable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag in ("cohort_size", "threads", "checkpoint_every"):
         if getattr(args, flag) < (flag == "checkpoint_every"):
             parser.error(f"--{flag.replace('_', '-')} is a count; got {getattr(args, flag)}")
-    from fishernet.data import DataError
-
     try:
         return run_plan(args, ["python", "-m", "fishernet", *(sys.argv[1:] if argv is None else argv)])
     except (PlanError, DataError) as error:
@@ -53,15 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_plan(args: argparse.Namespace, command: list[str]) -> int:
+    configs = read_plan(args.plan)
+    # Torch takes seconds to import, so it comes after what can be wrong without it.
     import torch
 
     from fishernet.data import load_data
     from fishernet.evaluation import pca_test_mse
+    from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
-    from fishernet.records import write_json
     from fishernet.splitting import FittedCohort
 
-    configs = read_plan(args.plan)
     try:
         device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device

@@ -19,6 +19,7 @@ from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import latent_means, reconstructions
+from fishernet.plan import write_json
 from fishernet.state import Record
 from fishernet.training import ResidentImages
 
@@ -64,10 +65,3 @@ def write_failure(folder: Path, config: TrialConfig, epochs: Sequence[Record], r
 def member_record(config: TrialConfig, epochs: Sequence[Record], failure: str | None) -> dict[str, Any]:
     status = "failed" if failure else "finished" if len(epochs) == config.epochs else "running"
     return {"config": config.to_dict(), "status": status, "reason": failure, "epochs": list(epochs)}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)
