@@ -16,14 +16,14 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fishernet.config import TrialConfig
 from fishernet.plan import check_plan, compact, expand
 from sweeps.planning import Devices, make_cohorts
 from sweeps.tracking import SweepTracking
 
+ROOT = Path(__file__).resolve().parents[1]
 METRICS, MEMBERS = 10, 95
 PACE = 600 / 300  # seconds of a stacked epoch: 300 of them in ten minutes
 

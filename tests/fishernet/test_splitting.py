@@ -1,10 +1,6 @@
 """A cohort that does not fit is trained in parts, and nothing but the log tells of it."""
 
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +14,6 @@ from fishernet.splitting import FittedCohort, is_out_of_memory
 from fishernet.state import CohortState
 from fishernet.training import train
 
-ROOT = Path(__file__).resolve().parents[2]
 TIMES = ("epoch_seconds", "train_seconds")
 
 
@@ -213,30 +208,3 @@ def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, 
         assert np.array_equal(means[0], means[2])
         assert means[1] == pytest.approx(means[2], rel=1e-4, abs=1e-5)
     assert [len(records) for records in cohort.history] == [3, 3]
-
-
-LIMITED = """
-import resource, sys
-import torch, safetensors.torch
-from fishernet.__main__ import main
-torch.set_num_threads(1)
-sizes = open("/proc/self/status").read().split("VmSize:")[1].split()[0]
-resource.setrlimit(resource.RLIMIT_AS, (int(sizes) * 1024 + int(sys.argv[1]) * 2**20,) * 2)
-sys.exit(main(sys.argv[2:]))
-"""
-
-
-def train_plan(folder, plan, *, megabytes=None, **flags):
-    """``python -m fishernet``, allowed so many MB of address space beyond what its imports take."""
-    words = [f"--{name.replace('_', '-')}={value}" for name, value in flags.items()]
-    program = ["-c", LIMITED, str(megabytes)] if megabytes else ["-m", "fishernet"]
-    argv = [sys.executable, *program, "--plan", str(plan), "--out", str(folder), "--device=cpu", *words]
-    return subprocess.run(
-        argv,
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-        env=os.environ | {"MALLOC_ARENA_MAX": "1"},
-    )
