@@ -1,6 +1,7 @@
 """Train a plan on one device without Ray or MLflow: ``python -m fishernet --plan plan.json --out records``."""
 
 import argparse
+import functools
 import json
 import shlex
 import sys
@@ -8,7 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from fishernet.plan import PlanError, read_plan, stackable
+from fishernet.config import TrialConfig
+from fishernet.plan import DataError, PlanError, read_plan, stackable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,8 +40,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     for flag in ("cohort_size", "threads", "checkpoint_every"):
         if getattr(args, flag) < (flag == "checkpoint_every"):
             parser.error(f"--{flag.replace('_', '-')} is a count; got {getattr(args, flag)}")
-    from fishernet.data import DataError
-
     try:
         return run_plan(args, ["python", "-m", "fishernet", *(sys.argv[1:] if argv is None else argv)])
     except (PlanError, DataError) as error:
@@ -51,16 +51,16 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_plan(args: argparse.Namespace, command: list[str]) -> int:
+    configs = read_plan(args.plan)
+    # Torch takes seconds to import, so it comes after what can be wrong without it.
     import torch
 
-    from fishernet.cohort import CheckpointError, Cohort
     from fishernet.data import load_data
     from fishernet.evaluation import pca_test_mse
+    from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
-    from fishernet.records import write_json, write_records
-    from fishernet.training import train
+    from fishernet.splitting import FittedCohort
 
-    configs = read_plan(args.plan)
     try:
         device = torch.device(
             ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
@@ -104,30 +104,41 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     for group in stackable(unfinished):
         for start in range(0, len(group), size):
             members = group[start : start + size]
-            cohort = Cohort(members, data.image_shape, len(data.train), device)
             checkpoint = args.out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
-            if checkpoint.exists():
-                try:
-                    cohort.load(checkpoint)
-                except CheckpointError as error:
-                    print(f"{error}; these runs start again")
-            for records in train(cohort, data):
+            cohort = FittedCohort(
+                members, data, device, turn=args.checkpoint_every, remedy="use a smaller batch_size in the plan",
+                saved=functools.partial(_saved, members, checkpoint),
+                say=lambda line: print(line, flush=True),
+            )  # fmt: skip
+            for records in cohort.train():
                 if cohort.epoch % args.checkpoint_every == 0:
                     cohort.save(checkpoint)
-                for config, record in zip(members, records, strict=True):
-                    if record is not None:
+                for name, epochs in records.items():
+                    for record in epochs:
                         mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
-                        seconds = record["metrics"]["epoch_seconds"]
                         print(
-                            f"{config.run_name} epoch {cohort.epoch}/{config.epochs} mse {mse:.5f} {seconds:.2f} s",
+                            f"{name} epoch {record['epoch']}/{cohort.config.epochs} mse {mse:.5f} "
+                            f"{record['metrics']['epoch_seconds']:.2f} s",
                             flush=True,
                         )
-            for i, reason in cohort.failures.items():
-                print(f"{members[i].run_name} failed: {reason}", file=sys.stderr)
+            for name, reason in cohort.failures.items():
+                print(f"{name} failed: {reason}", file=sys.stderr)
             failures += len(cohort.failures)
-            write_records(args.out, cohort, data)
+            cohort.write_records(args.out)
             checkpoint.unlink(missing_ok=True)
     return 1 if failures else 0
+
+
+def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:
+    """The state in the file, or where it is missing or damaged the start."""
+    from fishernet.state import CheckpointError, CohortState
+
+    if checkpoint.exists():
+        try:
+            return CohortState.load(checkpoint, members)
+        except CheckpointError as error:
+            print(f"{error}; these runs start again")
+    return CohortState(list(members))
 
 
 if __name__ == "__main__":

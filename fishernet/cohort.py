@@ -1,29 +1,18 @@
 """A cohort: trial configs that differ only in latent_dim and seed, trained in lockstep as one stacked model."""
 
 import hashlib
-import json
 import os
-import zlib
 from collections.abc import Sequence
 from dataclasses import fields
-from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from fishernet.config import TrialConfig
 from fishernet.models import MODELS, Autoencoder
 from fishernet.networks import StackedLayer
-
-Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
-FORMAT = "fishernet-cohort-2"
-
-
-class CheckpointError(ValueError):
-    """A checkpoint that cannot be used: damaged, or of another cohort."""
+from fishernet.state import CohortState, Record, copy_corner
 
 
 class Cohort:
@@ -87,37 +76,34 @@ class Cohort:
                 tensors[f"adam/{key}/{name}"] = t
         return tensors
 
-    def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the whole state, such that ``load`` continues bit for bit; through a temporary file, so never half a file."""
+    def state(self) -> CohortState:
+        """Where the cohort stands; on a CPU its tensors are the cohort's own, so they move on with it."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}
-        state = {
-            "configs": [c.to_dict() for c in self.configs],
-            "epoch": self.epoch,
-            "history": self.history,
-            "failures": self.failures,
-        }
-        history = json.dumps(state.pop("history")).encode()
-        # Among the tensors, as a file's header may not grow with the epochs.
-        tensors["history"] = torch.frombuffer(bytearray(history), dtype=torch.uint8)
-        text = json.dumps(state)
-        metadata = {"format": FORMAT, "state": text, "checksum": _checksum(text, tensors)}
-        path, temporary = Path(path), Path(f"{path}.writing")
-        save_file(tensors, temporary, metadata)
-        temporary.replace(path)
+        history = [list(records) for records in self.history]
+        return CohortState(self.configs, self.epoch, history, dict(self.failures), tensors)
+
+    def restore(self, state: CohortState) -> None:
+        """Go on from the state of these configs; its padding may be another than this cohort's."""
+        with torch.no_grad():
+            for name, t in self.model.state_dict().items():
+                if (stored := state.tensors.get(f"model/{name}")) is not None:
+                    copy_corner(t, stored)
+        for name, parameter in self.model.named_parameters():
+            own = self.optimiser.state[parameter] = {}
+            for key in ("step", "exp_avg", "exp_avg_sq"):
+                if (stored := state.tensors.get(f"adam/{key}/{name}")) is not None:
+                    own[key] = torch.zeros_like(parameter if stored.dim() else stored, device=self.device)
+                    copy_corner(own[key], stored)
+        self.epoch, self.failures = state.epoch, dict(state.failures)
+        self.history = [list(records) for records in state.history]
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the whole state, such that ``load`` continues bit for bit."""
+        self.state().save(path)
 
     def load(self, path: str | os.PathLike[str]) -> None:
         """Continue from a file of ``save``. Raises CheckpointError, changing nothing, when it is damaged or another cohort's."""
-        text, tensors = read_checkpoint(path)
-        state = json.loads(text) | {"history": json.loads(bytes(tensors.pop("history").numpy()))}
-        if [TrialConfig.from_dict(c) for c in state["configs"]] != self.configs:
-            raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
-        self.model.load_state_dict({k.removeprefix("model/"): t for k, t in tensors.items() if k.startswith("model/")})
-        for name, parameter in self.model.named_parameters():
-            prefixes = {k: f"adam/{k}/{name}" for k in ("step", "exp_avg", "exp_avg_sq")}
-            if prefixes["step"] in tensors:
-                self.optimiser.state[parameter] = {k: tensors[p].to(self.device) for k, p in prefixes.items()}
-        self.epoch, self.history = state["epoch"], state["history"]
-        self.failures = {int(i): reason for i, reason in state["failures"].items()}
+        self.restore(CohortState.load(path, self.configs))
 
     def member_weights(self, i: int) -> dict[str, Tensor]:
         """Member i's weights under the names and in the shapes it has alone, without the member axis."""
@@ -180,30 +166,6 @@ def load_model(
             f"these weights do not fit {config.run_name} on images of shape {image_shape}: {error}"
         ) from None
     return model.to(device).eval()
-
-
-def read_checkpoint(path: str | os.PathLike[str]) -> tuple[str, dict[str, Tensor]]:
-    """(state as JSON, tensors) of a checkpoint; raises CheckpointError when the file is damaged or not one."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
-            # Cloned: the tensors are a view of the file, which a later checkpoint may overwrite in place.
-            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except Exception as error:  # safetensors raises its own type, OSError or ValueError, by the kind of damage
-        raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
-    if metadata.get("checksum") != _checksum(metadata.get("state", ""), tensors):
-        raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
-    return metadata["state"], tensors
-
-
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
-    value = zlib.crc32(text.encode())
-    for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
-    return f"{value:08x}"
 
 
 def _stream_seed(seed: int, name: str, epoch: int) -> int:

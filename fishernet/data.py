@@ -1,6 +1,5 @@
 """Images as uint8 tensors in memory: Fashion-MNIST, MNIST, scikit-learn's digits, or one's own files."""
 
-import difflib
 import gzip
 import hashlib
 import http.client
@@ -19,6 +18,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
+
+from fishernet.plan import DataError as DataError
+from fishernet.plan import unknown_dataset
 
 Array = npt.NDArray[Any]
 Parts = tuple[Array, Array, Array | None, Array | None]  # train, test, train labels, test labels
@@ -44,10 +46,6 @@ IDX_DATASETS = {
         "6bbc9ace898e44ae57da46a324031adb", "a25bea736e30d166cdddb491f175f624",
         "2646ac647ad5339dbf082846283269ea", "27ae3e4e09519cfbb04c329615203637")),
 }  # fmt: skip
-
-
-class DataError(ValueError):
-    """The images cannot be used; the message says which file or flag, what was found and what to do."""
 
 
 @dataclass(frozen=True)
@@ -244,12 +242,7 @@ def _load_path(dataset: str) -> Parts:
         return _load_folder(Path(path))
     if os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
         return _load_arrays(Path(path))
-    found = "is another kind of file" if os.path.exists(path) else "does not exist"  # noqa: PTH110
-    close = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
-    raise DataError(
-        f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
-        f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
-    )
+    raise unknown_dataset(dataset)
 
 
 def _split(images: Array, labels: Array | None) -> Parts:

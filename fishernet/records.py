@@ -15,10 +15,12 @@ from typing import Any
 import numpy as np
 from safetensors.torch import save_file
 
-from fishernet.cohort import Cohort, Record
+from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import latent_means, reconstructions
+from fishernet.plan import write_json
+from fishernet.state import Record
 from fishernet.training import ResidentImages
 
 N_PICTURES = 10
@@ -52,13 +54,14 @@ def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
         write_json(run / "record.json", {**record, "n_parameters": counts[i]})
 
 
+def write_failure(folder: Path, config: TrialConfig, epochs: Sequence[Record], reason: str) -> None:
+    """The record folder of a run of which no model is left."""
+    run = folder / config.run_name
+    run.mkdir(parents=True, exist_ok=True)
+    write_json(run / "config.json", config.to_dict())
+    write_json(run / "record.json", member_record(config, epochs, reason))
+
+
 def member_record(config: TrialConfig, epochs: Sequence[Record], failure: str | None) -> dict[str, Any]:
     status = "failed" if failure else "finished" if len(epochs) == config.epochs else "running"
     return {"config": config.to_dict(), "status": status, "reason": failure, "epochs": list(epochs)}
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Through a temporary file, so that a reader never sees half of it."""
-    temporary = path.with_name(path.name + ".writing")
-    temporary.write_text(json.dumps(content, indent=1))
-    temporary.replace(path)

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fishernet.cohort import Cohort, Record
+from fishernet.cohort import Cohort
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
+from fishernet.state import Record
 
 # Noise is drawn for so many steps at once: on a GPU a draw for each member and step would cost more than the step.
 STEPS_PER_DRAW = 64

@@ -13,9 +13,9 @@ from types import MappingProxyType
 from typing import Any
 
 from fishernet.config import TrialConfig
-from fishernet.plan import PlanError
+from fishernet.plan import DataError, PlanError, check_dataset
 from sweeps.planning import Devices, flagged, plan_flags_given
-from sweeps.tracking_store import shown
+from sweeps.tracking_store import TrackingError, check_uri, default_tracking_uri, shown, sqlite_path
 
 DEFAULT_STORAGE = "fishernet-results"
 RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
@@ -141,8 +141,6 @@ class Driver(ABC):
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
-        from sweeps.tracking import default_tracking_uri
-
         self.args, self.argv = args, argv
         self.storage = args.storage_path.resolve()
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
@@ -180,18 +178,38 @@ class Driver(ABC):
     def main(self) -> int:
         """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
         try:
-            # Torch, Ray and MLflow take seconds to import, so they come after the flags have been read.
-            from fishernet.data import DataError
-            from sweeps.tracking import TrackingError
-
+            # Torch, Ray and MLflow take seconds to import, so what can be wrong without them is said first.
             try:
-                return self.run(None if self.args.resume else self.asked())
+                asked = None if self.args.resume else self.asked()
+                self.check_places(asked)
+                return self.run(asked)
             except (PlanError, DataError, TrackingError, UsageError) as error:
                 print(f"error: {flagged(str(error))}", file=sys.stderr)
                 return 2
         except KeyboardInterrupt:
             print(f"interrupted{self.how_to_go_on()}", file=sys.stderr)
             return 130
+
+    def check_places(self, asked: Any | None) -> None:
+        """Raises where images, records or cores named by the flags are not there, as far as a look at the machine tells."""
+        if getattr(self.args, "write_plan", None):
+            return
+        if asked is not None:
+            check_dataset(self.example(asked).dataset)
+        check_uri(self.uri)
+        if self.args.resume and (store := sqlite_path(self.uri)) and not store.exists():
+            raise TrackingError(
+                f"there is no {self.kind} named {self.args.resume} in {shown(self.uri)}; that store does not exist yet"
+            )
+        if not self.args.address:
+            self.check_cpus(usable_cpus())
+
+    def check_cpus(self, cpus: int) -> None:
+        if self.args.cpus_per_trial > cpus:
+            where = "the cluster" if self.args.address else "this machine"
+            raise UsageError(
+                f"--cpus-per-trial {self.args.cpus_per_trial} is more than the {cpus} CPU cores that {where} has"
+            )
 
     def run(self, asked: Any | None) -> int:
         """Plan, dry run or training; ``asked`` is None where a stored plan is resumed."""
@@ -220,12 +238,8 @@ class Driver(ABC):
         if gpus > there:
             hint = f"--gpus {there}" if there else "--gpus 0 to train on the CPU"
             raise UsageError(f"--gpus {gpus} asks for {gpus} GPUs, but {where} has {there or 'none'}; try {hint}")
-        devices = Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial)
-        if not devices.slots:
-            raise UsageError(
-                f"--cpus-per-trial {self.args.cpus_per_trial} is more than the {cpus} CPU cores that {where} has"
-            )
-        return devices
+        self.check_cpus(cpus)
+        return Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial)
 
     def connect(self) -> Devices:
         from sweeps import launch
@@ -239,7 +253,7 @@ class Driver(ABC):
     def train(self, name: str, asked: Any | None) -> int:
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
         from sweeps.lock import hold_lock
-        from sweeps.tracking import SweepTracking, check_uri, default_artifact_root
+        from sweeps.tracking import SweepTracking, default_artifact_root
 
         # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
         devices = self.connect() if self.args.address else None
@@ -247,7 +261,6 @@ class Driver(ABC):
             self.devices()
         data = None if asked is None else self.load_data(self.example(asked))
         check_storage(self.storage)
-        check_uri(self.uri)
         folder = self.storage / name
         if asked is None and not folder.exists():  # no folder is made for a name that is not there
             SweepTracking.open(name, self.uri, artifact_root=None, create=False, kind=self.kind).close(

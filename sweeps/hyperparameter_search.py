@@ -14,7 +14,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
-from fishernet.plan import MOST_RUNS, PlanError, format_numbers, parse_numbers
+from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -270,6 +270,7 @@ class HyperparameterSearch(Driver):
         plan = plan_from_flags(self.args, VALIDATION_SIZES.get(dataset, 1))  # what is wrong is said before data is read
         if dataset in VALIDATION_SIZES:
             return plan
+        check_dataset(plan.example.dataset)
         from fishernet.data import load_data
 
         n_images = len(load_data(plan.example.dataset, self.args.data_dir).train)
@@ -298,9 +299,7 @@ class HyperparameterSearch(Driver):
 
     def dry_run(self, name: str, plan: SearchPlan) -> int:
         from sweeps.estimate import estimate_seconds
-        from sweeps.tracking import check_uri
 
-        check_uri(self.uri)
         data, devices = self.load_data(plan.example), self.connect() if self.args.address else self.devices()
         self._print_plan(name, plan, devices, data)
         cohorts = [

@@ -75,7 +75,7 @@ class LatentSweep(Driver):
         return self._write_plan(asked) if self.args.write_plan else super().run(asked)
 
     def _write_plan(self, asked: list[TrialConfig] | None) -> int:
-        from fishernet.records import write_json
+        from fishernet.plan import write_json
 
         assert asked is not None  # _parse refuses --write-plan beside --resume
         try:
@@ -88,9 +88,7 @@ class LatentSweep(Driver):
 
     def dry_run(self, name: str, configs: list[TrialConfig]) -> int:
         from sweeps.estimate import estimate_seconds
-        from sweeps.tracking import check_uri
 
-        check_uri(self.uri)
         data, devices = self.load_data(configs[0]), self.connect() if self.args.address else self.devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)

@@ -11,6 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
@@ -65,6 +66,14 @@ def check_uri(uri: str) -> None:
 
 
 def _check_server(uri: str) -> None:
+    parts = urlsplit(uri)
+    try:
+        # MLflow takes seconds to import, so first whether anything listens; a proxy may reach what this machine cannot.
+        if not getproxies():
+            address = (str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80))
+            socket.create_connection(address, timeout=5).close()
+    except OSError as error:
+        raise _no_server(uri, error) from error
     _prepare_mlflow()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
@@ -77,10 +86,7 @@ def _check_server(uri: str) -> None:
             params={"experiment_name": "Default"}, max_retries=0, timeout=5, raise_on_status=False,
         )  # fmt: skip
     except MlflowException as error:
-        raise TrackingError(
-            f"no tracking server answers at {shown(uri)} ({reason_of(error)}); start one (mlflow server "
-            f"--port {urlsplit(uri).port or 5000}) or correct the tracking URI"
-        ) from error
+        raise _no_server(uri, error) from error
     said = " ".join(answer.text.split())[:200]
     if answer.status_code == 401:
         raise TrackingError(
@@ -96,6 +102,13 @@ def _check_server(uri: str) -> None:
         raise TrackingError(
             f"what answers at {shown(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}"
         )
+
+
+def _no_server(uri: str, error: Exception) -> TrackingError:
+    return TrackingError(
+        f"no tracking server answers at {shown(uri)} ({reason_of(error)}); start one (mlflow server "
+        f"--port {urlsplit(uri).port or 5000}) or correct the tracking URI"
+    )
 
 
 def _check_sqlite(uri: str) -> None:

@@ -18,10 +18,8 @@ def train_cohort(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from fishernet.cohort import Cohort
     from fishernet.config import TrialConfig
-    from fishernet.records import write_records
-    from fishernet.training import train
+    from fishernet.splitting import FittedCohort
 
     job = config["job"]
     configs = [TrialConfig.from_dict(member) for member in job["members"]]
@@ -35,36 +33,36 @@ def train_cohort(config: dict[str, Any]) -> None:
     else:
         torch.set_num_threads(job["threads"])
     data = _load_data(configs[0], job["data_dir"])
-    cohort = Cohort(configs, data.image_shape, len(data.train), device)
-    notes = _load_newest(cohort, _candidates(job))
-    names = [c.run_name for c in configs]
+    notes: list[str] = []
+    cohort = FittedCohort(
+        configs, data, device, turn=job["checkpoint_every"],
+        remedy="use a smaller --batch-size, or " + (
+            "--gpus-per-trial 1, which leaves it the whole GPU" if device == "cuda"
+            else "more --cpus-per-trial, so that fewer trials share the memory"
+        ),
+        saved=lambda: _newest(configs, _candidates(job), notes), say=notes.append,
+    )  # fmt: skip
 
     def report(epochs: dict[str, list[Any]], *, finished: bool, save: bool) -> None:
-        metrics = {
-            "epochs": epochs,
-            "failures": {names[i]: reason for i, reason in cohort.failures.items()},
-            "notes": notes.copy(),
-            "finished": int(finished),
-        }
-        notes.clear()
-        if not save:
-            tune.report(metrics)
-            return
         with tempfile.TemporaryDirectory() as folder:
-            cohort.save(Path(folder) / STATE_FILE)
-            if finished:
-                write_records(Path(folder) / RECORDS_FOLDER, cohort, data)
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
-
-    def ended() -> bool:
-        return cohort.epoch == cohort.config.epochs or len(cohort.failures) == len(cohort)
+            if save:
+                cohort.save(Path(folder) / STATE_FILE)
+                if finished:
+                    cohort.write_records(Path(folder) / RECORDS_FOLDER)
+            metrics = {
+                "epochs": epochs,
+                "failures": cohort.failures,
+                "notes": notes.copy(),
+                "finished": int(finished),
+            }
+            notes.clear()
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder) if save else None)
 
     if cohort.epoch:
-        history = dict(zip(names, cohort.history, strict=True))
-        report(history, finished=ended(), save=ended())
-    for records in train(cohort, data):
-        epochs = {name: [record] for name, record in zip(names, records, strict=True) if record is not None}
-        report(epochs, finished=ended(), save=ended() or cohort.epoch % job["checkpoint_every"] == 0)
+        history = {c.run_name: records for c, records in zip(configs, cohort.history, strict=True)}
+        report(history, finished=cohort.ended, save=cohort.ended)
+    for epochs in cohort.train():
+        report(epochs, finished=cohort.ended, save=cohort.ended or cohort.epoch % job["checkpoint_every"] == 0)
 
 
 def _load_data(config: Any, data_dir: str | None) -> Any:
@@ -88,19 +86,24 @@ def _candidates(job: dict[str, Any]) -> Iterator[Path]:
     yield from map(Path, job["checkpoints"])
 
 
-def _load_newest(cohort: Any, candidates: Iterator[Path]) -> list[str]:
-    """Continue from the first state file that is whole; returns a sentence for each that is not."""
-    from fishernet.cohort import CheckpointError
+def _newest(configs: list[Any], candidates: Iterator[Path], notes: list[str]) -> Any:
+    """The first state file that is whole, else the start; notes take a sentence for each that is not."""
+    from fishernet.state import CheckpointError, CohortState
 
-    notes = []
+    damaged = False
     for path in candidates:
         try:
-            cohort.load(path)
+            state = CohortState.load(path, configs)
         except CheckpointError as error:
+            damaged = True
             notes.append(str(error))
         else:
-            return notes and [*notes, f"continuing from epoch {cohort.epoch} of {path.parent.name}"]
-    return notes and [*notes, "no usable checkpoint is left; these runs start again"]
+            if damaged:
+                notes.append(f"continuing from epoch {state.epoch} of {path.parent.name}")
+            return state
+    if damaged:
+        notes.append("no usable checkpoint is left; these runs start again")
+    return CohortState(configs)
 
 
 def find_checkpoints(folder: Path) -> dict[tuple[Any, ...], list[str]]:

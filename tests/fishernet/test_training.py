@@ -5,11 +5,12 @@ import json
 import pytest
 import torch
 
-from fishernet.cohort import CheckpointError, Cohort, load_model
+from fishernet.cohort import Cohort, load_model
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, latent_means, pca_test_mse
 from fishernet.models import MODELS
+from fishernet.state import CheckpointError
 from fishernet.training import ResidentImages, Step, train, train_epoch
 
 # Every model, and every option of the models that have them.

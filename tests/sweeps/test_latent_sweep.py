@@ -217,6 +217,67 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
     assert not set(worker_processes()) - elsewhere, "a killed driver left its trials running"
 
 
+# In every process of the sweep: from the third epoch on a cohort of more than two runs out of memory at an epoch's end.
+FULL_DEVICE = """
+import importlib.abc, importlib.util, sys
+
+class Full(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name != "fishernet.training":
+            return None
+        sys.meta_path.remove(self)
+        spec = importlib.util.find_spec(name)
+        execute = spec.loader.exec_module
+        def exec_module(module):
+            execute(module)
+            train_epoch = module.train_epoch
+            def full(cohort, images):
+                losses = train_epoch(cohort, images)
+                if len(cohort) > 2 and cohort.epoch > 2:
+                    raise module.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
+                return losses
+            module.train_epoch = full
+        spec.loader.exec_module = exec_module
+        return spec
+
+sys.meta_path.insert(0, Full())
+"""
+
+
+@pytest.mark.timeout(1200)
+def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_if_nothing_had_been(tmp_path):
+    (tmp_path / "sitecustomize.py").write_text(FULL_DEVICE)
+    env = environment() | {"PYTHONPATH": str(tmp_path)}
+    argv = command(
+        "--name=full",
+        "--models=VAE",
+        "--latent-dims=2",
+        "--seeds=4",
+        "--cohort-size=4",
+        "--checkpoint-every=2",
+        epochs=200,
+    )
+    process = subprocess.Popen(argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    wait_until(lambda: n_epochs_recorded(tmp_path, "full") >= 4 * 20, process)
+    process.kill()
+    assert "split into cohorts of 2 and 2" in process.communicate()[1]
+    store = Store(tmp_path)
+    assert max(len(store.history(run, "test/mse")) for run in store.children("full").values()) < 200, "killed too late"
+    resume = [sys.executable, SCRIPT, "--resume=full", "--gpus=0", "--cohort-size=4", "--checkpoint-every=2"]
+    done = subprocess.run(resume, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "1 cohorts from checkpoints" in done.stdout
+    assert "split into cohorts of 2 and 2" in done.stderr
+    for seed in range(4):
+        config = TrialConfig(model="VAE", latent_dim=2, seed=seed, epochs=200, **SETTINGS)
+        run_ = store.children("full")[config.run_name]
+        history = store.history(run_, "test/mse")
+        assert run_.info.status == "FINISHED"
+        assert [step for step, _ in history] == list(range(1, 201))
+        # A cohort of another size sums in another order.
+        assert [mse for _, mse in history] == pytest.approx([mse for _, mse in undisturbed(config)], rel=1e-3)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupt_ends_cleanly_and_prints_the_command_that_resumes(number, tmp_path):

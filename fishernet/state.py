@@ -1,0 +1,129 @@
+"""Where a cohort stands, on the CPU and in a file: what training goes on from."""
+
+import json
+import os
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from fishernet.config import TrialConfig
+
+Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
+FORMAT = "fishernet-cohort-2"
+
+
+class CheckpointError(ValueError):
+    """A checkpoint that cannot be used: damaged, or of another cohort."""
+
+
+@dataclass
+class CohortState:
+    """The members' weights and Adam's moments by name, the epochs they have behind them, and what those reported.
+
+    Every tensor but Adam's count of steps has a leading member axis, padded to the largest member; before the first epoch
+    there need be none, as the seeds say the rest.
+    """
+
+    configs: list[TrialConfig]
+    epoch: int = 0
+    history: list[list[Record]] = field(default_factory=list)
+    failures: dict[int, str] = field(default_factory=dict)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.history = self.history or [[] for _ in self.configs]
+
+    @property
+    def ended(self) -> bool:
+        return self.epoch == self.configs[0].epochs or len(self.failures) == len(self.configs)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write all of it, such that training goes on bit for bit; through a temporary file, so never half a file."""
+        history = json.dumps(self.history).encode()
+        # Among the tensors, as a file's header may not grow with the epochs.
+        tensors = self.tensors | {"history": torch.frombuffer(bytearray(history), dtype=torch.uint8)}
+        text = json.dumps({
+            "configs": [c.to_dict() for c in self.configs], "epoch": self.epoch, "failures": self.failures,
+        })  # fmt: skip
+        metadata = {"format": FORMAT, "state": text, "checksum": _checksum(text, tensors)}
+        path, temporary = Path(path), Path(f"{path}.writing")
+        save_file(tensors, temporary, metadata)
+        temporary.replace(path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], configs: Sequence[TrialConfig]) -> "CohortState":
+        """The state of these configs from a file of ``save``; raises CheckpointError when it is damaged or another cohort's."""
+        try:
+            with safe_open(path, framework="pt") as file:
+                metadata = file.metadata() or {}
+                # Cloned: the tensors are a view of the file, which a later checkpoint may overwrite in place.
+                tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        except Exception as error:  # safetensors raises its own type, OSError or ValueError, by the kind of damage
+            raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
+        if metadata.get("checksum") != _checksum(metadata.get("state", ""), tensors):
+            raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
+        state = json.loads(metadata["state"])
+        if [TrialConfig.from_dict(c) for c in state["configs"]] != list(configs):
+            raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
+        history = json.loads(bytes(tensors.pop("history").numpy()))
+        failures = {int(i): reason for i, reason in state["failures"].items()}
+        return cls(list(configs), state["epoch"], history, failures, tensors)
+
+    def part(self, first: int, end: int) -> "CohortState":
+        """The state of the members ``first`` to ``end`` - 1, in the padding of all."""
+        return CohortState(
+            self.configs[first:end],
+            self.epoch,
+            [list(records) for records in self.history[first:end]],
+            {i - first: reason for i, reason in self.failures.items() if first <= i < end},
+            {name: t[first:end] if t.dim() else t for name, t in self.tensors.items()},
+        )
+
+    @classmethod
+    def joined(cls, parts: Sequence["CohortState"]) -> "CohortState":
+        """The state of one cohort of all the parts' members; parts that have ended early have no say in its epoch."""
+        leader = max(parts, key=lambda part: (bool(part.tensors), part.epoch))
+        firsts = [sum(len(part.configs) for part in parts[:i]) for i in range(len(parts))]
+        n_members, tensors = sum(len(part.configs) for part in parts), {}
+        for name, tensor in leader.tensors.items():
+            tensors[name] = tensor
+            if tensor.dim():
+                own = [(first, part.tensors[name]) for first, part in zip(firsts, parts, strict=True) if part.tensors]
+                shape = [max(sizes) for sizes in zip(*(t.shape[1:] for _, t in own), strict=True)]
+                tensors[name] = tensor.new_zeros(n_members, *shape)
+                for first, t in own:
+                    copy_corner(tensors[name][first : first + len(t)], t)
+        return cls(
+            [config for part in parts for config in part.configs],
+            leader.epoch,
+            [records for part in parts for records in part.history],
+            {
+                first + i: reason
+                for first, part in zip(firsts, parts, strict=True)
+                for i, reason in part.failures.items()
+            },
+            tensors,
+        )
+
+
+def copy_corner(target: Tensor, source: Tensor) -> None:
+    """Copy between tensors of the same members in different padding: the part that both have."""
+    common = tuple(slice(min(sizes)) for sizes in zip(target.shape, source.shape, strict=True))
+    target[common].copy_(source[common])
+
+
+def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+    value = zlib.crc32(text.encode())
+    for name in sorted(tensors):
+        value = zlib.crc32(name.encode(), value)
+        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
+    return f"{value:08x}"

@@ -1,0 +1,211 @@
+"""A cohort that does not fit is trained in parts, and nothing but the log tells of it."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from fishernet.cohort import Cohort
+from fishernet.config import TrialConfig
+from fishernet.records import write_records
+from fishernet.splitting import FittedCohort, is_out_of_memory
+from fishernet.state import CohortState
+from fishernet.training import train
+
+TIMES = ("epoch_seconds", "train_seconds")
+
+
+class Memory(TorchDispatchMode):
+    """Refuses, as a full device does, every tensor of more than ``limit`` numbers that any operation of torch makes."""
+
+    def __init__(self, limit: float) -> None:
+        super().__init__()
+        self.limit, self.refused = limit, 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else [made]:
+            if isinstance(tensor, torch.Tensor) and tensor.is_floating_point() and tensor.numel() > self.limit:
+                self.refused += 1
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate more than there is")
+        return made
+
+
+def numbers(history):
+    """Every metric but the times, by member and epoch."""
+    return [[{k: v for k, v in r["metrics"].items() if k not in TIMES} for r in records] for records in history]
+
+
+def fitted(configs, images, turn=1, file=None):
+    said: list[str] = []
+
+    def saved():
+        return CohortState.load(file, configs) if file and file.exists() else CohortState(list(configs))
+
+    return FittedCohort(configs, images, "cpu", turn=turn, remedy="buy more", saved=saved, say=said.append), said
+
+
+def run(cohort, file=None, turn=1):
+    told: dict[str, list[dict]] = {c.run_name: [] for c in cohort.configs}
+    for records in cohort.train():
+        for name, epochs in records.items():
+            told[name] += epochs
+        if file and cohort.epoch % turn == 0:
+            cohort.save(file)
+    return told
+
+
+def trained(configs, images):
+    cohort = Cohort(configs, images.image_shape, len(images.train))
+    for _ in train(cohort, images):
+        pass
+    return cohort
+
+
+def test_out_of_memory_is_told_from_other_errors():
+    def allocate_on_the_cpu():
+        torch.empty(2**62, dtype=torch.uint8)
+
+    def behind_another():
+        try:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        except torch.OutOfMemoryError:
+            raise RuntimeError("operation failed during capture") from None
+
+    for fails in (allocate_on_the_cpu, behind_another, lambda: bytearray(2**62)):
+        with pytest.raises((RuntimeError, MemoryError)) as caught:
+            fails()
+        assert is_out_of_memory(caught.value)
+    with pytest.raises(RuntimeError) as caught:
+        torch.ones(2) @ torch.ones(3)
+    assert not is_out_of_memory(caught.value)
+
+
+# What is the largest tensor: weights, 5 members x 100 x 64; images of a training step, 5 x 48 x 100; those of an evaluation,
+# 5 x 40 x 100. A convolution is computed member by member, so there the limit on images does not matter.
+PLACES = {
+    "building": ({"hidden_width": 64}, 20_000),
+    "step": ({"batch_size": 48}, 21_000),
+    "evaluation": ({"batch_size": 20}, 15_000),
+    "down to one": ({"batch_size": 48}, 5_000),
+}
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("model", [{"model": "FisherNet", "sampler": "cg"}, {"model": "VAE"}, {"model": "AE"}], ids=str)
+def test_a_split_cohort_gives_the_numbers_of_the_whole(model, place, small, images, monkeypatch):
+    """Bit for bit those of its parts as cohorts of their own; of the whole to rounding, as any cohort of another size."""
+    monkeypatch.setattr("fishernet.training.STEPS_PER_DRAW", 1)  # else the largest tensor is cg's noise
+    settings, limit = PLACES[place]
+    configs = [TrialConfig(latent_dim=2 + s % 2, seed=s, **small | settings | model) for s in range(5)]
+    cohort, said = fitted(configs, images)
+    with Memory(limit):
+        told = run(cohort)
+    assert "does not fit the memory of this process: split into cohorts of 3 and 2" in said[0]
+    assert sorted(len(part.configs) for part in cohort._parts) == {"down to one": [1] * 5}.get(place, [2, 3])
+    assert cohort.failures == {}
+    assert numbers(told.values()) == numbers(cohort.history)
+    parts = [trained(part.configs, images) for part in cohort._parts]
+    assert numbers(cohort.history) == numbers(records for part in parts for records in part.history)
+    for ours, whole in zip(numbers(cohort.history), numbers(trained(configs, images).history), strict=True):
+        for epoch, expected in zip(ours, whole, strict=True):
+            assert epoch == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize(("turn", "full_after"), [(1, 1), (2, 3), (3, 4), (10, 2)])
+def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_none(
+    turn, full_after, small, images, tmp_path
+):
+    """The whole cohort trains until something else takes the memory in mid-epoch; its damaged state is not gone on from."""
+    configs = [
+        TrialConfig(model="VAE", latent_dim=2, seed=s, **small | {"epochs": 6, "batch_size": 48}) for s in range(4)
+    ]
+    file = tmp_path / "state.safetensors"
+    cohort, said = fitted(configs, images, turn, file)
+    memory, told = Memory(float("inf")), {c.run_name: [] for c in configs}
+    with memory:
+        for records in cohort.train():
+            for name, epochs in records.items():
+                told[name] += epochs
+            if cohort.epoch % turn == 0:
+                cohort.save(file)
+            if cohort.epoch >= full_after:
+                memory.limit = 15_000  # a step of 4 members x 48 x 100
+    assert len(said) == 1
+    assert memory.refused == 1
+    assert [[r["epoch"] for r in records] for records in told.values()] == [[1, 2, 3, 4, 5, 6]] * 4
+    assert [[r["epoch"] for r in records] for records in cohort.history] == [[1, 2, 3, 4, 5, 6]] * 4
+    for ours, whole in zip(numbers(told.values()), numbers(trained(configs, images).history), strict=True):
+        for epoch, expected in zip(ours, whole, strict=True):
+            assert epoch == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_split_cohort_is_stored_as_one_and_goes_on_whole_or_split_bit_for_bit(small, images, tmp_path):
+    configs = [TrialConfig(model="VAE", latent_dim=d, seed=0, **small | {"batch_size": 48}) for d in (2, 3, 4, 5)]
+    undisturbed, _ = fitted(configs, images)
+    file = tmp_path / "state.safetensors"
+    with Memory(15_000):
+        expected = run(undisturbed)
+        interrupted, _ = fitted(configs, images, 1, file)
+        next(interrupted.train())
+        interrupted.save(file)
+        resumed, said = fitted(configs, images, 1, file)
+        assert resumed.epoch == 1
+        told = run(resumed)
+    assert len(said) == 1
+    assert [[r["epoch"] for r in records] for records in told.values()] == [[2, 3]] * 4
+    assert numbers(resumed.history) == numbers(expected.values())
+    whole = Cohort(configs, images.image_shape, len(images.train))
+    whole.load(file)
+    for _ in train(whole, images):
+        pass
+    for ours, records in zip(numbers(whole.history), numbers(expected.values()), strict=True):
+        for epoch, value in zip(ours, records, strict=True):
+            assert epoch == pytest.approx(value, rel=1e-4)
+
+
+def test_a_member_that_does_not_fit_alone_fails_with_the_remedy_and_the_others_finish(small, images, tmp_path):
+    """At d = 60 the weights between the last hidden layer and the latent space alone are beyond the limit."""
+    configs = [
+        TrialConfig(model="AE", latent_dim=d, **small | {"hidden_width": 70, "hidden_layers": 1}) for d in (2, 3, 130)
+    ]
+    cohort, said = fitted(configs, images)
+    with Memory(9000):
+        run(cohort)
+        cohort.write_records(tmp_path)
+    assert cohort.failures == {"AE-d130-s0": "AE-d130-s0 does not fit the memory of this process even alone; buy more"}
+    assert len(said) == 2
+    records = [json.loads((tmp_path / c.run_name / "record.json").read_text()) for c in configs]
+    assert [record["status"] for record in records] == ["finished", "finished", "failed"]
+    assert records[2]["reason"].endswith("buy more")
+    cohort.save(tmp_path / "state.safetensors")
+    resumed, _ = fitted(configs, images, file=tmp_path / "state.safetensors")
+    assert resumed.ended
+    assert resumed.failures == cohort.failures
+    restored = Cohort(
+        configs, images.image_shape, len(images.train)
+    )  # of the failed, which was the widest, nothing is left
+    restored.load(tmp_path / "state.safetensors")
+    assert restored.failures == {2: records[2]["reason"]}
+
+
+def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, tmp_path):
+    configs = [TrialConfig(latent_dim=d, seed=0, **small) for d in (2, 3)]
+    cohort, said = fitted(configs, images)
+    run(cohort)
+    cohort.write_records(tmp_path / "whole")
+    assert said == []
+    with Memory(7000):  # an evaluation of 2 x 40 x 100
+        cohort.write_records(tmp_path / "parts")
+    assert len(said) == 1
+    write_records(tmp_path / "expected", trained(configs, images), images)
+    for config in configs:
+        means = [
+            dict(np.load(tmp_path / kind / config.run_name / "latents.npz"))["means"]
+            for kind in ("whole", "parts", "expected")
+        ]
+        assert np.array_equal(means[0], means[2])
+        assert means[1] == pytest.approx(means[2], rel=1e-4, abs=1e-5)
+    assert [len(records) for records in cohort.history] == [3, 3]
