@@ -42,6 +42,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E
 RETRIES = 3
 # Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
 STARTS = 3
+# A cluster that has just come up, or come back, may have no workers yet.
+WAIT_FOR_CPUS_SECONDS = 60
 
 
 class LaunchError(RuntimeError):
@@ -131,6 +133,7 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
         else:
             _check_answers(address)
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
+            _wait_for_cpus()
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         reason = " ".join(str(error).split())[:300]
         if address is None:
@@ -152,6 +155,12 @@ def _start_private_ray(gpus: int, quiet: dict[str, Any]) -> None:
                 raise
         else:
             return
+
+
+def _wait_for_cpus() -> None:
+    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
+    while not ray.cluster_resources().get("CPU") and time.monotonic() < deadline:
+        time.sleep(1)
 
 
 def _check_answers(address: str) -> None:
