@@ -133,7 +133,6 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
         else:
             _check_answers(address)
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
-            _wait_for_cpus()
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         reason = " ".join(str(error).split())[:300]
         if address is None:
@@ -141,6 +140,14 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
         raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
+    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
+    while not ray.cluster_resources().get("CPU"):
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"--address {address}: that Ray cluster has no CPU cores to give; start a worker beside it "
+                "(ray start --address=HOST:PORT, or docker compose up -d)"
+            )
+        time.sleep(1)
     return devices(ray.cluster_resources())
 
 
@@ -155,12 +162,6 @@ def _start_private_ray(gpus: int, quiet: dict[str, Any]) -> None:
                 raise
         else:
             return
-
-
-def _wait_for_cpus() -> None:
-    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
-    while not ray.cluster_resources().get("CPU") and time.monotonic() < deadline:
-        time.sleep(1)
 
 
 def _check_answers(address: str) -> None:
