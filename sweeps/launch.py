@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -184,6 +185,7 @@ def launch(
     param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
     # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         tuner = tune.Tuner(
@@ -312,6 +314,12 @@ class Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
         self._fail_unended(trial, lines[-1] if lines else "the trial died without a message")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        names = ", ".join(config.run_name for config in self._members(trial))
+        self.progress.say(
+            f"the process or node that trained {names} is lost; it goes on elsewhere from its last checkpoint"
+        )
 
     def _fail_unended(self, trial: Any, reason: str) -> None:
         for config in self._members(trial):

@@ -10,6 +10,7 @@ import argparse
 import os
 import random
 import secrets
+import signal
 import subprocess
 import sys
 import tempfile
@@ -209,6 +210,7 @@ def main() -> int:
         "--port", type=int, default=5070, help="of MLflow on loopback; the next is Ray's (default: 5070)"
     )
     args = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster is taken down then too
     random.seed(args.seed)
     cluster = Cluster(args.port)
     results: dict[str, list[str]] = {}
