@@ -52,7 +52,16 @@ class Cluster:
         return done.stdout
 
     def up(self) -> None:
-        self.compose("up", "-d", "--wait", "--scale", f"worker={WORKERS}")
+        """Until every worker is healthy. Not by --wait, which gives up on a node that its restart policy brings up the second time."""
+        deadline = time.monotonic() + 300
+        while True:
+            self.compose("up", "-d", "--scale", f"worker={WORKERS}", check=time.monotonic() > deadline)
+            states = self.compose("ps", "--format", "{{.Service}} {{.Health}}").splitlines()
+            if states.count("worker healthy") == WORKERS and "head healthy" in states:
+                return
+            if time.monotonic() > deadline:
+                raise RuntimeError(f"the cluster is not healthy after five minutes: {states}")
+            time.sleep(2)
 
     def containers(self, service: str) -> list[str]:
         return self.compose("ps", "-q", service).split()

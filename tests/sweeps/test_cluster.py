@@ -11,6 +11,7 @@ from sweeps.latent_sweep import LatentSweep, _parse
 
 ROOT = Path(__file__).resolve().parents[2]
 BARE = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "TUNE_", "FISHERNET_COMMAND"))}
+BARE["RAY_worker_niceness"] = "0"  # at Ray's 15, a worker on a machine that is busy may take minutes for its imports
 # Ray's own cluster of several nodes on one machine: its processes are real, and its shutdown ends no others.
 CLUSTER = (
     "import subprocess, sys, time\n"
