@@ -29,6 +29,7 @@ CLUSTER = (
 )
 
 
+@pytest.mark.long
 def test_a_sweep_waits_for_the_workers_of_a_cluster_that_has_just_come_up(tmp_path):
     sweep = [sys.executable, str(ROOT / "sweeps" / "latent_sweep.py"), "--name=late", "--models=AE", "--seeds=1"]
     sweep += ["--latent-dims=2", "--dataset=digits", "--hidden-width=8", "--epochs=2", "--storage-path", str(tmp_path)]
@@ -41,8 +42,10 @@ def test_a_sweep_waits_for_the_workers_of_a_cluster_that_has_just_come_up(tmp_pa
     assert (tmp_path / "late" / "figures" / "mse_curves.png").exists()
 
 
+@pytest.mark.long
 def test_a_cluster_without_workers_is_said_in_a_sentence():
     program = (
+        "import ray\n"
         "from ray.cluster_utils import Cluster\n"
         "from sweeps import launch\n"
         "launch.WAIT_FOR_CPUS_SECONDS = 1\n"
@@ -52,6 +55,7 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
         "except launch.LaunchError as error:\n"
         "    print(error)\n"
         "finally:\n"
+        "    ray.shutdown()\n"
         "    cluster.shutdown()\n"
     )
     done = subprocess.run(
