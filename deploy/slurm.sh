@@ -5,7 +5,7 @@
 #SBATCH --cpus-per-task=8
 #SBATCH --time=12:00:00
 #SBATCH --signal=B:TERM@120
-# A Ray cluster over one allocation and a sweep on it: sbatch deploy/slurm.sh --preset quick --name quick
+# A Ray cluster over one allocation and a sweep on it (checked for syntax; no SLURM has run it): sbatch deploy/slurm.sh --preset quick --name quick
 # With GPUs: sbatch --gpus-per-node=4 deploy/slurm.sh --name paper. Sent twice with the same --name, it goes on where it stopped.
 # Needed: this folder with its .venv, and FISHERNET_STORAGE and FISHERNET_DATA_DIR, on a file system that all nodes see;
 # MLFLOW_TRACKING_URI of a server, or the records go to mlflow.db in the storage folder, which SQLite must be able to lock.
