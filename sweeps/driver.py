@@ -20,6 +20,9 @@ from sweeps.tracking_store import TrackingError, check_uri, default_tracking_uri
 DEFAULT_STORAGE = "fishernet-results"
 RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
+# Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
+# --address and --storage-path itself; and where MLflow is found from outside.
+COMMAND_VARIABLE, UI_VARIABLE = "FISHERNET_COMMAND", "FISHERNET_UI"
 
 
 class UsageError(ValueError):
@@ -137,7 +140,7 @@ class Driver(ABC):
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: Mapping[str, Any] = MappingProxyType({
         "tracking_uri": None, "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
-        "address": None, "data_dir": None, "checkpoint_every": 1,
+        "address": None, "data_dir": None, "checkpoint_every": 1, "report": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -326,7 +329,7 @@ class Driver(ABC):
 
     def ui_command(self) -> str:
         if self.uri.startswith("http"):
-            return f"{shown(self.uri)} in a browser"
+            return f"{os.environ.get(UI_VARIABLE) or shown(self.uri)} in a browser"
         words = [python(), "-m", "mlflow", "ui", "--backend-store-uri", shown(self.uri)]
         return f"http://127.0.0.1:5000 in a browser, after\n  {shlex.join(words)}"
 
@@ -339,18 +342,20 @@ class Driver(ABC):
     def kept_words(self, leave_out: Collection[str] = ()) -> list[str]:
         """The flags that another command on the same records needs as well, without those of ``leave_out``."""
         words = []
-        if self.storage != Path(DEFAULT_STORAGE).resolve():
+        if os.environ.get(COMMAND_VARIABLE):
+            leave_out = {*leave_out, "address", "report"}
+        elif self.storage != Path(DEFAULT_STORAGE).resolve():
             words += ["--storage-path", str(self.storage)]
         for flag, default in self.kept_flags.items():
             if flag not in leave_out and (value := getattr(self.args, flag, default)) != default:
-                words += [f"--{flag.replace('_', '-')}", shown(str(value))]
+                words += [f"--{flag.replace('_', '-')}", *([] if value is True else [shown(str(value))])]
         return words
 
     def program(self) -> list[str]:
         """The command itself as one would type it here."""
-        if Path(sys.argv[0]).name == self.installed:
+        if Path(sys.argv[0]).name == self.installed and not os.environ.get(COMMAND_VARIABLE):
             return [typed(Path(sys.argv[0]).absolute())]
-        return [python(), typed(self.script)]
+        return started_by(self.kind, self.script)
 
 
 def check_storage(storage: Path) -> None:
@@ -365,6 +370,13 @@ def check_storage(storage: Path) -> None:
 
 def usable_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def started_by(kind: str, script: Path) -> list[str]:
+    """The words that start the driver of that kind, which is the file ``script``."""
+    if command := os.environ.get(COMMAND_VARIABLE):
+        return [*shlex.split(command), kind]
+    return [python(), typed(script)]
 
 
 def python() -> str:

@@ -23,9 +23,8 @@ from sweeps.driver import (
     add_record_flags,
     check_shared_flags,
     duration,
-    python,
     shape,
-    typed,
+    started_by,
 )
 from sweeps.planning import Devices, dataset_from_flag, flagged, model_overrides, seeds_from_flag
 from sweeps.space import (
@@ -398,7 +397,7 @@ class HyperparameterSearch(Driver):
             file.write_text(json.dumps([config.to_dict() for config in plan], indent=1), encoding="utf-8")
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained on all images and scored on the test set:")
-            print(f"  {shlex.join([python(), typed(LATENT_SWEEP), *words])}\n")
+            print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
         try:
             report(name, self.uri, self.storage / name / "figures")
         except AnalysisError as error:

@@ -43,6 +43,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="members trained in lockstep as one trial: auto fills the devices evenly, 1 is one trial per run (default: auto)",
     )  # fmt: skip
     record = add_record_flags(parser, "sweep", "what is missing")
+    record.add_argument(
+        "--report", action="store_true",
+        help="afterwards all figures, tables and claims on one page: the folder report of the sweep, and in MLflow",
+    )  # fmt: skip
     record.add_argument("--write-plan", type=Path, metavar="FILE", help="write the trial configs as JSON and stop")
     args = parser.parse_args(argv)
     check_shared_flags(parser, args, "sweep")
@@ -72,7 +76,24 @@ class LatentSweep(Driver):
         return plan[0]
 
     def run(self, asked: list[TrialConfig] | None) -> int:
-        return self._write_plan(asked) if self.args.write_plan else super().run(asked)
+        if self.args.write_plan:
+            return self._write_plan(asked)
+        status = super().run(asked)
+        return self._report() or status if self.args.report and self.name and status in (0, 1) else status
+
+    def _report(self) -> int:
+        """Write the report of the runs that have finished; returns its exit status."""
+        import ray
+
+        from analysis import report
+
+        ray.shutdown()  # scores are computed by a private Ray of their own
+        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.storage / self.name / "report")]
+        # --gpus counts those of the cluster, where there is one.
+        for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):
+            if (value := getattr(self.args, flag)) is not None:
+                words += [f"--{flag.replace('_', '-')}", str(value)]
+        return report.main(words)
 
     def _write_plan(self, asked: list[TrialConfig] | None) -> int:
         from fishernet.plan import write_json

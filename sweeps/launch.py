@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
@@ -42,6 +43,8 @@ from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E
 RETRIES = 3
 # Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
 STARTS = 3
+# A cluster that has just come up, or come back, may have no workers yet.
+WAIT_FOR_CPUS_SECONDS = 60
 
 
 class LaunchError(RuntimeError):
@@ -138,6 +141,14 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
         raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
+    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
+    while not ray.cluster_resources().get("CPU"):
+        if time.monotonic() > deadline:
+            raise LaunchError(
+                f"--address {address}: that Ray cluster has no CPU cores to give; start a worker beside it "
+                "(ray start --address=HOST:PORT, or docker compose up -d)"
+            )
+        time.sleep(1)
     return devices(ray.cluster_resources())
 
 
@@ -174,6 +185,7 @@ def launch(
     param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
     # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         tuner = tune.Tuner(
@@ -302,6 +314,12 @@ class Recorder(tune.Callback):
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
         self._fail_unended(trial, lines[-1] if lines else "the trial died without a message")
+
+    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+        names = ", ".join(config.run_name for config in self._members(trial))
+        self.progress.say(
+            f"the process or node that trained {names} is lost; it goes on elsewhere from its last checkpoint"
+        )
 
     def _fail_unended(self, trial: Any, reason: str) -> None:
         for config in self._members(trial):

@@ -125,6 +125,17 @@ def test_a_sweep_ends_with_its_table_its_figure_and_how_to_look_at_it(sweep):
     assert "\r" not in done.stderr  # no live line where the output is no terminal
 
 
+def test_a_sweep_makes_its_report_where_it_is_asked_to(sweep):
+    folder, _ = sweep
+    done = run(folder, [sys.executable, SCRIPT, "--resume=one", "--gpus=0", "--report"])
+    assert done.returncode == 0, done.stderr
+    page = folder / "fishernet-results" / "one" / "report" / "report.html"
+    assert str(page) in done.stdout
+    store = Store(folder)
+    logged = store.client.list_artifacts(store.parent("one").info.run_id, "report")
+    assert "report/report.html" in [artifact.path for artifact in logged]
+
+
 def test_every_swept_value_reaches_its_trial_and_its_numbers_are_those_of_a_solo_run(sweep):
     """Each child's parameters are its config, and its curve is bit for bit that of the config trained without Ray."""
     store = Store(sweep[0])

@@ -1,0 +1,35 @@
+#!/bin/bash
+#SBATCH --job-name=fishernet
+#SBATCH --nodes=3
+#SBATCH --ntasks-per-node=1
+#SBATCH --cpus-per-task=8
+#SBATCH --time=12:00:00
+#SBATCH --signal=B:TERM@120
+# A Ray cluster over one allocation and a sweep on it (checked for syntax; no SLURM has run it): sbatch deploy/slurm.sh --preset quick --name quick
+# With GPUs: sbatch --gpus-per-node=4 deploy/slurm.sh --name paper. Sent twice with the same --name, it goes on where it stopped.
+# Needed: this folder with its .venv, and FISHERNET_STORAGE and FISHERNET_DATA_DIR, on a file system that all nodes see;
+# MLFLOW_TRACKING_URI of a server, or the records go to mlflow.db in the storage folder, which SQLite must be able to lock.
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}"
+export PATH=$PWD/.venv/bin:$PATH
+storage=${FISHERNET_STORAGE:?"is the folder for checkpoints and results, on a file system that all nodes see"}
+# Other users share these machines: without the token nobody joins this cluster or runs code in it.
+export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0
+RAY_AUTH_TOKEN=$(openssl rand -hex 32)
+head=$(hostname)
+address=$(hostname --ip-address | awk '{print $1}'):$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a machine
+resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --temp-dir="/tmp/ray-$SLURM_JOB_ID")
+
+srun --nodes=1 --ntasks=1 --nodelist="$head" \
+  ray start --head --node-ip-address="${address%:*}" --port="${address##*:}" --include-dashboard=false "${resources[@]}" --block &
+until ray health-check --address="$address" >/dev/null 2>&1; do sleep 2; done
+if ((SLURM_JOB_NUM_NODES > 1)); then
+  srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
+    ray start --address="$address" "${resources[@]:0:2}" --block &
+fi
+
+python sweeps/latent_sweep.py --address "$address" --storage-path "$storage" "$@" &
+sweep=$!
+trap 'kill -TERM $sweep' TERM # two minutes before the time is over: the sweep closes its books, and can be resumed
+while kill -0 $sweep 2>/dev/null; do wait $sweep && status=0 || status=$?; done
+exit "$status" # the allocation ends, and with it every Ray process

@@ -1,0 +1,85 @@
+"""Sweeps on a Ray cluster that was there before: what ``--address`` promises, and what is printed inside a container."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sweeps.latent_sweep import LatentSweep, _parse
+
+ROOT = Path(__file__).resolve().parents[2]
+BARE = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "TUNE_", "FISHERNET_COMMAND"))}
+BARE["RAY_worker_niceness"] = "0"  # at Ray's 15, a worker on a machine that is busy may take minutes for its imports
+# Ray's own cluster of several nodes on one machine: its processes are real, and its shutdown ends no others.
+CLUSTER = (
+    "import subprocess, sys, time\n"
+    "from ray.cluster_utils import Cluster\n"
+    "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})\n"
+    "try:\n"
+    "    sweep = subprocess.Popen([*sys.argv[2:], '--address', cluster.address])\n"
+    "    time.sleep(float(sys.argv[1]))\n"
+    "    early = sweep.poll()\n"
+    "    cluster.add_node(num_cpus=1)\n"
+    "    status = sweep.wait(timeout=300)\n"
+    "finally:\n"
+    "    cluster.shutdown()\n"
+    "sys.exit('the sweep did not wait' if early is not None else status)\n"
+)
+
+
+@pytest.mark.long
+def test_a_sweep_waits_for_the_workers_of_a_cluster_that_has_just_come_up(tmp_path):
+    sweep = [sys.executable, str(ROOT / "sweeps" / "latent_sweep.py"), "--name=late", "--models=AE", "--seeds=1"]
+    sweep += ["--latent-dims=2", "--dataset=digits", "--hidden-width=8", "--epochs=2", "--storage-path", str(tmp_path)]
+    done = subprocess.run(
+        [sys.executable, "-c", CLUSTER, "20", *sweep],
+        cwd=tmp_path, env=BARE, capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert "on 1 CPU cores, no GPU: 1 trial at a time" in done.stdout
+    assert (tmp_path / "late" / "figures" / "mse_curves.png").exists()
+
+
+@pytest.mark.long
+def test_a_cluster_without_workers_is_said_in_a_sentence():
+    program = (
+        "import ray\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from sweeps import launch\n"
+        "launch.WAIT_FOR_CPUS_SECONDS = 1\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})\n"
+        "try:\n"
+        "    launch.connect(cluster.address, lambda resources: 1 / 0, gpus=0)\n"
+        "except launch.LaunchError as error:\n"
+        "    print(error)\n"
+        "finally:\n"
+        "    ray.shutdown()\n"
+        "    cluster.shutdown()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert "that Ray cluster has no CPU cores to give; start a worker beside it" in done.stdout, done.stderr
+
+
+@pytest.mark.parametrize("command", [None, "docker compose run --rm"])
+def test_the_command_that_resumes_is_one_that_can_be_typed_where_the_user_is(command, monkeypatch):
+    monkeypatch.delenv("FISHERNET_COMMAND", raising=False)
+    if command:
+        monkeypatch.setenv("FISHERNET_COMMAND", command)
+        monkeypatch.setenv("FISHERNET_UI", "http://127.0.0.1:5001")
+    flags = ["--address=auto", "--storage-path=/results", "--report", "--tracking-uri=http://mlflow:5000"]
+    sweep = LatentSweep(_parse([*flags, "--checkpoint-every=5"]), flags)
+    kept = ["--tracking-uri", "http://mlflow:5000", "--checkpoint-every", "5"]
+    if command:
+        assert sweep.resume_command("mine").split() == [*command.split(), "sweep", "--resume", "mine", *kept]
+        assert sweep.ui_command() == "http://127.0.0.1:5001 in a browser"
+    else:
+        words = sweep.resume_command("mine").split()
+        again = vars(_parse(words[words.index("--resume") :]))
+        assert again["report"] is True
+        assert (again["address"], str(again["storage_path"]), again["checkpoint_every"]) == ("auto", "/results", 5)
+        assert sweep.ui_command() == "http://mlflow:5000 in a browser"
