@@ -242,8 +242,8 @@ class Full(importlib.abc.MetaPathFinder):
         def exec_module(module):
             execute(module)
             train_epoch = module.train_epoch
-            def full(cohort, images):
-                losses = train_epoch(cohort, images)
+            def full(cohort, *arguments):
+                losses = train_epoch(cohort, *arguments)
                 if len(cohort) > 2 and cohort.epoch > 2:
                     raise module.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
                 return losses
@@ -255,6 +255,7 @@ sys.meta_path.insert(0, Full())
 """
 
 
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_if_nothing_had_been(tmp_path):
     (tmp_path / "sitecustomize.py").write_text(FULL_DEVICE)
