@@ -4,11 +4,11 @@ import hashlib
 import os
 from collections.abc import Sequence
 from dataclasses import fields
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from fishernet.adam import Adam, Group
 from fishernet.config import TrialConfig
 from fishernet.models import MODELS, Autoencoder
 from fishernet.networks import StackedLayer
@@ -33,7 +33,7 @@ class Cohort:
                 raise ValueError(f"members of a cohort differ only in latent_dim and seed; these differ in {name}")
         self.configs, self.config, self.device = list(configs), configs[0], torch.device(device)
         self.model: Autoencoder = MODELS[self.config.model](configs, image_shape, n_train).to(self.device)
-        self.optimiser = _optimiser(self.model, self.config, self.device)
+        self.optimiser = _optimiser(self.model, self.config)
         self.epoch = 0
         self.history: list[list[Record]] = [[] for _ in configs]
         self.failures: dict[int, str] = {}
@@ -72,7 +72,7 @@ class Cohort:
         """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
         for name, parameter in self.model.named_parameters():
-            for key, t in self.optimiser.state[parameter].items():
+            for key, t in self.optimiser.state(parameter).items():
                 tensors[f"adam/{key}/{name}"] = t
         return tensors
 
@@ -85,15 +85,9 @@ class Cohort:
     def restore(self, state: CohortState) -> None:
         """Go on from the state of these configs; its padding may be another than this cohort's."""
         with torch.no_grad():
-            for name, t in self.model.state_dict().items():
-                if (stored := state.tensors.get(f"model/{name}")) is not None:
+            for name, t in self._tensors().items():
+                if (stored := state.tensors.get(name)) is not None:
                     copy_corner(t, stored)
-        for name, parameter in self.model.named_parameters():
-            own = self.optimiser.state[parameter] = {}
-            for key in ("step", "exp_avg", "exp_avg_sq"):
-                if (stored := state.tensors.get(f"adam/{key}/{name}")) is not None:
-                    own[key] = torch.zeros_like(parameter if stored.dim() else stored, device=self.device)
-                    copy_corner(own[key], stored)
         self.epoch, self.failures = state.epoch, dict(state.failures)
         self.history = [list(records) for records in state.history]
 
@@ -128,29 +122,17 @@ class Cohort:
         ]
 
 
-def _optimiser(model: Autoencoder, config: TrialConfig, device: torch.device) -> torch.optim.AdamW:
-    """Adam with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2) of the weights alone; xi may have its own rate.
+def _optimiser(model: Autoencoder, config: TrialConfig) -> Adam:
+    """Adam with weight decay of the weights alone; xi may have its own rate.
 
     Biases and xi are no weights: shrinking xi would pull the noise variance towards 1.
     """
-    weights: list[Tensor] = []
-    biases: list[Tensor] = []
-    noise: list[Tensor] = []
+    groups: dict[tuple[float, float], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
-        (noise if name == "likelihood.xi" else weights if name.endswith("weight") else biases).append(parameter)
-    groups: list[dict[str, Any]] = [
-        {"params": weights, "weight_decay": config.weight_decay},
-        {"params": biases},
-        {"params": noise, "lr": config.noise_learning_rate or config.learning_rate},
-    ]
-    # fused: one kernel for all tensors of all members; it updates every element on its own, as stacking needs.
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=config.learning_rate,
-        weight_decay=0.0,
-        fused=device.type in ("cpu", "cuda"),
-        capturable=device.type == "cuda",  # its step count lives on the device, as a CUDA graph needs
-    )
+        rate = config.noise_learning_rate if name == "likelihood.xi" else 0.0
+        decay = config.weight_decay if name.endswith("weight") else 0.0
+        groups.setdefault((rate or config.learning_rate, decay), []).append(parameter)
+    return Adam([Group(parameters, rate, decay) for (rate, decay), parameters in groups.items()])
 
 
 def load_model(

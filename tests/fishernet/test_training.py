@@ -39,6 +39,8 @@ every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".j
 def make(configs: list[TrialConfig], images: ImageData, dtype: torch.dtype = torch.float32) -> Cohort:
     cohort = Cohort(configs, images.image_shape, len(images.train))
     cohort.model.to(dtype)
+    for group in cohort.optimiser.groups:
+        group.__post_init__()  # its moments in the same numbers
     return cohort
 
 
