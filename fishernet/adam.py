@@ -46,7 +46,8 @@ class Adam:
         for group in self.groups:
             torch._foreach_add_(group.step, 1)
             torch._fused_adamw_(
-                group.parameters, [p.grad for p in group.parameters], group.exp_avg, group.exp_avg_sq, [], group.step,
+                group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
+                group.exp_avg, group.exp_avg_sq, [], group.step,
                 lr=group.learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=group.weight_decay, eps=EPSILON,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
