@@ -49,8 +49,8 @@ def products(config: TrialConfig) -> list[Product]:
     found += heads * dense_products([hidden[-1], d], n, inputs=True)
     found += dense_products([d, *hidden, pixels], n, inputs=True)
     if config.model == "FisherNet":
-        # Forward at the mean, for the slopes (not the last layer, whose output M does not need), then d tangents an image.
-        found += [(n, a, b) for a, b in pairwise([d, *hidden])]
+        # Forward at the mean: the slopes, and the output, on which a sigmoid's information depends. Then d tangents an image.
+        found += [(n, a, b) for a, b in pairwise([d, *hidden, pixels])]
         found += [(n * d, a, b) for a, b in pairwise([*hidden, pixels])]
         found += n * [(d, pixels, d)]  # J^T J
     return found
