@@ -86,9 +86,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         "versions": versions(),
         "machine": machine(),
     }
-    recorded = {
-        c: json.loads(path.read_text()) for c in configs if (path := args.out / c.run_name / "record.json").exists()
-    }
+    recorded = {c: record for c in configs if (record := _recorded(args.out / c.run_name / "record.json"))}
     for config, record in recorded.items():
         if record["config"] != config.to_dict():
             differing = [k for k, v in config.to_dict().items() if record["config"].get(k) != v]
@@ -127,6 +125,18 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
             cohort.write_records(args.out)
             checkpoint.unlink(missing_ok=True)
     return 1 if failures else 0
+
+
+def _recorded(path: Path) -> dict[str, Any] | None:
+    """The record in the file, or where it is missing or damaged none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["config"] and record["status"] else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{path} is damaged ({error}); that run starts again")
+        return None
 
 
 def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:

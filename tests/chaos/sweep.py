@@ -72,7 +72,7 @@ class Sweep:
         """The output of its latest command."""
         return self.outputs[-1].read_text(errors="replace") if self.outputs else ""
 
-    def finish(self, process: subprocess.Popen[bytes] | None = None, seconds: float = 900) -> None:
+    def finish(self, process: subprocess.Popen[bytes] | None = None, seconds: float = 1800) -> None:
         """Let it train to its end, which must be exit status 0; started again where a busy machine has no Ray in its 30 s."""
         for _ in range(STARTS):
             if self.ends(process or self.start(), {0, 2}, seconds) == 0:
@@ -82,7 +82,7 @@ class Sweep:
             process = None
         raise AssertionError(f"exit status 2; it said: {self.said()[-1500:]}")
 
-    def ends(self, process: subprocess.Popen[bytes], statuses: Iterable[int], seconds: float = 300) -> int:
+    def ends(self, process: subprocess.Popen[bytes], statuses: Iterable[int], seconds: float = 1200) -> int:
         """Wait for the command; raises AssertionError for another exit status, a traceback, or none in time."""
         try:
             status = process.wait(seconds)
@@ -122,14 +122,14 @@ class Sweep:
             "where experiments.name = ? and key = 'test/mse'", self.name,
         )[0:1][0][0] if self.store.exists() and self.runs() else 0  # fmt: skip
 
-    def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float = 400) -> None:
+    def wait_for(self, process: subprocess.Popen[bytes], condition: Callable[[], bool], seconds: float = 1200) -> None:
         deadline = time.monotonic() + seconds
         while not condition():
             if process.poll() is not None:
                 raise AssertionError(f"it ended too early, with {process.returncode}: {self.said()[-1500:]}")
             if time.monotonic() > deadline:
                 raise AssertionError(f"nothing happened in {seconds:.0f} s; it said: {self.said()[-1500:]}")
-            time.sleep(0.1)
+            time.sleep(0.3)
 
     def numbers(self) -> Numbers:
         """All that was logged by epoch but the times; raises AssertionError where a run or an epoch is there twice."""
@@ -181,7 +181,7 @@ class Sweep:
         while left := processes_of(self.folder):
             if time.monotonic() > deadline:
                 raise AssertionError(f"processes are left: {left}")
-            time.sleep(0.2)
+            time.sleep(1)
 
     def workers(self) -> list[int]:
         """The processes that train."""
