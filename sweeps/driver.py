@@ -13,9 +13,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.plan import DataError, PlanError, check_dataset
-from sweeps import interrupts
 from sweeps.planning import Devices, flagged, plan_flags_given
 from sweeps.tracking_store import (
     TrackingError,

@@ -9,7 +9,7 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-    from sweeps.interrupts import exit_at_once
+    from fishernet.interrupts import exit_at_once
 
     exit_at_once()
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
-from sweeps import interrupts
 from sweeps.planning import Devices
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tests.chaos.sweep import EPOCHS, NOT_STARTED, ROOT, SCRIPT, Sweep, environment, processes_of
+from tests.chaos.sweep import EPOCHS, NOT_STARTED, ROOT, SCRIPT, Alone, Sweep, environment, processes_of
 
 AWAY_SECONDS = 60  # how long MLflow is stopped
 EARLIEST = (0.05, 0.3, 1, 3)  # seconds after the start that are always among the moments of a signal
@@ -50,8 +50,11 @@ class Place:
     random: random.Random
     outcomes: list[str]  # one for each repetition that is over: what failed, or nothing
 
+    kind: type[Sweep] = Sweep
+
     def sweep(self, **settings: object) -> Sweep:
-        return Sweep(self.folder / str(sum(path.is_dir() for path in self.folder.iterdir())), **settings)  # type: ignore[arg-type]
+        number = sum(path.is_dir() for path in self.folder.iterdir())
+        return self.kind(self.folder / str(number), **settings)  # type: ignore[arg-type]
 
     @contextlib.contextmanager
     def outcome(self, sweep: Sweep, count: Callable[[], int]) -> Iterator[None]:
@@ -99,7 +102,7 @@ def kill_workers(place: Place, n: int) -> None:
     """A random worker, each time a random number of epochs after the last; Tune starts a trial again three times at most."""
     sweep = place.sweep(seeds=8, pause=1)
     with place.outcome(sweep, lambda: n):
-        process = sweep.start()
+        process = sweep.begin()
         for _ in range(n):
             until = sweep.n_epochs() + place.random.randint(3, 16 * EPOCHS // n - 5)
             sweep.wait_for(process, lambda: sweep.n_epochs() >= until and bool(sweep.workers()))  # noqa: B023
@@ -130,7 +133,7 @@ def interrupt(number: int, everyone: bool) -> Callable[[Place, int], None]:
         if not before_its_first_line(sweep.said()):
             sweep.ends(process, {130, 0})
         if process.returncode == 130 and not re.search(
-            r"interrupted.*(resume with|before anything was started)", sweep.said(), re.S
+            r"interrupted.*(resume with|the same command continues|before anything was started)", sweep.said(), re.S
         ):
             raise AssertionError(f"it does not say how to go on: {sweep.said()[-1500:]}")
         sweep.check_no_process_is_left()
@@ -186,8 +189,7 @@ def stop_mlflow_midway(place: Place, n: int) -> None:
     server = Server(place.folder / "server")
     sweep = place.sweep(seeds=6, pause=n * (AWAY_SECONDS + 15) / (6 * EPOCHS), store=server.store, uri=server.uri)
     with place.outcome(sweep, lambda: n):
-        process = sweep.start()
-        sweep.wait_for(process, lambda: sweep.n_epochs() > 0)
+        process = sweep.begin()
         for i in range(n):
             time.sleep(place.random.uniform(0, 8))
             if process.poll() is not None:
@@ -208,7 +210,7 @@ def stop_mlflow_at_the_end(place: Place, n: int) -> None:
     for i in range(n):
         sweep = place.sweep(name=f"end-{i}", seeds=1, store=server.store, uri=server.uri)
         with place.outcome(sweep, lambda: 1):
-            process, last = sweep.start(), place.random.randint(2 * EPOCHS - 4, 2 * EPOCHS)
+            process, last = sweep.begin(), place.random.randint(2 * EPOCHS - 4, 2 * EPOCHS)
             sweep.wait_for(process, lambda: sweep.n_epochs() >= last)  # noqa: B023
             time.sleep(place.random.uniform(0, 1))
             server.stop((signal.SIGKILL, signal.SIGTERM)[i % 2])
@@ -226,11 +228,10 @@ def check_with_server(sweep: Sweep, undisturbed: Sweep, server: Server) -> None:
 
 
 def lock_database(place: Place, n: int) -> None:
-    """By another writer, for up to 20 s each, from the sweep's first contact with the store to its last."""
+    """By another writer, for up to 20 s each, until the sweep has ended."""
     sweep = place.sweep(seeds=6, pause=n * 12 / (6 * EPOCHS))
     with place.outcome(sweep, lambda: n):
-        process = sweep.start()
-        sweep.wait_for(process, sweep.store.exists)
+        process = sweep.begin()
         for _ in range(n):
             with contextlib.closing(sqlite3.connect(sweep.store, timeout=100, isolation_level=None)) as store:
                 store.execute("begin exclusive")
@@ -266,7 +267,7 @@ def fill_disk(place: Place, n: int) -> None:
         finally:
             filler.unlink()
         status = sweep.ends(process, {0, 1, 2})
-        if status == 1 and "resume with" not in sweep.said():
+        if status == 1 and not re.search("resume with|the same command continues", sweep.said()):
             raise AssertionError(f"it does not say how to go on: {sweep.said()[-1500:]}")
         if status == 2 and not re.search(f"error: .*(space|full|written|{NOT_STARTED})", sweep.said()):
             raise AssertionError(f"it does not say what is wrong: {sweep.said()[-1500:]}")
@@ -281,8 +282,9 @@ def fill_disk(place: Place, n: int) -> None:
 
 def run_out_of_memory(place: Place, n: int) -> None:
     """Cohorts of three seeds, each out of memory from an epoch of its own on; parts sum in another order than the whole."""
-    sweep = place.sweep(seeds=3 * n // 2, environment={"CHAOS_FULL": str(place.random.random())})
-    sweep.flags = ("--cohort-size=3",)
+    sweep = place.sweep(
+        seeds=3 * n // 2, pause=0.1, flags=("--cohort-size=3",), environment={"CHAOS_FULL": str(place.random.random())}
+    )
     with place.outcome(sweep, lambda: n):
         sweep.finish()
         if (splits := sweep.said().count("split into cohorts of 2 and 1")) != n:
@@ -302,8 +304,10 @@ def run_out_of_memory(place: Place, n: int) -> None:
 def diverge(place: Place, n: int) -> None:
     """In each cohort of three seeds one member; the others must be what they are in the same cohorts undisturbed."""
     flags = ("--cohort-size=3",)
-    whole = place.sweep(seeds=3 * n // 2, flags=flags)
-    sweep = place.sweep(seeds=3 * n // 2, flags=flags, environment={"CHAOS_DIVERGE": str(place.random.random())})
+    whole = place.sweep(seeds=3 * n // 2, pause=0, flags=flags)
+    sweep = place.sweep(
+        seeds=3 * n // 2, pause=0.1, flags=flags, environment={"CHAOS_DIVERGE": str(place.random.random())}
+    )
     with place.outcome(whole, lambda: 0):
         whole.finish()
     with place.outcome(sweep, lambda: n):
@@ -391,15 +395,20 @@ def start_twice(place: Place, n: int) -> None:
     """The same command beside itself, the first time at the same instant: one of the two is refused with a sentence."""
     sweep = place.sweep(seeds=6, pause=0.12 * place.seconds * n / EPOCHS / 6)
     with place.outcome(sweep, lambda: n):
-        running, said = sweep.start(), sweep.outputs[-1]
-        for i in range(n):
-            second, second_said = sweep.start(), sweep.outputs[-1]
-            while running.poll() is None and second.poll() is None:
-                time.sleep(0.1)
-            if second.poll() is None:
-                running, second, said, second_said = second, running, second_said, said
-            if second.returncode != 2 or "is being trained already (process" not in second_said.read_text():
-                raise AssertionError(f"start {i + 1} ended with {second.returncode}: {second_said.read_text()[-1500:]}")
+        running, said, refused = sweep.start(), sweep.outputs[-1], 0
+        while refused < n:
+            other, other_said = sweep.start(), sweep.outputs[-1]
+            while running.poll() is None and other.poll() is None:
+                time.sleep(0.3)
+            if other.poll() is None:
+                running, other, said, other_said = other, running, other_said, said
+            if NOT_STARTED in other_said.read_text():
+                continue
+            if other.returncode != 2 or "is being trained already (process" not in other_said.read_text():
+                raise AssertionError(
+                    f"start {refused + 1} ended with {other.returncode}: {other_said.read_text()[-1500:]}"
+                )
+            refused += 1
             time.sleep(place.random.uniform(0, 3))
         sweep.outputs.append(said)
         sweep.finish(running)
@@ -450,12 +459,9 @@ def damage_newest_checkpoint(place: Place, n: int) -> None:
         sweep.check_no_process_is_left()
         said = "".join(output.read_text(errors="replace") for output in sweep.outputs)
         damaged[:] = [path for path in damaged if str(path) not in said and path.exists()]
-        unfinished = [name for _, name, status in sweep.runs() if status == "RUNNING"]
         kind = kinds.pop()
-        found = (sweep.storage / sweep.name / "ray").glob("*/*/checkpoint_*/state.safetensors")
-        newest = {path.parts[-3]: path for path in sorted(found, key=lambda path: path.stat().st_mtime)}
-        for job, path in newest.items():
-            if path not in damaged and any(job.startswith(name) for name in unfinished):
+        for path in sweep.newest_checkpoints():
+            if path not in damaged:
                 damage(path, kind, place.random, marker)
                 damaged.append(path)
 
@@ -526,22 +532,30 @@ def free_port() -> int:
         return int(server.getsockname()[1])
 
 
+ALONE = "python -m fishernet: "
 FAULTS: dict[str, Callable[[Place, int], None]] = {
-    "MLflow's server stopped for a minute at the very end": stop_mlflow_at_the_end,
-    "MLflow's server stopped for a minute in the middle": stop_mlflow_midway,
+    f"{ALONE}killed with kill -9, started again": kill_driver,
+    f"{ALONE}Ctrl-C at any moment, started again": interrupt(signal.SIGINT, everyone=True),
+    f"{ALONE}SIGTERM at any moment, started again": interrupt(signal.SIGTERM, everyone=False),
+    f"{ALONE}the disk full at --out, then freed, started again": fill_disk,
+    f"{ALONE}killed and its checkpoint damaged, started again": damage_newest_checkpoint,
+    f"{ALONE}the clock jumps by days": jump_clock,
+    f"{ALONE}a cohort out of memory": run_out_of_memory,
+    f"{ALONE}a member that diverges": diverge,
+    "a checkpoint or stored weights damaged, loaded": load_damaged,
+    "a worker killed with kill -9": kill_workers,
     "the driver killed with kill -9, resumed": kill_driver,
     "Ctrl-C at any moment, resumed": interrupt(signal.SIGINT, everyone=True),
     "SIGTERM at any moment, resumed": interrupt(signal.SIGTERM, everyone=False),
-    "the disk full at the storage path, then freed": fill_disk,
-    "the newest checkpoints damaged, resumed": damage_newest_checkpoint,
-    "two sweeps at once on one cluster and one store": share_cluster,
-    "a worker killed with kill -9": kill_workers,
     "the tracking database locked by another writer": lock_database,
+    "the disk full at the storage path, then freed, resumed": fill_disk,
+    "the driver killed and the newest checkpoints damaged, resumed": damage_newest_checkpoint,
     "the same sweep started twice": start_twice,
     "a member that diverges": diverge,
     "a cohort out of memory": run_out_of_memory,
-    "the clock jumps by days": jump_clock,
-    "a checkpoint or stored weights damaged, loaded": load_damaged,
+    "MLflow's server stopped for a minute in the middle": stop_mlflow_midway,
+    "MLflow's server stopped for a minute at the very end": stop_mlflow_at_the_end,
+    "two sweeps at once on one cluster and one store": share_cluster,
 }
 
 
@@ -561,6 +575,7 @@ def main() -> NoReturn:
     chosen = {name: fault for name, fault in FAULTS.items() if re.search(args.only, name)}
     folder = Path(tempfile.mkdtemp(prefix="chaos-"))
     outcomes: dict[str, list[str]] = {}
+    seconds: dict[type[Sweep], float] = {}
     began = time.monotonic()
 
     def say(line: str) -> None:
@@ -568,7 +583,8 @@ def main() -> NoReturn:
 
     def tried(number: int, name: str, fault: Callable[[Place, int], None]) -> None:
         of = outcomes[name] = []
-        place = Place(folder / str(number), undisturbed, seconds, random.Random(f"{args.seed}/{name}"), of)
+        kind = Alone if name.startswith(ALONE) else Sweep
+        place = Place(folder / str(number), undisturbed, seconds[kind], random.Random(f"{args.seed}/{name}"), of, kind)
         place.folder.mkdir()
         say(f"{name}: begins")
         try:
@@ -589,13 +605,20 @@ def main() -> NoReturn:
         undisturbed = Sweep(kept / "all", seeds=max(8, 3 * args.repetitions // 2), pause=0)
         if not timed.exists():
             usual.finish()
-            seconds = time.monotonic() - began
+            timed.write_text(str(time.monotonic() - began))
+        if not undisturbed.planned():
             undisturbed.finish()
-            timed.write_text(str(seconds))
-        usual.check(undisturbed)
-        undisturbed.check(undisturbed)
-        seconds = float(timed.read_text())
-        say(f"undisturbed: {len(undisturbed.runs())} runs; a sweep of {len(usual.runs())} took {seconds:.0f} s")
+        seconds[Sweep] = float(timed.read_text())
+        started = time.monotonic()
+        alone = Alone(folder / "alone")
+        alone.finish()
+        seconds[Alone] = time.monotonic() - started
+        for sweep in (usual, alone, undisturbed):
+            sweep.check(undisturbed)
+        say(
+            f"undisturbed: {len(undisturbed.runs())} runs; a sweep of {len(usual.runs())} took {seconds[Sweep]:.0f} s, "
+            f"and without Ray {seconds[Alone]:.0f} s"
+        )
         list(ThreadPoolExecutor(args.jobs).map(lambda item: tried(item[0], *item[1]), enumerate(chosen.items())))
     except BaseException:
         traceback.print_exc()

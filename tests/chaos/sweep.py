@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import os
 import signal
 import sqlite3
@@ -17,9 +18,9 @@ from safetensors.numpy import load_file
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "sweeps" / "latent_sweep.py")
 EPOCHS = 12
-SETTINGS = {
-    "dataset": "digits", "models": "FisherNet VAE", "latent-dims": "2", "epochs": str(EPOCHS), "hidden-width": "8",
-    "hidden-layers": "1", "batch-size": "64", "learning-rate": "1e-3",
+MODELS = ["FisherNet", "VAE"]
+FIELDS = {
+    "dataset": "digits", "epochs": EPOCHS, "hidden_width": 8, "hidden_layers": 1, "batch_size": 64, "learning_rate": 1e-3,
 }  # fmt: skip
 NOT_STARTED, STARTS = "Ray did not start on this machine", 4
 TIMES = ("epoch_seconds", "train_seconds")
@@ -49,24 +50,42 @@ class Sweep:
         if self.store == Path():
             self.store = self.storage / "mlflow.db"
 
-    def start(self) -> subprocess.Popen[bytes]:
-        """The command in a session of its own: --resume where the plan is recorded, else as it was first typed."""
-        if self.planned():
-            words = [f"--resume={self.name}"]
-        else:
-            settings = SETTINGS | {"seeds": str(self.seeds)}
-            words = [
-                f"--name={self.name}", *(w for k, v in settings.items() for w in (f"--{k}", *v.split())),
-            ]  # fmt: skip
-        words += ["--gpus=0", f"--storage-path={self.storage}", *self.flags]
+    def words(self) -> list[str]:
+        """The command: --resume where the plan is recorded, else as it was first typed."""
+        words = [SCRIPT, "--gpus=0", f"--storage-path={self.storage}", *self.flags]
         words += [f"--tracking-uri={self.uri}"] if self.uri else []
+        if self.planned():
+            return [*words, f"--resume={self.name}"]
+        settings = SETTINGS | {"seeds": self.seeds}
+        settings = {flag: value if isinstance(value, list) else [value] for flag, value in settings.items()}
+        return [
+            *words,
+            f"--name={self.name}",
+            *(w for f, v in settings.items() for w in (f"--{f.replace('_', '-')}", *map(str, v))),
+        ]
+
+    def start(self) -> subprocess.Popen[bytes]:
+        """The command in a session of its own."""
         self.outputs.append(self.folder / f"{self.name}-output-{len(self.outputs)}")
         with self.outputs[-1].open("wb") as output:
             return subprocess.Popen(
-                [sys.executable, SCRIPT, *words], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
+                [sys.executable, *self.words()], cwd=self.folder, stdin=subprocess.DEVNULL, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True,
                 env=environment(self.folder) | {"CHAOS_PAUSE": str(self.pause)} | self.environment,
             )  # fmt: skip
+
+    def begin(self) -> subprocess.Popen[bytes]:
+        """Start it and wait for its first epoch."""
+        for attempt in range(STARTS):
+            process = self.start()
+            try:
+                self.wait_for(process, lambda: self.n_epochs() > 0)
+            except AssertionError:
+                if NOT_STARTED not in self.said() or attempt == STARTS - 1:
+                    raise
+            else:
+                break
+        return process
 
     def said(self) -> str:
         """The output of its latest command."""
@@ -143,17 +162,16 @@ class Sweep:
         return found
 
     def weights(self) -> dict[str, str]:
-        """Run name -> checksum of its stored weights (of the tensors, as a file's header comes in any order)."""
-        checksums = {}
-        for run, name, _ in self.runs():
-            for path in self.folder.glob(f"**/{run}/artifacts/weights.safetensors"):
-                text = repr(sorted((key, tensor.tobytes()) for key, tensor in load_file(path).items()))
-                checksums[name] = hashlib.sha256(text.encode()).hexdigest()
-        return checksums
+        """Run name -> checksum of its stored weights."""
+        return {
+            name: checksum_of(path)
+            for run, name, _ in self.runs()
+            for path in self.folder.glob(f"**/{run}/artifacts/weights.safetensors")
+        }
 
     def check(self, undisturbed: "Sweep", *, processes: bool = True) -> None:
         """Raises AssertionError where the sweep is not what it would have been, or has left something behind."""
-        n_runs = len(SETTINGS["models"].split()) * self.seeds
+        n_runs = len(MODELS) * self.seeds
         statuses = {name: status for _, name, status in self.runs()}
         if len(statuses) != n_runs or set(statuses.values()) != {"FINISHED"}:
             raise AssertionError(f"not all {n_runs} runs are finished: {statuses}")
@@ -183,6 +201,13 @@ class Sweep:
                 raise AssertionError(f"processes are left: {left}")
             time.sleep(1)
 
+    def newest_checkpoints(self) -> list[Path]:
+        """Of every run that is not finished."""
+        unfinished = [name for _, name, status in self.runs() if status == "RUNNING"]
+        found = (self.storage / self.name / "ray").glob("*/*/checkpoint_*/state.safetensors")
+        newest = {path.parts[-3]: path for path in sorted(found, key=lambda path: path.stat().st_mtime)}
+        return [path for job, path in newest.items() if any(job.startswith(name) for name in unfinished)]
+
     def workers(self) -> list[int]:
         """The processes that train."""
         return [pid for pid, title in processes_of(self.folder).items() if title.startswith("ray::ImplicitFunc")]
@@ -194,11 +219,60 @@ class Sweep:
                 os.kill(pid, signal.SIGKILL)
 
 
+class Alone(Sweep):
+    """The same runs by ``python -m fishernet``, without Ray and MLflow."""
+
+    def words(self) -> list[str]:
+        plan = [FIELDS | {"model": m, "latent_dim": 2, "seed": s} for m in MODELS for s in range(self.seeds)]
+        (self.folder / "plan.json").write_text(json.dumps(plan))
+        flags = [flag for flag in self.flags if flag != "--cohort-size=1"]
+        return ["-m", "fishernet", "--plan=plan.json", f"--out={self.storage}", "--device=cpu", "--threads=1", *flags]
+
+    def runs(self) -> list[tuple[str, str, str]]:
+        found = [(path.parent.name, json.loads(path.read_text())["status"]) for path in self._records()]
+        return [(name, name, status.upper()) for name, status in found]
+
+    def _records(self) -> list[Path]:
+        return sorted(self.storage.glob("*/record.json"))
+
+    def numbers(self) -> Numbers:
+        found: Numbers = {}
+        for path in self._records():
+            epochs = json.loads(path.read_text())["epochs"]
+            if len({epoch["epoch"] for epoch in epochs}) != len(epochs):
+                raise AssertionError(f"an epoch of {path.parent.name} is there twice")
+            found[path.parent.name] = {
+                (key, epoch["epoch"]): value
+                for epoch in epochs
+                for key, value in epoch["metrics"].items()
+                if key not in TIMES
+            }
+        return found
+
+    def weights(self) -> dict[str, str]:
+        return {path.parent.name: checksum_of(path) for path in self.storage.glob("*/weights.safetensors")}
+
+    def newest_checkpoints(self) -> list[Path]:
+        return list(self.storage.glob("checkpoints/*.safetensors"))
+
+    def check_nothing_is_left(self, *, processes: bool = True) -> None:
+        if left := [*self.storage.rglob("*.writing"), *self.newest_checkpoints()]:
+            raise AssertionError(f"left in the records: {left}")
+        self.check_no_process_is_left()
+
+
+def checksum_of(path: Path) -> str:
+    """Of the tensors in the file, as a file's header comes in any order."""
+    text = repr(sorted((key, tensor.tobytes()) for key, tensor in load_file(path).items()))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
 def environment(folder: Path) -> dict[str, str]:
     """A user's environment, in which every process and temporary file can be told to be of ``folder``."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "TUNE_", "CHAOS_"))}
     return kept | {
-        "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder / "ray"), "PYTHONPATH": str(Path(__file__).parent / "inside"),
+        "TMPDIR": str(folder / "tmp"), "RAY_TMPDIR": str(folder / "ray"),
+        "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent / "inside"), str(ROOT)]),
     }  # fmt: skip
 
 
