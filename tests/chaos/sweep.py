@@ -56,13 +56,8 @@ class Sweep:
         words += [f"--tracking-uri={self.uri}"] if self.uri else []
         if self.planned():
             return [*words, f"--resume={self.name}"]
-        settings = SETTINGS | {"seeds": self.seeds}
-        settings = {flag: value if isinstance(value, list) else [value] for flag, value in settings.items()}
-        return [
-            *words,
-            f"--name={self.name}",
-            *(w for f, v in settings.items() for w in (f"--{f.replace('_', '-')}", *map(str, v))),
-        ]
+        words += [f"--name={self.name}", "--latent-dims=2", f"--seeds={self.seeds}", "--models", *MODELS]
+        return words + [f"--{name.replace('_', '-')}={value}" for name, value in FIELDS.items()]
 
     def start(self) -> subprocess.Popen[bytes]:
         """The command in a session of its own."""
