@@ -2,10 +2,12 @@
 
 import json
 import tempfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +22,7 @@ from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, ImageData, load_data
 from fishernet.models import Autoencoder
+from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
 
@@ -157,7 +160,8 @@ class StoredSweep:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 means, labels = arrays["means"], arrays.get("labels")
-        except (KeyError, ValueError, OSError, EOFError) as error:
+        # The last three: what zipfile makes of damage to different parts of the file.
+        except (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
             raise AnalysisError(f"latents.npz of run {run['run_id']} is damaged: {error}.") from error
         if means.ndim != 2 or means.shape[1] != run["latent_dim"]:
             raise AnalysisError(
@@ -187,6 +191,9 @@ def load_weights(path: Path, config: TrialConfig) -> Autoencoder:
             about = file.metadata() or {}
             shape, n_train = json.loads(about["image_shape"]), int(about["n_train"])
             weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
+        # Runs of before 0.1 have none.
+        if (claimed := about.pop("checksum", "")) and claimed != checksum(json.dumps(about, sort_keys=True), weights):
+            raise ValueError("its checksum does not match its content")
         return load_model(config, tuple(shape), n_train, weights)
     except (SafetensorError, KeyError, ValueError, OSError) as error:
         raise AnalysisError(f"The weights of {config.run_name}, {path.name}, cannot be used: {error}.") from error

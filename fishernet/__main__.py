@@ -9,6 +9,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+
+from fishernet import interrupts
+
+if __name__ == "__main__":
+    interrupts.exit_at_once()
+
 from fishernet.config import TrialConfig
 from fishernet.plan import DataError, PlanError, read_plan, stackable
 
@@ -48,6 +55,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
         return 130
+    except (OSError, SafetensorError) as error:  # a full disk, above all
+        reason = getattr(error, "strerror", None) or error
+        print(f"error: --out {args.out} cannot be written ({reason}); the same command continues", file=sys.stderr)
+        return 1
 
 
 def run_plan(args: argparse.Namespace, command: list[str]) -> int:
@@ -73,6 +84,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         torch.set_num_threads(args.threads)
     first = configs[0]
     data = load_data(first.dataset, args.data_dir, train_size=first.train_size, validation_size=first.validation_size)
+    interrupts.raise_keyboard_interrupt()
     try:
         (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,9 +98,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         "versions": versions(),
         "machine": machine(),
     }
-    recorded = {
-        c: json.loads(path.read_text()) for c in configs if (path := args.out / c.run_name / "record.json").exists()
-    }
+    recorded = {c: record for c in configs if (record := _recorded(args.out / c.run_name / "record.json"))}
     for config, record in recorded.items():
         if record["config"] != config.to_dict():
             differing = [k for k, v in config.to_dict().items() if record["config"].get(k) != v]
@@ -127,6 +137,18 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
             cohort.write_records(args.out)
             checkpoint.unlink(missing_ok=True)
     return 1 if failures else 0
+
+
+def _recorded(path: Path) -> dict[str, Any] | None:
+    """The record in the file, or where it is missing or damaged none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["config"] and record["status"] else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{path} is damaged ({error}); that run starts again")
+        return None
 
 
 def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:

@@ -20,7 +20,7 @@ from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import latent_means, reconstructions
 from fishernet.plan import write_json
-from fishernet.state import Record
+from fishernet.state import Record, checksum
 from fishernet.training import ResidentImages
 
 N_PICTURES = 10
@@ -41,7 +41,9 @@ def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
                 "image_shape": json.dumps(data.image_shape),
                 "n_train": str(len(data.train)),
             }
-            save_file(cohort.member_weights(i), run / "weights.safetensors", metadata)
+            weights = cohort.member_weights(i)
+            metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), weights)
+            save_file(weights, run / "weights.safetensors", metadata)
             latents = {"means": means[i].numpy()}
             if data.test_labels is not None:
                 latents["labels"] = data.test_labels.numpy()

@@ -3,7 +3,7 @@
 import json
 import os
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from torch import Tensor
 from fishernet.config import TrialConfig
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
-FORMAT = "fishernet-cohort-2"
+FORMAT = "fishernet-cohort-3"
 
 
 class CheckpointError(ValueError):
@@ -52,7 +52,7 @@ class CohortState:
         text = json.dumps({
             "configs": [c.to_dict() for c in self.configs], "epoch": self.epoch, "failures": self.failures,
         })  # fmt: skip
-        metadata = {"format": FORMAT, "state": text, "checksum": _checksum(text, tensors)}
+        metadata = {"format": FORMAT, "state": text, "checksum": checksum(text, tensors)}
         path, temporary = Path(path), Path(f"{path}.writing")
         save_file(tensors, temporary, metadata)
         temporary.replace(path)
@@ -69,7 +69,7 @@ class CohortState:
             raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
         if metadata.get("format") != FORMAT:
             raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
-        if metadata.get("checksum") != _checksum(metadata.get("state", ""), tensors):
+        if metadata.get("checksum") != checksum(metadata.get("state", ""), tensors):
             raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
         state = json.loads(metadata["state"])
         if [TrialConfig.from_dict(c) for c in state["configs"]] != list(configs):
@@ -121,9 +121,11 @@ def copy_corner(target: Tensor, source: Tensor) -> None:
     target[common].copy_(source[common])
 
 
-def _checksum(text: str, tensors: dict[str, Tensor]) -> str:
+def checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """CRC-32 of a safetensors file's content: what is said of the tensors, and their names, types, shapes and bytes."""
     value = zlib.crc32(text.encode())
     for name in sorted(tensors):
-        value = zlib.crc32(name.encode(), value)
-        value = zlib.crc32(tensors[name].flatten().view(torch.uint8).numpy().data, value)
+        tensor = tensors[name]
+        value = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), value)
+        value = zlib.crc32(tensor.flatten().view(torch.uint8).numpy().data, value)
     return f"{value:08x}"

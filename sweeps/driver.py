@@ -8,14 +8,23 @@ import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.plan import DataError, PlanError, check_dataset
 from sweeps.planning import Devices, flagged, plan_flags_given
-from sweeps.tracking_store import TrackingError, check_uri, default_tracking_uri, shown, sqlite_path
+from sweeps.tracking_store import (
+    TrackingError,
+    check_uri,
+    default_tracking_uri,
+    prepare_mlflow,
+    shown,
+    sqlite_path,
+)
 
 DEFAULT_STORAGE = "fishernet-results"
 RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
@@ -178,8 +187,9 @@ class Driver(ABC):
     def draw(self, name: str) -> bool:
         """Print tables and draw figures of what is finished; false where nothing is."""
 
-    def main(self) -> int:
-        """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
+    def main(self, *, last: bool = False) -> int:
+        """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted; ``last``: the process ends with it."""
+        interrupts.exit_at_once()
         try:
             # Torch, Ray and MLflow take seconds to import, so what can be wrong without them is said first.
             try:
@@ -192,6 +202,11 @@ class Driver(ABC):
         except KeyboardInterrupt:
             print(f"interrupted{self.how_to_go_on()}", file=sys.stderr)
             return 130
+        finally:
+            if ray := sys.modules.get("ray"):
+                with suppress(KeyboardInterrupt):  # how it ended is decided
+                    ray.shutdown()
+            interrupts.ignore() if last else interrupts.raise_keyboard_interrupt()
 
     def check_places(self, asked: Any | None) -> None:
         """Raises where images, records or cores named by the flags are not there, as far as a look at the machine tells."""
@@ -258,6 +273,8 @@ class Driver(ABC):
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking, default_artifact_root
 
+        import_all()
+        interrupts.raise_keyboard_interrupt()
         # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
         devices = self.connect() if self.args.address else None
         if devices is None:
@@ -356,6 +373,16 @@ class Driver(ABC):
         if Path(sys.argv[0]).name == self.installed and not os.environ.get(COMMAND_VARIABLE):
             return [typed(Path(sys.argv[0]).absolute())]
         return started_by(self.kind, self.script)
+
+
+def import_all() -> None:
+    """What takes seconds to import, before there is anything that an interrupt would have to close."""
+    import sklearn.datasets  # noqa: F401
+
+    from analysis import mse_curves  # noqa: F401  (pandas, matplotlib)
+    from sweeps import launch  # noqa: F401  (torch, Ray)
+
+    prepare_mlflow()
 
 
 def check_storage(storage: Path) -> None:

@@ -12,6 +12,9 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from fishernet.interrupts import exit_at_once
+
+    exit_at_once()
 
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers
@@ -57,7 +60,7 @@ RUNG_SHARE = 9  # the first rung is after a ninth of the epochs
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return HyperparameterSearch(_parse(arguments), arguments).main()
+    return HyperparameterSearch(_parse(arguments), arguments).main(last=argv is None)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

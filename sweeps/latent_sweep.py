@@ -9,6 +9,9 @@ from typing import Any
 
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from fishernet.interrupts import exit_at_once
+
+    exit_at_once()
 
 from fishernet.config import TrialConfig
 from fishernet.plan import compact, expand
@@ -29,7 +32,7 @@ from sweeps.tracking_store import shown
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
-    return LatentSweep(_parse(arguments), arguments).main()
+    return LatentSweep(_parse(arguments), arguments).main(last=argv is None)
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:

@@ -6,7 +6,6 @@ import json
 import logging
 import os
 import shutil
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
@@ -14,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
 from sweeps.planning import Devices
@@ -141,6 +141,10 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
         raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
+    except SystemExit:  # what Ray makes of SIGTERM while it starts
+        raise KeyboardInterrupt from None
+    finally:
+        interrupts.raise_keyboard_interrupt()
     deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
     while not ray.cluster_resources().get("CPU"):
         if time.monotonic() > deadline:
@@ -184,9 +188,7 @@ def launch(
     callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
     param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
-    # SIGTERM (a cluster's scheduler, `docker stop`) ends a sweep as Ctrl-C does; Tune handles SIGINT itself.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
-    before = signal.signal(signal.SIGTERM, lambda *_: os.kill(os.getpid(), signal.SIGINT))
     try:
         tuner = tune.Tuner(
             tune.with_resources(train_cohort, resources),
@@ -214,8 +216,6 @@ def launch(
         Exception
     ) as error:  # whatever Ray dies of (a full disk, a lost head), the books are closed and it can be resumed
         outcome.error = " ".join(str(error).split())[:300] or type(error).__name__
-    finally:
-        signal.signal(signal.SIGTERM, before)
     done = {*outcome.finished, *outcome.stopped, *outcome.failed}
     for config in (c for job in jobs.by_id.values() for c in job.members if c not in done and c not in finished):
         outcome.interrupted = not outcome.error

@@ -74,7 +74,7 @@ def _check_server(uri: str) -> None:
             socket.create_connection(address, timeout=5).close()
     except OSError as error:
         raise _no_server(uri, error) from error
-    _prepare_mlflow()
+    prepare_mlflow()
     from mlflow.exceptions import MlflowException
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
@@ -151,7 +151,7 @@ def shown(uri: str) -> str:
 
 @contextmanager
 def sentences(uri: str) -> Iterator[None]:
-    _prepare_mlflow()
+    prepare_mlflow()
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
@@ -161,11 +161,11 @@ def sentences(uri: str) -> Iterator[None]:
         raise TrackingError(f"MLflow at {shown(uri)} fails: {reason_of(error)}") from error
 
 
-def _prepare_mlflow() -> None:
+def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    import mlflow  # noqa: F401  (sets up its logging, which the next lines change)
+    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
 
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt

@@ -107,7 +107,10 @@ def _newest(configs: list[Any], candidates: Iterator[Path], notes: list[str]) ->
 
 
 def find_checkpoints(folder: Path) -> dict[tuple[Any, ...], list[str]]:
-    """The state files below ``folder``: members of the cohort -> paths, the most advanced first. Damaged ones are left out."""
+    """The state files below ``folder``: members of the cohort -> paths, the most advanced first.
+
+    Those whose header is damaged are named and left out; the rest of a file is checked when it is loaded.
+    """
     import json
 
     from safetensors import SafetensorError, safe_open
@@ -120,7 +123,8 @@ def find_checkpoints(folder: Path) -> dict[tuple[Any, ...], list[str]]:
             with safe_open(path, framework="numpy") as file:
                 state = json.loads(file.metadata()["state"])
             members = tuple(TrialConfig.from_dict(c) for c in state["configs"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError):
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            print(f"{path} is not a readable checkpoint ({error}); the one before it is used, or its runs start again")
             continue
         found.setdefault(members, []).append((state["epoch"], str(path)))
     return {members: [path for _, path in sorted(paths, reverse=True)] for members, paths in found.items()}

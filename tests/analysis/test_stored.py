@@ -5,7 +5,15 @@ import pytest
 import torch
 
 from analysis.frame import AnalysisError
-from analysis.stored import StoredSweep, decode, load_weights, model_flag, posterior_covariances, posterior_means
+from analysis.stored import (
+    StoredSweep,
+    config_of,
+    decode,
+    load_weights,
+    model_flag,
+    posterior_covariances,
+    posterior_means,
+)
 from fishernet.config import TrialConfig
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
 
@@ -73,6 +81,29 @@ def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
     with pytest.raises(AnalysisError, match=r"cut.safetensors, cannot be used"):
         load_weights(tmp_path / "cut.safetensors", TrialConfig(model="VAE"))
+
+
+def test_a_flipped_bit_of_weights_or_latents_is_a_sentence_and_never_another_model(trained, tmp_path):
+    run, random = trained.pick("VAE", TRAINED_DIMS[0]), np.random.default_rng(0)
+    config, means, noticed = config_of(run), trained.latents(run)[0], {"weights.safetensors": 0, "latents.npz": 0}
+    weights = load_weights(trained.artifact(run, "weights.safetensors"), config).state_dict()
+    for name in noticed:
+        content = trained.artifact(run, name).read_bytes()
+        damaged = StoredSweep(trained.sweep)
+        path = damaged._files[run["run_id"], name] = tmp_path / name
+        for at in random.integers(len(content), size=150):
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << random.integers(8)
+            path.write_bytes(flipped)
+            try:
+                if name == "latents.npz":  # some bytes of a zip file mean nothing
+                    assert np.array_equal(damaged.latents(run)[0], means)
+                else:
+                    found = load_weights(path, config).state_dict()
+                    assert all(torch.equal(found[key], tensor) for key, tensor in weights.items())
+            except AnalysisError as error:
+                noticed[name] += name in str(error)
+    assert min(noticed.values()) > 100
 
 
 def test_an_artifact_that_is_gone_is_a_sentence(trained):

@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -253,6 +254,22 @@ def test_a_damaged_checkpoint_is_found_and_changes_nothing(damage, small, images
         fresh.load(path)
     assert fresh.epoch == 0
     assert all(torch.equal(before[name], tensor) for name, tensor in fresh._tensors().items())
+
+
+def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(small, images, tmp_path):
+    """Such as the F of a tensor's type F32, which makes an I of it and other numbers of the same bytes."""
+    cohort = make([TrialConfig(latent_dim=2, **small)], images)
+    path = tmp_path / "state.safetensors"
+    cohort.save(path)
+    content = path.read_bytes()
+    types = [at for at in range(len(content)) if content.startswith(b'"F32"', at)]
+    random = np.random.default_rng(0)
+    for at in [types[0] + 1, *random.integers(len(content), size=200)]:
+        damaged = bytearray(content)
+        damaged[at] ^= 0x0F if at == types[0] + 1 else 1 << random.integers(8)
+        path.write_bytes(damaged)
+        with pytest.raises(CheckpointError):
+            cohort.load(path)
 
 
 def test_a_checkpoint_of_another_cohort_is_refused(small, images, tmp_path):

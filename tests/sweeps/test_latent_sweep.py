@@ -316,6 +316,35 @@ def test_an_interrupt_ends_cleanly_and_prints_the_command_that_resumes(number, t
         assert [step for step, _ in Store(tmp_path).history(run_, "test/mse")] == list(range(1, 201))
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_amid_imports_ends_at_once_with_a_sentence(number, tmp_path):
+    argv = command("--name=early", "--models=VAE", "--latent-dim=2", "--seeds=1", epochs=1)
+    process = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_until(lambda: "libtorch" in maps.read_text(), process)
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted before anything was started\n")
+
+
+def test_sigterm_ends_a_sweep_whose_ctrl_c_a_shell_has_switched_off(tmp_path):
+    """As ``sh -c 'command &'`` does."""
+    argv = command("--name=background", "--models=VAE", "--latent-dim=2", "--seeds=1", epochs=1)
+    process = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_IGN),
+    )  # fmt: skip
+    maps = Path(f"/proc/{process.pid}/maps")
+    wait_until(lambda: "libtorch" in maps.read_text(), process)
+    process.send_signal(signal.SIGINT)
+    time.sleep(0.5)
+    assert process.poll() is None
+    process.terminate()
+    assert process.wait(60) == 130
+
+
 @pytest.mark.long
 def test_a_member_that_diverges_fails_alone_with_its_reason(tmp_path):
     models = ["AE", "VAE:learning_rate=1e30"]
