@@ -68,9 +68,9 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
     ],
 )
 def test_a_variant_as_a_flag_makes_the_same_variant(config):
-    from sweeps.planning import _model_overrides
+    from sweeps.planning import model_overrides
 
-    assert TrialConfig.from_dict(_model_overrides(model_flag(config.variant))).variant == config.variant
+    assert TrialConfig.from_dict(model_overrides(model_flag(config.variant))).variant == config.variant
 
 
 def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
