@@ -22,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from analysis.search import best_trial
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
 from sweeps.launch import Job
@@ -148,18 +149,7 @@ class Study:
         return self.search.members(self.plan, dict(suggestions(self.plan, value)), trial.number)
 
     def best(self) -> FrozenTrial | None:
-        """The completed trial with the lowest score, the earliest of equals.
-
-        Of two objectives: on the Pareto front the one nearest to the front's ideal point, each axis in units of its extent.
-        """
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        if not self.search.multi_objective or not complete:
-            return min(complete, key=lambda trial: trial.values, default=None)
-        front = self.study.best_trials
-        columns = list(zip(*(trial.values for trial in front), strict=True))
-        low = [min(column) for column in columns]
-        extent = [max(column) - min(column) or 1.0 for column in columns]
-        return min(front, key=lambda t: sum(((v - a) / e) ** 2 for v, a, e in zip(t.values, low, extent, strict=True)))
+        return best_trial(self.study)
 
     def summary(self) -> str:
         """How its trials ended, and the best setting."""
