@@ -73,7 +73,7 @@ def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["
     trials = trials_frame(studies)
     if trials.empty or not (trials["state"] == "complete").any():
         raise AnalysisError(f"No trial of the search {sweep.name} is complete yet, so there is no best one to show.")
-    yield best_table(sweep, trials)
+    yield best_table(sweep, studies, trials)
     yield history(trials)
     yield importance(studies)
     for study in trials["study"].unique():
@@ -82,7 +82,7 @@ def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["
             yield parallel_coordinates(study, of_study)
             yield slices(study, of_study)
     if "kl" in trials:
-        yield pareto_front(trials)
+        yield pareto_front(studies, trials)
     else:
         yield Absent(
             "pareto_front", "Pareto front", "The search minimised the MSE alone; --sampler nsga-ii scores KL too."
@@ -138,13 +138,28 @@ def parameters(trials: "pd.DataFrame") -> list[str]:
     return [str(name) for name in trials if name not in known and trials[name].notna().any()]
 
 
-def best_trials(trials: "pd.DataFrame") -> "pd.DataFrame":
-    """Each study's completed trial with the lowest MSE."""
-    complete = trials[trials["state"] == "complete"]
-    return complete.loc[complete.groupby("study", sort=False)["mse"].idxmin()]
+def best_trial(study: "optuna.Study") -> "optuna.trial.FrozenTrial | None":
+    """The completed trial with the lowest MSE, the earliest of equals.
+
+    Of two objectives: on the Pareto front the one nearest to the front's ideal point, each axis in units of its extent.
+    """
+    from optuna.trial import TrialState
+
+    if len(study.directions) == 1:
+        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+        return min(complete, key=lambda trial: trial.values, default=None)
+    front = study.best_trials
+    columns = list(zip(*(trial.values for trial in front), strict=True))
+    low = [min(column) for column in columns]
+    extent = [max(column) - min(column) or 1.0 for column in columns]
+    return min(
+        front,
+        key=lambda t: sum(((v - a) / e) ** 2 for v, a, e in zip(t.values, low, extent, strict=True)),
+        default=None,
+    )
 
 
-def best_table(sweep: "Sweep", trials: "pd.DataFrame") -> "Table":
+def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> "Table":
     """The best trial of each study: its score's mean and spread over the seeds from MLflow's runs, and its setting."""
     import pandas as pd
 
@@ -153,30 +168,37 @@ def best_table(sweep: "Sweep", trials: "pd.DataFrame") -> "Table":
     runs = frame.load_runs(sweep)
     scores = runs[["run_id"]].assign(score=runs.get(sweep.score("mse"), math.nan))
     rows, shown = [], []
-    for best in best_trials(trials).to_dict("records"):
-        of_study = trials[trials["study"] == best["study"]]
-        counts = of_study["state"].value_counts()
-        own = scores.loc[scores["run_id"].isin(_run_ids(sweep, best["study"], best["trial"])), "score"]
-        setting = {name: best[name] for name in parameters(trials) if not pd.isna(best[name])}
-        row = {"study": best["study"], "trial": best["trial"], "n_trials": len(of_study)}
+    for name, study in studies.items():
+        if (best := best_trial(study)) is None:
+            continue
+        counts = trials.loc[trials["study"] == name, "state"].value_counts()
+        own = scores.loc[scores["run_id"].isin(_run_ids(sweep, name, best.number)), "score"]
+        row = {"study": name, "trial": best.number, "n_trials": counts.sum()}
         row |= {state: int(counts.get(state, 0)) for state in STATES.values()}
-        row |= {"mean": best["mse"], "sd": own.std(), "n_seeds": len(own)}
-        rows.append({**row, **setting})
+        if "kl" not in trials:  # where all are trained to their end, and Optuna is told no epochs
+            row["epochs"] = int(trials.loc[trials["study"] == name, "last_epoch"].sum())
+        row |= {"mean": best.values[0], "sd": own.std(), "n_seeds": len(own)}
+        rows.append({**row, **best.params})
         shown.append(
             {
-                "study": best["study"], "trials": str(len(of_study)),
-                **{state: str(row[state]) for state in STATES.values()},
-                "best": str(best["trial"]),
-                OBJECTIVES[0]: exhibits.cell(best["mse"], own.std(), len(own), 5),
-                "setting": ", ".join(f"{name} {_text(value)}" for name, value in setting.items()),
+                "study": name, "trials": str(row["n_trials"]),
+                **{key: str(row[key]) for key in (*STATES.values(), "epochs") if key in row},
+                "best": str(best.number),
+                OBJECTIVES[0]: exhibits.cell(row["mean"], row["sd"], row["n_seeds"], 5),
+                "setting": ", ".join(f"{field} {_text(value)}" for field, value in best.params.items()),
             }
         )  # fmt: skip
+    best_is = f"The completed trial with the lowest mean {OBJECTIVES[0]} of each study"
+    if "kl" in trials:
+        best_is = (
+            "Of each study the trial on the Pareto front that is nearest to its lowest MSE and KL divergence together"
+        )
     return exhibits.Table(
         "best_settings",
         "Best settings",
-        f"The completed trial with the lowest mean {OBJECTIVES[0]} of each study, ± one standard deviation over its seeds. A "
-        "trial stopped early, by asynchronous successive halving, is no candidate. The score chose the setting, so it is "
-        "lower than new seeds or the test set will give.",
+        f"{best_is}, ± one standard deviation over its seeds. A trial stopped early, by asynchronous successive halving, is no "
+        "candidate; epochs are those of all trials together. The score chose the setting, so it is lower than new seeds or the "
+        "test set will give.",
         pd.DataFrame(rows),
         pd.DataFrame(shown),
     )
@@ -374,7 +396,7 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
     )
 
 
-def pareto_front(trials: "pd.DataFrame") -> "Picture":
+def pareto_front(studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> "Picture":
     """The two objectives of every completed trial, and those that none beats in both."""
     from matplotlib.lines import Line2D
 
@@ -382,7 +404,8 @@ def pareto_front(trials: "pd.DataFrame") -> "Picture":
     from analysis.exhibits import Picture
 
     complete = trials[trials["state"] == "complete"]
-    on_front = complete.apply(lambda row: _undominated(row, complete[complete["study"] == row["study"]]), axis=1)
+    undominated = {(name, trial.number) for name, study in studies.items() for trial in study.best_trials}
+    on_front = [of in undominated for of in zip(complete["study"], complete["trial"], strict=True)]
     data = complete[["study", "trial", "mse", "kl"]].assign(on_front=on_front)
     with style.new_figure() as (figure, axes):
         axes.set_yscale("log")
@@ -406,12 +429,6 @@ def pareto_front(trials: "pd.DataFrame") -> "Picture":
         figure,
         data,
     )
-
-
-def _undominated(row: "pd.Series[Any]", others: "pd.DataFrame") -> bool:
-    as_good = (others["mse"] <= row["mse"]) & (others["kl"] <= row["kl"])
-    better = (others["mse"] < row["mse"]) | (others["kl"] < row["kl"])
-    return not bool((as_good & better).any())
 
 
 def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:

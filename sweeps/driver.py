@@ -16,7 +16,7 @@ from typing import Any
 from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.plan import DataError, PlanError, check_dataset
-from sweeps.planning import Devices, flagged, plan_flags_given
+from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
 from sweeps.tracking_store import (
     TrackingError,
     check_uri,
@@ -393,10 +393,6 @@ def check_storage(storage: Path) -> None:
         raise UsageError(f"--storage-path {storage} cannot be made a folder: {error.strerror}") from None
     if not os.access(storage, os.W_OK):
         raise UsageError(f"--storage-path {storage} cannot be written to")
-
-
-def usable_cpus() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def started_by(kind: str, script: Path) -> list[str]:

@@ -185,7 +185,8 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
         raise PlanError(f"two of the studies are named {repeated[0]}; leave one out, or search it under another --name")
     for name in {*domains, *fixed}:
         if not any(can_matter(name, study) for study in studies):
-            raise PlanError(f"--{name.replace('_', '-')} changes nothing in {', '.join(names)}; leave it out")
+            flag = f"--fix {name}" if name in fixed else f"--{name.replace('_', '-')}"
+            raise PlanError(f"{flag} changes nothing in {', '.join(names)}; leave it out")
     seeds = seeds_from_flag(str(given("seeds")))
     first_rung = _count(
         "--first-rung", args.first_rung or max(1, epochs // RUNG_SHARE), "epochs before a trial can be stopped"

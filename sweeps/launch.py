@@ -16,7 +16,7 @@ from typing import Any, Protocol
 from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
-from sweeps.planning import Devices
+from sweeps.planning import Devices, usable_cpus
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 from sweeps.trial import RECORDS_FOLDER, train_cohort
@@ -157,10 +157,13 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
 
 
 def _start_private_ray(gpus: int, quiet: dict[str, Any]) -> None:
+    cpus = usable_cpus()
+    # Ray counts cores that taskset or SLURM leave to others; limits of a container it knows by itself.
+    n_cpus = cpus if cpus < (os.cpu_count() or 1) else None
     for attempt in range(1, STARTS + 1):
         try:
             # "local" keeps away from any other Ray on this machine, running or dead.
-            ray.init(address="local", num_gpus=gpus, include_dashboard=False, **quiet)
+            ray.init(address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False, **quiet)
         except Exception:  # a bare one where its processes are not up in time
             ray.shutdown()
             if attempt == STARTS:

@@ -2,8 +2,9 @@
 
 Ray's own OptunaSearch and ASHAScheduler are not used: the first stores a trial that was stopped early as complete, with its
 early value, counts reports where we count epochs, and draws the first numbers again when it is started again; the second
-forgets its rungs with its process. Here a trial that is stopped is PRUNED, the rungs are those of Optuna's successive halving
-(ASHA: Li et al. 2020), kept in the study, and each suggestion is drawn with a seed of its own.
+forgets its rungs with its process. Here a trial that is stopped is PRUNED, each value is drawn with a seed of its own, and a
+rung compares the scores that the study holds (asynchronous successive halving: Li et al. 2020). Optuna's pruner notes that a
+trial has passed a rung before it says so, so a driver killed in between would let it go on.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
+from analysis.search import best_trial
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
 from sweeps.launch import Job
@@ -102,14 +104,8 @@ class Study:
 
     def __init__(self, plan: StudyPlan, search: SearchPlan, name: str, storage: optuna.storages.BaseStorage) -> None:
         self.plan, self.search, self.name = plan, search, f"{name}/{plan.name}"
-        rungs = search.rungs
-        pruner: optuna.pruners.BasePruner = optuna.pruners.NopPruner()
-        if rungs:
-            pruner = optuna.pruners.SuccessiveHalvingPruner(
-                min_resource=search.first_rung, reduction_factor=search.reduction_factor
-            )
         self.study = optuna.create_study(
-            study_name=self.name, storage=storage, pruner=pruner, load_if_exists=True,
+            study_name=self.name, storage=storage, load_if_exists=True,
             directions=["minimize"] * (2 if search.multi_objective else 1),
         )  # fmt: skip
 
@@ -123,41 +119,37 @@ class Study:
 
     def ask(self) -> optuna.Trial:
         """The next suggestion; the same for the same trials before it, also in another process."""
-        self._seed(len(self.trials()))
-        return self.study.ask()
+        return self.again(self.study.ask().number)
 
     def again(self, number: int) -> optuna.Trial:
-        """A trial that was suggested before and not ended."""
-        self._seed(number)
-        return optuna.Trial(self.study, self.trials()[number]._trial_id)
+        """A trial that has begun and not ended; values it lacks are those it would have had."""
+        trial_id = self.trials()[number]._trial_id
+        # Twice: a genetic sampler selects parents, stores them and from then on reads them in another order.
+        for _ in range(2):
+            self._seed(number)
+            trial = optuna.Trial(self.study, trial_id)
+            trial.relative_params  # noqa: B018  (drawn together, when first asked for)
+        return trial
 
-    def _seed(self, number: int) -> None:
-        # A sampler that went on with one generator would draw its first numbers again in the next process.
-        digest = hashlib.sha256(f"{self.search.sampler_seed}/{self.name}/{number}".encode()).digest()
+    def _seed(self, number: int, name: str = "") -> None:
+        # A sampler that went on with one generator would draw its first numbers again in the next process; with one seed for
+        # all fields, a kill in the midst of a suggestion would give the next field the numbers of the first.
+        digest = hashlib.sha256(f"{self.search.sampler_seed}/{self.name}/{number}/{name}".encode()).digest()
         self.study.sampler = make_sampler(self.search, int.from_bytes(digest[:4], "little"))
 
     def members(self, trial: optuna.Trial | FrozenTrial) -> tuple[TrialConfig, ...]:
         """The trial's configs, one a seed; of a trial that is being made, its values are suggested here."""
         if isinstance(trial, FrozenTrial):
             return self.search.members(self.plan, trial.params, trial.number)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-            params = dict(suggestions(self.plan, lambda name, domain: suggest(trial, name, domain)))
-        return self.search.members(self.plan, params, trial.number)
+
+        def value(name: str, domain: Domain) -> Value:
+            self._seed(trial.number, name)
+            return suggest(trial, name, domain)
+
+        return self.search.members(self.plan, dict(suggestions(self.plan, value)), trial.number)
 
     def best(self) -> FrozenTrial | None:
-        """The completed trial with the lowest score, the earliest of equals.
-
-        Of two objectives: on the Pareto front the one nearest to the front's ideal point, each axis in units of its extent.
-        """
-        complete = [trial for trial in self.trials() if trial.state == TrialState.COMPLETE]
-        if not self.search.multi_objective or not complete:
-            return min(complete, key=lambda trial: trial.values, default=None)
-        front = self.study.best_trials
-        columns = list(zip(*(trial.values for trial in front), strict=True))
-        low = [min(column) for column in columns]
-        extent = [max(column) - min(column) or 1.0 for column in columns]
-        return min(front, key=lambda t: sum(((v - a) / e) ** 2 for v, a, e in zip(t.values, low, extent, strict=True)))
+        return best_trial(self.study)
 
     def summary(self) -> str:
         """How its trials ended, and the best setting."""
@@ -201,7 +193,7 @@ class Attempt:
     """One trial of Optuna's as it is trained by one of Tune's."""
 
     study: Study
-    trial: optuna.Trial
+    trial: optuna.Trial | FrozenTrial
     members: tuple[TrialConfig, ...]
     ended: FrozenTrial | None = None  # told before, in a process that died before MLflow held it all
     values: dict[int, tuple[float, ...]] = field(
@@ -214,7 +206,7 @@ class Attempt:
             if reason:
                 self.trial.set_user_attr(REASON, reason)
             values = list(self.values[self.study.search.epochs]) if state == TrialState.COMPLETE else None
-            self.study.study.tell(self.trial, values, state=state)
+            self.study.study.tell(self.trial.number, values, state=state)
         self.told = self.told or (self.ended.state if self.ended else state)
 
 
@@ -323,7 +315,7 @@ class Search(Searcher):
             if attempt.ended is not None:
                 if attempt.ended.state == TrialState.PRUNED and epoch >= (attempt.ended.last_step or 0):
                     return str(attempt.ended.user_attrs[REASON])
-            elif self.plan.rungs and self._falls_behind(attempt, epoch):
+            elif not self.plan.multi_objective and self._falls_behind(attempt, epoch):
                 return (
                     f"{STOPPED_EARLY}after epoch {epoch} its mean {self._held_out} MSE {attempt.values[epoch][0]:.6g} was not "
                     f"among the best 1/{self.plan.reduction_factor} of the trials that came so far"
@@ -331,11 +323,18 @@ class Search(Searcher):
         return ""
 
     def _falls_behind(self, attempt: Attempt, epoch: int) -> bool:
-        known = attempt.study.study._storage.get_trial(attempt.trial._trial_id).intermediate_values
-        if epoch in known:  # the history of a resumed trial
+        """Take note of the score; whether it is not among the best of those known at this rung.
+
+        Decided from the storage alone, so that a driver killed at any moment decides the same when it is started again.
+        """
+        known = attempt.study.trials()[attempt.trial.number].intermediate_values
+        if epoch not in known:
+            attempt.trial.report(attempt.values[epoch][0], epoch)
+        if epoch not in self.plan.rungs or max(known, default=0) > epoch:  # no rung, or one it has passed
             return False
-        attempt.trial.report(attempt.values[epoch][0], epoch)
-        return epoch < self.plan.epochs and attempt.trial.should_prune()
+        there = (trial.intermediate_values for trial in attempt.study.trials())
+        scores = sorted(values[epoch] for values in there if epoch in values)
+        return attempt.values[epoch][0] > scores[max(0, len(scores) // self.plan.reduction_factor - 1)]
 
     def _scores(self, metrics: Mapping[str, float]) -> tuple[float, ...]:
         """What is minimised: the MSE, and where two things are, the KL divergence of the posterior from the prior besides."""
@@ -351,9 +350,10 @@ class Search(Searcher):
             if frozen.state == TrialState.WAITING:
                 trial = study.ask()
                 return Attempt(study, trial, study.members(trial))
+            if frozen.state.is_finished():
+                return Attempt(study, frozen, study.members(frozen), ended=frozen)
             trial = study.again(frozen.number)
-            ended = frozen if frozen.state.is_finished() else None
-            return Attempt(study, trial, study.members(frozen if ended else trial), ended)
+            return Attempt(study, trial, study.members(trial))
         study = min(self.studies, key=lambda study: study.n_asked())
         if study.n_asked() >= self.plan.n_trials:
             return None

@@ -148,6 +148,7 @@ def test_the_pareto_front_is_what_nothing_beats_in_both(searched, made):
     sweep = frame.find_sweep("both", searched.uri, kind="search")
     found = {e.stem: e for e in search.search_exhibits(sweep)}
     assert list(found["pareto_front"].data["on_front"]) == [True, True, False, True]
+    assert list(found["best_settings"].data["trial"]) == [1]  # the search's own choice: neither end of the front
 
 
 def test_every_figure_and_table_is_written(made, tmp_path):

@@ -2,14 +2,18 @@
 
 import itertools
 import math
+import re
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 from optuna.trial import TrialState
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
 
 from fishernet.config import TrialConfig
 from sweeps.hyperparameter_search import _parse, best_plan, plan_from_flags
@@ -166,6 +170,43 @@ def test_a_killed_search_goes_on_as_if_it_had_not_been_killed(kill_at, tmp_path)
         player.play()
     player.kill_at = None
     assert told(player.play()) == told(whole)
+
+
+@contextmanager
+def killed_at_write(n: int) -> Iterator[None]:
+    """The driver dies in place of its nth write about trials to Optuna's storage."""
+    count = itertools.count(1)
+
+    def die(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+        if re.match(r"(INSERT INTO|UPDATE) trial", statement) and next(count) == n:
+            raise Killed
+
+    event.listen(Engine, "before_cursor_execute", die)
+    try:
+        yield
+    finally:
+        event.remove(Engine, "before_cursor_execute", die)
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga-ii"])
+def test_a_search_killed_after_any_of_its_writes_is_the_undisturbed_one(sampler, tmp_path):
+    """Also between two values of one suggestion, and between a score and what the rung decides from it."""
+    (tmp_path / "whole").mkdir()
+    (tmp_path / "killed").mkdir()
+    plan = plan_of("--models=VAE", "--sampler", sampler, "--trials", "5", "--epochs", "3", "--first-rung", "1",
+                   "--reduction-factor", "2", "--noise-start=-3..0", "--fix", "noise_learning_rate=0")  # fmt: skip
+    whole = told(Player(tmp_path / "whole", plan).play())
+    assert len({state for _, _, state, *_ in whole}) == (1 if plan.multi_objective else 2)
+    player = Player(tmp_path / "killed", plan)
+    for n_kills in range(200):
+        try:
+            with killed_at_write(2 + n_kills % 5):  # some writes are done again at each start
+                search = player.play()
+            break
+        except Killed:
+            pass
+    assert n_kills > 10
+    assert told(search) == whole
 
 
 def test_a_trial_that_falls_behind_is_pruned_with_its_reason_and_the_rest_are_complete(tmp_path):
