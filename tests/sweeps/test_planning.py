@@ -36,7 +36,8 @@ def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
         "decoder_output": "linear", "likelihood": "gaussian-learned", "noise": "closed-form", "noise_start": -1.5,
         "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
         "validation_size": 6, "evaluate_every": 2, "activation": "elu", "noise_learning_rate": 0.2,
-        "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "precision": "bfloat16", "model": "FisherNet", "latent_dim": 6, "seed": 8,
+        "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
+        "precision": "bfloat16",
     }  # fmt: skip
     assert set(changed) == set(TrialConfig().to_dict())
     plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
