@@ -100,19 +100,13 @@ def compute(stored: "StoredSweep", options: argparse.Namespace) -> list[str]:
 
 def sections(stored: "StoredSweep", searched: "Sweep | None" = None) -> list["Section"]:
     """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
-    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples, search
+    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples
     from analysis.page import Section
 
     distances: list[Exhibit] = []
     for features in frechet.FEATURES:
         title = f"Table 1. {frechet.DISTANCE[features]}"
         distances += _kept(f"frechet_{features}", title, partial(frechet.exhibits, stored, features))
-    tuning: list[Exhibit] = []
-    # Only a sweep of a search's best settings has such lines, and nobody misses them elsewhere.
-    if stored.runs["setting"].map(search.is_tuned).any():
-        tuning += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored))
-    if searched:
-        tuning += _kept("best_settings", "Best settings", lambda: search.search_exhibits(searched))
     return [
         Section(
             "Claims",
@@ -127,7 +121,7 @@ def sections(stored: "StoredSweep", searched: "Sweep | None" = None) -> list["Se
                 *_kept("loss_and_mse", "Figure 1. Loss and MSE", lambda: loss_curves.exhibits(stored)),
             ],
         ),
-        *([Section("Tuning", TUNING, tuning)] if tuning else []),
+        *([Section("Tuning", TUNING, tuned)] if (tuned := tuning(stored, searched)) else []),
         Section(
             "Latent space",
             "Where the images lie, and how certain the models are of it (section 3.2).",
@@ -144,6 +138,18 @@ def sections(stored: "StoredSweep", searched: "Sweep | None" = None) -> list["Se
             _kept("cluster_trace", "Table A2 and Figure A1", lambda: cluster_table.exhibits(stored)),
         ),
     ]
+
+
+def tuning(stored: "StoredSweep", searched: "Sweep | None") -> list["Exhibit"]:
+    """Tuned against usual settings, where the sweep trained both: nobody misses them elsewhere. And what the search found."""
+    from analysis import search
+
+    made: list[Exhibit] = []
+    if stored.runs["setting"].map(search.is_tuned).any():
+        made += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored))
+    if searched:
+        made += _kept("best_settings", "Best settings", lambda: search.search_exhibits(searched))
+    return made
 
 
 def introduction(stored: "StoredSweep") -> list[str]:

@@ -367,9 +367,10 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
     from analysis.exhibits import Picture
 
     fields = parameters(trials)
-    columns = min(4, len(fields))
+    n_rows = math.ceil(len(fields) / 4)
+    n_columns = math.ceil(len(fields) / n_rows)
     ended = trials[trials["mse"].notna()]
-    with style.new_grid(math.ceil(len(fields) / columns), columns, width=2.0) as (figure, grid):
+    with style.new_grid(n_rows, n_columns, width=2.0) as (figure, grid):
         panels: list[Axes] = [axes for row in grid for axes in row]
         for axes, name in zip(panels, fields, strict=False):
             axes.set_yscale("log")

@@ -189,15 +189,7 @@ def test_tuned_against_usual_is_paired_over_seeds(searched):
 def test_the_report_of_tuned_settings_shows_the_search_that_found_them_where_it_is_named(searched):
     stored = StoredSweep(frame.find_sweep("tuned", searched.uri))
     found = frame.find_sweep("found", searched.uri, kind="search")
-    stems = [
-        {
-            exhibit.stem
-            for section in report.sections(stored, of)
-            if section.title == "Tuning"
-            for exhibit in section.exhibits
-        }
-        for of in (None, found)
-    ]
+    stems = [{exhibit.stem for exhibit in report.tuning(stored, of)} for of in (None, found)]
     assert stems[0] == {"tuned_settings", "advantage_after_tuning"}
     assert stems[1] - stems[0] > {"best_settings", "search_history", "parameter_importance", "slices_VAE-d02"}
 
