@@ -18,11 +18,13 @@ from analysis import command, frechet
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
+    from analysis.frame import Sweep
     from analysis.page import Section
     from analysis.stored import StoredSweep
 
 PAGE = "report.html"
 ARTIFACTS = "report"  # folder of the parent run's artifacts
+TUNING = "What the best setting of each model gains, and what is left of the differences between models."
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     frechet.add_flags(parser)
     parser.add_argument("--no-scores", action="store_true", help="show the scores that the runs have; compute none")
+    parser.add_argument("--search", metavar="NAME", help="show what this hyperparameter search found, too")
     command.add_picture_flags(parser)
     options = parser.parse_args(argv)
     return command.run(lambda: report(options))
@@ -49,10 +52,11 @@ def report(options: argparse.Namespace) -> None:
     from analysis.stored import StoredSweep
 
     sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    searched = frame.find_sweep(options.search, sweep.uri, kind="search") if options.search else None
     stored = StoredSweep(sweep, data_dir=options.data_dir, seed=options.seed)
     print(f"sweep {sweep.name}: {len(stored.runs)} of {len(sweep.configs)} planned runs have finished")
     remarks = [] if options.no_scores else compute(stored, options)
-    made = sections(stored)
+    made = sections(stored, searched)
     folder = command.output_folder(options.out or Path("fishernet-results") / sweep.name / "report", sweep.name)
     paths = [path for section in made for exhibit in section.exhibits for path in exhibits.write(exhibit, folder)]
     html = page.render(
@@ -94,23 +98,15 @@ def compute(stored: "StoredSweep", options: argparse.Namespace) -> list[str]:
     return remarks
 
 
-def sections(stored: "StoredSweep") -> list["Section"]:
-    """The report's parts; what cannot be shown stands in its place with the reason."""
-    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples, search
+def sections(stored: "StoredSweep", searched: "Sweep | None" = None) -> list["Section"]:
+    """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
+    from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples
     from analysis.page import Section
 
     distances: list[Exhibit] = []
     for features in frechet.FEATURES:
         title = f"Table 1. {frechet.DISTANCE[features]}"
         distances += _kept(f"frechet_{features}", title, partial(frechet.exhibits, stored, features))
-    # Only a sweep of a search's best settings has such lines, and nobody misses them elsewhere.
-    tuned = [
-        Section(
-            "Tuning",
-            "What the best setting of each model gains, and what is left of the differences between models.",
-            _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored)),
-        )
-    ]
     return [
         Section(
             "Claims",
@@ -125,7 +121,7 @@ def sections(stored: "StoredSweep") -> list["Section"]:
                 *_kept("loss_and_mse", "Figure 1. Loss and MSE", lambda: loss_curves.exhibits(stored)),
             ],
         ),
-        *(tuned if stored.runs["setting"].map(search.is_tuned).any() else []),
+        *([Section("Tuning", TUNING, tuned)] if (tuned := tuning(stored, searched)) else []),
         Section(
             "Latent space",
             "Where the images lie, and how certain the models are of it (section 3.2).",
@@ -142,6 +138,18 @@ def sections(stored: "StoredSweep") -> list["Section"]:
             _kept("cluster_trace", "Table A2 and Figure A1", lambda: cluster_table.exhibits(stored)),
         ),
     ]
+
+
+def tuning(stored: "StoredSweep", searched: "Sweep | None") -> list["Exhibit"]:
+    """Tuned against usual settings, where the sweep trained both: nobody misses them elsewhere. And what the search found."""
+    from analysis import search
+
+    made: list[Exhibit] = []
+    if stored.runs["setting"].map(search.is_tuned).any():
+        made += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored))
+    if searched:
+        made += _kept("best_settings", "Best settings", lambda: search.search_exhibits(searched))
+    return made
 
 
 def introduction(stored: "StoredSweep") -> list[str]:

@@ -173,7 +173,7 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
             continue
         counts = trials.loc[trials["study"] == name, "state"].value_counts()
         own = scores.loc[scores["run_id"].isin(_run_ids(sweep, name, best.number)), "score"]
-        row: dict[str, Any] = {"study": name, "trial": best.number, "n_trials": counts.sum()}
+        row: dict[str, Any] = {"study": name, "trial": best.number, "trials": counts.sum()}
         row |= {state: int(counts.get(state, 0)) for state in STATES.values()}
         if "kl" not in trials:  # where all are trained to their end, and Optuna is told no epochs
             row["epochs"] = int(trials.loc[trials["study"] == name, "last_epoch"].sum())
@@ -181,10 +181,9 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
         rows.append({**row, **best.params})
         shown.append(
             {
-                "study": name, "trials": str(row["n_trials"]),
-                **{key: str(row[key]) for key in (*STATES.values(), "epochs") if key in row},
-                "best": str(best.number),
+                "study": name, "best": f"trial {best.number}",
                 OBJECTIVES[0]: exhibits.cell(row["mean"], row["sd"], row["n_seeds"], 5),
+                "trials": ", ".join(f"{row[key]} {key}" for key in ("trials", *STATES.values(), "epochs") if key in row),
                 "setting": ", ".join(f"{field} {_text(value)}" for field, value in best.params.items()),
             }
         )  # fmt: skip
@@ -229,9 +228,8 @@ def history(trials: "pd.DataFrame") -> "Picture":
             complete, stopped = (rows[rows["state"] == state] for state in ("complete", "stopped early"))
             axes.plot(complete["trial"], complete["mse"], ".", color=colour)
             axes.plot(stopped["trial"], stopped["mse"], "x", color=colour, markersize=3, alpha=0.6)
-            axes.step(
-                complete["trial"], complete["mse"].cummin(), color=colour, where="post", linestyle=look["linestyle"]
-            )
+            best = rows["mse"].where(rows["state"] == "complete").cummin().ffill()
+            axes.step(rows["trial"], best, color=colour, where="post", linestyle=look["linestyle"])
             keys.append(Line2D([], [], color=colour, linestyle=look["linestyle"], label=study))
         keys += [
             style.gap_key(),
@@ -240,6 +238,7 @@ def history(trials: "pd.DataFrame") -> "Picture":
             Line2D([], [], color=style.KEY_COLOUR, label="best so far"),
         ]
         style.plain_log_ticks(axes)
+        style.whole_ticks(axes, sorted(trials["trial"].unique()))
         axes.set_xlabel("trial")
         axes.set_ylabel(OBJECTIVES[0])
         figure.legend(handles=keys, loc="outside right upper")
@@ -307,14 +306,14 @@ def _importances(study: "optuna.Study") -> dict[str, float]:
 def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
     """A line per completed trial through its settings, coloured by score."""
     import matplotlib as mpl
-    from matplotlib.colors import Normalize
+    from matplotlib.colors import LogNorm
 
     from analysis import style
     from analysis.exhibits import Picture
 
     complete = trials[trials["state"] == "complete"].sort_values("mse", ascending=False)
     fields = parameters(complete)
-    norm, colours = Normalize(complete["mse"].min(), complete["mse"].max()), mpl.colormaps["viridis"]
+    norm, colours = LogNorm(complete["mse"].min(), complete["mse"].max()), mpl.colormaps["viridis"]
     places = {name: _places(complete[name]) for name in fields}
     with style.new_figure() as (figure, axes):
         for i in range(len(complete)):
@@ -323,12 +322,16 @@ def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
             axes.plot(*zip(*drawn, strict=True), color=colours(norm(row["mse"])), linewidth=1.2, alpha=0.8)
         for x, name in enumerate(fields):
             for label, place in places[name][1]:
-                axes.annotate(label, (x, place), xytext=(3, 0), textcoords="offset points", fontsize=6.5, va="center")
+                axes.annotate(
+                    label, (x, place), xytext=(3, 0), textcoords="offset points", fontsize=6.5, va="center",
+                    bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.7, "pad": 0.5},
+                )  # fmt: skip
         axes.set_xticks(range(len(fields)), [name.replace("_", "\n") for name in fields], fontsize=7)
         axes.set_yticks([])
         axes.grid(visible=True, axis="x")
         axes.set_xlim(-0.2, len(fields) - 0.5)
-        figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label=OBJECTIVES[0])
+        bar = figure.colorbar(mpl.cm.ScalarMappable(norm, colours), ax=axes, label=OBJECTIVES[0])
+        style.plain_log_ticks(bar.ax)
     return Picture(
         f"parallel_coordinates_{study}",
         f"{study}: settings of the completed trials",
@@ -364,9 +367,10 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
     from analysis.exhibits import Picture
 
     fields = parameters(trials)
-    columns = min(4, len(fields))
+    n_rows = math.ceil(len(fields) / 4)
+    n_columns = math.ceil(len(fields) / n_rows)
     ended = trials[trials["mse"].notna()]
-    with style.new_grid(math.ceil(len(fields) / columns), columns, width=2.0) as (figure, grid):
+    with style.new_grid(n_rows, n_columns, width=2.0) as (figure, grid):
         panels: list[Axes] = [axes for row in grid for axes in row]
         for axes, name in zip(panels, fields, strict=False):
             axes.set_yscale("log")

@@ -400,7 +400,7 @@ class HyperparameterSearch(Driver):
             file = self.storage / name / "best.json"
             file.write_text(json.dumps([config.to_dict() for config in plan], indent=1), encoding="utf-8")
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
-            print("\nthe best settings beside the usual ones, to be trained on all images and scored on the test set:")
+            print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
         try:
             report(name, self.uri, self.storage / name / "figures")

@@ -12,7 +12,7 @@ from mlflow.entities import Metric, Param
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState
 
-from analysis import exhibits, frame, search
+from analysis import exhibits, frame, report, search
 from analysis.frame import AnalysisError
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
@@ -111,7 +111,7 @@ def made(searched):
 
 def test_the_best_setting_is_the_lowest_completed_score_with_its_spread_over_seeds(made):
     (row,) = made["best_settings"].data.to_dict("records")
-    assert (row["study"], row["trial"], row["n_trials"]) == ("VAE-d02", 5, 10)
+    assert (row["study"], row["trial"], row["trials"]) == ("VAE-d02", 5, 10)
     assert (row["complete"], row["stopped early"], row["failed"]) == (8, 1, 1)
     assert (row["learning_rate"], row["activation"], row["n_seeds"]) == (1e-3, "elu", 2)
     assert row["mean"] == pytest.approx(0.01)
@@ -184,6 +184,14 @@ def test_tuned_against_usual_is_paired_over_seeds(searched):
     assert row["usual_difference"] == pytest.approx(-0.010)
     assert row["usual_low"] == pytest.approx(-0.010)  # the same at every seed
     assert row["tuned_low"] < 0 < row["tuned_high"]  # the advantage did not survive
+
+
+def test_the_report_of_tuned_settings_shows_the_search_that_found_them_where_it_is_named(searched):
+    stored = StoredSweep(frame.find_sweep("tuned", searched.uri))
+    found = frame.find_sweep("found", searched.uri, kind="search")
+    stems = [{exhibit.stem for exhibit in report.tuning(stored, of)} for of in (None, found)]
+    assert stems[0] == {"tuned_settings", "advantage_after_tuning"}
+    assert stems[1] - stems[0] > {"best_settings", "search_history", "parameter_importance", "slices_VAE-d02"}
 
 
 def test_a_tuned_variant_belongs_to_its_usual_line():

@@ -65,6 +65,21 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
     assert "that Ray cluster has no CPU cores to give; start a worker beside it" in done.stdout, done.stderr
 
 
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to cores")
+def test_a_private_ray_uses_no_core_that_the_driver_may_not():
+    program = (
+        "import os\n"
+        "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from sweeps import launch\n"
+        "print(launch.connect(None, lambda resources: resources['CPU'], gpus=0), 'of', os.cpu_count())\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.stdout.startswith("1.0 of"), done.stderr
+
+
 @pytest.mark.parametrize("command", [None, "docker compose run --rm"])
 def test_the_command_that_resumes_is_one_that_can_be_typed_where_the_user_is(command, monkeypatch):
     monkeypatch.delenv("FISHERNET_COMMAND", raising=False)
