@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fishernet.flags import Parser
+
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
     from analysis.stored import StoredSweep
@@ -16,7 +18,7 @@ Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit"]]
 
 def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
     """A parser with --name, --tracking-uri and --out, to which an analysis adds its own flags."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog=prog,
         description=description,
         epilog=f"example:\n  {example}",

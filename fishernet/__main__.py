@@ -17,17 +17,17 @@ if __name__ == "__main__":
     interrupts.exit_at_once()
 
 from fishernet.config import TrialConfig
+from fishernet.flags import Parser, checkpoint_interval
 from fishernet.plan import DataError, PlanError, read_plan, stackable
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="python -m fishernet",
         description="Train every trial config of a plan on one device, with torch and numpy alone. Writes one record folder "
         "per run; the same command again continues where it stopped. sweeps/import_records.py takes the records into MLflow.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument(
         "--plan",
@@ -42,15 +42,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--cohort-size", type=int, default=0, help="members trained in lockstep; 0: all on a GPU, 1 on a CPU"
     )
     parser.add_argument("--threads", type=int, default=0, help="CPU threads; 0 leaves torch's choice")
-    parser.add_argument("--checkpoint-every", type=int, default=1, help="epochs between checkpoints")
+    parser.add_argument(
+        "--checkpoint-every", type=checkpoint_interval, default="auto", metavar="N",
+        help="epochs between checkpoints; auto writes them as often as takes 2%% of the time",
+    )  # fmt: skip
     args = parser.parse_args(argv)
-    for flag in ("cohort_size", "threads", "checkpoint_every"):
-        if getattr(args, flag) < (flag == "checkpoint_every"):
+    for flag in ("cohort_size", "threads"):
+        if getattr(args, flag) < 0:
             parser.error(f"--{flag.replace('_', '-')} is a count; got {getattr(args, flag)}")
     try:
         return run_plan(args, ["python", "-m", "fishernet", *(sys.argv[1:] if argv is None else argv)])
     except (PlanError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        where = f"--plan {args.plan}: " if isinstance(error, DataError) else ""
+        print(f"error: {where}{error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; the same command continues", file=sys.stderr)
@@ -71,6 +75,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
     from fishernet.splitting import FittedCohort
+    from fishernet.state import Pace
 
     try:
         device = torch.device(
@@ -115,14 +120,16 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         for start in range(0, len(group), size):
             members = group[start : start + size]
             checkpoint = args.out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
+            pace = Pace(args.checkpoint_every)
             cohort = FittedCohort(
-                members, data, device, turn=args.checkpoint_every, remedy="use a smaller batch_size in the plan",
+                members, data, device, turn=args.checkpoint_every or 1, remedy="use a smaller batch_size in the plan",
                 saved=functools.partial(_saved, members, checkpoint),
                 say=lambda line: print(line, flush=True),
             )  # fmt: skip
             for records in cohort.train():
-                if cohort.epoch % args.checkpoint_every == 0:
-                    cohort.save(checkpoint)
+                if pace.due(cohort.epoch):
+                    with pace:
+                        cohort.save(checkpoint)
                 for name, epochs in records.items():
                     for record in epochs:
                         mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))

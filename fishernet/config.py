@@ -77,8 +77,8 @@ class TrialConfig:
     hidden_layers: int = _field(
         3,
         "hidden dense layers of encoder and of decoder; 0 makes both linear",
-        valid=_at_least(0),
-        must="at least 0",
+        valid=_between(0, 1000),
+        must="from 0 to 1000",
     )
     activation: str = _field("relu", "function between the layers of encoder and decoder", choices=ACTIVATION_NAMES)
     decoder_output: str = _field(

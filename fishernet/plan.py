@@ -136,7 +136,10 @@ def read_plan(path: Path) -> list[TrialConfig]:
             configs.append(TrialConfig.from_dict(row))
         except (KeyError, ValueError) as error:
             raise PlanError(f"--plan {path}, entry {i}: {error.args[0]}") from None
-    check_plan(configs)
+    try:
+        check_plan(configs)
+    except PlanError as error:
+        raise PlanError(f"--plan {path}: {error}") from None
     return configs
 
 
@@ -150,7 +153,10 @@ def stackable(configs: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Through a temporary file, so that a reader never sees half of it."""
+    """Through a temporary file, so that a reader never sees half of it; straight into what is no file, such as /dev/stdout."""
+    if path.exists() and not path.is_file():
+        path.write_text(json.dumps(content, indent=1))
+        return
     temporary = path.with_name(path.name + ".writing")
     temporary.write_text(json.dumps(content, indent=1))
     temporary.replace(path)

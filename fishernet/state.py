@@ -2,6 +2,7 @@
 
 import json
 import os
+import time
 import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from fishernet.config import TrialConfig
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
 FORMAT = "fishernet-cohort-3"
+CHECKPOINTS_SHARE = 0.02  # of the time, where nobody says how often
 
 
 class CheckpointError(ValueError):
@@ -113,6 +115,27 @@ class CohortState:
             },
             tensors,
         )
+
+
+class Pace:
+    """When a checkpoint is due: every ``every`` epochs; 0 is as often as takes a fiftieth of the time.
+
+    The state of a cohort on a GPU can be gigabytes, and its epoch a second.
+    """
+
+    def __init__(self, every: int) -> None:
+        self._every, self._due, self._started = every, 0.0, 0.0
+
+    def due(self, epoch: int) -> bool:
+        return epoch % self._every == 0 if self._every else time.monotonic() >= self._due
+
+    def __enter__(self) -> None:
+        """Around the writing of a checkpoint, to learn what it costs."""
+        self._started = time.monotonic()
+
+    def __exit__(self, *error: object) -> None:
+        now = time.monotonic()
+        self._due = now + (now - self._started) / CHECKPOINTS_SHARE
 
 
 def copy_corner(target: Tensor, source: Tensor) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
+from fishernet.flags import checkpoint_interval
 from fishernet.plan import DataError, PlanError, check_dataset
 from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
 from sweeps.tracking_store import (
@@ -24,10 +25,12 @@ from sweeps.tracking_store import (
     prepare_mlflow,
     shown,
     sqlite_path,
+    uri_source,
 )
 
 DEFAULT_STORAGE = "fishernet-results"
 RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
+ADDRESS = r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):([1-9]\d{0,4})"
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
 # Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
 # --address and --storage-path itself; and where MLflow is found from outside.
@@ -76,8 +79,9 @@ def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: st
         help="where the data sets are (default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet)",
     )
     record.add_argument(
-        "--checkpoint-every", type=int, default=1, metavar="N", help="epochs between checkpoints (default: 1)"
-    )
+        "--checkpoint-every", type=checkpoint_interval, default=0, metavar="N",
+        help="epochs between checkpoints; auto writes them as often as takes 2%% of the time (default: auto)",
+    )  # fmt: skip
     record.add_argument(
         "--dry-run", action="store_true", help="print the plan and an estimate of its time; start nothing"
     )
@@ -109,23 +113,17 @@ def check_shared_flags(
         parser.error(
             f"--gpus-per-trial is the share of a GPU one trial takes: 1, or 1/k such as 0.5 or 0.25; got {args.gpus_per_trial}"
         )
-    for flag, meaning in (
-        ("cpus_per_trial", "CPU cores of one trial"),
-        ("checkpoint_every", "epochs between checkpoints"),
-    ):
-        if getattr(args, flag) < 1:
-            parser.error(f"--{flag.replace('_', '-')} is a number of {meaning}, at least 1; got {getattr(args, flag)}")
+    if args.cpus_per_trial < 1:
+        parser.error(f"--cpus-per-trial is a number of CPU cores of one trial, at least 1; got {args.cpus_per_trial}")
     for flag in ("name", "resume"):
-        name = getattr(args, flag)
-        if name is not None and (name in RESERVED_NAMES or not re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name)):
-            parser.error(
-                f"--{flag} is the {kind}'s name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
-                f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
-            )
+        if (name := getattr(args, flag)) is not None and (problem := name_problem(f"--{flag}", kind, name)):
+            parser.error(problem)
     if set("#%?") & set(str(args.storage_path)):
         parser.error(
             f"--storage-path becomes part of a database URL, so it goes without # % ?; got {str(args.storage_path)!r}"
         )
+    if args.address is not None and not re.fullmatch(ADDRESS, args.address):
+        parser.error(f"--address is auto, or HOST:PORT of a running Ray cluster's head; got {args.address!r}")
     if args.address and args.address.startswith("ray://"):
         parser.error(
             f"--address {args.address}: through Ray Client the driver would run in a process of the cluster, without this "
@@ -135,6 +133,16 @@ def check_shared_flags(
         parser.error(
             f"--storage-path is a folder that every node sees, such as a shared mount; got the URL {args.storage_path}"
         )
+
+
+def name_problem(flag: str, kind: str, name: str) -> str:
+    """Why a sweep or search cannot have that name, as a sentence; empty where it can."""
+    if name not in RESERVED_NAMES and re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name):
+        return ""
+    return (
+        f"{flag} is the {kind}'s name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
+        f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
+    )
 
 
 class Driver(ABC):
@@ -149,15 +157,15 @@ class Driver(ABC):
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: Mapping[str, Any] = MappingProxyType({
         "tracking_uri": None, "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
-        "address": None, "data_dir": None, "checkpoint_every": 1, "report": False,
+        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
         self.args, self.argv = args, argv
-        self.storage = args.storage_path.resolve()
+        self.storage = Path(os.path.realpath(args.storage_path))
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
         self.name = ""  # once it has begun to be recorded
-        self.args.data_dir = args.data_dir and str(Path(args.data_dir).resolve())  # workers may run elsewhere
+        self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
 
     @abstractmethod
     def asked(self) -> Any:
@@ -197,7 +205,7 @@ class Driver(ABC):
                 self.check_places(asked)
                 return self.run(asked)
             except (PlanError, DataError, TrackingError, UsageError) as error:
-                print(f"error: {flagged(str(error))}", file=sys.stderr)
+                print(f"error: {self.with_flag(error)}", file=sys.stderr)
                 return 2
         except KeyboardInterrupt:
             print(f"interrupted{self.how_to_go_on()}", file=sys.stderr)
@@ -207,6 +215,17 @@ class Driver(ABC):
                 with suppress(KeyboardInterrupt):  # how it ended is decided
                     ray.shutdown()
             interrupts.ignore() if last else interrupts.raise_keyboard_interrupt()
+
+    def with_flag(self, error: Exception) -> str:
+        """The error's sentence, which names a flag."""
+        text, plan = str(error), getattr(self.args, "plan", None)
+        if isinstance(error, DataError):
+            text = f"--plan {plan}: {text}" if plan else flagged(text)
+            return text if text.startswith("--") else f"--dataset: {text}"
+        if isinstance(error, TrackingError):
+            where = uri_source(self.args.tracking_uri)
+            return f"--resume, {where}: {text}" if self.args.resume else f"{where}: {text}"
+        return flagged(text)
 
     def check_places(self, asked: Any | None) -> None:
         """Raises where images, records or cores named by the flags are not there, as far as a look at the machine tells."""
@@ -315,6 +334,19 @@ class Driver(ABC):
                 tracking.close("KILLED" if stopped else before, patience_seconds=5)
                 raise
 
+    def estimate(self, cohorts: Sequence[Sequence[TrialConfig]], devices: Devices, data: Any) -> float | None:
+        """Seconds of wall time the cohorts will take; None, after a line, where one does not fit the memory here."""
+        from fishernet.splitting import is_out_of_memory
+        from sweeps.estimate import estimate_seconds
+
+        try:
+            return estimate_seconds(cohorts, devices, data)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            print("time       unknown: a cohort does not fit the memory here; training would halve it until it fits")
+            return None
+
     def describe(self, tracking: Any, plan: dict[str, Any], params: Mapping[str, Any], summary: str, data: Any) -> None:
         """Write to MLflow what is planned, and by which command."""
         command = shlex.join([*self.program(), *(shown(word) for word in self.argv)])
@@ -361,7 +393,7 @@ class Driver(ABC):
         words = []
         if os.environ.get(COMMAND_VARIABLE):
             leave_out = {*leave_out, "address", "report"}
-        elif self.storage != Path(DEFAULT_STORAGE).resolve():
+        elif self.storage != Path(os.path.realpath(DEFAULT_STORAGE)):
             words += ["--storage-path", str(self.storage)]
         for flag, default in self.kept_flags.items():
             if flag not in leave_out and (value := getattr(self.args, flag, default)) != default:

@@ -17,6 +17,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
     exit_at_once()
 
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.flags import Parser
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers
 from sweeps.driver import (
     EXIT_STATUS,
@@ -64,11 +65,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
+    parser = Parser(
         prog="hyperparameter_search.py",
         description=f"{__doc__} Every trial is a suggested setting, trained with all the seeds and scored by their mean on "
         "images held out of training; the test set is not touched.",
-        allow_abbrev=False,
         epilog=EXIT_STATUS,
     )
     _add_search_flags(parser)
@@ -301,8 +301,6 @@ class HyperparameterSearch(Driver):
         return plan.example
 
     def dry_run(self, name: str, plan: SearchPlan) -> int:
-        from sweeps.estimate import estimate_seconds
-
         data, devices = self.load_data(plan.example), self.connect() if self.args.address else self.devices()
         self._print_plan(name, plan, devices, data)
         cohorts = [
@@ -310,10 +308,10 @@ class HyperparameterSearch(Driver):
             for study in plan.studies
             for _ in range(plan.n_trials)
         ]
-        seconds = estimate_seconds(cohorts, devices, data)
-        share = _expected_share(plan)
-        print(f"time       about {duration(seconds * share)} by a measured step of each model at the middle of its ranges"
-              + (f"; {duration(seconds)} if no trial were stopped early" if share < 1 else ""))  # fmt: skip
+        if (seconds := self.estimate(cohorts, devices, data)) is not None:
+            share = _expected_share(plan)
+            print(f"time       about {duration(seconds * share)} by a measured step of each model at the middle of its ranges"
+                  + (f"; {duration(seconds)} if no trial were stopped early" if share < 1 else ""))  # fmt: skip
         print("nothing was started or written (--dry-run)")
         return 0
 
@@ -339,7 +337,7 @@ class HyperparameterSearch(Driver):
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
 
-        runs = tracking.runs()
+        runs = tracking.found
         try:
             opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
             studies.make_sampler(plan, 0)

@@ -18,9 +18,12 @@ if __package__ in (None, ""):  # run as a file, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from fishernet.config import TrialConfig
+from fishernet.flags import Parser
 from fishernet.plan import compact, expand
+from sweeps.driver import name_problem
 from sweeps.planning import describe_plan
 from sweeps.tracking import SweepTracking, TrackingError, default_artifact_root, default_tracking_uri
+from sweeps.tracking_store import uri_source
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
@@ -83,7 +86,7 @@ def _blaming(path: Path) -> Iterator[Any]:
         yield json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise RecordError(f"{path} does not exist; python -m fishernet writes it") from None
-    except (OSError, KeyError, TypeError, ValueError, AttributeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise RecordError(f"{path} is damaged or of another version: {reason}; nothing was imported") from error
 
@@ -161,12 +164,14 @@ def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
     parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
     parser.add_argument("--storage-path", type=Path, default=Path("fishernet-results"), help="default: %(default)s")
     arguments = parser.parse_args(argv)
+    if problem := name_problem("--name", "sweep", arguments.name):
+        parser.error(problem)
     uri = arguments.tracking_uri or default_tracking_uri(arguments.storage_path)
     try:
         plan, records = read_folder(arguments.folder)
@@ -174,7 +179,8 @@ def main(argv: list[str] | None = None) -> int:
         tracking = SweepTracking.open(arguments.name, uri, artifact_root=root, create=True)
         new, status = import_records(plan, records, tracking)
     except (RecordError, TrackingError) as error:
-        print(f"{parser.prog}: {error}", file=sys.stderr)
+        where = f"{uri_source(arguments.tracking_uri)}: " if isinstance(error, TrackingError) else ""
+        print(f"{parser.prog}: error: {where}{error}", file=sys.stderr)
         return 2
     done = tracking.close(status)
     print(f"{new} of {len(records)} records are new to the sweep {arguments.name}, which is now {status}")

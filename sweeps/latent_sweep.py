@@ -14,6 +14,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
     exit_at_once()
 
 from fishernet.config import TrialConfig
+from fishernet.flags import Parser
 from fishernet.plan import compact, expand
 from sweeps.driver import (
     EXIT_STATUS,
@@ -36,9 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="latent_sweep.py", description=__doc__, allow_abbrev=False, epilog=EXIT_STATUS
-    )
+    parser = Parser(prog="latent_sweep.py", description=__doc__, epilog=EXIT_STATUS)
     add_plan_flags(parser)
     place = add_place_flags(parser)
     place.add_argument(
@@ -111,13 +110,11 @@ class LatentSweep(Driver):
         return 0
 
     def dry_run(self, name: str, configs: list[TrialConfig]) -> int:
-        from sweeps.estimate import estimate_seconds
-
         data, devices = self.load_data(configs[0]), self.connect() if self.args.address else self.devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)
-        seconds = estimate_seconds(cohorts, devices, data)
-        print(f"time       about {duration(seconds)} by a measured step of each model, evaluation included")
+        if (seconds := self.estimate(cohorts, devices, data)) is not None:
+            print(f"time       about {duration(seconds)} by a measured step of each model, evaluation included")
         print("nothing was started or written (--dry-run)")
         return 0
 
@@ -140,7 +137,7 @@ class LatentSweep(Driver):
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
 
-        runs = tracking.runs()
+        runs = tracking.found
         finished = {c for c in configs if c in runs and runs[c].status == "FINISHED"}
         diverged = {c: r.reason for c, r in runs.items() if r.status == "FAILED" and r.reason.startswith(DIVERGED)}
         missing = [c for c in configs if c not in finished and c not in diverged]

@@ -37,6 +37,7 @@ for _name, _value in ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads these variables when it is imported)
 from ray import tune  # noqa: E402
+from ray._private import ray_constants  # noqa: E402
 from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
 
 # A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
@@ -129,6 +130,9 @@ def connect(address: str | None, devices: Callable[[dict[str, float]], Devices],
     try:
         if address is None:
             os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
+            # Ray's own way to have all its processes listen on loopback alone, which it takes by default on macOS and Windows.
+            ray_constants.ENABLE_RAY_CLUSTER = False
+            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
             os.environ["PYTHONPATH"] = path
             _start_private_ray(gpus, quiet)
         else:

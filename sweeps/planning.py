@@ -119,7 +119,7 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
 def dataset_from_flag(dataset: str) -> str:
     """The name, or the absolute path where it is one: workers may run elsewhere."""
     if dataset and dataset not in DATASET_NAMES and os.path.exists(dataset):  # noqa: PTH110 (Path raises for a long name)
-        return str(Path(dataset).resolve())
+        return os.path.realpath(dataset)
     return dataset
 
 

@@ -80,10 +80,11 @@ class SweepTracking:
         self.plan = _read_plan(parent.data.tags)
         self._uri, self._client, self._experiment_id, self.say = uri, client, parent.info.experiment_id, log
         self._parent_status = parent.info.status
+        self.found = self.runs()  # as they were when it was opened: of 10,000, reading them takes half a minute
         # A run found RUNNING may lack its params (its driver died): "" has ensure add them.
         self._children = {
             run.config: _Child(run.run_id, "" if run.status == "RUNNING" else run.status, run.last_epoch)
-            for run in self.runs().values()
+            for run in self.found.values()
         }
         self._queue = Queue(self._write_epochs, shown(uri), lambda line: self.say(line))
         self._closed: bool | None = None

@@ -11,6 +11,9 @@ from fishernet.config import TrialConfig
 from sweeps.tracking_store import reason_of
 
 METRICS_PER_CALL = 1000  # MLflow's limit
+# A call costs MLflow as much as 70 values, so epochs wait for the next ones of their run: as long as keeps their writing to this
+# share of the time, and at most so many seconds, as MLflow's page looks for new ones every 30.
+SHARE, LINGER = 0.05, 10.0
 LONGEST_WAIT = 15.0  # seconds between two attempts to reach a server that is away
 # Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
 REFUSALS = (
@@ -29,9 +32,14 @@ class Refused(Exception):
 class Queue:
     """Records, in order within each run, written by one thread that waits out a server that is away."""
 
-    def __init__(self, write_epochs: Callable[[Any, list[Epoch]], None], server: str, log: Log) -> None:
-        self._write_epochs, self._server, self._log = write_epochs, server, log
+    def __init__(
+        self, write_epochs: Callable[[Any, list[Epoch]], None], server: str, log: Log, linger: float = LINGER
+    ) -> None:
+        self._write_epochs, self._server, self._log, self._linger = write_epochs, server, log, linger
         self._lines: dict[TrialConfig | None, deque[Record]] = {}  # None: the sweep's own run
+        self._due: dict[TrialConfig | None, float] = {}  # when each line is to be written; never before its elders
+        self._rest_until = 0.0  # what has been written until now is its share of the time until then
+        self._hurry = 0  # how many wait for the queue to be empty: then nothing lingers
         self._in_hand: list[Record] = []
         self._changed = threading.Condition()
         self._stopped = threading.Event()
@@ -43,6 +51,9 @@ class Queue:
     def put(self, key: TrialConfig | None, record: Record) -> None:
         with self._changed:
             self._lines.setdefault(key, deque()).append(record)
+            now = time.monotonic()
+            due = now if callable(record) else min(max(now, self._rest_until), now + self._linger)
+            self._due[key] = min(due, self._due.get(key, due))
             self._changed.notify_all()
 
     def waiting(self) -> int:
@@ -59,11 +70,16 @@ class Queue:
         """Wait until nothing waits; false once nothing could be written for patience_seconds."""
         with self._changed:
             self._last_written = time.monotonic()
-            while self._in_hand or self._lines:
-                left = self._last_written + patience_seconds - time.monotonic()
-                if left <= 0:
-                    return False
-                self._changed.wait(left)
+            self._hurry += 1
+            self._changed.notify_all()
+            try:
+                while self._in_hand or self._lines:
+                    left = self._last_written + patience_seconds - time.monotonic()
+                    if left <= 0:
+                        return False
+                    self._changed.wait(left)
+            finally:
+                self._hurry -= 1
         return True
 
     def stop(self) -> None:
@@ -71,9 +87,19 @@ class Queue:
         with self._changed:
             self._changed.notify_all()
 
-    def _take(self) -> tuple[TrialConfig | None, list[Record]]:
-        """The first record of the first line, with the epochs that follow it as far as one call goes."""
-        key, line = next(iter(self._lines.items()))
+    def _wait_for_due(self) -> TrialConfig | None:
+        """The line that is to be written next, once it is time; where the queue has stopped, any."""
+        while not self._stopped.is_set():
+            key = min(self._due, key=self._due.__getitem__, default=None)
+            wait = self._due[key] - time.monotonic() if self._due else None
+            if wait is not None and (wait <= 0 or self._hurry):
+                return key
+            self._changed.wait(wait)
+        return None
+
+    def _take(self, key: TrialConfig | None) -> list[Record]:
+        """The first record of the line, with the epochs that follow it as far as one call goes."""
+        line = self._lines[key]
         records = [line.popleft()]
         if not callable(records[0]):
             room = METRICS_PER_CALL - len(records[0]["metrics"])
@@ -81,18 +107,18 @@ class Queue:
                 records.append(line.popleft())
                 room -= len(records[-1]["metrics"])
         if not line:
-            del self._lines[key]
-        return key, records
+            del self._lines[key], self._due[key]
+        return records
 
     def _work(self) -> None:
         failures = 0
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._lines or self._stopped.is_set())
+                key = self._wait_for_due()
                 if self._stopped.is_set():
                     return
-                key, records = self._take()
-                self._in_hand = records
+                self._in_hand = records = self._take(key)
+            started = time.monotonic()
             try:
                 records[0]() if callable(records[0]) else self._write_epochs(key, records)
             except Exception as error:  # whatever it is, this thread lives on: nobody else writes
@@ -112,15 +138,17 @@ class Queue:
                 self._say(f"tracking server {self._server} answers again; writing {self.waiting()} records")
             failures = 0
             with self._changed:
-                self._in_hand, self._last_written = [], time.monotonic()
+                now = time.monotonic()
+                self._in_hand, self._last_written = [], now
+                if not callable(records[0]):
+                    self._rest_until = max(self._rest_until, started) + (now - started) / SHARE
                 self._changed.notify_all()
 
     def _put_back(self, key: TrialConfig | None, records: list[Record]) -> None:
-        """Back to the head of its line, the line to the end: what chokes the server holds up one run."""
+        """Back to the head of its line, the line behind all that are due: what chokes the server holds up one run."""
         with self._changed:
-            line = self._lines.pop(key, deque())
-            line.extendleft(reversed(records))
-            self._lines[key] = line
+            self._lines.setdefault(key, deque()).extendleft(reversed(records))
+            self._due[key] = time.monotonic()
             self._in_hand = []
 
     def _refuse(self, key: TrialConfig | None, records: list[Record], error: Exception) -> None:

@@ -28,13 +28,20 @@ class TrackingError(RuntimeError):
 
 def default_tracking_uri(storage_path: str | Path) -> str:
     """MLFLOW_TRACKING_URI where it is set, else an SQLite file below storage_path."""
-    file = Path(storage_path).resolve() / "mlflow.db"
+    file = Path(os.path.realpath(storage_path)) / "mlflow.db"  # Path.resolve raises for links that go in circles
     return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{file.as_posix()}"
+
+
+def uri_source(tracking_uri: str | None) -> str:
+    """What names the tracking store, for an error: the flag --tracking-uri where it was given, else what stands in for it."""
+    if tracking_uri:
+        return "--tracking-uri"
+    return "MLFLOW_TRACKING_URI" if os.environ.get("MLFLOW_TRACKING_URI") else "--storage-path"
 
 
 def default_artifact_root(storage_path: str | Path) -> str:
     """Where a store without a server keeps its files; absolute, as MLflow writes it into the database."""
-    return str(Path(storage_path).resolve() / "artifacts")
+    return str(Path(os.path.realpath(storage_path)) / "artifacts")
 
 
 def check_uri(uri: str) -> None:

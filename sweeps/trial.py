@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ def train_cohort(config: dict[str, Any]) -> None:
 
     from fishernet.config import TrialConfig
     from fishernet.splitting import FittedCohort
+    from fishernet.state import Pace
 
     job = config["job"]
     configs = [TrialConfig.from_dict(member) for member in job["members"]]
@@ -34,8 +36,9 @@ def train_cohort(config: dict[str, Any]) -> None:
         torch.set_num_threads(job["threads"])
     data = _load_data(configs[0], job["data_dir"])
     notes: list[str] = []
+    pace = Pace(job["checkpoint_every"])
     cohort = FittedCohort(
-        configs, data, device, turn=job["checkpoint_every"],
+        configs, data, device, turn=job["checkpoint_every"] or 1,
         remedy="use a smaller --batch-size, or " + (
             "--gpus-per-trial 1, which leaves it the whole GPU" if device == "cuda"
             else "more --cpus-per-trial, so that fewer trials share the memory"
@@ -44,7 +47,7 @@ def train_cohort(config: dict[str, Any]) -> None:
     )  # fmt: skip
 
     def report(epochs: dict[str, list[Any]], *, finished: bool, save: bool) -> None:
-        with tempfile.TemporaryDirectory() as folder:
+        with pace if save else nullcontext(), tempfile.TemporaryDirectory() as folder:
             if save:
                 cohort.save(Path(folder) / STATE_FILE)
                 if finished:
@@ -62,7 +65,7 @@ def train_cohort(config: dict[str, Any]) -> None:
         history = {c.run_name: records for c, records in zip(configs, cohort.history, strict=True)}
         report(history, finished=cohort.ended, save=cohort.ended)
     for epochs in cohort.train():
-        report(epochs, finished=cohort.ended, save=cohort.ended or cohort.epoch % job["checkpoint_every"] == 0)
+        report(epochs, finished=cohort.ended, save=cohort.ended or pace.due(cohort.epoch))
 
 
 def _load_data(config: Any, data_dir: str | None) -> Any:

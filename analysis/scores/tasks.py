@@ -32,6 +32,7 @@ ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_worker_niceness": "0",
     "RAY_AUTH_MODE": "disabled",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no cluster: its processes listen on loopback alone, as there
 }
 
 
@@ -122,7 +123,11 @@ def _start_ray(gpus: int) -> Any:
     root = str(Path(__file__).resolve().parents[2])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
     import ray
+    from ray._private import ray_constants
 
+    ray_constants.ENABLE_RAY_CLUSTER = (
+        False  # read from that variable when Ray was imported, maybe by a sweep on a cluster
+    )
     if ray.is_initialized():
         raise AnalysisError("Ray runs in this process already; scores start a private one of their own.")
     try:

@@ -1,6 +1,7 @@
 """One contract for every model: solo equals cohort, resumed equals uninterrupted, evaluation leaves no trace."""
 
 import json
+import time
 
 import numpy as np
 import pytest
@@ -11,7 +12,7 @@ from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, latent_means, pca_test_mse
 from fishernet.models import MODELS
-from fishernet.state import CheckpointError
+from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, train, train_epoch
 
 # Every model, and every option of the models that have them.
@@ -330,6 +331,21 @@ def test_a_checkpoint_is_json_and_tensors(small, images, tmp_path):
         state = json.loads(file.metadata()["state"])
     assert TrialConfig.from_dict(state["configs"][0]) == cohort.configs[0]
     assert not list(tmp_path.glob("*.writing"))
+
+
+def test_checkpoints_take_no_more_than_their_share_of_the_time_unless_a_number_of_epochs_is_asked_for():
+    pace, began = Pace(0), time.monotonic()
+    starts, lengths = [], []
+    while time.monotonic() - began < 1.5:
+        if pace.due(epoch=1):
+            starts.append(time.monotonic())
+            with pace:
+                time.sleep(0.005)
+            lengths.append(time.monotonic() - starts[-1])
+    assert len(starts) > 1
+    for first, second, length in zip(starts, starts[1:], lengths, strict=False):
+        assert second - first > 0.9 * length / CHECKPOINTS_SHARE  # its own clock began later and ended sooner
+    assert [epoch for epoch in range(1, 8) if Pace(3).due(epoch)] == [3, 6]
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")

@@ -82,10 +82,7 @@ def sweep(uri: str, said: list[str]) -> Callable[..., SweepTracking]:
 
 
 def drained(tracking: SweepTracking) -> None:
-    deadline = time.monotonic() + 60
-    while tracking.backlog:
-        assert time.monotonic() < deadline, f"{tracking.backlog} records still wait"
-        time.sleep(0.01)
+    assert tracking.flush(60), f"{tracking.backlog} records still wait"
 
 
 def client(uri: str) -> Any:
@@ -383,14 +380,14 @@ def test_epochs_that_pile_up_share_calls_of_at_most_a_thousand_metrics() -> None
             raise ConnectionError("nobody there")
 
     said: list[str] = []
-    queue = Queue(write, "http://here", said.append)
+    queue = Queue(write, "http://here", said.append, linger=0)
     queue.put(CONFIG, epoch(1))
     assert first.wait(10)
     for number in range(2, 302):
         queue.put(CONFIG, epoch(number, a=1.0, b=2.0, c=3.0, d=4.0))
         queue.put(OTHER, epoch(number, a=1.0))
     go_on.set()
-    assert queue.drain(10)
+    assert queue.drain(60)
     assert calls == [
         (CONFIG, [1]),  # fails, and goes to the end of the line
         (OTHER, list(range(2, 302))),  # fails
@@ -402,6 +399,41 @@ def test_epochs_that_pile_up_share_calls_of_at_most_a_thousand_metrics() -> None
         "tracking server http://here does not answer (nobody there); training goes on, 601 records wait",
         "tracking server http://here answers again; writing 601 records",
     ]
+
+
+def slow_queue(linger: float) -> tuple[Queue, list[tuple[float, list[int]]]]:
+    """A queue that writes one epoch at once and is then to rest for ten seconds, and what it writes when."""
+    calls: list[tuple[float, list[int]]] = []
+
+    def write(key: Any, epochs: list[dict[str, Any]]) -> None:
+        calls.append((time.monotonic(), [epoch["epoch"] for epoch in epochs]))
+        time.sleep(0.5)  # a twentieth of ten seconds
+
+    queue = Queue(write, "", print, linger=linger)
+    queue.put(CONFIG, epoch(1))
+    while queue.waiting():
+        time.sleep(0.01)
+    for number in (2, 3, 4):
+        queue.put(CONFIG, epoch(number))
+    return queue, calls
+
+
+def test_where_writing_takes_more_than_its_share_epochs_wait_for_the_next_ones_of_their_run() -> None:
+    queue, calls = slow_queue(linger=1)
+    while queue.waiting():
+        time.sleep(0.01)
+    assert [epochs for _, epochs in calls] == [[1], [2, 3, 4]]
+    assert 1.4 < calls[1][0] - calls[0][0] < 9  # and no longer than the queue is to linger
+
+
+def test_nothing_waits_for_epochs_to_come_once_a_run_has_ended_or_somebody_waits() -> None:
+    queue, calls = slow_queue(linger=60)
+    ended = threading.Event()
+    queue.put(CONFIG, ended.set)
+    assert ended.wait(5)
+    queue.put(OTHER, epoch(1))
+    assert queue.drain(5)
+    assert [epochs for _, epochs in calls] == [[1], [2, 3, 4], [1]]
 
 
 def test_plans_longer_than_a_tag_are_read_back(sweep: Callable[..., SweepTracking]) -> None:
@@ -767,7 +799,9 @@ def test_the_script_runs_from_any_folder(folder: Path, tmp_path: Path) -> None:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
-    assert done.stderr == (f"import_records.py: {folder / 'plan.json'} does not exist; python -m fishernet writes it\n")
+    assert done.stderr == (
+        f"import_records.py: error: {folder / 'plan.json'} does not exist; python -m fishernet writes it\n"
+    )
     assert not (tmp_path / "fishernet-results").exists()
 
 
