@@ -124,7 +124,7 @@ def test_compose_takes_the_files_and_names_the_password_that_is_missing(files):
         given = {secret: "x" for secret in SECRETS if secret != missing}
         done = subprocess.run(words, cwd=ROOT, env=bare | given, capture_output=True, text=True, check=False)
         assert done.returncode != 0
-        assert f"{missing} is missing a value: is missing. Copy .env.example to .env" in done.stderr
+        assert f"{missing} is missing a value: copy .env.example to .env and fill it in" in done.stderr
     done = subprocess.run(
         words, cwd=ROOT, env=bare | dict.fromkeys(SECRETS, "x"), capture_output=True, text=True, check=False
     )

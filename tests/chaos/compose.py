@@ -1,12 +1,15 @@
-"""Faults on the compose cluster, with real containers: ``python -m tests.chaos.compose --repetitions 3``.
+"""Faults on the compose cluster, with real containers: ``python -m tests.chaos.compose --repetitions 10``.
 
-Brings up docker-compose.yml with three workers as a project of its own, trains one sweep undisturbed and then the same sweep
-once per fault and repetition, each fault at a random moment of the training. Afterwards every run must be FINISHED and there
-once, each epoch's test MSE must be there once and equal the undisturbed sweep's bit for bit, its weights must be readable
-through the server, and checkpoints and driver containers must be gone. Prints a table; exit status 1 where one was not so.
+Brings up docker-compose.yml as a project of its own and trains a sweep undisturbed. For each fault the same
+sweep is then trained while the fault strikes at random moments, and again under another name until it has struck as often as
+asked. Afterwards each sweep must be what it was undisturbed: every run there once and FINISHED, every metric of every epoch
+there once and equal bit for bit, the weights too; no checkpoint, no driver's container and no claim on a core may be left.
+Prints a table; exit status 1 where one was not so.
 """
 
 import argparse
+import hashlib
+import json
 import os
 import random
 import re
@@ -16,35 +19,45 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
-from mlflow.utils.proto_json_utils import MlflowException
+from safetensors.numpy import load_file
 
 ROOT = Path(__file__).resolve().parents[2]
-PROJECT, WORKERS = "fishernet-chaos", 3
 AWAY_SECONDS = 60  # how long something is paused, cut off or stopped
-SETTINGS = {
-    "dataset": "digits", "models": "FisherNet VAE", "latent-dims": "2", "seeds": "2", "epochs": "30",
-    "hidden-width": "128", "batch-size": "16", "learning-rate": "1e-3", "cohort-size": "1",
-}  # fmt: skip
+LONGEST_PEACE = 10  # seconds of training, at most, before the next strike
+# Cores of each worker while a fault is waited for or lasts: a sweep lives to see several, and this machine has other work.
+PACE = 0.15
+EPOCHS, MODELS = 40, ("FisherNet", "VAE")
+SETTINGS = (
+    f"--dataset digits --models {' '.join(MODELS)} --latent-dims 2 --epochs {EPOCHS} --hidden-width 64 --batch-size 64 "
+    "--learning-rate 1e-3 --cohort-size 1"
+).split()
+TIMINGS = ("train_seconds", "epoch_seconds")  # the metrics that differ from one training to the next
 
 
 class Cluster:
     """The compose project: its commands, and what its tracking server holds."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, workers: int) -> None:
+        self.project, self.port, self.workers = f"fishernet-chaos-{port}", port, workers
+        self.token = secrets.token_hex(16)
         self.environment = {
-            **os.environ, "POSTGRES_PASSWORD": secrets.token_hex(16), "RAY_AUTH_TOKEN": secrets.token_hex(16),
+            **os.environ, "POSTGRES_PASSWORD": secrets.token_hex(16), "RAY_AUTH_TOKEN": self.token,
             "MLFLOW_PORT": str(port), "RAY_DASHBOARD_PORT": str(port + 1), "WORKER_CPUS": "1",
         }  # fmt: skip
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0", "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false"}
         self.client = MlflowClient(tracking_uri=f"http://127.0.0.1:{port}")
 
     def compose(self, *words: str, check: bool = True) -> str:
-        command = ["docker", "compose", "-p", PROJECT, *words]
+        command = ["docker", "compose", "-p", self.project, *words]
         done = subprocess.run(
             command, cwd=ROOT, env=self.environment, capture_output=True, text=True, check=False, timeout=900
         )
@@ -53,61 +66,101 @@ class Cluster:
         return done.stdout
 
     def up(self) -> None:
-        """Until every worker is healthy; --wait would give up on a node that comes up at its second start."""
-        deadline = time.monotonic() + 300
+        """Until every service is healthy; --wait would give up on a node that comes up at its second start."""
+        deadline, next_try = time.monotonic() + 300, 0.0
         while True:
-            self.compose("up", "-d", "--scale", f"worker={WORKERS}", check=time.monotonic() > deadline)
+            if time.monotonic() > next_try:
+                self.compose("up", "-d", "--scale", f"worker={self.workers}", check=time.monotonic() > deadline)
+                next_try = time.monotonic() + 30
+            self.pace(1)
             states = self.compose("ps", "--format", "{{.Service}} {{.Health}}").splitlines()
-            if states.count("worker healthy") == WORKERS and "head healthy" in states:
+            wanted = ["postgres", "mlflow", "head", *["worker"] * self.workers]
+            if sorted(states) == sorted(f"{service} healthy" for service in wanted):
                 return
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the cluster is not healthy after five minutes: {states}")
-            time.sleep(2)
+            time.sleep(3)
+
+    def pace(self, cores: float) -> None:
+        with suppress(RuntimeError):  # a node between two starts cannot be changed; the next call finds it
+            docker("update", "--cpus", str(cores), *self.containers("worker"))
 
     def containers(self, service: str) -> list[str]:
-        return self.compose("ps", "-q", service).split()
+        labels = {"project": self.project, "service": service, "oneoff": "False"}
+        return docker("ps", "-q", *(f"--filter=label=com.docker.compose.{k}={v}" for k, v in labels.items())).split()
 
     def start_sweep(self, *words: str) -> subprocess.Popen[str]:
-        """The service ``sweep`` without its report, so that a repetition takes a minute."""
+        """The service ``sweep`` without its report, which would take minutes."""
         driver = ["deploy/driver.sh", "python", "sweeps/latent_sweep.py", "--address=auto", "--storage-path=/results"]
-        command = ["run", "--rm", "-T", "--entrypoint", "sh", "sweep", *driver, *words]
+        command = ["run", "--rm", "-T", "--no-deps", "--entrypoint", "sh", "sweep", *driver, *words]
         return subprocess.Popen(
-            ["docker", "compose", "-p", PROJECT, *command], cwd=ROOT, env=self.environment, text=True,
+            ["docker", "compose", "-p", self.project, *command], cwd=ROOT, env=self.environment, text=True,
             stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
         )  # fmt: skip
 
     def drivers(self) -> list[str]:
         """The containers of sweeps."""
-        words = ["docker", "ps", "-aq", "--filter", f"name={PROJECT}-sweep-run"]
-        return subprocess.run(words, capture_output=True, text=True, check=True).stdout.split()
+        return docker("ps", "-aq", "--filter", f"name={self.project}-sweep-run").split()
 
-    def runs(self, name: str) -> list[Any]:
+    def cores_in_use(self) -> str:
+        """``0.0/3.0``, as Ray's dashboard has it."""
+        url, header = f"http://127.0.0.1:{self.port + 1}/api/cluster_status", {"Authorization": f"Bearer {self.token}"}
+        with urllib.request.urlopen(urllib.request.Request(url, headers=header), timeout=10) as answer:
+            status = json.load(answer)["data"]["autoscalingStatus"]
+        return re.findall(r"ResourceUsage: (\S+) CPU", status)[0]
+
+    def runs(self, name: str, role: str) -> list[Any]:
         experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             return []
-        return list(self.client.search_runs([experiment.experiment_id], "tags.`fishernet.role` = 'trial'"))
-
-    def histories(self, name: str) -> dict[str, list[tuple[int, float]]]:
-        """Run name -> (epoch, test MSE); a run that is there twice is an error."""
-        found: dict[str, list[tuple[int, float]]] = {}
-        for run in self.runs(name):
-            if run.info.run_name in found:
-                raise AssertionError(f"{run.info.run_name} is there twice")
-            history = self.client.get_metric_history(run.info.run_id, "test/mse")
-            found[run.info.run_name] = sorted((m.step, m.value) for m in history)
-        return found
+        return list(self.client.search_runs([experiment.experiment_id], f"tags.`fishernet.role` = '{role}'"))
 
     def n_epochs(self, name: str) -> int:
+        """How many epochs of the sweep MLflow holds; 0 also where it cannot be asked."""
         try:
-            return sum(map(len, self.histories(name).values()))
+            metrics = [run.data.to_proto().metrics for run in self.runs(name, "trial")]
         except (MlflowException, OSError):
             return 0
+        return sum(max((metric.step for metric in of_run), default=0) for of_run in metrics)
+
+    def records(self, name: str) -> dict[str, dict[str, Any]]:
+        """Run name -> metric -> (epoch, value) of each; and the weights' checksums, as the server hands them out."""
+        found: dict[str, dict[str, Any]] = {}
+        for run in self.runs(name, "trial"):
+            record: dict[str, Any] = {
+                metric: sorted((m.step, m.value) for m in self.client.get_metric_history(run.info.run_id, metric))
+                for metric in run.data.metrics if metric not in TIMINGS
+            }  # fmt: skip
+            with tempfile.TemporaryDirectory() as folder:
+                weights = load_file(self.client.download_artifacts(run.info.run_id, "weights.safetensors", folder))
+                record["weights"] = {name: hashlib.sha256(array.tobytes()).digest() for name, array in weights.items()}
+            if run.info.run_name in found:
+                raise AssertionError(f"{run.info.run_name} is there twice")
+            found[run.info.run_name] = record
+        return found
 
 
-def docker(*words: str) -> None:
+def docker(*words: str) -> str:
     done = subprocess.run(["docker", *words], check=False, capture_output=True, text=True, timeout=200)
     if done.returncode:
         raise RuntimeError(f"docker {' '.join(words)}: {done.stderr.strip()}")
+    return done.stdout
+
+
+# Ray names its processes by what they do; this one trains.
+KILL_TRIALS = """
+import os, pathlib
+for path in pathlib.Path("/proc").glob("[0-9]*/cmdline"):
+    if path.read_bytes().startswith(b"ray::ImplicitFunc"):
+        os.kill(int(path.parent.name), 9)
+        print("killed")
+"""
+
+
+def kill_trial(cluster: Cluster) -> None:
+    workers = cluster.containers("worker")
+    while "killed" not in docker("exec", random.choice(workers), "python", "-c", KILL_TRIALS):
+        time.sleep(0.2)  # between two trials there may be none
 
 
 def kill_processes(cluster: Cluster) -> None:
@@ -127,10 +180,10 @@ def pause_worker(cluster: Cluster) -> None:
 
 
 def cut_off_worker(cluster: Cluster) -> None:
-    container = random.choice(cluster.containers("worker"))
-    docker("network", "disconnect", f"{PROJECT}_default", container)
+    container, network = random.choice(cluster.containers("worker")), f"{cluster.project}_default"
+    docker("network", "disconnect", network, container)
     time.sleep(AWAY_SECONDS)
-    docker("network", "connect", "--alias", "worker", f"{PROJECT}_default", container)
+    docker("network", "connect", "--alias", "worker", network, container)
 
 
 def stop_mlflow(cluster: Cluster) -> None:
@@ -139,123 +192,150 @@ def stop_mlflow(cluster: Cluster) -> None:
     cluster.compose("start", "mlflow")
 
 
-def restart_postgres(cluster: Cluster) -> None:
-    cluster.compose("restart", "postgres")
-
-
-def restart_head(cluster: Cluster) -> None:
-    cluster.compose("restart", "head")
+def restart(cluster: Cluster, service: str) -> None:
+    cluster.compose("restart", "-t", random.choice(("0", "10")), service)  # by SIGKILL at once, or by SIGTERM
 
 
 def kill_driver(cluster: Cluster) -> None:
     docker("kill", *cluster.drivers())
 
 
-# Fault -> what does it, and whether the sweep must end by it and be resumed.
-FAULTS: dict[str, tuple[Callable[[Cluster], None], bool]] = {
-    "a worker's processes killed with kill -9; Docker restarts it": (kill_processes, False),
-    "a worker's container removed": (remove_worker, False),
-    f"a worker paused for {AWAY_SECONDS} s": (pause_worker, False),
-    f"a worker cut off from the network for {AWAY_SECONDS} s": (cut_off_worker, False),
-    f"MLflow stopped for {AWAY_SECONDS} s": (stop_mlflow, False),
-    "PostgreSQL restarted": (restart_postgres, False),
-    "the head restarted, the sweep resumed": (restart_head, True),
-    "the driver's container killed with kill -9, the sweep resumed": (kill_driver, True),
-}
+@dataclass(frozen=True)
+class Fault:
+    name: str
+    strike: Callable[[Cluster], None]
+    ends_sweep: bool = False  # the sweep is then resumed
+    at_the_end: bool = False  # once for each sweep of one seed: shortly before training ends
 
 
-def train(cluster: Cluster, name: str, fault: Callable[[Cluster], None] | None, after: float, resumes: bool) -> float:
-    """Train the sweep ``name`` with a fault ``after`` seconds of training; returns how long the training took."""
-    words = [f"--name={name}", *(w for k, v in SETTINGS.items() for w in (f"--{k}", *v.split()))]
-    sweep = cluster.start_sweep(*words)
-    while not cluster.n_epochs(name):
-        if sweep.poll() is not None:
-            raise AssertionError(f"the sweep did not start: {sweep.communicate()[0][-1500:]}")
-        time.sleep(0.2)
-    began = time.monotonic()
-    if fault:
-        time.sleep(after)
-        if sweep.poll() is not None:
-            raise AssertionError("the sweep had ended before the fault")
-        fault(cluster)
-    said = sweep.communicate(timeout=600)[0]
-    took = time.monotonic() - began
-    if resumes and sweep.returncode:
+FAULTS = (
+    Fault("a trial's process killed with kill -9", kill_trial),
+    Fault("all processes of a Ray node killed with kill -9; Docker restarts it", kill_processes),
+    Fault("a Ray node killed and its container removed", remove_worker),
+    Fault(f"a worker paused for {AWAY_SECONDS} s", pause_worker),
+    Fault(f"a worker cut off from the network for {AWAY_SECONDS} s", cut_off_worker),
+    Fault("the head restarted, the sweep resumed", lambda cluster: restart(cluster, "head"), ends_sweep=True),
+    Fault("the driver's container killed with kill -9, the sweep resumed", kill_driver, ends_sweep=True),
+    Fault(f"MLflow stopped for {AWAY_SECONDS} s in the middle", stop_mlflow),
+    Fault(f"MLflow stopped for {AWAY_SECONDS} s while the training ends", stop_mlflow, at_the_end=True),
+    Fault("PostgreSQL restarted", lambda cluster: restart(cluster, "postgres")),
+)
+
+
+def train(cluster: Cluster, name: str, seeds: int, fault: Fault | None = None, strikes: int = 0) -> list[int]:
+    """Train the sweep ``name``, struck by the fault up to so many times; how many epochs MLflow held at each."""
+    struck: list[int] = []
+    said, n_total = "", seeds * len(MODELS) * EPOCHS
+    sweep = cluster.start_sweep("--name", name, "--seeds", str(seeds), *SETTINGS)
+    while fault and len(struck) < strikes and (n := _await_moment(cluster, name, sweep, n_total, fault.at_the_end)):
+        struck.append(n)
+        fault.strike(cluster)
+        if fault.ends_sweep:
+            said += sweep.communicate(timeout=600)[0]
+            if sweep.returncode == 0:
+                break  # it was closing its books
         cluster.up()
-        sweep = cluster.start_sweep("--resume", name)
-        said += sweep.communicate(timeout=600)[0]
-    if sweep.returncode:
-        raise AssertionError(f"exit status {sweep.returncode}: {said[-1500:]}")
-    if "Traceback" in said:
-        raise AssertionError(f"a traceback: {said[-1500:]}")
-    return took
+        if fault.ends_sweep:
+            sweep = cluster.start_sweep("--resume", name)
+        elif fault.at_the_end:
+            break
+        else:
+            cluster.pace(PACE)
+    cluster.pace(1)
+    said += sweep.communicate(timeout=1200)[0]
+    if sweep.returncode or "Traceback" in said:
+        raise AssertionError(f"exit status {sweep.returncode} after strikes at {struck}: {said[-3000:]}")
+    if fault and fault.at_the_end and not re.search(r"writing \d+ records to MLflow", said):
+        return []  # it was back before the training had ended
+    return struck
 
 
-def check(cluster: Cluster, name: str, undisturbed: dict[str, list[tuple[int, float]]]) -> None:
+def _await_moment(cluster: Cluster, name: str, sweep: subprocess.Popen[str], n_total: int, at_the_end: bool) -> int:
+    """Wait for a random moment of the training; how many epochs MLflow then holds, 0 if it has ended."""
+    wanted = n_total - random.randint(1, n_total // 4) if at_the_end else cluster.n_epochs(name) + 1
+    while (n := cluster.n_epochs(name)) < wanted:
+        if sweep.poll() is not None:
+            return 0
+        time.sleep(2)
+    if not at_the_end:
+        cluster.pace(PACE)
+        time.sleep(random.uniform(0, LONGEST_PEACE))
+    n = max(n, cluster.n_epochs(name))
+    return n if sweep.poll() is None and n < n_total else 0
+
+
+def check(cluster: Cluster, name: str, undisturbed: dict[str, dict[str, Any]]) -> None:
     """Raises AssertionError where the sweep is not what it would have been without the fault."""
-    statuses = {run.info.run_name: run.info.status for run in cluster.runs(name)}
-    if set(statuses.values()) != {"FINISHED"}:
-        raise AssertionError(f"not all runs are finished: {statuses}")
-    found = cluster.histories(name)
-    if found != undisturbed:
-        differing = [n for n in undisturbed if found.get(n) != undisturbed[n]]
-        raise AssertionError(f"other numbers than undisturbed, or lost or doubled epochs: {differing}")
-    with tempfile.TemporaryDirectory() as folder:
-        for run in cluster.runs(name):
-            path = cluster.client.download_artifacts(run.info.run_id, "weights.safetensors", folder)
-            if not Path(path).stat().st_size:
-                raise AssertionError(f"the weights of {run.info.run_name} are empty")
-    if cluster.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "ls", "sweep", f"/results/{name}").split() != [
-        "figures", "lock",
+    statuses = [(run.info.run_name, run.info.status) for role in ("sweep", "trial") for run in cluster.runs(name, role)]
+    if sorted(statuses) != sorted((run, "FINISHED") for run in (name, *undisturbed)):
+        raise AssertionError(f"not each run is there once and finished: {statuses}")
+    found = cluster.records(name)
+    if differing := [
+        f"{run} {key}" for run, record in undisturbed.items() for key in record.keys() | found[run].keys()
+        if record.get(key) != found[run].get(key)
     ]:  # fmt: skip
-        raise AssertionError("checkpoints are left")
+        raise AssertionError(f"other numbers than undisturbed, or lost or doubled epochs: {differing}")
+    left = cluster.compose("run", "--rm", "-T", "--no-deps", "--entrypoint", "ls", "sweep", f"/results/{name}").split()
+    if left != ["figures", "lock"]:
+        raise AssertionError(f"in the sweep's folder are left {left}")
     if cluster.drivers():
         raise AssertionError("a driver's container is left")
+    deadline = time.monotonic() + 60
+    while (cores := cluster.cores_in_use()) != f"0.0/{cluster.workers}.0":
+        if time.monotonic() > deadline:
+            raise AssertionError(f"{cores} cores are in use after the sweep")
+        time.sleep(1)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=10, metavar="N", help="of each fault (default: 10)")
     parser.add_argument("--only", default="", metavar="REGEX", help="faults whose name this is found in (default: all)")
+    parser.add_argument("--workers", type=int, default=3, metavar="N", help="of the cluster (default: 3)")
+    parser.add_argument("--seeds", type=int, default=12, metavar="N", help="of each model in a sweep (default: 12)")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments and choices (default: 0)")
     parser.add_argument(
-        "--port", type=int, default=5070, help="of MLflow on loopback; the next is Ray's (default: 5070)"
-    )
+        "--port", type=int, default=5070,
+        help="of MLflow on loopback, the next is Ray's; a second cluster beside the first takes another (default: 5070)",
+    )  # fmt: skip
     args = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the cluster is taken down then too
     random.seed(args.seed)
-    cluster = Cluster(args.port)
-    results: dict[str, list[str]] = {}
+    cluster, rows, failed = Cluster(args.port, args.workers), [], False
     try:
         cluster.up()
-        took = train(cluster, "undisturbed", None, 0, False)
-        undisturbed = cluster.histories("undisturbed")
+        began = time.monotonic()
+        train(cluster, "undisturbed", args.seeds)
+        undisturbed = cluster.records("undisturbed")
         check(cluster, "undisturbed", undisturbed)
-        print(f"undisturbed: {len(undisturbed)} runs, training {took:.0f} s", flush=True)
-        for repetition in range(args.repetitions):
-            for number, (fault, (do, resumes)) in enumerate(FAULTS.items()):
-                if not re.search(args.only, fault):
-                    continue
-                after, began = random.uniform(0, 0.8 * took), time.monotonic()
+        print(f"undisturbed: {len(undisturbed)} runs ({time.monotonic() - began:.0f} s)", flush=True)
+        for number, fault in enumerate(FAULTS):
+            if not re.search(args.only, fault.name):
+                continue
+            seeds = 1 if fault.at_the_end else args.seeds
+            expected = {run: undisturbed[run] for run in undisturbed if int(run.rpartition("-s")[2]) < seeds}
+            n_struck = n_sweeps = n_same = 0
+            while n_struck < args.repetitions and n_sweeps < 2 * args.repetitions:
+                name, began = f"fault-{number}-{n_sweeps}", time.monotonic()
+                n_sweeps += 1
                 try:
-                    train(cluster, f"fault-{number}-{repetition}", do, after, resumes)
-                    check(cluster, f"fault-{number}-{repetition}", undisturbed)
-                    result = "as undisturbed"
-                except (AssertionError, RuntimeError, subprocess.SubprocessError) as error:
-                    result = f"failed: {error}"
-                results.setdefault(fault, []).append(result)
-                print(f"{fault}, at {after:.0f} s: {result} ({time.monotonic() - began:.0f} s)", flush=True)
+                    struck = train(cluster, name, seeds, fault, args.repetitions - n_struck)
+                    check(cluster, name, expected)
+                    n_struck, n_same = n_struck + len(struck), n_same + 1
+                    result = f"struck at epochs {struck} of {len(expected) * EPOCHS}, as undisturbed"
+                except (AssertionError, RuntimeError, OSError, MlflowException, subprocess.SubprocessError) as error:
+                    result, failed = f"FAILED: {error}", True
+                print(f"{fault.name}: {result} ({time.monotonic() - began:.0f} s)", flush=True)
                 if left := cluster.drivers():
                     docker("rm", "-f", *left)
                 cluster.up()
+            rows.append(f"| {fault.name} | {n_struck} | {n_sweeps} | {n_same} |")
     finally:
         if left := cluster.drivers():
             docker("rm", "-f", *left)
         cluster.compose("down", "-v", "--remove-orphans", "-t", "5", check=False)
-        print("\n| fault | repetitions | as undisturbed |\n|---|---|---|")
-        for fault, outcomes in results.items():
-            print(f"| {fault} | {len(outcomes)} | {outcomes.count('as undisturbed')} |")
-    return int(any(outcome != "as undisturbed" for outcomes in results.values() for outcome in outcomes))
+        print("\n| fault | moments | in sweeps | as undisturbed |\n|---|---|---|---|", *rows, sep="\n")
+    return int(failed)
 
 
 if __name__ == "__main__":
