@@ -308,7 +308,7 @@ def test_closing_gives_up_on_a_store_that_stays_away_and_says_what_is_missing(
         assert not tracking.close("FINISHED", patience_seconds=1)
     assert len(said) == 1
     assert "5 epochs and 1 other records" in said[0]
-    assert "resuming the sweep s writes them" in said[0]
+    assert "resuming s writes them" in said[0]
 
 
 @pytest.mark.long
@@ -570,12 +570,14 @@ def test_what_else_may_listen_at_a_port_is_told_apart(answer: bytes, sentence: s
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
         def serve() -> None:
-            connection, _ = listener.accept()
-            with connection:
-                connection.recv(10_000)
-                connection.sendall(answer)
-                if not answer:
-                    time.sleep(7)  # it listens and says nothing
+            asked = b""
+            while not asked:  # the first connection only looks whether anything listens
+                connection, _ = listener.accept()
+                with connection:
+                    if asked := connection.recv(10_000):
+                        connection.sendall(answer)
+                        if not answer:
+                            time.sleep(7)  # it listens and says nothing
 
         threading.Thread(target=serve, daemon=True).start()
         expected = pytest.raises(TrackingError, match=sentence) if sentence else contextlib.nullcontext()
