@@ -48,6 +48,8 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
     with pytest.raises(AnalysisError, match="No run of VAE gaussian-learned at d = 15") as error:
         trained.pick("VAE gaussian-learned", 15)
     assert "--name trained --models VAE:likelihood=gaussian-learned --latent-dims 15" in str(error.value)
+    with pytest.raises(AnalysisError, match="--name trained --plan FILE`, the file with these settings at d = 15"):
+        trained.pick("VAE tuned", 15)  # a search's best setting, which no flag names
 
 
 @pytest.mark.parametrize(
@@ -60,9 +62,9 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
     ],
 )
 def test_a_variant_as_a_flag_makes_the_same_variant(config):
-    from sweeps.planning import _model_overrides
+    from sweeps.planning import model_overrides
 
-    assert TrialConfig.from_dict(_model_overrides(model_flag(config.variant))).variant == config.variant
+    assert TrialConfig.from_dict(model_overrides(model_flag(config.variant))).variant == config.variant
 
 
 def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
