@@ -173,7 +173,7 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
             continue
         counts = trials.loc[trials["study"] == name, "state"].value_counts()
         own = scores.loc[scores["run_id"].isin(_run_ids(sweep, name, best.number)), "score"]
-        row = {"study": name, "trial": best.number, "trials": counts.sum()}
+        row: dict[str, Any] = {"study": name, "trial": best.number, "trials": counts.sum()}
         row |= {state: int(counts.get(state, 0)) for state in STATES.values()}
         if "kl" not in trials:  # where all are trained to their end, and Optuna is told no epochs
             row["epochs"] = int(trials.loc[trials["study"] == name, "last_epoch"].sum())
