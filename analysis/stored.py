@@ -118,12 +118,12 @@ class StoredSweep:
 
     def command_for(self, variants: Sequence[str], dims: Sequence[int]) -> str:
         """The sentence that says which command trains these."""
-        models = " ".join(dict.fromkeys(model_flag(variant) for variant in variants))
+        models = " ".join(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
         listed = ",".join(str(d) for d in dims)
-        return (
-            f"`python sweeps/latent_sweep.py --name {self.sweep.name} --models {models} --latent-dims {listed}`, with the "
-            "sweep's other settings, trains what is missing."
-        )
+        command = f"python sweeps/latent_sweep.py --name {self.sweep.name}"
+        if not models:
+            return f"`{command} --plan FILE`, the file with these settings at d = {listed}, trains what is missing."
+        return f"`{command} --models {models} --latent-dims {listed}`, with the sweep's other settings, trains what is missing."
 
     def artifact(self, run: pd.Series, name: str) -> Path:
         """A local copy of a file stored with the run; raises AnalysisError when the run has none of that name."""
@@ -171,10 +171,15 @@ class StoredSweep:
 
 
 def model_flag(variant: str) -> str:
-    """The variant as --models takes it: ``VAE gaussian-learned`` is ``VAE:likelihood=gaussian-learned``."""
+    """The variant as --models takes it: ``VAE gaussian-learned`` is ``VAE:likelihood=gaussian-learned``.
+
+    Empty for a named setting such as ``VAE tuned``, whose values only a plan file lists.
+    """
     model, *words = variant.split()
     # No value is a choice of two fields, and what is no choice is written name=value already.
     field_of = {choice: field.name for field in fields(TrialConfig) for choice in field.metadata["choices"]}
+    if any("=" not in word and word not in field_of for word in words):
+        return ""
     settings = [word if "=" in word else f"{field_of[word]}={word}" for word in words]
     return f"{model}:{','.join(settings)}" if settings else model
 
