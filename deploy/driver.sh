@@ -9,5 +9,5 @@ for attempt in 1 2 3; do # Ray gives a node 30 s to come up, which a busy machin
   ray stop --force >/dev/null 2>&1 # in this container alone
 done
 echo "error: the Ray cluster at head:6379 cannot be joined; is it up (docker compose ps)? Ray says:" >&2
-tail -n 5 "$log" >&2
+grep . "$log" | tail -n 1 >&2 # the lines before it are a traceback
 exit 2
