@@ -119,7 +119,7 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     images = ResidentImages(torch.randint(0, 256, (64 * STEPS, 784), dtype=torch.uint8))
-    header = ("model", "latent_dim", "threads", "mflop_per_image", "step_ms", "products_ms", "adam_ms", "gflops", "share",
+    header = ("model", "latent_dim", "threads", "mflop_per_image", "step_ms", "products_ms", "adam_ms", "torch_adamw_ms", "gflops", "share",
               "share_with_adam")  # fmt: skip
     rows: list[tuple[object, ...]] = [header]
     print(*header, sep=",")
@@ -127,14 +127,15 @@ def main() -> None:
         for d in args.latent_dims:
             config = TrialConfig(model=model, latent_dim=d, precision=args.precision)
             cohort, found = Cohort([config], IMAGE_SHAPE, len(images)), products(config)
-            parts = (partial(train_epoch, cohort, images), bare(found), cohort.optimiser.step)
-            times = (1, STEPS, STEPS)
             train_epoch(cohort, images)  # warm-up
+            theirs = torch.optim.AdamW([p for group in cohort.optimiser.groups for p in group.parameters], fused=True)
+            parts = (partial(train_epoch, cohort, images), bare(found), cohort.optimiser.step, theirs.step)
+            times = (1, STEPS, STEPS, STEPS)
             # In turn, and the least of each: other work on the machine only ever adds time.
             rounds = [[timed(part, n) for part, n in zip(parts, times, strict=True)] for _ in range(args.rounds)]
-            epoch, alone, adam = (min(column) for column in zip(*rounds, strict=True))
+            epoch, alone, adam, adamw = (min(column) for column in zip(*rounds, strict=True))
             step, total = epoch / STEPS, flops(found)
-            measured = (f"{1e3 * seconds:.2f}" for seconds in (step, alone, adam))
+            measured = (f"{1e3 * seconds:.2f}" for seconds in (step, alone, adam, adamw))
             shares = (f"{seconds / step:.2f}" for seconds in (alone, alone + adam))
             mflop, gflops = total / config.batch_size / 1e6, total / step / 1e9
             row = (model, d, args.threads, f"{mflop:.1f}", *measured, f"{gflops:.0f}", *shares)
