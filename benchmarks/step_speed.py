@@ -119,8 +119,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     keep_freed_memory()
     images = ResidentImages(torch.randint(0, 256, (64 * STEPS, 784), dtype=torch.uint8))
-    header = ("model", "latent_dim", "threads", "mflop_per_image", "step_ms", "products_ms", "adam_ms", "torch_adamw_ms", "gflops", "share",
-              "share_with_adam")  # fmt: skip
+    header = ("model", "latent_dim", "threads", "mflop_per_image", "step_ms", "products_ms", "adam_ms", "torch_adamw_ms",
+              "gflops", "share", "share_with_adam")  # fmt: skip
     rows: list[tuple[object, ...]] = [header]
     print(*header, sep=",")
     for model in args.models:
