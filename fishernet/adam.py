@@ -29,8 +29,8 @@ class Group:
 class Adam:
     """Kingma and Ba 2015, algorithm 1, with decoupled weight decay (Loshchilov and Hutter 2019, algorithm 2).
 
-    The numbers are torch.optim.AdamW's to the last bit, whose fused kernel this calls. That class spends a tenth of
-    a millisecond more a step on its generality (benchmarks/step_speed.py).
+    The numbers are torch.optim.AdamW's to the last bit, whose fused kernel this calls. That class spends up to a
+    tenth of a millisecond more a step on its generality (benchmarks/step_speed.py).
     """
 
     def __init__(self, groups: list[Group]) -> None:
