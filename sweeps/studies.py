@@ -28,6 +28,7 @@ from fishernet.training import DIVERGED
 from sweeps.launch import Job
 from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
 from sweeps.tracking import TrackedRun
+from sweeps.tracking_store import create_whole
 
 STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -41,12 +42,19 @@ class StudiesError(RuntimeError):
 
 
 def storage_url(storage_path: Path) -> str:
-    return f"sqlite:///{(storage_path / 'optuna.db').as_posix()}"
+    return _url(storage_path / "optuna.db")
 
 
-def open_storage(url: str) -> optuna.storages.RDBStorage:
+def _url(database: Path) -> str:
+    return f"sqlite:///{database.as_posix()}"
+
+
+def open_storage(storage_path: Path) -> optuna.storages.RDBStorage:
     """The storage of all searches of one storage path; made where it is missing."""
-    return optuna.storages.RDBStorage(url)
+    database = storage_path / "optuna.db"
+    if not database.exists():
+        create_whole(database, lambda draft: optuna.storages.RDBStorage(_url(draft)).engine.dispose())
+    return optuna.storages.RDBStorage(_url(database))
 
 
 def make_sampler(plan: SearchPlan, seed: int) -> optuna.samplers.BaseSampler:
@@ -80,9 +88,9 @@ def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool
     """
     url = storage_url(storage_path)
     try:
-        storage = open_storage(url)
+        storage = open_storage(storage_path)
         there = {s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError) as error:
+    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, OSError) as error:
         raise StudiesError(
             f"{url} cannot be opened as Optuna's storage: {' '.join(str(error).split())[:300]}"
         ) from None

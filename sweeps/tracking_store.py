@@ -187,13 +187,23 @@ def client_of(uri: str) -> Any:
 
 
 def _create_store(path: Path) -> None:
-    """A whole store or none: migrations interrupted, or run by two processes, leave a useless file."""
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
 
+    def create(draft: Path) -> None:
+        SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", default_artifact_root(path.parent)).engine.dispose()
+
+    create_whole(path, create)
+
+
+def create_whole(path: Path, create: Callable[[Path], None]) -> None:
+    """A whole database or none: tables made halfway, or by two processes at once, leave a useless file.
+
+    ``create`` makes it at the path it is given; where another process is first, its file stays.
+    """
     path.parent.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
-        draft, root = Path(scratch) / path.name, default_artifact_root(path.parent)
-        SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", root).engine.dispose()
+        draft = Path(scratch) / path.name
+        create(draft)
         try:
             path.hardlink_to(draft)  # unlike a rename it fails where another process was first
         except FileExistsError:

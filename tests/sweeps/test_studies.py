@@ -2,14 +2,18 @@
 
 import itertools
 import math
+import multiprocessing
 import re
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import optuna
 import pytest
 from optuna.trial import TrialState
 from sqlalchemy import event
@@ -331,3 +335,26 @@ def test_a_storage_that_tells_of_another_search_is_a_sentence(tmp_path):
     (tmp_path / "text" / "optuna.db").write_text("no database, but long enough to be taken for the head of one" * 20)
     with pytest.raises(StudiesError, match="cannot be opened as Optuna's storage"):
         open_studies(plan, "s", tmp_path / "text", known=False, trained=False)
+
+
+def open_at_once(meeting: threading.Barrier, folders: list[Path], name: str) -> int:
+    plan, n_trials = plan_of("--trials", "1"), 0
+    for folder in folders:
+        meeting.wait(60)
+        n_trials += len(open_studies(plan, name, folder, known=False, trained=False)[0].trials())
+    return n_trials
+
+
+def test_searches_that_make_their_storage_at_the_same_instant_each_have_it_whole(tmp_path):
+    folders = [tmp_path / str(i) for i in range(5)]
+    spawn = multiprocessing.get_context("spawn")
+    with spawn.Manager() as manager, ProcessPoolExecutor(3, spawn) as pool:
+        meeting = manager.Barrier(3)
+        assert list(pool.map(open_at_once, [meeting] * 3, [folders] * 3, "abc")) == [0, 0, 0]
+    for folder in folders:
+        assert [path.name for path in folder.iterdir()] == ["optuna.db"]
+        assert sorted(optuna.get_all_study_names(f"sqlite:///{folder / 'optuna.db'}")) == [
+            "a/AE-d10",
+            "b/AE-d10",
+            "c/AE-d10",
+        ]
