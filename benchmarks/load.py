@@ -1,8 +1,8 @@
-"""How a tracking store of 10,000 runs weighs on sweeps, analyses and the UI: ``python benchmarks/load.py build|measure|memory``.
+"""How a tracking store of 10,000 runs weighs on sweeps, analyses and the UI: ``python benchmarks/load.py fill|measure|memory``.
 
-build SEEDS FOLDER: a store with a sweep of 57 x SEEDS runs of 20 epochs x 4 metrics; the runs of the first seed by the product's
-own calls, their copies for the others by SQL, as the product takes 0.04 CPU seconds a run. measure FOLDER...: CPU and wall
-seconds with each of them, CSV on standard output. memory: the driver's resident memory over a sweep of 32 runs x 2,000 epochs.
+fill SEEDS FOLDER: a sweep of 19 x SEEDS runs of an epoch, with the driver's memory and the time by tenth of its runs. measure
+FOLDER...: CPU and wall seconds of commands and pages with the stores in them. memory: the driver's resident memory over a sweep
+of 32 runs x 2,000 epochs. CSV on standard output.
 """
 
 import contextlib
@@ -21,61 +21,46 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import processes
-from fishernet.config import TrialConfig
-from fishernet.data import load_data
-from fishernet.plan import compact
-from sweeps.tracking import SweepTracking
 
 ROOT = Path(__file__).resolve().parents[1]
-EPOCHS, METRICS = 20, ("test/mse", "test/loss", "train/loss", "epoch_seconds")
-TINY = {"dataset": "digits", "hidden_width": 8, "hidden_layers": 1, "batch_size": 256, "epochs": EPOCHS}
-LEFT = 4  # runs of the big sweep that are planned and not trained
-FLAGS = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
+TINY = ["--dataset=digits", "--hidden-width=8", "--hidden-layers=1", "--batch-size=256", "--models=VAE", "--gpus=0"]
 
 
 def row(part: str, what: str, value: float, unit: str) -> None:
     print(f"{part},{what},{value:.6g},{unit}", flush=True)
 
 
-def configs(n_seeds: int) -> list[TrialConfig]:
-    models, dims = ("FisherNet", "VAE", "AE"), range(2, 21)
-    return [TrialConfig(model=m, latent_dim=d, seed=s, **TINY) for m in models for d in dims for s in range(n_seeds)]
+def sweep(folder: Path, *words: str) -> Iterator[tuple[float, float]]:
+    """Train it; every second, wall seconds since its start and the resident memory of the driver in MiB."""
+    driver = subprocess.Popen(
+        [sys.executable, "sweeps/latent_sweep.py", *TINY, *words, f"--storage-path={folder.absolute()}"],
+        cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    started = time.perf_counter()
+    threading.Thread(target=driver.wait, daemon=True).start()
+    while driver.poll() is None:
+        with contextlib.suppress(OSError, IndexError):
+            pages_used = int(Path(f"/proc/{driver.pid}/statm").read_text().split()[1])
+            yield time.perf_counter() - started, pages_used * resource.getpagesize() / 2**20
+        time.sleep(1)
+    assert driver.returncode == 0
 
 
-def build(n_seeds: int, folder: Path) -> None:
+def n_finished(store: Path) -> int:
+    with contextlib.suppress(sqlite3.OperationalError), contextlib.closing(sqlite3.connect(store, timeout=60)) as found:
+        return int(found.execute("select count(*) from runs where status = 'FINISHED'").fetchone()[0])
+    return 0
+
+
+def fill(n_seeds: int, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    store, data = folder.absolute() / "mlflow.db", load_data("digits")
-    tracking = SweepTracking.open("big", f"sqlite:///{store}", artifact_root=None, create=True)
-    planned = [*configs(n_seeds), *configs(n_seeds + LEFT)[n_seeds : n_seeds + LEFT]]
-    tracking.describe({**compact(planned), "data_fingerprint": data.fingerprint, "held_out": "test"}, {}, "", "")
-    now = time.time()
-    for config in configs(1):
-        value = 1 / config.latent_dim
-        epochs = [{"epoch": e, "time": now, "metrics": dict.fromkeys(METRICS, value / e)} for e in range(1, EPOCHS + 1)]
-        tracking.log_epochs(config, epochs)
-        tracking.finish(config, "FINISHED")
-    assert tracking.close("KILLED")
-    with contextlib.closing(sqlite3.connect(store)) as database, database:
-        for table in ("runs", "params", "tags", "metrics", "latest_metrics"):
-            columns = [name for _, name, *_ in database.execute(f"pragma table_info({table})")]
-            values = [OF_SEED.get((table, name), OF_SEED.get(name, name)) for name in columns]
-            database.execute(
-                f"with recursive seeds(n) as (select 1 union all select n + 1 from seeds where n < {n_seeds - 1}) "
-                f"insert into {table} ({', '.join(columns)}) select {', '.join(values)} from {table}, seeds where run_uuid in "
-                "(select run_uuid from tags where key = 'fishernet.role' and value = 'trial')"
-            )
-
-
-# What the rows of a run with seed n have where those of seed 0 have something else.
-OF_SEED = {
-    "run_uuid": "printf('%08x', n) || substr(run_uuid, 9)",
-    ("runs", "name"): "replace(name, '-s0', '-s' || n)",
-    ("runs", "artifact_uri"): "replace(artifact_uri, run_uuid, printf('%08x', n) || substr(run_uuid, 9))",
-    ("params", "value"): "iif(key = 'seed', n, value)",
-    ("tags", "value"): "replace(replace(value, '\"seed\": 0', '\"seed\": ' || n), '-s0', '-s' || n)",
-    ("metrics", "value"): "value * (1 + n * 1e-4)",
-    ("latest_metrics", "value"): "value * (1 + n * 1e-4)",
-}  # fmt: skip
+    n, tenth = 19 * n_seeds, 0
+    for seconds, mib in sweep(folder, "--name=big", "--latent-dims=2-20", f"--seeds={n_seeds}", "--epochs=1"):
+        if (done := 10 * n_finished(folder / "mlflow.db") // n) > tenth:
+            tenth = done
+            row(f"fill-{n}", f"{done} tenths of the runs finished after", seconds, "s")
+            row(f"fill-{n}", f"driver's memory after {done} tenths", mib, "MiB")
+    row(f"fill-{n}", "the whole sweep", seconds, "s")
 
 
 def command(part: str, what: str, *words: str) -> None:
@@ -134,45 +119,29 @@ def pages(part: str, store: Path) -> None:
 def measure(folder: Path) -> None:
     store = folder.absolute() / "mlflow.db"
     uri = f"--tracking-uri=sqlite:///{store}"
-    with contextlib.closing(sqlite3.connect(store)) as database:
-        (n,) = database.execute("select count(*) from runs where lifecycle_stage = 'active'").fetchone()
-    part = f"load-{n}"
-    sweep = ["sweeps/latent_sweep.py", "--gpus=0", f"--storage-path={folder.absolute()}", uri]
-    small = [*FLAGS, "--models=VAE", "--latent-dims=2", "--seeds=1", f"--name=small-{time.time():.0f}"]
-    command(part, "a sweep of one run in the same store", *sweep, *small)
-    command(part, f"--resume with {LEFT} of the runs left", *sweep, "--resume=big")
-    command(part, "--resume with nothing left", *sweep, "--resume=big")
+    part = f"load-{n_finished(store)}"
+    script = ["sweeps/latent_sweep.py", "--gpus=0", f"--storage-path={folder.absolute()}"]
+    small = [*TINY, "--latent-dims=2", "--seeds=1", "--epochs=1", f"--name=small-{time.time():.0f}"]
+    command(part, "a sweep of one run in the same store", *script, *small)
+    command(part, "--resume with nothing left", *script, "--resume=big")
     with tempfile.TemporaryDirectory() as out:
         command(part, "analysis/mse_curves.py", "analysis/mse_curves.py", "--name=big", uri, f"--out={out}")
     pages(part, store)
 
 
 def memory() -> None:
-    """Resident memory of the driver, sampled by the fifth of the sweep's epochs it has behind it."""
     with tempfile.TemporaryDirectory() as scratch:
-        words = [*FLAGS, "--epochs=2000", "--models=VAE", "--latent-dims=2-9", "--seeds=4", "--gpus=0", "--name=long"]
-        driver = subprocess.Popen(
-            [sys.executable, "sweeps/latent_sweep.py", *words, f"--storage-path={scratch}"],
-            cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        samples: list[tuple[float, float]] = []
-        started = time.perf_counter()
-        threading.Thread(target=driver.wait, daemon=True).start()
-        while driver.poll() is None:
-            with contextlib.suppress(OSError, IndexError):
-                pages_used = int(Path(f"/proc/{driver.pid}/statm").read_text().split()[1])
-                samples.append((time.perf_counter() - started, pages_used * resource.getpagesize() / 2**20))
-            time.sleep(1)
-        assert driver.returncode == 0
-        for seconds, mib in samples[:: max(1, len(samples) // 20)]:
-            row("memory", f"driver after {seconds:.0f} s", mib, "MiB")
+        words = ["--epochs=2000", "--latent-dims=2-9", "--seeds=4", "--name=long"]
+        samples = list(sweep(Path(scratch), *words))
+    for seconds, mib in samples[:: max(1, len(samples) // 20)]:
+        row("memory", f"driver after {seconds:.0f} s", mib, "MiB")
 
 
 if __name__ == "__main__":
     print("part,what,value,unit")
     what, *arguments = sys.argv[1:]
-    if what == "build":
-        build(int(arguments[0]), Path(arguments[1]))
+    if what == "fill":
+        fill(int(arguments[0]), Path(arguments[1]))
     elif what == "measure":
         for folder in arguments:
             measure(Path(folder))

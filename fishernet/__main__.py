@@ -1,5 +1,10 @@
 """Train a plan on one device without Ray or MLflow: ``python -m fishernet --plan plan.json --out records``."""
 
+if __name__ == "__main__":  # ahead of the imports, in which Ctrl-C would be a traceback
+    from fishernet.interrupts import exit_at_once
+
+    exit_at_once()
+
 import argparse
 import functools
 import json
@@ -12,10 +17,6 @@ from typing import Any
 from safetensors import SafetensorError
 
 from fishernet import interrupts
-
-if __name__ == "__main__":
-    interrupts.exit_at_once()
-
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser, checkpoint_interval
 from fishernet.plan import DataError, PlanError, read_plan, stackable

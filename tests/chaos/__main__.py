@@ -33,6 +33,7 @@ from tests.chaos.sweep import EPOCHS, NOT_STARTED, ROOT, SCRIPT, Alone, Sweep, e
 AWAY_SECONDS = 60  # how long MLflow is stopped
 EARLIEST = (0.05, 0.3, 1, 3)  # seconds after the start that are always among the moments of a signal
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
+INTERRUPTS = ROOT / "fishernet" / "interrupts.py"  # which the commands import first
 Process = subprocess.Popen[bytes]
 
 
@@ -145,7 +146,8 @@ def before_its_first_line(said: str) -> bool:
     """Whether all that was said is nothing, or Python's own traceback of an interrupt amid its start and the first imports."""
     frames = re.findall(r'File "([^"]+)", line \d+, in (.*)', said)
     own = [(file, function) for file, function in frames if file.startswith(str(ROOT)) and "site-packages" not in file]
-    return not said or ("KeyboardInterrupt" in said and all(frame == (SCRIPT, "<module>") for frame in own))
+    first = [(SCRIPT, "<module>"), (str(ROOT / "fishernet" / "__main__.py"), "<module>"), (str(INTERRUPTS), "<module>")]
+    return not said or ("KeyboardInterrupt" in said and all(frame in first for frame in own))
 
 
 class Server:

@@ -228,38 +228,14 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
     assert not set(worker_processes()) - elsewhere, "a killed driver left its trials running"
 
 
-# In every process of the sweep: from the third epoch on a cohort of more than two runs out of memory at an epoch's end.
-FULL_DEVICE = """
-import importlib.abc, importlib.util, sys
-
-class Full(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, path=None, target=None):
-        if name != "fishernet.training":
-            return None
-        sys.meta_path.remove(self)
-        spec = importlib.util.find_spec(name)
-        execute = spec.loader.exec_module
-        def exec_module(module):
-            execute(module)
-            train_epoch = module.train_epoch
-            def full(cohort, *arguments):
-                losses = train_epoch(cohort, *arguments)
-                if len(cohort) > 2 and cohort.epoch > 2:
-                    raise module.torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 1 GiB")
-                return losses
-            module.train_epoch = full
-        spec.loader.exec_module = exec_module
-        return spec
-
-sys.meta_path.insert(0, Full())
-"""
-
-
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_if_nothing_had_been(tmp_path):
-    (tmp_path / "sitecustomize.py").write_text(FULL_DEVICE)
-    env = environment() | {"PYTHONPATH": str(tmp_path)}
+    inside = Path(__file__).parents[1] / "chaos" / "inside"
+    env = environment() | {
+        "PYTHONPATH": str(inside),
+        "CHAOS_FULL": "52",
+    }  # out of memory from this cohort's third epoch on
     argv = command(
         "--name=full",
         "--models=VAE",

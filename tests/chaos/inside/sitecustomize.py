@@ -9,6 +9,7 @@ import importlib.abc
 import importlib.util
 import os
 import random
+import select
 import sys
 import time
 
@@ -48,5 +49,11 @@ def _disturbed(train_epoch, torch):
     return disturbed
 
 
+def _sleep(seconds):
+    select.select([], [], [], seconds)
+
+
+if "FAKETIME_TIMESTAMP_FILE" in os.environ:
+    time.sleep = _sleep  # Python's own sleeps until a time of the monotonic clock, which libfaketime refuses (EINVAL)
 if any(name.startswith("CHAOS_") for name in os.environ):
     sys.meta_path.insert(0, _Training())
