@@ -5,6 +5,7 @@ import os
 import re
 import shlex
 import sys
+import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -292,7 +293,7 @@ class Driver(ABC):
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking, default_artifact_root
 
-        import_all()
+        import_all(digits=asked is None or self.example(asked).dataset == "digits")
         interrupts.raise_keyboard_interrupt()
         # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
         devices = self.connect() if self.args.address else None
@@ -328,6 +329,7 @@ class Driver(ABC):
                         f"the {self.kind} {name} was trained on other images under the same name {config.dataset} "
                         f"(fingerprint {stored.get('data_fingerprint')}, now {data.fingerprint}); choose another --name"
                     )
+                threading.Thread(target=import_drawing).start()
                 return self.launch(name, plan, tracking, folder, data, devices)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
@@ -407,14 +409,19 @@ class Driver(ABC):
         return started_by(self.kind, self.script)
 
 
-def import_all() -> None:
+def import_all(*, digits: bool) -> None:
     """What takes seconds to import, before there is anything that an interrupt would have to close."""
-    import sklearn.datasets  # noqa: F401
+    if digits:
+        import sklearn.datasets  # noqa: F401
 
-    from analysis import mse_curves  # noqa: F401  (pandas, matplotlib)
     from sweeps import launch  # noqa: F401  (torch, Ray)
 
     prepare_mlflow()
+
+
+def import_drawing() -> None:
+    """What figures are drawn with, a second more: for a thread beside the training, where no interrupt reaches it."""
+    from analysis import exhibits, style  # noqa: F401  (matplotlib)
 
 
 def check_storage(storage: Path) -> None:
