@@ -136,7 +136,8 @@ def plan() -> None:
 
 def ray() -> None:
     sizes = (
-        "--dataset=digits --hidden-width=8 --hidden-layers=1 --batch-size=256 --gpus=0 --models=VAE --latent-dims=2-9"
+        "--dataset=fashion-mnist --train-size=500 --hidden-width=8 --hidden-layers=1 --batch-size=256 --gpus=0 --models=VAE "
+        "--latent-dims=2-9"
     )
     for cohort_size in ("1", "auto"):
         for seeds, epochs in ((1, 1), (4, 1), (4, 20)):

@@ -28,12 +28,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from tests.chaos.sweep import EPOCHS, NOT_STARTED, ROOT, SCRIPT, Alone, Sweep, environment, processes_of
+from tests.chaos.sweep import EPOCHS, NOT_STARTED, ROOT, Alone, Sweep, environment, processes_of
 
 AWAY_SECONDS = 60  # how long MLflow is stopped
 EARLIEST = (0.05, 0.3, 1, 3)  # seconds after the start that are always among the moments of a signal
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
-INTERRUPTS = ROOT / "fishernet" / "interrupts.py"  # which the commands import first
+# The files whose first lines run before a command can answer a signal; the last is this program's own.
+FIRST = {str(ROOT / "sweeps/latent_sweep.py"), str(ROOT / "fishernet/__main__.py"), str(ROOT / "fishernet/interrupts.py"),
+         str(ROOT / "tests/chaos/inside/sitecustomize.py")}  # fmt: skip
 Process = subprocess.Popen[bytes]
 
 
@@ -146,8 +148,7 @@ def before_its_first_line(said: str) -> bool:
     """Whether all that was said is nothing, or Python's own traceback of an interrupt amid its start and the first imports."""
     frames = re.findall(r'File "([^"]+)", line \d+, in (.*)', said)
     own = [(file, function) for file, function in frames if file.startswith(str(ROOT)) and "site-packages" not in file]
-    first = [(SCRIPT, "<module>"), (str(ROOT / "fishernet" / "__main__.py"), "<module>"), (str(INTERRUPTS), "<module>")]
-    return not said or ("KeyboardInterrupt" in said and all(frame in first for frame in own))
+    return not said or ("KeyboardInterrupt" in said and all(f in FIRST and where == "<module>" for f, where in own))
 
 
 class Server:

@@ -5,19 +5,17 @@ CHAOS_FULL: from a random epoch on, drawn from this seed, more than two members 
 CHAOS_DIVERGE: at a random epoch one member of each cohort has its weights replaced by NaN.
 """
 
-import importlib.abc
-import importlib.util
 import os
-import random
-import select
 import sys
 import time
 
 
-class _Training(importlib.abc.MetaPathFinder):
+class _Training:
     def find_spec(self, name, path=None, target=None):
         if name != "fishernet.training":
             return None
+        import importlib.util
+
         sys.meta_path.remove(self)
         spec = importlib.util.find_spec(name)
         execute = spec.loader.exec_module
@@ -31,6 +29,8 @@ class _Training(importlib.abc.MetaPathFinder):
 
 
 def _disturbed(train_epoch, torch):
+    import random
+
     pause, full, diverge = (os.environ.get(f"CHAOS_{word}") for word in ("PAUSE", "FULL", "DIVERGE"))
 
     def disturbed(cohort, *arguments):
@@ -50,6 +50,8 @@ def _disturbed(train_epoch, torch):
 
 
 def _sleep(seconds):
+    import select
+
     select.select([], [], [], seconds)
 
 
