@@ -396,7 +396,7 @@ def share_cluster(place: Place, n: int) -> None:
 
 def start_twice(place: Place, n: int) -> None:
     """The same command beside itself, the first time at the same instant: one of the two is refused with a sentence."""
-    sweep = place.sweep(seeds=6, pause=0.12 * place.seconds * n / EPOCHS / 6)
+    sweep = place.sweep(seeds=6, pause=0.5 * place.seconds * n / EPOCHS / 6)
     with place.outcome(sweep, lambda: n):
         running, said, refused = sweep.start(), sweep.outputs[-1], 0
         while refused < n:
