@@ -245,7 +245,8 @@ def train(cluster: Cluster, name: str, seeds: int, fault: Fault | None = None, s
     cluster.pace(1)
     said += sweep.communicate(timeout=1200)[0]
     if sweep.returncode or "Traceback" in said:
-        raise AssertionError(f"exit status {sweep.returncode} after strikes at {struck}: {said[-3000:]}")
+        said = said[max(0, said.find("Traceback") - 500) :][:4000] if "Traceback" in said else said[-3000:]
+        raise AssertionError(f"exit status {sweep.returncode} after strikes at {struck}: {said}")
     if fault and fault.at_the_end and not re.search(r"writing \d+ records to MLflow", said):
         return []  # it was back before the training had ended
     return struck

@@ -189,7 +189,8 @@ class Sweep:
             if files := [str(p) for p in (self.folder / "tmp").rglob("*") if p.is_file()]:
                 raise AssertionError(f"temporary files are left: {files[:5]}")
 
-    def check_no_process_is_left(self, seconds: float = 30) -> None:
+    def check_no_process_is_left(self, seconds: float = 150) -> None:
+        """After a driver's kill -9 two of Ray's agents take a minute, on a busy machine, to see that they are alone."""
         deadline = time.monotonic() + seconds
         while left := processes_of(self.folder):
             if time.monotonic() > deadline:
