@@ -206,7 +206,7 @@ class Fault:
     name: str
     strike: Callable[[Cluster], None]
     ends_sweep: bool = False  # the sweep is then resumed
-    at_the_end: bool = False  # once for each sweep of one seed: shortly before training ends
+    at_the_end: bool = False  # once for each sweep, of three seeds: shortly before training ends
 
 
 FAULTS = (
@@ -254,15 +254,16 @@ def train(cluster: Cluster, name: str, seeds: int, fault: Fault | None = None, s
 
 def _await_moment(cluster: Cluster, name: str, sweep: subprocess.Popen[str], n_total: int, at_the_end: bool) -> int:
     """Wait for a random moment of the training; how many epochs MLflow then holds, 0 if it has ended."""
-    wanted = n_total - random.randint(1, n_total // 4) if at_the_end else cluster.n_epochs(name) + 1
-    while (n := cluster.n_epochs(name)) < wanted:
-        if sweep.poll() is not None:
-            return 0
-        time.sleep(2)
-    if not at_the_end:
+    wanted = [cluster.n_epochs(name) + 1, *([n_total - random.randint(1, n_total // 4)] if at_the_end else [])]
+    for n_wanted in wanted:
+        while cluster.n_epochs(name) < n_wanted:
+            if sweep.poll() is not None:
+                return 0
+            time.sleep(0.5)
         cluster.pace(PACE)
+    if not at_the_end:
         time.sleep(random.uniform(0, LONGEST_PEACE))
-    n = max(n, cluster.n_epochs(name))
+    n = cluster.n_epochs(name)
     return n if sweep.poll() is None and n < n_total else 0
 
 
@@ -314,7 +315,7 @@ def main() -> int:
         for number, fault in enumerate(FAULTS):
             if not re.search(args.only, fault.name):
                 continue
-            seeds = 1 if fault.at_the_end else args.seeds
+            seeds = min(3, args.seeds) if fault.at_the_end else args.seeds
             expected = {run: undisturbed[run] for run in undisturbed if int(run.rpartition("-s")[2]) < seeds}
             n_struck = n_sweeps = n_same = 0
             while n_struck < args.repetitions and n_sweeps < 2 * args.repetitions:
