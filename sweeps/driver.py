@@ -359,7 +359,12 @@ class Driver(ABC):
         self, name: str, n_runs: int, failures: Mapping[TrialConfig, str], tracking: Any, *,
         interrupted: bool, resumable: bool = False,
     ) -> int:  # fmt: skip
-        """Close the books, print table, failures, how to look and how to go on; returns the exit status."""
+        """Close the books, print table, failures, how to look and how to go on; returns the exit status.
+
+        Checkpoints are removed once nothing is left that could need them, also those of a driver that died just before this.
+        """
+        from sweeps import launch
+
         if tracking.backlog:
             print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
         patience = 60 if interrupted else 600  # seconds for a tracking server that is away
@@ -376,6 +381,8 @@ class Driver(ABC):
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
+        else:
+            launch.remove_checkpoints(self.storage / name)
         return 130 if interrupted else int(bool(failures) or resumable or not written)
 
     def ui_command(self) -> str:

@@ -350,7 +350,7 @@ class HyperparameterSearch(Driver):
 
         def to_dict(job: Any) -> dict[str, Any]:
             assert devices is not None
-            fields: dict[str, Any] = job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every)
+            fields: dict[str, Any] = job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every, folder)
             return fields
 
         search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
@@ -379,12 +379,9 @@ class HyperparameterSearch(Driver):
             print(f"Ray stopped: {outcome.error}", file=sys.stderr)
         failures |= outcome.failed
         ended_all = not outcome.error and not any(not r.startswith(DIVERGED) for r in outcome.failed.values())
-        status = self.conclude(
+        return self.conclude(
             name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
         )
-        if status in (0, 1) and ended_all and not tracking.backlog and not tracking.refused:
-            launch.remove_checkpoints(folder)
-        return status
 
     def draw(self, name: str) -> bool:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""

@@ -162,7 +162,7 @@ class LatentSweep(Driver):
             tracking.say = progress.say
             outcome = launch.launch(
                 launch.JobList(
-                    jobs, lambda job: job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every)
+                    jobs, lambda job: job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every, folder)
                 ),
                 devices=devices, tracking=tracking, folder=folder, progress=progress, finished=finished,
             )  # fmt: skip
@@ -170,12 +170,9 @@ class LatentSweep(Driver):
             print(f"Ray stopped: {outcome.error}", file=sys.stderr)
         failures = {**diverged, **outcome.failed}
         ended_all = not outcome.error and not any(not r.startswith(DIVERGED) for r in outcome.failed.values())
-        status = self.conclude(
+        return self.conclude(
             name, len(configs), failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
         )
-        if status in (0, 1) and ended_all and not tracking.backlog and not tracking.refused:
-            launch.remove_checkpoints(folder)
-        return status
 
     def _describe(self, configs: list[TrialConfig], tracking: Any, data: Any) -> None:
         from fishernet.evaluation import pca_test_mse

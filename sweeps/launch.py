@@ -19,7 +19,7 @@ from fishernet.training import DIVERGED
 from sweeps.planning import Devices, usable_cpus
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
-from sweeps.trial import RECORDS_FOLDER, train_cohort
+from sweeps.trial import RECORDS_FOLDER, STAGING, train_cohort
 
 ENVIRONMENT = {
     "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 it silences Tune's tables
@@ -66,7 +66,8 @@ class Job:
         names = list(dict.fromkeys([self.members[0].run_name, self.members[-1].run_name]))
         return f"{'-to-'.join(names)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int) -> dict[str, Any]:
+    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int, folder: Path) -> dict[str, Any]:
+        """``folder`` is the sweep's."""
         return {
             "id": self.id,
             "members": [c.to_dict() for c in self.members],
@@ -75,6 +76,7 @@ class Job:
             "gpu": bool(devices.gpus),
             "threads": devices.cpus_per_trial,
             "checkpoint_every": checkpoint_every,
+            "staging": str(folder / "ray"),
         }
 
 
@@ -191,6 +193,8 @@ def launch(
 
     ``finished`` are members that were finished before and train along with their cohort: they are not counted again.
     """
+    for left in (folder / "ray").glob(f"{STAGING}*"):  # by processes that were killed
+        shutil.rmtree(left, ignore_errors=True)
     outcome = Outcome()
     callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
     param_space, search = jobs.tune_arguments()

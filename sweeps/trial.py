@@ -2,11 +2,10 @@
 
 import tempfile
 from collections.abc import Iterator
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-STATE_FILE, RECORDS_FOLDER = "state.safetensors", "records"
+STATE_FILE, RECORDS_FOLDER, STAGING = "state.safetensors", "records", "staging-"
 _last_data: tuple[tuple[Any, ...], Any] | None = None  # a reused worker process keeps its images
 
 
@@ -47,19 +46,18 @@ def train_cohort(config: dict[str, Any]) -> None:
     )  # fmt: skip
 
     def report(epochs: dict[str, list[Any]], *, finished: bool, save: bool) -> None:
-        with pace if save else nullcontext(), tempfile.TemporaryDirectory() as folder:
-            if save:
-                cohort.save(Path(folder) / STATE_FILE)
-                if finished:
-                    cohort.write_records(Path(folder) / RECORDS_FOLDER)
-            metrics = {
-                "epochs": epochs,
-                "failures": cohort.failures,
-                "notes": notes.copy(),
-                "finished": int(finished),
-            }
-            notes.clear()
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder) if save else None)
+        metrics = {"epochs": epochs, "failures": cohort.failures, "notes": notes.copy(), "finished": int(finished)}
+        notes.clear()
+        if not save:
+            tune.report(metrics)
+            return
+        # Not in TMPDIR: what a killed process leaves there nobody would clear, and in a container that may be memory.
+        Path(job["staging"]).mkdir(parents=True, exist_ok=True)
+        with pace, tempfile.TemporaryDirectory(prefix=STAGING, dir=job["staging"]) as folder:
+            cohort.save(Path(folder) / STATE_FILE)
+            if finished:
+                cohort.write_records(Path(folder) / RECORDS_FOLDER)
+            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
 
     if cohort.epoch:
         history = {c.run_name: records for c, records in zip(configs, cohort.history, strict=True)}

@@ -191,9 +191,13 @@ def test_extending_trains_only_what_is_missing_and_a_third_call_nothing(sweep):
     after = {name: run.info.end_time for name, run in Store(folder).children("one").items()}
     assert set(after) - set(before) == {"VAE-d04-s0"}
     assert {name: after[name] for name in before} == before
+    # As a driver leaves it that dies after its last run and before its end.
+    left = folder / "fishernet-results" / "one" / "ray"
+    (left / "staging-x").mkdir(parents=True)
     again = run(folder, argv)
     assert again.returncode == 0
     assert "all 5 runs are finished; nothing to train" in again.stdout
+    assert not left.exists()
     refused = run(folder, command("--name=one", "--models", "VAE", "--latent-dims=2", "--seeds=1", epochs=4))
     assert refused.returncode == 2
     assert "epochs is 3 there and 4 here" in refused.stderr
@@ -226,6 +230,7 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
     while set(worker_processes()) - elsewhere and time.monotonic() < deadline:
         time.sleep(0.5)
     assert not set(worker_processes()) - elsewhere, "a killed driver left its trials running"
+    assert {p.name for p in (tmp_path / "fishernet-results" / "killed").iterdir()} == {"figures", "lock"}
 
 
 @pytest.mark.long
