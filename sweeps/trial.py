@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -46,18 +47,21 @@ def train_cohort(config: dict[str, Any]) -> None:
     )  # fmt: skip
 
     def report(epochs: dict[str, list[Any]], *, finished: bool, save: bool) -> None:
-        metrics = {"epochs": epochs, "failures": cohort.failures, "notes": notes.copy(), "finished": int(finished)}
-        notes.clear()
-        if not save:
-            tune.report(metrics)
-            return
-        # Not in TMPDIR: what a killed process leaves there nobody would clear, and in a container that may be memory.
-        Path(job["staging"]).mkdir(parents=True, exist_ok=True)
-        with pace, tempfile.TemporaryDirectory(prefix=STAGING, dir=job["staging"]) as folder:
-            cohort.save(Path(folder) / STATE_FILE)
-            if finished:
-                cohort.write_records(Path(folder) / RECORDS_FOLDER)
-            tune.report(metrics, checkpoint=tune.Checkpoint.from_directory(folder))
+        with ExitStack() as stack:
+            checkpoint = None
+            if save:
+                stack.enter_context(pace)
+                # Not in TMPDIR: what a killed process leaves there nobody would clear, and in a container that may be memory.
+                Path(job["staging"]).mkdir(parents=True, exist_ok=True)
+                folder = stack.enter_context(tempfile.TemporaryDirectory(prefix=STAGING, dir=job["staging"]))
+                cohort.save(Path(folder) / STATE_FILE)
+                if finished:
+                    cohort.write_records(Path(folder) / RECORDS_FOLDER)
+                checkpoint = tune.Checkpoint.from_directory(folder)
+            # Only now, as a cohort may be split, and say so, while its records are written.
+            metrics = {"epochs": epochs, "failures": cohort.failures, "notes": notes.copy(), "finished": int(finished)}
+            notes.clear()
+            tune.report(metrics, checkpoint=checkpoint)
 
     if cohort.epoch:
         history = {c.run_name: records for c, records in zip(configs, cohort.history, strict=True)}

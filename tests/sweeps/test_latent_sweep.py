@@ -237,10 +237,8 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
 @pytest.mark.timeout(1200)
 def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_if_nothing_had_been(tmp_path):
     inside = Path(__file__).parents[1] / "chaos" / "inside"
-    env = environment() | {
-        "PYTHONPATH": str(inside),
-        "CHAOS_FULL": "52",
-    }  # out of memory from this cohort's third epoch on
+    # 52: out of memory from this cohort's third epoch on.
+    env = environment() | {"PYTHONPATH": str(inside), "CHAOS_FULL": "52"}
     argv = command(
         "--name=full",
         "--models=VAE",
