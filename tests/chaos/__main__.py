@@ -89,7 +89,8 @@ def again_and_again(
                     drawn.pop()
                     struck += 1
                     strike(sweep, process)
-                else:  # before the moment came
+                else:  # before the moment came: an earlier one, lest it never comes
+                    drawn[-1] *= place.random.random()
                     if sweep.ends(process, {0, 2}) == 2:
                         if NOT_STARTED not in sweep.said():
                             raise AssertionError(f"exit status 2; it said: {sweep.said()[-1500:]}")
