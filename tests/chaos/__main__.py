@@ -432,7 +432,9 @@ class Marker:
 def damage(path: Path, kind: str, drawn: random.Random, marker: Path) -> None:
     """Damage the file at a random place."""
     content = bytearray(path.read_bytes())
-    if kind == "cut off":
+    if not content and kind in ("cut off", "one bit flipped"):
+        pass  # the kill came just as it was written: nothing is left to damage
+    elif kind == "cut off":
         del content[drawn.randrange(1, len(content)) :]
     elif kind == "one bit flipped":
         content[drawn.randrange(len(content))] ^= 1 << drawn.randrange(8)
