@@ -38,8 +38,9 @@ PACE = 0.15
 EPOCHS, MODELS = 40, ("FisherNet", "VAE")
 SETTINGS = (
     f"--dataset digits --models {' '.join(MODELS)} --latent-dims 2 --epochs {EPOCHS} --hidden-width 64 --batch-size 64 "
-    "--learning-rate 1e-3 --cohort-size 1"
+    "--learning-rate 1e-3"
 ).split()
+COHORTS = ("--cohort-size", "1")
 TIMINGS = ("train_seconds", "epoch_seconds")  # the metrics that differ from one training to the next
 
 
@@ -227,7 +228,7 @@ def train(cluster: Cluster, name: str, seeds: int, fault: Fault | None = None, s
     """Train the sweep ``name``, struck by the fault up to so many times; how many epochs MLflow held at each."""
     struck: list[int] = []
     said, n_total = "", seeds * len(MODELS) * EPOCHS
-    sweep = cluster.start_sweep("--name", name, "--seeds", str(seeds), *SETTINGS)
+    sweep = cluster.start_sweep("--name", name, "--seeds", str(seeds), *SETTINGS, *COHORTS)
     while fault and len(struck) < strikes and (n := _await_moment(cluster, name, sweep, n_total, fault.at_the_end)):
         struck.append(n)
         fault.strike(cluster)
@@ -237,7 +238,7 @@ def train(cluster: Cluster, name: str, seeds: int, fault: Fault | None = None, s
                 break  # it was closing its books
         cluster.up()
         if fault.ends_sweep:
-            sweep = cluster.start_sweep("--resume", name)
+            sweep = cluster.start_sweep("--resume", name, *COHORTS)  # as the interrupted command says
         elif fault.at_the_end:
             break
         else:
