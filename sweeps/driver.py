@@ -1,6 +1,7 @@
 """What the drivers share: flags that say where trials run and what is recorded, and one call from there to the exit status."""
 
 import argparse
+import gc
 import os
 import re
 import shlex
@@ -215,7 +216,11 @@ class Driver(ABC):
             if ray := sys.modules.get("ray"):
                 with suppress(KeyboardInterrupt):  # how it ended is decided
                     ray.shutdown()
-            interrupts.ignore() if last else interrupts.raise_keyboard_interrupt()
+            if last:
+                interrupts.ignore()
+                gc.freeze()  # the interpreter would look once more through all that torch, Ray and MLflow have made: two seconds
+            else:
+                interrupts.raise_keyboard_interrupt()
 
     def with_flag(self, error: Exception) -> str:
         """The error's sentence, which names a flag."""
@@ -280,33 +285,44 @@ class Driver(ABC):
         return Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial)
 
     def connect(self) -> Devices:
-        from sweeps import launch
+        from sweeps import cluster
 
         try:
-            gpus = 0 if self.args.address else self.devices().gpus
-            return launch.connect(self.args.address, self.devices, gpus=gpus)
-        except launch.LaunchError as error:
+            if self.args.address:
+                return cluster.connect(self.args.address, self.devices, gpus=0)
+            here = self.devices()
+            cpus = here.slots * here.cpus_per_trial if here.gpus else None
+            return cluster.connect(None, self.devices, gpus=here.gpus, cpus=cpus)
+        except cluster.ClusterError as error:
             raise UsageError(str(error)) from None
 
     def train(self, name: str, asked: Any | None) -> int:
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
+        import torch  # noqa: F401
+
+        from sweeps import cluster  # noqa: F401  (Ray)
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking, default_artifact_root
 
-        import_all(digits=asked is None or self.example(asked).dataset == "digits")
-        interrupts.raise_keyboard_interrupt()
-        # More GPUs than exist is said before anything is made. A private Ray takes longer to start, so it comes last.
-        devices = self.connect() if self.args.address else None
-        if devices is None:
-            self.devices()
+        if not self.args.address:
+            self.devices()  # more GPUs than exist is said before anything is made
         data = None if asked is None else self.load_data(self.example(asked))
+        interrupts.raise_keyboard_interrupt()
         check_storage(self.storage)
         folder = self.storage / name
+        unfinished = not folder.exists() or (folder / "ray").exists()
+        importing = threading.Thread(target=import_all, kwargs={"digits": asked is None})
+        importing.start()
+        devices = self.connect() if self.args.address else None
         if asked is None and not folder.exists():  # no folder is made for a name that is not there
+            importing.join()
             SweepTracking.open(name, self.uri, artifact_root=None, create=False, kind=self.kind).close(
                 "KILLED", patience_seconds=0
             )
         with hold_lock(folder, name):
+            if devices is None and unfinished:
+                devices = self.connect()  # as long as the imports, beside which it goes
+            importing.join()
             artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(
                 name, self.uri, artifact_root=artifact_root, create=asked is not None, kind=self.kind
@@ -417,13 +433,13 @@ class Driver(ABC):
 
 
 def import_all(*, digits: bool) -> None:
-    """What takes seconds to import, before there is anything that an interrupt would have to close."""
-    if digits:
-        import sklearn.datasets  # noqa: F401
+    """What takes seconds to import, for a thread beside Ray's start: an interrupt amid imports comes out as other errors."""
+    with suppress(ImportError):  # said where it is imported again
+        if digits:
+            import sklearn.datasets  # noqa: F401
 
-    from sweeps import launch  # noqa: F401  (torch, Ray)
-
-    prepare_mlflow()
+        prepare_mlflow()
+        from sweeps import launch  # noqa: F401  (Ray Tune)
 
 
 def import_drawing() -> None:

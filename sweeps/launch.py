@@ -6,50 +6,26 @@ import json
 import logging
 import os
 import shutil
-import socket
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.training import DIVERGED
-from sweeps.planning import Devices, usable_cpus
+from sweeps import cluster
+from sweeps.planning import Devices
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 from sweeps.trial import RECORDS_FOLDER, STAGING, train_cohort
 
-ENVIRONMENT = {
-    "RAY_AIR_NEW_OUTPUT": "0",  # with verbose=0 it silences Tune's tables
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # `uv run` would rebuild the environment in every worker
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # MLflow is the record; TensorBoard's writer imports torch in the driver
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "TUNE_WARN_THRESHOLD_S": "60",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",  # Ray would run its workers at 15, behind everything else on the machine
-}
-for _name, _value in ENVIRONMENT.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402  (reads these variables when it is imported)
-from ray import tune  # noqa: E402
-from ray._private import ray_constants  # noqa: E402
-from ray.tune.execution.placement_groups import PlacementGroupFactory  # noqa: E402
+from ray import tune  # isort: skip  (after cluster, whose settings it reads when it is imported)
+from ray.tune.execution import class_cache  # isort: skip
+from ray.tune.execution.placement_groups import PlacementGroupFactory  # isort: skip
 
 # A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
 RETRIES = 3
-# Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
-STARTS = 3
-# A cluster that has just come up, or come back, may have no workers yet.
-WAIT_FOR_CPUS_SECONDS = 60
-
-
-class LaunchError(RuntimeError):
-    """Why the trials cannot be started, as a sentence that names the flag."""
 
 
 @dataclass(frozen=True)
@@ -121,70 +97,6 @@ class JobList:
         return {}
 
 
-def connect(address: str | None, devices: Callable[[dict[str, float]], Devices], *, gpus: int) -> Devices:
-    """Start a private Ray on this machine, or join the cluster at ``address``; returns the devices trials may use.
-
-    Raises LaunchError when the cluster cannot be reached or has fewer GPUs than asked for: Ray itself would wait for ever.
-    """
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
-    # Workers import these packages from where the driver has them, also when they are not installed there.
-    path = os.pathsep.join(filter(None, [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH")]))
-    try:
-        if address is None:
-            os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a private cluster on loopback
-            # Ray's own way to have all its processes listen on loopback alone, which it takes by default on macOS and Windows.
-            ray_constants.ENABLE_RAY_CLUSTER = False
-            os.environ[ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR] = "0"
-            os.environ["PYTHONPATH"] = path
-            _start_private_ray(gpus, quiet)
-        else:
-            _check_answers(address)
-            ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
-    except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
-        if address is None:
-            raise LaunchError(
-                f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-            ) from None
-        raise LaunchError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
-    except SystemExit:  # what Ray makes of SIGTERM while it starts
-        raise KeyboardInterrupt from None
-    finally:
-        interrupts.raise_keyboard_interrupt()
-    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
-    while not ray.cluster_resources().get("CPU"):
-        if time.monotonic() > deadline:
-            raise LaunchError(
-                f"--address {address}: that Ray cluster has no CPU cores to give; start a worker beside it "
-                "(ray start --address=HOST:PORT, or docker compose up -d)"
-            )
-        time.sleep(1)
-    return devices(ray.cluster_resources())
-
-
-def _start_private_ray(gpus: int, quiet: dict[str, Any]) -> None:
-    cpus = usable_cpus()
-    # Ray counts cores that taskset or SLURM leave to others; limits of a container it knows by itself.
-    n_cpus = cpus if cpus < (os.cpu_count() or 1) else None
-    for attempt in range(1, STARTS + 1):
-        try:
-            # "local" keeps away from any other Ray on this machine, running or dead.
-            ray.init(address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False, **quiet)
-        except Exception:  # a bare one where its processes are not up in time
-            ray.shutdown()
-            if attempt == STARTS:
-                raise
-        else:
-            return
-
-
-def _check_answers(address: str) -> None:
-    """Raises OSError at once where nothing listens: Ray would try for a minute and print its own lines."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=5).close()
-
-
 def launch(
     jobs: Jobs, *, devices: Devices, tracking: SweepTracking, folder: Path, progress: Progress,
     finished: Set[TrialConfig] = frozenset(),
@@ -199,6 +111,9 @@ def launch(
     callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
     param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
+    if cluster.private:  # its workers have these variables; asked for again, others would be started for the trials
+        class_cache.DEFAULT_ENV_VARS.clear()
+        class_cache.ENV_VARS_TO_PROPAGATE.clear()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     try:
         tuner = tune.Tuner(

@@ -47,12 +47,12 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
     program = (
         "import ray\n"
         "from ray.cluster_utils import Cluster\n"
-        "from sweeps import launch\n"
-        "launch.WAIT_FOR_CPUS_SECONDS = 1\n"
+        "from sweeps import cluster as clusters\n"
+        "clusters.WAIT_FOR_CPUS_SECONDS = 1\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})\n"
         "try:\n"
-        "    launch.connect(cluster.address, lambda resources: 1 / 0, gpus=0)\n"
-        "except launch.LaunchError as error:\n"
+        "    clusters.connect(cluster.address, lambda resources: 1 / 0, gpus=0)\n"
+        "except clusters.ClusterError as error:\n"
         "    print(error)\n"
         "finally:\n"
         "    ray.shutdown()\n"
@@ -70,8 +70,8 @@ def test_a_private_ray_uses_no_core_that_the_driver_may_not():
     program = (
         "import os\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from sweeps import launch\n"
-        "print(launch.connect(None, lambda resources: resources['CPU'], gpus=0), 'of', os.cpu_count())\n"
+        "from sweeps import cluster as clusters\n"
+        "print(clusters.connect(None, lambda resources: resources['CPU'], gpus=0), 'of', os.cpu_count())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},
