@@ -1,17 +1,29 @@
 """Ctrl-C and SIGTERM (a cluster's scheduler, ``docker stop``) end a command in the same way, whatever it is doing."""
 
+import atexit
 import os
 import signal
-from typing import Any
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, NoReturn
 
 
-def exit_at_once() -> None:
-    """While there is nothing to close. A KeyboardInterrupt amid imports of numpy or scipy comes out as errors of their own."""
-    _answer(_exit)
+def exit_at_once(before: Callable[[], object] = bool) -> None:
+    """While there is nothing to close; ``before`` is called first. Also while a thread imports: a KeyboardInterrupt amid imports
+    comes out as errors of their own (numpy, scipy), or leaves the lock of all imports taken for ever.
+    """
+
+    def leave_at_once(*_: Any) -> None:
+        os.write(2, b"interrupted before anything was started\n")
+        before()
+        os._exit(130)
+
+    _answer(leave_at_once)
 
 
 def raise_keyboard_interrupt() -> None:
-    """Once there is something to close; to be said again after ``ray.init``, which has an answer to SIGTERM of its own."""
+    """Once there is something to close."""
     _answer(signal.default_int_handler)
 
 
@@ -19,6 +31,19 @@ def ignore() -> None:
     """For the moment in which the interpreter ends: all is written, and the exit status is decided."""
     _answer(signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process once all is written and closed: what is registered with atexit, and no more of the interpreter's end.
+
+    The rest would look for two seconds through all that torch, Ray and MLflow have made, and threads of a Ray that was
+    interrupted while it started have crashed in it.
+    """
+    atexit._run_exitfuncs()
+    for stream in (sys.stdout, sys.stderr):
+        with suppress(OSError, ValueError):  # whoever read it has gone
+            stream.flush()
+    os._exit(status)
 
 
 def _answer(handler: Any) -> None:
@@ -32,8 +57,3 @@ def _as_ctrl_c(handler: Any) -> None:
         handler(signal.SIGTERM, None)
     else:
         signal.raise_signal(signal.SIGINT)  # while it trains, Ray Tune has a handler of its own
-
-
-def _exit(*_: Any) -> None:
-    os.write(2, b"interrupted before anything was started\n")
-    os._exit(130)

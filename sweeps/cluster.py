@@ -1,13 +1,14 @@
 """The Ray that trials run on: a private one of this machine, or a cluster that is there."""
 
 import os
+import signal
 import socket
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fishernet import interrupts
 from sweeps.planning import Devices, usable_cpus
 
 ENVIRONMENT = {
@@ -26,7 +27,9 @@ for _name, _value in ENVIRONMENT.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402  (reads these variables when it is imported)
-from ray._private import ray_constants  # noqa: E402
+from ray._private import ray_constants, utils  # noqa: E402
+
+utils.set_sigterm_handler = lambda handler: None  # the driver's own answer stays, also while Ray starts
 
 # Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
 STARTS = 3
@@ -73,10 +76,6 @@ def connect(
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
         raise ClusterError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
-    except SystemExit:  # what Ray makes of SIGTERM while it starts
-        raise KeyboardInterrupt from None
-    finally:
-        interrupts.raise_keyboard_interrupt()
     deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
     while not ray.cluster_resources().get("CPU"):
         if time.monotonic() > deadline:
@@ -86,6 +85,16 @@ def connect(
             )
         time.sleep(1)
     return devices(ray.cluster_resources())
+
+
+def end_processes() -> None:
+    """Kill all that this process has started: amid its start Ray cannot be shut down. On Linux; elsewhere Ray does it itself."""
+    started = {os.getpid()}
+    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):  # parents before children
+        with suppress(OSError):  # it has ended meanwhile
+            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) in started:
+                started.add(int(path.name))
+                os.kill(int(path.name), signal.SIGKILL)
 
 
 def _start_private_ray(gpus: int, cpus: int, quiet: dict[str, Any]) -> None:

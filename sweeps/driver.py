@@ -1,7 +1,6 @@
 """What the drivers share: flags that say where trials run and what is recorded, and one call from there to the exit status."""
 
 import argparse
-import gc
 import os
 import re
 import shlex
@@ -200,6 +199,12 @@ class Driver(ABC):
     def main(self, *, last: bool = False) -> int:
         """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted; ``last``: the process ends with it."""
         interrupts.exit_at_once()
+        status = self._status(last)
+        if last:
+            interrupts.leave(status)
+        return status
+
+    def _status(self, last: bool) -> int:
         try:
             # Torch, Ray and MLflow take seconds to import, so what can be wrong without them is said first.
             try:
@@ -216,11 +221,7 @@ class Driver(ABC):
             if ray := sys.modules.get("ray"):
                 with suppress(KeyboardInterrupt):  # how it ended is decided
                     ray.shutdown()
-            if last:
-                interrupts.ignore()
-                gc.freeze()  # the interpreter would look once more through all that torch, Ray and MLflow have made: two seconds
-            else:
-                interrupts.raise_keyboard_interrupt()
+            interrupts.ignore() if last else interrupts.raise_keyboard_interrupt()
 
     def with_flag(self, error: Exception) -> str:
         """The error's sentence, which names a flag."""
@@ -300,14 +301,14 @@ class Driver(ABC):
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
         import torch  # noqa: F401
 
-        from sweeps import cluster  # noqa: F401  (Ray)
+        from sweeps import cluster
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking, default_artifact_root
 
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
         data = None if asked is None else self.load_data(self.example(asked))
-        interrupts.raise_keyboard_interrupt()
+        interrupts.exit_at_once(cluster.end_processes)
         check_storage(self.storage)
         folder = self.storage / name
         unfinished = not folder.exists() or (folder / "ray").exists()
@@ -323,6 +324,7 @@ class Driver(ABC):
             if devices is None and unfinished:
                 devices = self.connect()  # as long as the imports, beside which it goes
             importing.join()
+            interrupts.raise_keyboard_interrupt()
             artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(
                 name, self.uri, artifact_root=artifact_root, create=asked is not None, kind=self.kind
@@ -345,7 +347,6 @@ class Driver(ABC):
                         f"the {self.kind} {name} was trained on other images under the same name {config.dataset} "
                         f"(fingerprint {stored.get('data_fingerprint')}, now {data.fingerprint}); choose another --name"
                     )
-                threading.Thread(target=import_drawing).start()
                 return self.launch(name, plan, tracking, folder, data, devices)
             except BaseException as error:
                 stopped = isinstance(error, KeyboardInterrupt)
@@ -433,7 +434,7 @@ class Driver(ABC):
 
 
 def import_all(*, digits: bool) -> None:
-    """What takes seconds to import, for a thread beside Ray's start: an interrupt amid imports comes out as other errors."""
+    """What takes seconds to import: beside Ray's start."""
     with suppress(ImportError):  # said where it is imported again
         if digits:
             import sklearn.datasets  # noqa: F401
@@ -443,7 +444,7 @@ def import_all(*, digits: bool) -> None:
 
 
 def import_drawing() -> None:
-    """What figures are drawn with, a second more: for a thread beside the training, where no interrupt reaches it."""
+    """What figures are drawn with, a second more: beside the training."""
     from analysis import exhibits, style  # noqa: F401  (matplotlib)
 
 

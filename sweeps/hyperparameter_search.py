@@ -27,6 +27,7 @@ from sweeps.driver import (
     add_record_flags,
     check_shared_flags,
     duration,
+    import_drawing,
     shape,
     started_by,
 )
@@ -374,7 +375,9 @@ class HyperparameterSearch(Driver):
         n_runs = search.n_left() * len(plan.seeds)
         with Progress(n_runs, n_runs * plan.epochs, data.held_out) as progress:
             tracking.say = progress.say
-            outcome = launch.launch(search, devices=devices, tracking=tracking, folder=folder, progress=progress)
+            outcome = launch.launch(
+                search, devices=devices, tracking=tracking, folder=folder, progress=progress, beside=import_drawing
+            )
         if outcome.error:
             print(f"Ray stopped: {outcome.error}", file=sys.stderr)
         failures |= outcome.failed

@@ -24,6 +24,7 @@ from sweeps.driver import (
     add_record_flags,
     check_shared_flags,
     duration,
+    import_drawing,
     shape,
 )
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
@@ -164,7 +165,7 @@ class LatentSweep(Driver):
                 launch.JobList(
                     jobs, lambda job: job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every, folder)
                 ),
-                devices=devices, tracking=tracking, folder=folder, progress=progress, finished=finished,
+                devices=devices, tracking=tracking, folder=folder, progress=progress, beside=import_drawing, finished=finished,
             )  # fmt: skip
         if outcome.error:
             print(f"Ray stopped: {outcome.error}", file=sys.stderr)

@@ -6,6 +6,7 @@ import json
 import logging
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterable, Sequence, Set
 from dataclasses import dataclass, field
@@ -99,10 +100,11 @@ class JobList:
 
 def launch(
     jobs: Jobs, *, devices: Devices, tracking: SweepTracking, folder: Path, progress: Progress,
-    finished: Set[TrialConfig] = frozenset(),
+    beside: Callable[[], object], finished: Set[TrialConfig] = frozenset(),
 ) -> Outcome:  # fmt: skip
     """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected.
 
+    ``beside`` is called in a thread of its own, once Tune answers interrupts: it may import.
     ``finished`` are members that were finished before and train along with their cohort: they are not counted again.
     """
     for left in (folder / "ray").glob(f"{STAGING}*"):  # by processes that were killed
@@ -135,6 +137,7 @@ def launch(
                 callbacks=[callback],
             ),
         )
+        threading.Thread(target=beside).start()
         tuner.fit()  # returns normally after Ctrl-C, so what ended is counted by the callback
     except KeyboardInterrupt:
         outcome.interrupted = True
