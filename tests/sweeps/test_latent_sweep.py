@@ -1,5 +1,6 @@
 """The command as a user runs it: real Ray trials, a real MLflow store, real signals."""
 
+import contextlib
 import json
 import os
 import signal
@@ -307,6 +308,41 @@ def test_an_interrupt_amid_imports_ends_at_once_with_a_sentence(number, tmp_path
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert (process.returncode, out, err) == (130, "", "interrupted before anything was started\n")
+
+
+def begun(pid: int) -> str:
+    """When a living process began, in clock ticks; empty where there is none of that number, or a zombie."""
+    with contextlib.suppress(OSError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return "" if fields[0] == "Z" else fields[19]
+    return ""
+
+
+def descendants(pid: int) -> dict[int, str]:
+    """Process id -> command line of what the process has started, and that has."""
+    found = {}
+    with contextlib.suppress(OSError):  # one has ended meanwhile
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            for child in map(int, children.read_text().split()):
+                found |= {child: Path(f"/proc/{child}/cmdline").read_text()} | descendants(child)
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks for processes as Linux lists them")
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_amid_the_start_of_ray_ends_at_once_and_leaves_no_process(number, tmp_path):
+    argv = command("--name=early", "--models=VAE", "--latent-dim=2", "--seeds=1", epochs=1)
+    process = subprocess.Popen(
+        argv, cwd=tmp_path, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )  # fmt: skip
+    wait_until(lambda: "DashboardAgent" in str(descendants(process.pid)), process)  # the raylet's child
+    started = {pid: begun(pid) for pid in descendants(process.pid)}
+    process.send_signal(number)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, out, err) == (130, "", "interrupted before anything was started\n")
+    time.sleep(0.5)  # a killed process is dead a little later
+    assert not [pid for pid, when in started.items() if when and begun(pid) == when]
 
 
 def test_sigterm_ends_a_sweep_whose_ctrl_c_a_shell_has_switched_off(tmp_path):
