@@ -5,24 +5,21 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-MOMENTS = ("step", "exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
+MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba 2015; torch's defaults as well
 
 
 @dataclass
 class Group:
-    """Parameters of one rate and decay with their moments, each of its parameter's shape, and their counts of steps."""
+    """Parameters of one rate and decay with their moments, each of its parameter's shape."""
 
     parameters: list[Tensor]
     learning_rate: float
     weight_decay: float = 0.0
-    step: list[Tensor] = field(init=False)
     exp_avg: list[Tensor] = field(init=False)
     exp_avg_sq: list[Tensor] = field(init=False)
 
     def __post_init__(self) -> None:
-        # On the device, as a CUDA graph needs them there.
-        self.step = [torch.zeros((), device=p.device) for p in self.parameters]
         self.exp_avg, self.exp_avg_sq = ([torch.zeros_like(p) for p in self.parameters] for _ in range(2))
 
 
@@ -35,6 +32,8 @@ class Adam:
 
     def __init__(self, groups: list[Group]) -> None:
         self.groups = [group for group in groups if group.parameters]
+        # On the device, as a CUDA graph needs it there; one for all parameters, where torch counts for each.
+        self.n_steps = torch.zeros((), device=self.groups[0].parameters[0].device) if self.groups else torch.zeros(())
 
     def zero_grad(self) -> None:
         for group in self.groups:
@@ -43,17 +42,17 @@ class Adam:
 
     @torch.no_grad()
     def step(self) -> None:
+        self.n_steps.add_(1)
         for group in self.groups:
-            torch._foreach_add_(group.step, 1)
             torch._fused_adamw_(
                 group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
-                group.exp_avg, group.exp_avg_sq, [], group.step,
+                group.exp_avg, group.exp_avg_sq, [], [self.n_steps] * len(group.parameters),
                 lr=group.learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=group.weight_decay, eps=EPSILON,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 
-    def state(self, parameter: Tensor) -> dict[str, Tensor]:
-        """The parameter's own moments and count of steps, by name."""
+    def moments(self, parameter: Tensor) -> dict[str, Tensor]:
+        """The parameter's own moments by name."""
         for group in self.groups:
             for i, own in enumerate(group.parameters):
                 if own is parameter:

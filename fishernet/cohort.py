@@ -71,8 +71,9 @@ class Cohort:
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
+        tensors["adam/step"] = self.optimiser.n_steps
         for name, parameter in self.model.named_parameters():
-            for key, t in self.optimiser.state(parameter).items():
+            for key, t in self.optimiser.moments(parameter).items():
                 tensors[f"adam/{key}/{name}"] = t
         return tensors
 

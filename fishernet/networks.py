@@ -159,6 +159,11 @@ class Linearised:
     weights: list[Tensor]  # (n_members, n_in, n_out)
     slopes: list[Tensor]  # (n_members, n, width)
 
+    def part(self, members: slice, n_in: int) -> "Linearised":
+        """Of these members and of the first n_in inputs alone."""
+        first, *rest = self.weights
+        return Linearised([first[members, :n_in], *(w[members] for w in rest)], [s[members] for s in self.slopes])
+
     def jacobian(self) -> Tensor:
         """J^T as tangents, (n_members, n, n_in, n_out)."""
         first, *rest = self.weights

@@ -17,7 +17,7 @@ from torch import Tensor
 from fishernet.config import TrialConfig
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
-FORMAT = "fishernet-cohort-3"
+FORMAT = "fishernet-cohort-4"
 CHECKPOINTS_SHARE = 0.02  # of the time, where nobody says how often
 
 

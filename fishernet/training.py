@@ -38,7 +38,9 @@ class ResidentImages:
 
     def take(self, index: Tensor) -> Tensor:
         """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels)."""
-        return self.pixels[index].float().div_(255)
+        # A copy of whole rows: indexing would look up every pixel by itself.
+        rows = self.pixels.index_select(0, index.flatten())
+        return rows.view(*index.shape, -1).float().div_(255)
 
 
 @functools.cache

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from fishernet import models
 from fishernet.cohort import Cohort
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.models import MODELS, VAE, Autoencoder, FisherNet
@@ -234,3 +235,31 @@ def test_every_model_takes_every_image_shape(model, shape):
     assert autoencoder.reconstruct(outcome.mean).shape == x.shape
     assert outcome.loss.isfinite().all()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in autoencoder.parameters())
+
+
+@pytest.mark.parametrize(("most_padding", "n_runs"), [(1.0, 4), (1.5, 2), (3.0, 1)])
+def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
+    most_padding, n_runs, small, monkeypatch
+):
+    """Values and gradients, whichever members push their tangents together; the surplus of a smaller one is the prior's 1."""
+    monkeypatch.setitem(models.MOST_PADDING, "cpu", most_padding)
+    dims = [2, 2, 3, 5, 6]
+    assert len(models.alike(dims, most_padding)) == n_runs
+    configs = [TrialConfig(latent_dim=d, seed=s, **small | {"objective": "eq24"}) for s, d in enumerate(dims)]
+    stack = FisherNet(configs, (1, 8, 8), 100).double()
+    z = torch.zeros(len(dims), 7, max(dims), dtype=torch.float64)
+    for i, d in enumerate(dims):
+        z[i, :, :d] = torch.randn(7, d, dtype=torch.float64)
+    together = stack.precision(z)
+    sum((together[i, :, :d, :d] * torch.arange(1.0, d + 1.0)).sum() for i, d in enumerate(dims)).backward()
+    for i, (d, config) in enumerate(zip(dims, configs, strict=True)):
+        model = FisherNet([config], (1, 8, 8), 100).double()
+        alone = model.precision(z[i : i + 1, :, :d])
+        assert torch.allclose(together[i, :, :d, :d], alone[0], rtol=1e-12)
+        rest = together[i].detach().clone()
+        rest[:, :d, :d] = torch.eye(d)
+        assert torch.equal(rest, torch.eye(max(dims), dtype=torch.float64).expand(7, -1, -1))
+        (alone * torch.arange(1.0, d + 1.0)).sum().backward()
+        first, own = stack.decoder.layers[0].weight.grad[i], model.decoder.layers[0].weight.grad[0]
+        assert torch.allclose(first[:d], own, rtol=1e-10)
+        assert not first[d:].any()
