@@ -1,7 +1,8 @@
 """What stacking is worth on a CPU: steps of one thread by network width and cohort size: ``python benchmarks/cohort_size.py``.
 
 Prints, per model, image size and hidden width, the time a member's step takes alone divided by the time it takes in a cohort:
-above 1 stacking gains. sweeps/planning.py takes its STACKED_WEIGHTS_ON_CPU from this.
+above 1 stacking gains. Cohorts are of latent dimension 8, and one of each dimension of 2-20. sweeps/planning.py takes its
+STACKED_WEIGHTS_ON_CPU from this.
 """
 
 import statistics
@@ -18,34 +19,39 @@ from fishernet.config import TrialConfig
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
 from sweeps.planning import n_weights
 
-SIZES, STEPS, ROUNDS = (1, 4, 8), 20, 5
+COHORTS, STEPS, ROUNDS = {"4": [8] * 4, "8": [8] * 8, "19 of d = 2-20": list(range(2, 21))}, 20, 5
 
 
-def step_seconds(cohort: Cohort, images: ResidentImages) -> float:
+def step_seconds(cohorts: list[Cohort], images: ResidentImages) -> float:
+    """Of one member."""
     started = time.perf_counter()
-    train_epoch(cohort, images)
-    return (time.perf_counter() - started) / STEPS / len(cohort)
+    for cohort in cohorts:
+        train_epoch(cohort, images)
+    return (time.perf_counter() - started) / STEPS / sum(map(len, cohorts))
 
 
 def main() -> None:
     torch.set_num_threads(1)
     keep_freed_memory()
-    print("model,side,hidden_width,weights,cohort_size,gain")
+    print("model,side,hidden_width,weights,cohort,gain")
     for side in (8, 28):
         images = ResidentImages(torch.randint(0, 256, (64 * STEPS, side * side), dtype=torch.uint8))
         for model in ("VAE", "FisherNet", "CVAE"):
             for width in (32, 64, 128, 256, 448) if model != "CVAE" else (448,):
-                cohorts = {}
-                for size in SIZES:
-                    configs = [TrialConfig(model=model, latent_dim=8, seed=s, hidden_width=width) for s in range(size)]
-                    cohorts[size] = Cohort(configs, (1, side, side), 64 * STEPS)
-                    train_epoch(cohorts[size], images)  # warm-up
-                # Sizes in turn, so that a change of the machine's speed hits all of them.
-                rounds = [{size: step_seconds(c, images) for size, c in cohorts.items()} for _ in range(ROUNDS)]
-                for size in SIZES[1:]:
-                    gain = statistics.median(r[1] / r[size] for r in rounds)
+                for name, dims in COHORTS.items():
+                    configs = [
+                        TrialConfig(model=model, latent_dim=d, seed=s, hidden_width=width) for s, d in enumerate(dims)
+                    ]
+                    stacks = [[c] for c in (configs if len(set(dims)) > 1 else configs[:1])], [configs]
+                    alone, together = ([Cohort(own, (1, side, side), 64 * STEPS) for own in some] for some in stacks)
+                    for cohorts in (alone, together):
+                        step_seconds(cohorts, images)  # warm-up
+                    # In turn, so that a change of the machine's speed hits both.
+                    gain = statistics.median(
+                        step_seconds(alone, images) / step_seconds(together, images) for _ in range(ROUNDS)
+                    )
                     weights = n_weights(TrialConfig(model=model, latent_dim=8, hidden_width=width), side * side)
-                    print(f"{model},{side},{width},{weights},{size},{gain:.2f}", flush=True)
+                    print(f"{model},{side},{width},{weights},{name},{gain:.2f}", flush=True)
 
 
 if __name__ == "__main__":

@@ -21,14 +21,14 @@ from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData, load_data
 from fishernet.evaluation import evaluate
-from fishernet.training import ResidentImages, Step, set_matmul_precision, train_epoch
+from fishernet.training import ResidentImages, Step, set_arithmetic, train_epoch
 
 EPOCHS_OF_THE_PAPER = 100
 
 
 def epoch_seconds(configs: list[TrialConfig], data: ImageData, device: str, epochs: int) -> tuple[float, bool]:
     """The fastest epoch with its evaluation, after one to warm up; and whether its steps were replayed as a CUDA graph."""
-    set_matmul_precision(configs[0].precision)
+    set_arithmetic(configs[0].precision)
     cohort = Cohort(configs, data.image_shape, len(data.train), device)
     images, test_images = (ResidentImages.of(part, cohort.device) for part in (data.train, data.test))
     step, seconds = Step(cohort, images), []
@@ -45,7 +45,7 @@ def peak(precision: str, device: str) -> float:
     n = 8192 if device != "cpu" else 1024
     dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
     a, b = (torch.randn(n, n, device=device, dtype=dtype) for _ in range(2))
-    set_matmul_precision(precision)
+    set_arithmetic(precision)
     best = float("inf")
     for _ in range(10):
         started = time.perf_counter()

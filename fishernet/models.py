@@ -102,7 +102,7 @@ class Autoencoder(nn.Module, ABC):
     def arithmetic(self) -> AbstractContextManager[Any]:
         """Within it the networks' matrix products, and their gradients, are of ``config.precision``'s numbers."""
         if self.config.precision != "bfloat16":
-            return nullcontext()  # tf32 is a matter of the process: ``training.set_matmul_precision``
+            return nullcontext()  # tf32 is a matter of the process: ``training.set_arithmetic``
         return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
 
     def posterior_mean(self, x: Tensor) -> Tensor:

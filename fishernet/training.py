@@ -56,8 +56,12 @@ def keep_freed_memory() -> None:
             mallopt(-1, (1 << 31) - 1)
 
 
-def set_matmul_precision(precision: str) -> None:
-    """Let the process's float32 products use TF32 where "tf32" asks for it. Torch's own default uses it in convolutions alone."""
+def set_arithmetic(precision: str) -> None:
+    """Let float32 products use TF32 where "tf32" asks for it (torch's own default uses it in convolutions alone).
+
+    And let cuDNN sum in one order at every run, without which resumed runs on a GPU would give other numbers.
+    """
+    torch.backends.cudnn.deterministic = True
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
 
@@ -72,7 +76,7 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     keep_freed_memory()
     train_images = ResidentImages.of(data.train, cohort.device)
     test_images = ResidentImages.of(data.test, cohort.device)
-    set_matmul_precision(cohort.config.precision)
+    set_arithmetic(cohort.config.precision)
     step = Step(cohort, train_images)
     while cohort.epoch < cohort.config.epochs and len(cohort.failures) < len(cohort):
         started = time.perf_counter()
@@ -125,6 +129,10 @@ class Step:
         self.recordable = cohort.device.type == "cuda" and cohort.config.sampler != "cg"
         if self.recordable:
             torch.cuda.set_device(cohort.device)  # streams and graphs are the current device's
+            if (
+                torch.version.cuda
+            ):  # a batched Cholesky that does not wait for the GPU, as torch's other library for it may
+                torch.backends.cuda.preferred_linalg_library("cusolver")
         self.n_calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 

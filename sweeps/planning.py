@@ -248,8 +248,9 @@ def make_cohorts(
 ) -> list[list[TrialConfig]]:
     """The configs in cohorts, the dearest first, so that none of the slots ends long after the others.
 
-    ``auto`` on GPUs: each stackable group in as many equal cohorts as there are slots. On a CPU the same for networks small
-    enough to gain from it, and cohorts of one for the others.
+    ``auto`` on GPUs: each stackable group in as many equal cohorts as there are slots, each with members of every latent_dim,
+    so that they cost the same. On a CPU the same for networks small enough to gain from it, and cohorts of one for the others.
+    Cohorts of a given size have members of like latent_dim.
     """
     cohorts: list[list[TrialConfig]] = []
     for group in stackable(configs):
@@ -258,10 +259,11 @@ def make_cohorts(
                 group[0].model != "CVAE" and n_weights(group[0], n_pixels) <= STACKED_WEIGHTS_ON_CPU
             )
             n = min(len(group), devices.slots) if stacks else len(group)
+            cohorts += [group[i::n] for i in range(n)]
         else:
             n = math.ceil(len(group) / int(cohort_size))
-        bounds = [round(i * len(group) / n) for i in range(n + 1)]
-        cohorts += [group[a:b] for a, b in itertools.pairwise(bounds)]
+            bounds = [round(i * len(group) / n) for i in range(n + 1)]
+            cohorts += [group[a:b] for a, b in itertools.pairwise(bounds)]
     return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, n_pixels) for c in cohort))
 
 

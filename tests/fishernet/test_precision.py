@@ -5,7 +5,7 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import MODEL_NAMES, TrialConfig
-from fishernet.training import ResidentImages, set_matmul_precision, train
+from fishernet.training import ResidentImages, set_arithmetic, train
 
 ROUNDING = 2.0**-8  # bfloat16 has 8 significant bits
 
@@ -52,4 +52,4 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(images, small):
             assert (torch.get_float32_matmul_precision() == "high") == allowed
             assert torch.backends.cudnn.allow_tf32 == allowed
     finally:
-        set_matmul_precision("float32")
+        set_arithmetic("float32")

@@ -35,11 +35,14 @@ VARIANTS = [
     {"model": "FisherNet", "precision": "bfloat16"},
     {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
 ]
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 
 
-def make(configs: list[TrialConfig], images: ImageData, dtype: torch.dtype = torch.float32) -> Cohort:
-    cohort = Cohort(configs, images.image_shape, len(images.train))
+def make(
+    configs: list[TrialConfig], images: ImageData, dtype: torch.dtype = torch.float32, device: str = "cpu"
+) -> Cohort:
+    cohort = Cohort(configs, images.image_shape, len(images.train), device)
     cohort.model.to(dtype)
     for group in cohort.optimiser.groups:
         group.__post_init__()  # its moments in the same numbers
@@ -113,16 +116,17 @@ def test_the_padding_of_a_member_stays_zero(variant, small, images):
     assert first.weight[0, 2:].count_nonzero() == 0
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
 @every_variant
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, small, images, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, device, small, images, tmp_path):
     configs = [TrialConfig(latent_dim=d, **small | variant) for d in (2, 4)]
-    whole = make(configs, images)
+    whole = make(configs, images, device=device)
     expected = run(whole, images)
-    interrupted = make(configs, images)
+    interrupted = make(configs, images, device=device)
     for _ in train(interrupted, images):
         interrupted.save(tmp_path / "state.safetensors")
         break
-    resumed = make(configs, images)
+    resumed = make(configs, images, device=device)
     resumed.load(tmp_path / "state.safetensors")
     with (tmp_path / "state.safetensors").open("r+b") as file:  # what is loaded is no view of the file
         file.write(b"\xff" * (tmp_path / "state.safetensors").stat().st_size)
@@ -347,7 +351,7 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time_unless_a_number_o
     assert [epoch for epoch in range(1, 8) if Pace(3).due(epoch)] == [3, 6]
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="a CUDA graph needs a GPU")
+@on_a_gpu
 @pytest.mark.parametrize("variant", [{"model": name} for name in MODEL_NAMES], ids=lambda v: v["model"])
 def test_a_recorded_step_trains_as_the_plain_one(variant, small, images):
     """Also with the smaller last batch of each epoch between the replays, and after an evaluation."""

@@ -145,6 +145,12 @@ def test_auto_fills_gpus_evenly_and_leaves_large_networks_alone_on_a_cpu():
     configs = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE")
     assert [len(c) for c in make_cohorts(configs, Devices(4, 1, 16, 1), "auto", 784)].count(24) >= 3
     assert {len(c) for c in make_cohorts(configs, CPU, "auto", 784)} == {1}
+    of_all_dims = make_cohorts(
+        flags("--latent-dims", "2-20", "--seeds", "8", "--models", "FisherNet"), Devices(4, 1, 16, 1), "auto", 784
+    )
+    costs = [sum(relative_cost(c, 784) for c in cohort) for cohort in of_all_dims]
+    assert len(costs) == 4
+    assert max(costs) < 1.01 * min(costs)
     small = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE", "--hidden-width", "64")
     assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", 64)) == [47, 48]
 
