@@ -1,9 +1,9 @@
 """What a training step costs beside its arithmetic: ``python benchmarks/step_speed.py``.
 
-For each model and latent dimension, the CPU seconds of a whole training step (images gathered, noise, forward, backward, Adam)
-beside those of its matrix products alone: the same shapes, in the same run, with nothing between them, as plain sgemm. Their
-quotient is the share of the hardware's own speed that the step reaches; the last column has Adam's update counted as work
-besides. Convolutions are counted as the products of their im2col form.
+For each model and latent dimension, the CPU time of a whole training step of all members (images gathered, noise, forward,
+backward, Adam) beside that of its matrix products alone: the same shapes, in the same run, with nothing between them, as plain
+sgemm. Their quotient is the share of the hardware's own speed that the step reaches; the last column has Adam's update counted
+as work besides. Convolutions are counted as the products of their im2col form.
 """
 
 import argparse
@@ -91,7 +91,7 @@ def bare(found: list[Product]) -> Callable[[], None]:
 
     def run() -> None:
         for a, b, out in work:
-            if len(a) > 8:  # those of single images, batched as in the step
+            if len(a) >= 64:  # those of single images, batched as in the step
                 torch.bmm(a, b, out=out)
             else:
                 for i in range(len(a)):
@@ -112,6 +112,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--models", nargs="+", default=["VAE", "FisherNet", "AE", "CVAE"])
     parser.add_argument("--latent-dims", nargs="+", type=int, default=[2, 10, 20])
+    parser.add_argument("--cohort-size", type=int, default=1, help="members trained as one stack, at most 8")
     parser.add_argument("--precision", default="float32", help="of the step; the products are float32")
     parser.add_argument("--rounds", type=int, default=ROUNDS)
     parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
@@ -125,8 +126,11 @@ def main() -> None:
     print(*header, sep=",")
     for model in args.models:
         for d in args.latent_dims:
-            config = TrialConfig(model=model, latent_dim=d, precision=args.precision)
-            cohort, found = Cohort([config], IMAGE_SHAPE, len(images)), products(config)
+            configs = [
+                TrialConfig(model=model, latent_dim=d, seed=s, precision=args.precision)
+                for s in range(args.cohort_size)
+            ]
+            cohort, found = Cohort(configs, IMAGE_SHAPE, len(images)), products(configs[0]) * args.cohort_size
             train_epoch(cohort, images)  # warm-up
             theirs = torch.optim.AdamW([p for group in cohort.optimiser.groups for p in group.parameters], fused=True)
             parts = (partial(train_epoch, cohort, images), bare(found), cohort.optimiser.step, theirs.step)
@@ -137,7 +141,7 @@ def main() -> None:
             step, total = epoch / STEPS, flops(found)
             measured = (f"{1e3 * seconds:.2f}" for seconds in (step, alone, adam, adamw))
             shares = (f"{seconds / step:.2f}" for seconds in (alone, alone + adam))
-            mflop, gflops = total / config.batch_size / 1e6, total / step / 1e9
+            mflop, gflops = total / configs[0].batch_size / len(cohort) / 1e6, total / step / 1e9
             row = (model, d, args.threads, f"{mflop:.1f}", *measured, f"{gflops:.0f}", *shares)
             rows.append(row)
             print(*row, sep=",", flush=True)

@@ -129,8 +129,8 @@ class TrialConfig:
     )
     precision: str = _field(
         "float32",
-        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them; bfloat16, 7-bit "
-        "mantissas. All else stays float32",
+        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, in every product; "
+        "bfloat16, 7-bit mantissas. All else stays float32",
         choices=("float32", "tf32", "bfloat16"),
     )
     train_size: int = _field(

@@ -246,7 +246,7 @@ class FisherNet(Autoencoder):
             with self.arithmetic():
                 jacobian = linearised.part(members, d).jacobian()
             # Outside: Cholesky needs more digits than bfloat16 has.
-            blocks.append(latent_precision(jacobian.to(mean.dtype), information[members]))
+            blocks.append(latent_precision(jacobian, information[members]))
         return torch.cat([_padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
 
     def posterior_covariance(self, x: Tensor) -> Tensor:

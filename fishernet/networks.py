@@ -1,7 +1,7 @@
 """Stacked networks: layers whose every parameter holds one slice per cohort member, (n_members, ...)."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -79,6 +79,12 @@ class StackedLayer(nn.Module):
         return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
 
 
+def each_member(layers: Iterable[nn.Module]) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
+    """Member by member, weight and bias of every layer. Indexed one by one, each would have a gradient the size of all."""
+    parameters = [(layer.get_parameter("weight").unbind(), layer.get_parameter("bias").unbind()) for layer in layers]
+    return zip(*(zip(*both, strict=True) for both in parameters), strict=True)
+
+
 def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(n) for n in shape)]
 
@@ -103,8 +109,8 @@ class Conv(StackedLayer):
         super().__init__([(n_out, n_in, 3, 3)] * n_members, [n_out] * n_members)
         self.stride = stride
 
-    def forward(self, x: Tensor, member: int) -> Tensor:
-        return F.conv2d(x, self.weight[member], self.bias[member], stride=self.stride, padding=1)
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        return F.conv2d(x, weight, bias, stride=self.stride, padding=1)
 
 
 class ConvTranspose(StackedLayer):
@@ -117,10 +123,9 @@ class ConvTranspose(StackedLayer):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[1] * 9  # torch's own convention for transposed convolutions
 
-    def forward(self, x: Tensor, member: int) -> Tensor:
+    def forward(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         # A stride of 2 maps both 2n - 1 and 2n pixels to n; output_padding says which of them this layer came from.
         padding = [s - ((n - 1) * self.stride + 1) for s, n in zip(self.size, x.shape[-2:], strict=True)]
-        weight, bias = self.weight[member], self.bias[member]
         return F.conv_transpose2d(x, weight, bias, stride=self.stride, padding=1, output_padding=padding)
 
 
@@ -208,14 +213,16 @@ class ConvEncoder(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.unflatten(2, self.image_shape)
-        return torch.stack([self._features(images, i) for i, images in enumerate(x)])
+        return torch.stack(
+            [self._features(own, layers) for own, layers in zip(x, each_member(self.layers), strict=True)]
+        )
 
-    def _features(self, x: Tensor, member: int) -> Tensor:
+    def _features(self, x: Tensor, parameters: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         # Member by member: on a CPU a grouped convolution is slower than its groups; channels-last is 1.3-2x faster there.
         x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
+        for layer, own in zip(self.layers, parameters, strict=True):
             # In place where it can be: large activations cost memory traffic, not arithmetic.
-            x = self.activation.overwrite(layer(x, member))
+            x = self.activation.overwrite(layer(x, *own))
         return x.flatten(1)
 
 
@@ -239,14 +246,15 @@ class ConvDecoder(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         x = self.activation.function(self.first(z)).unflatten(2, self.first_shape)
-        return torch.stack([self._image(features, i) for i, features in enumerate(x)])
+        members = each_member([*self.layers, self.last])
+        return torch.stack([self._image(features, layers) for features, layers in zip(x, members, strict=True)])
 
-    def _image(self, x: Tensor, member: int) -> Tensor:
+    def _image(self, x: Tensor, parameters: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
         x = x.contiguous(memory_format=torch.channels_last)
-        for layer in self.layers:
+        for layer, own in zip(self.layers, parameters[:-1], strict=True):
             # In place where it can be: large activations cost memory traffic, not arithmetic.
-            x = self.activation.overwrite(layer(x, member))
-        return self.last(x, member).flatten(1)
+            x = self.activation.overwrite(layer(x, *own))
+        return self.last(x, *parameters[-1]).flatten(1)
 
 
 def conv_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:

@@ -12,10 +12,13 @@ from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.records import write_failure, write_records
 from fishernet.state import CohortState, Record
-from fishernet.training import train
+from fishernet.training import set_arithmetic, train
 
 # What libraries say that do not raise torch.OutOfMemoryError: torch on a CPU, and CUDA's own.
-OUT_OF_MEMORY = ("DefaultCPUAllocator", "out of memory", "ALLOC_FAILED")
+# The last is cuDNN's, after none of its ways to compute a convolution had the memory it needs.
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator", "out of memory", "ALLOC_FAILED", "ALLOCATION_FAILED", "unable to find an engine",
+)  # fmt: skip
 
 
 def is_out_of_memory(error: BaseException | None) -> bool:
@@ -95,6 +98,7 @@ class FittedCohort:
 
     def write_records(self, folder: Path) -> None:
         """One record folder per member below ``folder``; a member that did not fit leaves its epochs and its reason."""
+        self._training = iter(())  # it holds the step's memory
         if self._live:
             try:
                 write_records(folder, self._live, self._data)
@@ -132,6 +136,8 @@ class FittedCohort:
     def _on_device(self, part: CohortState) -> Cohort:
         cohort = Cohort(part.configs, self._data.image_shape, len(self._data.train), self._device)
         cohort.restore(part)
+        # Records are computed as training is, also where no epoch is left to train.
+        set_arithmetic(self.config.precision)
         return cohort
 
     def _each_part(self, do: Callable[[CohortState], CohortState]) -> None:

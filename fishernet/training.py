@@ -127,12 +127,8 @@ class Step:
     def __init__(self, cohort: Cohort, images: ResidentImages) -> None:
         self.cohort, self.images = cohort, images
         self.recordable = cohort.device.type == "cuda" and cohort.config.sampler != "cg"
-        if self.recordable:
+        if self.recordable and cohort.device.index is not None:
             torch.cuda.set_device(cohort.device)  # streams and graphs are the current device's
-            if (
-                torch.version.cuda
-            ):  # a batched Cholesky that does not wait for the GPU, as torch's other library for it may
-                torch.backends.cuda.preferred_linalg_library("cusolver")
         self.n_calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
@@ -143,13 +139,11 @@ class Step:
         self.n_calls += 1
         if self.n_calls <= STEPS_BEFORE_RECORDING:
             return self._on_a_stream_of_its_own(index, noise)
-        if self.graph is None:
-            try:
-                self.graph = self._record(index, noise)
-            except RuntimeError as error:
-                self.recordable = False
-                warnings.warn(f"training without a CUDA graph, which is slower: {error}", stacklevel=2)
-                return self._train(index, noise)
+        if self.graph is None and (problem := self._record(index, noise)):
+            self.recordable = False
+            warnings.warn(f"training without a CUDA graph, which is slower: {problem}", stacklevel=2)
+            return self._train(index, noise)
+        assert self.graph is not None
         self.index.copy_(index)
         for kept, new in zip(self.noise, noise, strict=True):
             kept.copy_(new)
@@ -168,21 +162,36 @@ class Step:
 
     def _on_a_stream_of_its_own(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
         """Libraries set up their workspaces at the first calls, which must not be recorded."""
-        stream, current = torch.cuda.Stream(), torch.cuda.current_stream()
+        stream, current = _side_stream(torch.cuda.current_device()), torch.cuda.current_stream()
         stream.wait_stream(current)
         with torch.cuda.stream(stream):
             loss = self._train(index, noise)
         current.wait_stream(stream)
         return loss
 
-    def _record(self, index: Tensor, noise: Sequence[Tensor]) -> torch.cuda.CUDAGraph:
+    def _record(self, index: Tensor, noise: Sequence[Tensor]) -> str:
+        """Record the step as ``self.graph``; returns why it cannot be, or nothing.
+
+        In words alone, as the error's frames hold the memory of the half-recorded step.
+        """
         self.index, self.noise = index.clone(), [t.clone() for t in noise]
         # Gradients that are made while recording have a fixed place in the graph's own memory.
         self.cohort.optimiser.zero_grad()
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            self.loss = self._train(self.index, self.noise)
-        return graph
+        try:
+            with torch.cuda.graph(graph):
+                self.loss = self._train(self.index, self.noise)
+        except RuntimeError as error:
+            self.cohort.optimiser.zero_grad()
+            return str(error)
+        self.graph = graph
+        return ""
+
+
+@functools.cache
+def _side_stream(device: int) -> torch.cuda.Stream:
+    """One for all cohorts of a process: cuBLAS keeps a workspace for every stream that it has seen."""
+    return torch.cuda.Stream(device)
 
 
 def _stop_diverged_members(cohort: Cohort, losses: Tensor) -> None:

@@ -354,10 +354,15 @@ class Driver(ABC):
                 raise
 
     def estimate(self, cohorts: Sequence[Sequence[TrialConfig]], devices: Devices, data: Any) -> float | None:
-        """Seconds of wall time the cohorts will take; None, after a line, where one does not fit the memory here."""
+        """Seconds of wall time the cohorts will take; None, after a line, where that cannot be measured here."""
+        import torch
+
         from fishernet.splitting import is_out_of_memory
         from sweeps.estimate import estimate_seconds
 
+        if devices.gpus and not torch.cuda.is_available():
+            print("time       unknown: the cluster's GPUs are not on this machine, where a step would be measured")
+            return None
         try:
             return estimate_seconds(cohorts, devices, data)
         except Exception as error:

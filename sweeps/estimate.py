@@ -8,10 +8,11 @@ import torch
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import ResidentImages, Step, keep_freed_memory, set_arithmetic, train_epoch
 from sweeps.planning import Devices
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 4
+STEPS_ON_A_GPU = 10, 30  # the first are not yet a CUDA graph's, and each takes a millisecond
 # An image is evaluated without gradients but decoded twice (from the mean and from a sample): about half a training pass.
 EVALUATION_COST = 0.5
 
@@ -42,16 +43,19 @@ def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices,
 
 
 def _step_seconds(members: Sequence[TrialConfig], devices: Devices, data: ImageData) -> float:
+    set_arithmetic(members[0].precision)
     cohort = Cohort(members, data.image_shape, len(data.train), "cuda" if devices.gpus else "cpu")
-    batch = members[0].batch_size
+    images = ResidentImages.of(data.train, cohort.device)
+    step, batch = Step(cohort, images), members[0].batch_size
 
-    def steps(n: int) -> float:
-        images = ResidentImages.of(data.train[: n * batch], cohort.device)
+    def seconds(n: int) -> float:
+        some = ResidentImages(images.pixels[: n * batch])
         started = time.perf_counter()
-        train_epoch(cohort, images)
+        train_epoch(cohort, some, step)
         if devices.gpus:
             torch.cuda.synchronize()
-        return (time.perf_counter() - started) / max(1, len(images) / batch)
+        return (time.perf_counter() - started) / max(1, len(some) / batch)
 
-    steps(WARM_UP_STEPS)
-    return steps(MEASURED_STEPS)
+    warm_up, measured = STEPS_ON_A_GPU if devices.gpus else (WARM_UP_STEPS, MEASURED_STEPS)
+    seconds(warm_up)
+    return seconds(measured)

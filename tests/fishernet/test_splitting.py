@@ -1,12 +1,14 @@
 """A cohort that does not fit is trained in parts, and nothing but the log tells of it."""
 
 import json
+import weakref
 
 import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from fishernet import splitting
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.records import write_records
@@ -74,7 +76,10 @@ def test_out_of_memory_is_told_from_other_errors():
         except torch.OutOfMemoryError:
             raise RuntimeError("operation failed during capture") from None
 
-    for fails in (allocate_on_the_cpu, behind_another, lambda: bytearray(2**62)):
+    def in_every_way_to_convolve():
+        raise RuntimeError("GET was unable to find an engine to execute this computation")
+
+    for fails in (allocate_on_the_cpu, behind_another, in_every_way_to_convolve, lambda: bytearray(2**62)):
         with pytest.raises((RuntimeError, MemoryError)) as caught:
             fails()
         assert is_out_of_memory(caught.value)
@@ -209,3 +214,21 @@ def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, 
         assert np.array_equal(means[0], means[2])
         assert means[1] == pytest.approx(means[2], rel=1e-4, abs=1e-5)
     assert [len(records) for records in cohort.history] == [3, 3]
+
+
+def test_records_that_do_not_fit_are_computed_without_what_training_held(small, images, tmp_path, monkeypatch):
+    """Else they would find no room beside the cohort that they are to replace."""
+    cohort, _ = fitted([TrialConfig(seed=0, **small)], images)
+    run(cohort)
+    trained_there, tried = weakref.ref(cohort._live), []
+
+    def write(*args):
+        tried.append(trained_there() is None)
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        write_records(*args)
+
+    monkeypatch.setattr(splitting, "write_records", write)
+    cohort.write_records(tmp_path)
+    assert tried == [False, True]
+    assert json.loads(next(tmp_path.glob("*/record.json")).read_text())["status"] == "finished"

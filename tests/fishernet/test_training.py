@@ -13,7 +13,7 @@ from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, latent_means, pca_test_mse
 from fishernet.models import MODELS
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
-from fishernet.training import ResidentImages, Step, train, train_epoch
+from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
 # Every model, and every option of the models that have them.
 VARIANTS = [
@@ -355,6 +355,7 @@ def test_checkpoints_take_no_more_than_their_share_of_the_time_unless_a_number_o
 @pytest.mark.parametrize("variant", [{"model": name} for name in MODEL_NAMES], ids=lambda v: v["model"])
 def test_a_recorded_step_trains_as_the_plain_one(variant, small, images):
     """Also with the smaller last batch of each epoch between the replays, and after an evaluation."""
+    set_arithmetic("float32")
     scores = []
     for recordable in (True, False):
         cohort = Cohort(
