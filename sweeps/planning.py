@@ -34,7 +34,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     },
 }  # fmt: skip
 # On a CPU, members are worth stacking while a step is mostly overhead: up to this many weights in a dense network it gains
-# 1.1x to 4.8x (benchmarks/results/cohort_size.csv), beyond it nothing worth losing single trials for; nor does a convolution.
+# 1.1x to 5.6x (benchmarks/results/cohort_size.csv), beyond it nothing worth losing single trials for; nor does a convolution.
 STACKED_WEIGHTS_ON_CPU = 300_000
 
 
