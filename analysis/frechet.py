@@ -96,13 +96,15 @@ def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Exhib
 
 def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, list[str]]:
     """Compute what the runs lack; the features that were taken, and a sentence on each run that failed. Raises AnalysisError."""
-    import torch
-
     from analysis.frame import AnalysisError
     from analysis.scores.densities import mkde_installed
     from analysis.scores.groups import ensure_distances
+    from fishernet.provenance import count_gpus
 
-    there = torch.cuda.device_count()
+    try:
+        there = 0 if options.gpus == 0 else count_gpus()
+    except RuntimeError as error:
+        raise AnalysisError(f"{error}, or say --gpus 0.") from None
     gpus = there if options.gpus is None else options.gpus
     if not 0 <= gpus <= there:
         raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")

@@ -16,6 +16,7 @@ storage=${FISHERNET_STORAGE:?"is the folder for checkpoints and results, on a fi
 # Other users share these machines: without the token nobody joins this cluster or runs code in it.
 export RAY_AUTH_MODE=token RAY_AUTH_TOKEN RAY_worker_niceness=0 RAY_USAGE_STATS_ENABLED=0
 RAY_AUTH_TOKEN=$(openssl rand -hex 32)
+export SRUN_CPUS_PER_TASK=$SLURM_CPUS_PER_TASK # srun no longer takes it from sbatch
 head=$(hostname)
 address=$(hostname --ip-address | awk '{print $1}'):$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a machine
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --temp-dir="/tmp/ray-$SLURM_JOB_ID")
@@ -26,6 +27,14 @@ until ray health-check --address="$address" >/dev/null 2>&1; do sleep 2; done
 if ((SLURM_JOB_NUM_NODES > 1)); then
   srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
     ray start --address="$address" "${resources[@]:0:2}" --block &
+  # The sweep plans for the nodes that are there when it starts.
+  python - "$address" "$SLURM_JOB_NUM_NODES" <<'END'
+import sys, time, ray
+ray.init(sys.argv[1], log_to_driver=False, logging_level="ERROR")
+deadline = time.monotonic() + 300
+while sum(node["Alive"] for node in ray.nodes()) < int(sys.argv[2]) and time.monotonic() < deadline:
+    time.sleep(1)
+END
 fi
 
 python sweeps/latent_sweep.py --address "$address" --storage-path "$storage" "$@" &

@@ -86,6 +86,9 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
         raise PlanError(f"--device is cpu, cuda, cuda:N or auto; got {args.device!r}") from None
     if device.type == "cuda" and not torch.cuda.is_available():
         raise PlanError(f"--device {args.device}: torch finds no GPU; leave --device out to train on the CPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        last = torch.cuda.device_count() - 1
+        raise PlanError(f"--device {args.device}: the GPUs here are cuda:0 to cuda:{last}")
     if args.threads:
         torch.set_num_threads(args.threads)
     first = configs[0]

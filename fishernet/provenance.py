@@ -41,6 +41,19 @@ def machine() -> dict[str, Any]:
     }
 
 
+def count_gpus() -> int:
+    """The GPUs that torch can use; raises RuntimeError where it sees some and can use none."""
+    import torch
+
+    n = torch.cuda.device_count()  # asks the driver; the next asks CUDA
+    if n and not torch.cuda.is_available():
+        raise RuntimeError(
+            f"torch sees {n} GPU{'s' * (n > 1)} here and cannot use {'them' if n > 1 else 'it'}, as the NVIDIA driver is too old "
+            f"for CUDA {torch.version.cuda}: update the driver"
+        )
+    return n
+
+
 def _output(*command: str) -> str:
     """What the command prints; empty where it is missing or fails."""
     try:

@@ -33,8 +33,8 @@ utils.set_sigterm_handler = lambda handler: None  # the driver's own answer stay
 
 # Ray gives its processes 30 s to come up, which a busy machine may need for loading them the first time.
 STARTS = 3
-# A cluster that has just come up, or come back, may have no workers yet.
-WAIT_FOR_CPUS_SECONDS = 60
+# A cluster that has just come up, or come back, may not have its workers yet.
+WAIT_FOR_NODES_SECONDS = 60
 
 
 private = False  # whether the Ray that is connected is this process's own: its workers inherit this environment
@@ -45,13 +45,14 @@ class ClusterError(RuntimeError):
 
 
 def connect(
-    address: str | None, devices: Callable[[dict[str, float]], Devices], *, gpus: int, cpus: int | None = None
+    address: str | None, devices: Callable[[list[dict[str, float]]], Devices], *, gpus: int, cpus: int | None = None
 ) -> Devices:
-    """Start a private Ray on this machine, or join the cluster at ``address``; returns the devices trials may use.
+    """Start a private Ray on this machine, or join the cluster at ``address``; returns what ``devices`` makes of its nodes.
 
     ``gpus`` and ``cpus`` are what a private Ray may give to trials (cpus: all that this process may use); it starts a
-    worker for each core. Raises ClusterError when the cluster cannot be reached or has fewer GPUs than asked for: Ray
-    itself would wait for ever.
+    worker for each core. ``devices`` takes the resources of each living node, and raises where it has fewer GPUs than asked
+    for: Ray itself would wait for ever. A cluster has a minute to have ``gpus`` GPUs and a CPU core. Raises ClusterError when
+    it cannot be reached or has no CPU core then.
     """
     global private
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": "ERROR"}
@@ -76,15 +77,17 @@ def connect(
                 f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
             ) from None
         raise ClusterError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
-    deadline = time.monotonic() + WAIT_FOR_CPUS_SECONDS
-    while not ray.cluster_resources().get("CPU"):
+    deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
+    while (there := ray.cluster_resources()).get("CPU", 0) < 1 or (address and there.get("GPU", 0) < gpus):
         if time.monotonic() > deadline:
-            raise ClusterError(
-                f"--address {address}: that Ray cluster has no CPU cores to give; start a worker beside it "
-                "(ray start --address=HOST:PORT, or docker compose up -d)"
-            )
+            break
         time.sleep(1)
-    return devices(ray.cluster_resources())
+    if not there.get("CPU"):
+        raise ClusterError(
+            f"--address {address}: that Ray cluster has no CPU cores to give; start a worker beside it "
+            "(ray start --address=HOST:PORT, or docker compose up -d)"
+        )
+    return devices([node["Resources"] for node in ray.nodes() if node["Alive"]])
 
 
 def end_processes() -> None:

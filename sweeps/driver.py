@@ -270,27 +270,37 @@ class Driver(ABC):
             config.dataset, self.args.data_dir, train_size=config.train_size, validation_size=config.validation_size
         )
 
-    def devices(self, resources: dict[str, float] | None = None) -> Devices:
-        """What the trials get: of this machine, or of the cluster whose resources are given; raises UsageError."""
-        if resources is None:
-            import torch
+    def devices(self, nodes: Sequence[Mapping[str, float]] | None = None) -> Devices:
+        """What the trials get: of this machine, or of the cluster with these nodes' resources; raises UsageError."""
+        if nodes is None:
+            from fishernet.provenance import count_gpus
 
-            resources = {"CPU": usable_cpus(), "GPU": torch.cuda.device_count()}
-        there, cpus = int(resources.get("GPU", 0)), int(resources.get("CPU", 0))
+            try:
+                nodes = [{"CPU": usable_cpus(), "GPU": 0 if self.args.gpus == 0 else count_gpus()}]
+            except RuntimeError as error:
+                raise UsageError(f"{error}; --gpus 0 trains on the CPU") from None
+        sizes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes)
+        cpus, there = (sum(column) for column in zip(*sizes, strict=True))
         where = "the cluster" if self.args.address else "this machine"
         gpus = there if self.args.gpus is None else self.args.gpus
         if gpus > there:
             hint = f"--gpus {there}" if there else "--gpus 0 to train on the CPU"
             raise UsageError(f"--gpus {gpus} asks for {gpus} GPUs, but {where} has {there or 'none'}; try {hint}")
         self.check_cpus(cpus)
-        return Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial)
+        devices = Devices(gpus, self.args.gpus_per_trial, cpus, self.args.cpus_per_trial, sizes)
+        if not devices.slots:  # Ray would wait for such a node for ever
+            raise UsageError(
+                f"--cpus-per-trial {self.args.cpus_per_trial}: no node of the cluster has as many CPU cores"
+                f"{' beside a GPU' if gpus else ''} (CPU cores and GPUs of its nodes: {', '.join(map(str, sizes))})"
+            )
+        return devices
 
     def connect(self) -> Devices:
         from sweeps import cluster
 
         try:
             if self.args.address:
-                return cluster.connect(self.args.address, self.devices, gpus=0)
+                return cluster.connect(self.args.address, self.devices, gpus=self.args.gpus or 0)
             here = self.devices()
             cpus = here.slots * here.cpus_per_trial if here.gpus else None
             return cluster.connect(None, self.devices, gpus=here.gpus, cpus=cpus)

@@ -207,17 +207,24 @@ def usable_cpus() -> int:
 
 @dataclass(frozen=True)
 class Devices:
-    """What the trials run on: ``slots`` of them at a time."""
+    """What the trials run on: ``slots`` of them at a time, as a trial takes its cores and its share of a GPU from one node."""
 
     gpus: int
     gpus_per_trial: float
     cpus: int
     cpus_per_trial: int
+    nodes: tuple[tuple[int, int], ...] = ()  # CPU cores and GPUs of each, where there are several
 
     @property
     def slots(self) -> int:
-        by_cpu = self.cpus // self.cpus_per_trial
-        return min(by_cpu, int(self.gpus / self.gpus_per_trial + 1e-9)) if self.gpus else by_cpu
+        nodes = self.nodes or ((self.cpus, self.gpus),)
+        if not self.gpus:
+            return sum(cpus // self.cpus_per_trial for cpus, _ in nodes)
+        fits = (min(cpus // self.cpus_per_trial, self._on(gpus)) for cpus, gpus in nodes)
+        return min(sum(fits), self._on(self.gpus))
+
+    def _on(self, gpus: int) -> int:
+        return int(gpus / self.gpus_per_trial + 1e-9)
 
     @property
     def resources(self) -> dict[str, float]:
@@ -225,7 +232,8 @@ class Devices:
 
     def __str__(self) -> str:
         kind = f"{self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else f"{self.cpus} CPU cores, no GPU"
-        return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time"
+        few = f", as there are {self.cpus} CPU cores" if self.gpus and self.slots < self._on(self.gpus) else ""
+        return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time{few}"
 
 
 def n_weights(config: TrialConfig, n_pixels: int) -> int:

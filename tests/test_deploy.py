@@ -112,6 +112,8 @@ def test_gpus_are_reserved_by_the_overlay_alone():
     assert list(overlay) == ["worker"]
     devices = overlay["worker"]["deploy"]["resources"]["reservations"]["devices"]
     assert devices == [{"driver": "nvidia", "count": "all", "capabilities": ["gpu"]}]
+    started, limit = (re.search(r"WORKER_CPUS:-(\d+)", text)[1] for text in (overlay["worker"]["command"], GPU))
+    assert int(started) == int(limit) >= 8  # a trial on each of a machine's GPUs
 
 
 @pytest.mark.parametrize("files", [["docker-compose.yml"], ["docker-compose.yml", "docker-compose.gpu.yml"]], ids=len)

@@ -19,6 +19,7 @@ from analysis.scores.sampling import find, fit_and_draw
 from analysis.scores.tasks import Job, Scored, run_jobs
 from analysis.stored import Array, StoredSweep, decode, posterior_means
 from fishernet.models import Autoencoder
+from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
@@ -39,11 +40,11 @@ def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
 
 
 def score_images(
-    extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
+    device: str, extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
     known: dict[str, Array | None],
 ) -> Scored:  # fmt: skip
     """Distances to the real test images of each set in ``known``: set -> latents that are stored already, or None."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    set_arithmetic("float32")  # whatever the model was trained in
     extractor, model = extractor.to(device), model.to(device)
     scored = Scored({}, {})
     means: Array | None = None
@@ -121,6 +122,7 @@ def ensure_distances(
     }
     if not any(lacking.values()):
         return []
+    # A task without a GPU of its own still sees them all.
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = named or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
@@ -130,7 +132,7 @@ def ensure_distances(
         for i, run in enumerate(_rows(stored.runs))
         if lacking.get(i)
     ]
-    shared = [extractor.to("cpu"), real, stored.images.train, stored.images.test]
+    shared = [device.type, extractor.to("cpu"), real, stored.images.train, stored.images.test]
     return run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 

@@ -130,11 +130,13 @@ def _start_ray(gpus: int) -> Any:
     )
     if ray.is_initialized():
         raise AnalysisError("Ray runs in this process already; scores start a private one of their own.")
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     try:
-        # "local" keeps away from any other Ray on this machine, running or dead.
+        # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
         ray.init(
-            address="local", num_gpus=gpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR
-        )
+            address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
+            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+        )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         reason = " ".join(str(error).split())[:300]
         raise AnalysisError(

@@ -48,7 +48,7 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
         "import ray\n"
         "from ray.cluster_utils import Cluster\n"
         "from sweeps import cluster as clusters\n"
-        "clusters.WAIT_FOR_CPUS_SECONDS = 1\n"
+        "clusters.WAIT_FOR_NODES_SECONDS = 1\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})\n"
         "try:\n"
         "    clusters.connect(cluster.address, lambda resources: 1 / 0, gpus=0)\n"
@@ -65,13 +65,51 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
     assert "that Ray cluster has no CPU cores to give; start a worker beside it" in done.stdout, done.stderr
 
 
+@pytest.mark.long
+def test_a_cluster_none_of_whose_nodes_can_hold_a_trial_is_refused(tmp_path):
+    """Two nodes of a core each are no node of two, and a core here is none beside the GPU there."""
+    program = (
+        "import sys\n"
+        "from ray.cluster_utils import Cluster\n"
+        "from sweeps.latent_sweep import LatentSweep, _parse\n"
+        "from sweeps.driver import UsageError\n"
+        "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'include_dashboard': False})\n"
+        "cluster.add_node(num_cpus=1, num_gpus=1)\n"
+        "try:\n"
+        "    flags = ['--address', cluster.address, *sys.argv[1:]]\n"
+        "    print(LatentSweep(_parse(flags), flags).connect())\n"
+        "except UsageError as error:\n"
+        "    print(error)\n"
+        "finally:\n"
+        "    import ray\n"
+        "    ray.shutdown()\n"
+        "    cluster.shutdown()\n"
+    )
+    for flags, expected in (
+        (
+            ["--gpus=1", "--cpus-per-trial=2"],
+            "--cpus-per-trial 2: no node of the cluster has as many CPU cores beside a GPU",
+        ),
+        (
+            ["--gpus=0", "--cpus-per-trial=3"],
+            "--cpus-per-trial 3: no node of the cluster has as many CPU cores (CPU cores",
+        ),
+        (["--gpus=1"], "1 GPU: 1 trial at a time"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", program, *flags], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},
+            capture_output=True, text=True, timeout=300, check=False,
+        )  # fmt: skip
+        assert done.stdout.startswith(expected), done.stdout + done.stderr
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to cores")
 def test_a_private_ray_uses_no_core_that_the_driver_may_not():
     program = (
         "import os\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
         "from sweeps import cluster as clusters\n"
-        "print(clusters.connect(None, lambda resources: resources['CPU'], gpus=0), 'of', os.cpu_count())\n"
+        "print(clusters.connect(None, lambda nodes: nodes[0]['CPU'], gpus=0), 'of', os.cpu_count())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},

@@ -159,3 +159,12 @@ def test_slots_are_bounded_by_gpus_and_by_cpus():
     assert Devices(2, 0.25, 64, 1).slots == 8
     assert Devices(2, 0.25, 4, 1).slots == 4
     assert Devices(0, 1, 7, 2).slots == 3
+    assert str(Devices(8, 1, 2, 1)) == "8 GPUs: 2 trials at a time, as there are 2 CPU cores"
+    assert str(Devices(8, 0.5, 64, 1)) == "8 GPUs: 16 trials at a time"
+
+
+def test_a_trial_takes_what_it_needs_from_one_node():
+    """Ray would wait for ever for a node that has what only several have together."""
+    assert Devices(0, 1, 6, 2, ((1, 0), (1, 0), (4, 0))).slots == 2
+    assert Devices(4, 1, 68, 4, ((64, 0), (2, 2), (2, 2))).slots == 0
+    assert Devices(3, 0.5, 80, 1, ((64, 0), (8, 2), (8, 2))).slots == 6  # --gpus 3 of 4
