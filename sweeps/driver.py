@@ -279,7 +279,7 @@ class Driver(ABC):
                 nodes = [{"CPU": usable_cpus(), "GPU": 0 if self.args.gpus == 0 else count_gpus()}]
             except RuntimeError as error:
                 raise UsageError(f"{error}; --gpus 0 trains on the CPU") from None
-        sizes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes)
+        sizes = tuple((int(node.get("CPU", 0)), int(node.get("GPU", 0))) for node in nodes)  # a driver's is (0, 0)
         cpus, there = (sum(column) for column in zip(*sizes, strict=True))
         where = "the cluster" if self.args.address else "this machine"
         gpus = there if self.args.gpus is None else self.args.gpus
@@ -291,7 +291,7 @@ class Driver(ABC):
         if not devices.slots:  # Ray would wait for such a node for ever
             raise UsageError(
                 f"--cpus-per-trial {self.args.cpus_per_trial}: no node of the cluster has as many CPU cores"
-                f"{' beside a GPU' if gpus else ''} (CPU cores and GPUs of its nodes: {', '.join(map(str, sizes))})"
+                f"{' beside a GPU' if gpus else ''}; they have {', '.join(f'{c} ({g} GPUs)' for c, g in sizes if c or g)}"
             )
         return devices
 
