@@ -291,7 +291,7 @@ class Driver(ABC):
         if not devices.slots:  # Ray would wait for such a node for ever
             raise UsageError(
                 f"--cpus-per-trial {self.args.cpus_per_trial}: no node of the cluster has as many CPU cores"
-                f"{' beside a GPU' if gpus else ''}; they have {', '.join(f'{c} ({g} GPUs)' for c, g in sizes if c or g)}"
+                f"{' beside a GPU' if gpus else ''}; they have {', '.join(f'{c} ({g} GPUs)' for c, g in sorted(sizes) if c or g)}"
             )
         return devices
 

@@ -92,7 +92,7 @@ def test_a_cluster_none_of_whose_nodes_can_hold_a_trial_is_refused(tmp_path):
         ),
         (
             ["--gpus=0", "--cpus-per-trial=3"],
-            "--cpus-per-trial 3: no node of the cluster has as many CPU cores; they have 2 (0 GPUs), 1 (1 GPUs)",
+            "--cpus-per-trial 3: no node of the cluster has as many CPU cores; they have 1 (1 GPUs), 2 (0 GPUs)",
         ),
         (["--gpus=1"], "1 GPU: 1 trial at a time"),
     ):
