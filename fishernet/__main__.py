@@ -78,17 +78,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     from fishernet.splitting import FittedCohort
     from fishernet.state import Pace
 
-    try:
-        device = torch.device(
-            ("cuda" if torch.cuda.is_available() else "cpu") if args.device == "auto" else args.device
-        )
-    except RuntimeError:
-        raise PlanError(f"--device is cpu, cuda, cuda:N or auto; got {args.device!r}") from None
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise PlanError(f"--device {args.device}: torch finds no GPU; leave --device out to train on the CPU")
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        last = torch.cuda.device_count() - 1
-        raise PlanError(f"--device {args.device}: the GPUs here are cuda:0 to cuda:{last}")
+    device = _device(args.device)
     if args.threads:
         torch.set_num_threads(args.threads)
     first = configs[0]
@@ -148,6 +138,23 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
             cohort.write_records(args.out)
             checkpoint.unlink(missing_ok=True)
     return 1 if failures else 0
+
+
+def _device(asked: str) -> Any:
+    """The torch.device asked for; raises PlanError where it is none that this machine has."""
+    import torch
+
+    try:
+        device = torch.device(asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise PlanError(f"--device is cpu, cuda, cuda:N or auto; got {asked!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PlanError(f"--device {asked}: torch finds no GPU; leave --device out to train on the CPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PlanError(f"--device {asked}: the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return device
 
 
 def _recorded(path: Path) -> dict[str, Any] | None:

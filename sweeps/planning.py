@@ -232,7 +232,7 @@ class Devices:
 
     def __str__(self) -> str:
         kind = f"{self.gpus} GPU{'s' * (self.gpus > 1)}" if self.gpus else f"{self.cpus} CPU cores, no GPU"
-        few = f", as there are {self.cpus} CPU cores" if self.gpus and self.slots < self._on(self.gpus) else ""
+        few = ", for want of CPU cores beside them" if self.gpus and self.slots < self._on(self.gpus) else ""
         return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time{few}"
 
 

@@ -396,3 +396,11 @@ def test_a_folder_of_images_is_read_or_refused_with_a_sentence_that_names_it(rou
         check_images(folder)
 
     holds_for(40 * rounds, {"files": st.dictionaries(st.sampled_from(NAMES), spoilt(PICTURES), max_size=5)}, check)
+
+
+@pytest.mark.parametrize("device", ["nonsense", "mps", "cuda:999", "cpu:x", ""])
+def test_a_device_that_is_not_there_is_refused(device, at):
+    status, said = run("fishernet.__main__", ["--plan=plan.json", "--out=out", f"--device={device}"])
+    assert status == 2
+    assert "error: --device" in said
+    assert not (at / "out").exists()

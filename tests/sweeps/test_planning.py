@@ -159,7 +159,7 @@ def test_slots_are_bounded_by_gpus_and_by_cpus():
     assert Devices(2, 0.25, 64, 1).slots == 8
     assert Devices(2, 0.25, 4, 1).slots == 4
     assert Devices(0, 1, 7, 2).slots == 3
-    assert str(Devices(8, 1, 2, 1)) == "8 GPUs: 2 trials at a time, as there are 2 CPU cores"
+    assert str(Devices(8, 1, 2, 1)) == "8 GPUs: 2 trials at a time, for want of CPU cores beside them"
     assert str(Devices(8, 0.5, 64, 1)) == "8 GPUs: 16 trials at a time"
 
 
