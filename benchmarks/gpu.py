@@ -27,7 +27,7 @@ import torch.nn.functional as F
 from step_speed import flops, products
 from torch import Tensor
 
-from fishernet import models
+from fishernet import fisher
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData, load_data
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, default=2, help="that are timed, after one that is not")
     parser.add_argument("--train-size", type=int, default=0)
     parser.add_argument("--convolutions", nargs="+", choices=CONVOLUTIONS, default=["each"])
-    parser.add_argument("--most-padding", type=float, default=models.MOST_PADDING["cuda"])
+    parser.add_argument("--most-padding", type=float, default=fisher.MOST_PADDING["cuda"])
     parser.add_argument("--data-dir")
     parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
     args = parser.parse_args()
@@ -176,7 +176,7 @@ def main() -> None:
         parser.error("--convolutions streams needs a GPU")
     data = load_data("fashion-mnist", args.data_dir, train_size=args.train_size)
     dims = range(args.latent_dims[0], args.latent_dims[1] + 1)
-    models.MOST_PADDING[torch.device(args.device).type] = args.most_padding
+    fisher.MOST_PADDING[torch.device(args.device).type] = args.most_padding
     with contextlib.ExitStack() as stack:
         files = [sys.stdout]
         if args.out:

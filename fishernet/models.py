@@ -11,11 +11,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
+from fishernet.fisher import MOST_PADDING, alike, cg_residual, cholesky_residual, latent_precision, padded
 from fishernet.likelihoods import LIKELIHOODS, Gaussian
 from fishernet.networks import (
     ACTIVATIONS,
@@ -27,10 +26,6 @@ from fishernet.networks import (
     Linearised,
     StackedLayer,
 )
-
-# By how much latent_dims may differ whose tangents are pushed together: on a CPU padding costs more than another call; on a
-# GPU, where it has not been measured, small products leave much of it idle.
-MOST_PADDING = {"cpu": 1.0, "cuda": 1.5}
 
 
 class Activate(nn.Module):
@@ -247,7 +242,7 @@ class FisherNet(Autoencoder):
                 jacobian = linearised.part(members, d).jacobian()
             # Outside: Cholesky needs more digits than bfloat16 has.
             blocks.append(latent_precision(jacobian, information[members]))
-        return torch.cat([_padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
+        return torch.cat([padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
 
     def posterior_covariance(self, x: Tensor) -> Tensor:
         """M^-1 at the encoded mean (section 2.4)."""
@@ -277,30 +272,6 @@ class FisherNet(Autoencoder):
             if self.config.objective == "eq24":
                 loss = loss + kl_weight * terms["half_log_det"]
         return Outcome(loss, terms, mean, a)
-
-
-def alike(latent_dims: Sequence[int], most_padding: float) -> list[tuple[slice, int]]:
-    """Neighbouring members whose latent_dims are within a factor of ``most_padding``, and the largest of these.
-
-    A tangent is pushed for each latent dimension, the costliest part of a step: in a stack of d = 2-20 padded to 20 nearly
-    every second one would be 0.
-    """
-    runs: list[tuple[slice, int]] = []
-    smallest = 0
-    for i, d in enumerate(latent_dims):
-        if runs and max(d, runs[-1][1]) <= most_padding * min(d, smallest):
-            runs[-1] = slice(runs[-1][0].start, i + 1), max(d, runs[-1][1])
-            smallest = min(d, smallest)
-        else:
-            runs.append((slice(i, i + 1), d))
-            smallest = d
-    return runs
-
-
-def _padded(precision: Tensor, d: int) -> Tensor:
-    own = precision.shape[2]
-    surplus = (torch.arange(d, device=precision.device) >= own).to(precision.dtype)
-    return F.pad(precision, (0, d - own, 0, d - own)) + surplus.diag()
 
 
 MODELS: dict[str, type[Autoencoder]] = {cls.__name__: cls for cls in (FisherNet, VAE, CVAE, AE)}

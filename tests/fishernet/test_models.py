@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from fishernet import models
+from fishernet import fisher
 from fishernet.cohort import Cohort
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.models import MODELS, VAE, Autoencoder, FisherNet
@@ -242,9 +242,9 @@ def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
     most_padding, n_runs, small, monkeypatch
 ):
     """Values and gradients, whichever members push their tangents together; the surplus of a smaller one is the prior's 1."""
-    monkeypatch.setitem(models.MOST_PADDING, "cpu", most_padding)
+    monkeypatch.setitem(fisher.MOST_PADDING, "cpu", most_padding)
     dims = [2, 2, 3, 5, 6]
-    assert len(models.alike(dims, most_padding)) == n_runs
+    assert len(fisher.alike(dims, most_padding)) == n_runs
     configs = [TrialConfig(latent_dim=d, seed=s, **small | {"objective": "eq24"}) for s, d in enumerate(dims)]
     stack = FisherNet(configs, (1, 8, 8), 100).double()
     z = torch.zeros(len(dims), 7, max(dims), dtype=torch.float64)
