@@ -92,12 +92,34 @@ def connect(
 
 def end_processes() -> None:
     """Kill all that this process has started: amid its start Ray cannot be shut down. On Linux; elsewhere Ray does it itself."""
-    started = {os.getpid()}
-    for path in sorted(Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)):  # parents before children
+    stopped: set[int] = set()
+    # All are stopped before any is killed: one that runs may start others, and one that is dead is nobody's parent.
+    while started := _descendants(os.getpid()) - stopped:
+        for pid in started:
+            _signal(pid, signal.SIGSTOP)
+        stopped |= started
+    for pid in stopped:
+        _signal(pid, signal.SIGKILL)
+
+
+def _descendants(pid: int) -> set[int]:
+    """Ids of the processes that a process has started, and that those have, as Linux lists them."""
+    children: dict[int, list[int]] = {}
+    for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended meanwhile
-            if int((path / "stat").read_text().rpartition(")")[2].split()[1]) in started:
-                started.add(int(path.name))
-                os.kill(int(path.name), signal.SIGKILL)
+            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            children.setdefault(parent, []).append(int(path.parent.name))
+    found: set[int] = set()
+    new = children.get(pid, [])
+    while new:
+        found.update(new)
+        new = [child for parent in new for child in children.get(parent, [])]
+    return found
+
+
+def _signal(pid: int, number: signal.Signals) -> None:
+    with suppress(OSError):  # it has ended meanwhile
+        os.kill(pid, number)
 
 
 def _start_private_ray(gpus: int, cpus: int, quiet: dict[str, Any]) -> None:

@@ -1,8 +1,10 @@
 """Sweeps on a Ray cluster that was there before: what ``--address`` promises, and what is printed inside a container."""
 
+import contextlib
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -136,3 +138,31 @@ def test_the_command_that_resumes_is_one_that_can_be_typed_where_the_user_is(com
         assert again["report"] is True
         assert (again["address"], str(again["storage_path"]), again["checkpoint_every"]) == ("auto", "/results", 5)
         assert sweep.ui_command() == "http://mlflow:5000 in a browser"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux lists them")
+def test_no_process_outlives_the_end_of_all_that_were_started():
+    """Also those that others start meanwhile."""
+    mark = f"30.{os.getpid()}"
+    program = (
+        "import subprocess, time\n"
+        "from sweeps import cluster\n"
+        f"shell = 'for n in $(seq 300); do (sleep {mark} & wait) & done; wait'\n"
+        "subprocess.Popen(['sh', '-c', shell])\n"
+        "time.sleep(0.1)\n"
+        "cluster.end_processes()\n"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=BARE, timeout=120, check=True)
+
+    def living() -> list[str]:
+        found = []
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # it has ended meanwhile
+                if mark in path.read_text():
+                    found.append(path.parent.name)
+        return found
+
+    deadline = time.monotonic() + 10  # a killed process is dead a little later
+    while left := living():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
