@@ -83,21 +83,21 @@ def covariance_error(config: TrialConfig, weights: Weights, pixels: torch.Tensor
     model = FisherNet([config], (1, 28, 28), len(pixels))
     model.load_state_dict(weights)
     x = ResidentImages(pixels).take(torch.arange(BATCH)[None])
-    linearised, information = model.information(model.posterior_mean(x))
+    linearised, root_information = model.root_information(model.posterior_mean(x))
     shape = (1, BATCH, config.latent_dim)
     noise = torch.randn(1, BATCH, model.n_pixels), torch.randn(shape)
     counted = _Counted(linearised)
-    cg_residual(counted, information, *noise, tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)
+    cg_residual(counted, root_information, *noise, tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)
     errors = []
     for i in range(N_IMAGES):
         one = Linearised(linearised.weights, [slope[:, i : i + 1] for slope in linearised.slopes])
-        own = information[:, i : i + 1]
+        own = root_information[:, i : i + 1]
         factor = torch.linalg.cholesky(latent_precision(one.jacobian(), own)[0, 0])
         many = Linearised(one.weights, [slope.expand(-1, N_DRAWS, -1) for slope in one.slopes])
         n_star, eta = torch.randn(1, N_DRAWS, model.n_pixels), torch.randn(1, N_DRAWS, config.latent_dim)
         z = cg_residual(many, own.expand(-1, N_DRAWS, -1), n_star, eta,
                         tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)[0]  # fmt: skip
-        theta = (many.pull(own.sqrt() * n_star) + eta)[0]
+        theta = (many.pull(own * n_star) + eta)[0]
         exact = torch.cholesky_solve(theta.T, factor).T
         difference = (z.T @ z - exact.T @ exact) / N_DRAWS
         errors.append(float(difference.norm() / torch.cholesky_inverse(factor).norm()))

@@ -11,6 +11,7 @@ import json
 import shlex
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -105,15 +106,20 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
                 f"--out {args.out} holds {config.run_name} of another plan, which differs in {', '.join(differing)}; "
                 "choose another folder"
             )
-    unfinished = [c for c in configs if c not in recorded]
+    _check_data(args.out, data.fingerprint)
     write_json(args.out / "plan.json", plan)
     size = args.cohort_size or (1 if device.type == "cpu" else len(configs))
-    print(f"{len(configs)} runs, {len(configs) - len(unfinished)} already recorded, on {device}; records in {args.out}")
+    print(f"{len(configs)} runs, {len(recorded)} already recorded, on {device}; records in {args.out}")
     failures = sum(record["status"] == "failed" for record in recorded.values())
-    for group in stackable(unfinished):
+    for group in stackable(configs):
         for start in range(0, len(group), size):
             members = group[start : start + size]
-            checkpoint = args.out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
+            if all(c in recorded for c in members):
+                continue
+            # A cohort that was stopped amid writing its records goes on whole; else what is recorded is not trained again.
+            if not (checkpoint := _checkpoint(args.out, members)).exists():
+                members = [c for c in members if c not in recorded]
+                checkpoint = _checkpoint(args.out, members)
             pace = Pace(args.checkpoint_every)
             cohort = FittedCohort(
                 members, data, device, turn=args.checkpoint_every or 1, remedy="use a smaller batch_size in the plan",
@@ -155,6 +161,22 @@ def _device(asked: str) -> Any:
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise PlanError(f"--device {asked}: the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
     return device
+
+
+def _check_data(out: Path, fingerprint: str) -> None:
+    """Raises PlanError where the folder's records are of other images: the data set of that name has changed."""
+    before = fingerprint
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one, which is written anew
+        before = json.loads((out / "plan.json").read_text(encoding="utf-8"))["data_fingerprint"]
+    if before != fingerprint:
+        raise PlanError(
+            f"--out {out} was begun on other images: their fingerprint was {before}, and is {fingerprint} now; "
+            "bring the old data back, or choose another folder"
+        )
+
+
+def _checkpoint(out: Path, members: Sequence[TrialConfig]) -> Path:
+    return out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
 
 
 def _recorded(path: Path) -> dict[str, Any] | None:

@@ -61,7 +61,7 @@ class Cohort:
         return draws
 
     def stop_member(self, i: int, reason: str) -> None:
-        """Mark member i as failed and set all its numbers to 0, so that nothing non-finite is computed any more."""
+        """Mark member i as failed and set all its numbers to 0; it trains on from there, finite and counted no more."""
         self.failures[i] = reason
         with torch.no_grad():
             for tensor in self._tensors().values():
@@ -153,4 +153,4 @@ def load_model(
 
 def _stream_seed(seed: int, name: str, epoch: int) -> int:
     digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
-    return int.from_bytes(digest[:8], "little") >> 1  # 63 bits
+    return int.from_bytes(digest[:8], "little") >> 1  # 63 bits, of which a CPU's generator takes 32

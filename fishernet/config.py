@@ -22,6 +22,12 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 AXES = ("model", "latent_dim", "seed")
 ACTIVATION_NAMES = ("relu", "elu", "gelu", "silu", "softplus", "tanh")
 # What makes a line of its own in a figure; sizes and rates do not.
+# Models that have the field; in the others' configs it stays at its default.
+MODELS_WITH = {
+    "objective": ("FisherNet",),
+    "sampler": ("FisherNet",),
+    "kl_weight": ("FisherNet", "VAE", "CVAE"),
+}
 MODELLING_CHOICES = ("likelihood", "noise", "objective", "sampler", "decoder_output", "activation", "kl_weight")
 
 
@@ -108,7 +114,7 @@ class TrialConfig:
     kl_weight: float = _field(
         1.0,
         "factor of the KL divergence in the loss (beta), for FisherNet of what its objective keeps of it: |z|^2/2, with eq24 "
-        "also ln|M|/2; AE has none",
+        "also ln|M|/2; AE has no KL divergence",
         valid=_at_least(0),
         must="at least 0",
     )
@@ -130,7 +136,7 @@ class TrialConfig:
     precision: str = _field(
         "float32",
         "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, in every product; "
-        "bfloat16, 7-bit mantissas. All else stays float32",
+        "bfloat16, 7-bit mantissas. All else stays float32, such as sampler cg",
         choices=("float32", "tf32", "bfloat16"),
     )
     train_size: int = _field(
@@ -159,6 +165,9 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for f in fields(self):
             object.__setattr__(self, f.name, _typed(f, getattr(self, f.name)))
+        for name, models in MODELS_WITH.items():
+            if self.model not in models:
+                object.__setattr__(self, name, self.__dataclass_fields__[name].default)
         if self.likelihood == "auto":
             object.__setattr__(self, "likelihood", LIKELIHOOD_OF_MODEL[self.model])
         if self.likelihood == "bernoulli" and self.decoder_output != "sigmoid":

@@ -334,10 +334,12 @@ def _load_folder(folder: Path) -> Parts:
             f"or put the images directly into the folder: the last sixth is then the test set."
         )
     parts = [_image_files(part) for part in present or [folder]]
-    classes = sorted({class_name for files in parts for _, class_name in files})
+    classes = sorted({class_name for files in parts for _, class_name in files if class_name})
     images = _decode([path for files in parts for path, _ in files])
     labels = [
-        np.array([classes.index(name) for _, name in files]) if len(classes) > 1 and files[0][1] else None
+        np.array([classes.index(name) for _, name in files])
+        if len(classes) > 1 and all(name for _, name in files)
+        else None
         for files in parts
     ]
     n_train = len(parts[0])

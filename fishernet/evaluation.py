@@ -71,7 +71,7 @@ def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
 
 
 def pca_test_mse(train: Tensor, test: Tensor, dims: list[int]) -> dict[int, float]:
-    """Test MSE per pixel of PCA with d components fitted on the training images: the floor of every linear autoencoder.
+    """Test MSE per pixel of PCA with d components fitted on the training images, where no linear autoencoder has a lower one.
 
     uint8 images, (n, ...); exact in float64, from the covariance of the pixels. d beyond the number of pixels counts as all.
     """

@@ -34,11 +34,12 @@ class Likelihood(nn.Module, ABC):
         """ln p(x given f) in nats per image, constants included, (n_members, n)."""
 
     @abstractmethod
-    def fisher(self, a: Tensor) -> Tensor:
-        """Fisher information about each a, its variance of the score, (n_members, n, n_pixels).
+    def root_fisher(self, a: Tensor) -> Tensor:
+        """The square root of the Fisher information about each a, the score's standard deviation, (n_members, n, n_pixels).
 
-        With J the Jacobian of a, the information about z is J^T diag(fisher) J: equation 18 of the FisherNet paper, where
-        the slope of the decoder's last function is counted here instead of in J.
+        With J the Jacobian of a, the information about z is J^T diag(root_fisher^2) J: equation 18 of the FisherNet paper,
+        where the slope of the decoder's last function is counted here instead of in J. The root, as the square of a saturated
+        pixel rounds to 0, where the gradient of a square root is infinite.
         """
 
     def observe(self, x: Tensor, a: Tensor) -> None:
@@ -51,9 +52,8 @@ class Bernoulli(Likelihood):
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
 
-    def fisher(self, a: Tensor) -> Tensor:
-        f = torch.sigmoid(a)
-        return f * (1 - f)
+    def root_fisher(self, a: Tensor) -> Tensor:
+        return _root_slope(a)
 
 
 class Gaussian(Likelihood):
@@ -72,12 +72,9 @@ class Gaussian(Likelihood):
         xi = self.xi[:, None]
         return -0.5 * (self.squared_error(x, a) * torch.exp(-xi) + x.shape[2] * (xi + math.log(2 * math.pi)))
 
-    def fisher(self, a: Tensor) -> Tensor:
-        precision = torch.exp(-self.xi)[:, None, None]
-        if not self.sigmoid:
-            return precision.expand_as(a)
-        f = torch.sigmoid(a)
-        return (f * (1 - f)).square() * precision
+    def root_fisher(self, a: Tensor) -> Tensor:
+        inverse_sd = torch.exp(-0.5 * self.xi)[:, None, None]
+        return _root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a)
 
 
 class GaussianLearned(Gaussian):
@@ -105,8 +102,14 @@ class GaussianLearned(Gaussian):
             mean_squared_error = self.squared_error(x, a).mean(1) / x.shape[2]
             # A running mean that starts as the plain mean of what was seen and then forgets (Adam's bias correction).
             self.n_observed.add_(1)
-            weight = (1 - NOISE_MEMORY) / (1 - NOISE_MEMORY**self.n_observed)
+            weight = ((1 - NOISE_MEMORY) / (1 - NOISE_MEMORY**self.n_observed)).clamp(max=1)  # the first to rounding
             self.xi.copy_(torch.log(torch.exp(self.xi).lerp(mean_squared_error, weight)))
+
+
+def _root_slope(a: Tensor) -> Tensor:
+    """sqrt(f (1 - f)) of f = sigmoid(a): t/(1 + t^2), t = exp(-|a|/2), which has a finite gradient also where f rounds to 1."""
+    t = torch.exp(-0.5 * a.abs())
+    return t / (1 + t.square())
 
 
 LIKELIHOODS: dict[str, type[Likelihood]] = {

@@ -134,7 +134,8 @@ class Autoencoder(nn.Module, ABC):
 class AE(Autoencoder):
     """The plain autoencoder: z = mu, no prior and no sampling; the loss is -ln p(x given f(mu)).
 
-    With the unit Gaussian that is half the squared error and a constant: the MSE that no sampling model of this network passes.
+    With the unit Gaussian that is half the squared error and a constant: of the training images no other model of this network
+    can have a lower MSE.
     """
 
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
@@ -143,8 +144,10 @@ class AE(Autoencoder):
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         mean = self.posterior_mean(x)
         a = self.decode(mean)
-        log_likelihood = self.likelihood.log_prob(x, a)
-        return Outcome(-log_likelihood - self.log_noise_prior(), {"log_likelihood": log_likelihood}, mean, a)
+        terms = {"log_likelihood": self.likelihood.log_prob(x, a)}
+        if isinstance(self.likelihood, Gaussian):
+            terms["noise_prior"] = -self.log_noise_prior().expand_as(terms["log_likelihood"])
+        return Outcome(-terms["log_likelihood"] - self.log_noise_prior(), terms, mean, a)
 
 
 @dataclass(frozen=True)
@@ -215,33 +218,35 @@ class FisherNet(Autoencoder):
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim, self.n_pixels) if self.config.sampler == "cg" else (latent_dim,)
 
-    def information(self, mean: Tensor) -> tuple[Linearised, Tensor]:
-        """The decoder's Jacobian at mean, and the likelihood's Fisher information about its output, (n_members, n, n_pixels)."""
+    def root_information(self, mean: Tensor) -> tuple[Linearised, Tensor]:
+        """The decoder's Jacobian at mean, and the root of the likelihood's Fisher information about its output,
+        (n_members, n, n_pixels).
+        """
         a, linearised = self.decoder.linearise(mean)
-        return linearised, self.likelihood.fisher(a.to(mean.dtype))
+        return linearised, self.likelihood.root_fisher(a.to(mean.dtype))
 
     def residual(self, mean: Tensor, noise: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
         """A draw from N(0, M^-1) at mean, (n_members, n, d), and ln|M|, (n_members, n), which cg cannot know."""
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.objective != "eq25"):
             if self.config.sampler == "cg":
                 eta, n_star = noise
-                linearised, information = self.information(mean)
+                linearised, root_information = self.root_information(mean)
                 tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
                 return cg_residual(
-                    linearised, information, n_star, eta, tolerance=tolerance, max_iterations=limit
+                    linearised, root_information, n_star, eta, tolerance=tolerance, max_iterations=limit
                 ), None
             return cholesky_residual(self.precision(mean), noise[0])
 
     def precision(self, mean: Tensor) -> Tensor:
         """M at mean, (n_members, n, d, d): equation 20. What pads a smaller member has the prior's 1."""
         with self.arithmetic():
-            linearised, information = self.information(mean)
+            linearised, root_information = self.root_information(mean)
         blocks = []
         for members, d in alike(self.latent_dims, MOST_PADDING[mean.device.type]):
             with self.arithmetic():
                 jacobian = linearised.part(members, d).jacobian()
             # Outside: Cholesky needs more digits than bfloat16 has.
-            blocks.append(latent_precision(jacobian, information[members]))
+            blocks.append(latent_precision(jacobian, root_information[members]))
         return torch.cat([padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
 
     def posterior_covariance(self, x: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, MODELLING_CHOICES, MODELS_WITH, TrialConfig
 from fishernet.plan import (
     MOST_RUNS,
     SAME_IN_A_SWEEP,
@@ -155,6 +155,8 @@ def model_overrides(text: str) -> dict[str, str]:
                 f"--models {text}: after the colon come fields of a trial config, such as likelihood=gaussian-learned; "
                 f"got {pair!r}"
             )
+        if name in MODELS_WITH and model in MODEL_NAMES and model not in MODELS_WITH[name]:
+            raise PlanError(f"--models {text}: {model} has no {name}, which is a field of {', '.join(MODELS_WITH[name])}")
         overrides[name] = value.strip()
     return overrides
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fishernet.config import TrialConfig
+from fishernet.config import MODELS_WITH, TrialConfig
 from fishernet.plan import PlanError
 
 Value = int | float | str
@@ -115,17 +115,15 @@ def parse_domain(name: str, text: str) -> Domain:
 def matters(name: str, config: Mapping[str, Any]) -> bool:
     """Whether a field changes what a config with these other fields computes."""
     model, likelihood = config["model"], config["likelihood"]
+    if name in MODELS_WITH:
+        return bool(model in MODELS_WITH[name])
     if name in ("noise", "noise_start"):
         return bool(likelihood == "gaussian-learned")
     if name == "noise_learning_rate":
         return bool(likelihood == "gaussian-learned" and config["noise"] == "learned")
     if name in ("hidden_width", "hidden_layers"):
         return bool(model != "CVAE")
-    if name in ("objective", "sampler"):
-        return bool(model == "FisherNet")
-    if name in ("cg_tolerance", "cg_iterations"):
-        return bool(model == "FisherNet" and config["sampler"] == "cg")
-    return bool(name != "kl_weight" or model != "AE")
+    return bool(name not in ("cg_tolerance", "cg_iterations") or config["sampler"] == "cg")
 
 
 @dataclass(frozen=True)

@@ -538,6 +538,16 @@ def test_classes_take_turns_so_that_every_cut_holds_them_in_proportion(tmp_path)
     assert torch.bincount(load_data(str(tmp_path)).test_labels).tolist() == [2, 4]
 
 
+def test_a_part_without_classes_has_no_labels_and_does_not_shift_the_others(tmp_path):
+    images = grey(6)
+    for class_name, rows in (("a", images[:2]), ("b", images[2:4])):
+        save_images(tmp_path / "train" / class_name, rows)
+    save_images(tmp_path / "test", images[4:])
+    data = load_data(str(tmp_path))
+    assert data.train_labels.tolist() == [0, 1, 0, 1]
+    assert data.test_labels is None
+
+
 def test_a_single_subfolder_is_no_class(tmp_path):
     save_images(tmp_path / "all", grey(6))
     assert load_data(str(tmp_path)).train_labels is None

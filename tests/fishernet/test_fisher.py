@@ -68,7 +68,7 @@ def test_push_and_pull_are_the_jacobian_and_its_transpose():
 def test_the_latent_precision_of_a_linear_gaussian_decoder_is_its_posterior_precision():
     """Equation 20 for f = W z: J^T J / s^2 + 1, symmetric, every eigenvalue at least 1."""
     weight, noise_variance = torch.randn(1, 3, 12), 0.25
-    precision = latent_precision(weight[:, None], torch.full((1, 1, 12), 1 / noise_variance))
+    precision = latent_precision(weight[:, None], torch.full((1, 1, 12), noise_variance**-0.5))
     assert torch.allclose(precision[0, 0], weight[0] @ weight[0].T / noise_variance + torch.eye(3), rtol=1e-13)
     assert torch.linalg.eigvalsh(precision).min() >= 1
 
@@ -99,21 +99,21 @@ def test_the_latent_precision_is_the_variance_of_the_score_plus_one(likelihood, 
         assert (products.mean(0) - wrong * expected).abs().diagonal().gt(5 * error.diagonal()).all()
 
 
-def draw(sampler: str, decoder: Dense, z: torch.Tensor, information: torch.Tensor) -> torch.Tensor:
+def draw(sampler: str, decoder: Dense, z: torch.Tensor, root_information: torch.Tensor) -> torch.Tensor:
     many = z.expand(2, N_SAMPLES, 3)
     eta, n_star = torch.randn(2, N_SAMPLES, 3), torch.randn(2, N_SAMPLES, 12)
     linearised = decoder.linearise(many)[1]
     if sampler == "cg":
-        return cg_residual(linearised, information, n_star, eta, tolerance=1e-10, max_iterations=50)
-    return cholesky_residual(latent_precision(linearised.jacobian(), information), eta)[0]
+        return cg_residual(linearised, root_information, n_star, eta, tolerance=1e-10, max_iterations=50)
+    return cholesky_residual(latent_precision(linearised.jacobian(), root_information), eta)[0]
 
 
 @pytest.mark.parametrize("sampler", ["cholesky", "cg"])
 def test_samples_have_the_inverse_precision_as_their_covariance(sampler):
-    decoder, z, information = small_decoder(), torch.randn(2, 1, 3), torch.rand(2, 1, 12) + 0.5
+    decoder, z, root_information = small_decoder(), torch.randn(2, 1, 3), torch.rand(2, 1, 12) + 0.5
     with torch.no_grad():
-        residual = draw(sampler, decoder, z, information)
-        precision = latent_precision(decoder.linearise(z)[1].jacobian(), information)
+        residual = draw(sampler, decoder, z, root_information)
+        precision = latent_precision(decoder.linearise(z)[1].jacobian(), root_information)
     products = torch.einsum("mni,mnj->mnij", residual, residual)
     covariance, error = products.mean(1), products.std(1) / N_SAMPLES**0.5
     expected = torch.linalg.inv(precision[:, 0])
@@ -126,30 +126,30 @@ def test_samples_have_the_inverse_precision_as_their_covariance(sampler):
 
 
 def test_conjugate_gradients_solve_equation_31_to_their_tolerance():
-    decoder, z, information = small_decoder(), torch.randn(2, 50, 3), torch.rand(2, 50, 12) + 0.5
+    decoder, z, root_information = small_decoder(), torch.randn(2, 50, 3), torch.rand(2, 50, 12) + 0.5
     eta, n_star = torch.randn(2, 50, 3), torch.randn(2, 50, 12)
     with torch.no_grad():
         linearised = decoder.linearise(z)[1]
-        precision = latent_precision(linearised.jacobian(), information)
-        theta = linearised.pull(information.sqrt() * n_star) + eta
+        precision = latent_precision(linearised.jacobian(), root_information)
+        theta = linearised.pull(root_information * n_star) + eta
         for tolerance in (1e-2, 1e-6, 1e-12):
-            solution = cg_residual(linearised, information, n_star, eta, tolerance=tolerance, max_iterations=100)
+            solution = cg_residual(linearised, root_information, n_star, eta, tolerance=tolerance, max_iterations=100)
             left = torch.einsum("mnij,mnj->mni", precision, solution)
             assert ((left - theta).norm(dim=-1) <= 1.01 * tolerance * theta.norm(dim=-1)).all()
-        one = cg_residual(linearised, information, n_star, eta, tolerance=1e-12, max_iterations=1)
+        one = cg_residual(linearised, root_information, n_star, eta, tolerance=1e-12, max_iterations=1)
         assert ((torch.einsum("mnij,mnj->mni", precision, one) - theta).norm(dim=-1) > 1e-6).any()
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_draws_alone():
-    decoder, z, information = small_decoder(), torch.randn(2, 20, 3), torch.ones(2, 20, 12)
+    decoder, z, root_information = small_decoder(), torch.randn(2, 20, 3), torch.ones(2, 20, 12)
     eta, n_star = torch.randn(2, 20, 3), torch.randn(2, 20, 12)
     with torch.no_grad():
-        alone = cg_residual(decoder.linearise(z)[1], information, n_star, eta, tolerance=1e-8, max_iterations=20)
+        alone = cg_residual(decoder.linearise(z)[1], root_information, n_star, eta, tolerance=1e-8, max_iterations=20)
         z[1] = float("nan")
-        information[1] = float("nan")
+        root_information[1] = float("nan")
         linearised = decoder.linearise(z)[1]
-        together = cg_residual(linearised, information, n_star, eta, tolerance=1e-8, max_iterations=20)
-        exact, _ = cholesky_residual(latent_precision(linearised.jacobian(), information), eta)
+        together = cg_residual(linearised, root_information, n_star, eta, tolerance=1e-8, max_iterations=20)
+        exact, _ = cholesky_residual(latent_precision(linearised.jacobian(), root_information), eta)
     assert torch.equal(alone[0], together[0])
     assert not together[1].isfinite().any()
     assert exact[0].isfinite().all()

@@ -127,6 +127,44 @@ def test_a_likelihood_is_the_density_torch_knows(likelihood):
 
 
 @pytest.mark.usefixtures("double_precision")
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
+def test_the_root_of_the_information_is_the_standard_deviation_of_the_score(likelihood):
+    """Of Bernoulli f (1 - f), of N(f, s^2) with f = sigmoid(a) (f (1 - f)/s)^2, also where float32 rounds f to 0 or 1."""
+    model = VAE([TrialConfig(model="VAE", likelihood=likelihood, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
+    a = torch.tensor([-300.0, -110.0, -40.0, -3.0, 0.0, 0.5, 17.0, 60.0, 110.0, 300.0])
+    slope = torch.sigmoid(a) * torch.sigmoid(-a)
+    expected = slope.sqrt() if likelihood == "bernoulli" else slope / model.likelihood.xi.exp().sqrt()
+    assert torch.allclose(model.likelihood.root_fisher(a[None, None])[0, 0], expected, rtol=1e-12)
+    single = a.float().requires_grad_()
+    root = model.float().likelihood.root_fisher(single[None, None])
+    assert torch.allclose(root[0, 0].double(), expected, rtol=1e-5)
+    assert torch.autograd.grad(root.sum(), single)[0].isfinite().all()
+
+
+@pytest.mark.parametrize("objective", ["eq24", "eq25-residual"])
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian-learned"])
+@pytest.mark.parametrize("output", [-120.0, -60.0, 17.0, 60.0])
+def test_a_saturated_pixel_leaves_every_gradient_finite(objective, likelihood, output):
+    """Where the information rounds to 0, the gradient of its square root is infinite: 0 times that were not a number."""
+    model = FisherNet([TrialConfig(objective=objective, likelihood=likelihood, hidden_width=8)], SHAPE, 50)
+    model.decoder.layers[-1].bias.data[..., 0] = output
+    model(torch.rand(1, 5, K), [torch.randn(1, 5, 2)]).loss.sum().backward()
+    assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("start", [-80.0, 0.0, 13.0, 80.0])
+def test_closed_form_noise_forgets_where_it_started_with_the_first_batch(start):
+    config = TrialConfig(
+        model="VAE", likelihood="gaussian-learned", noise="closed-form", noise_start=start, hidden_width=8
+    )
+    model = VAE([config], SHAPE, 50)
+    x = torch.rand(1, 5, K)
+    a = torch.logit((x + 0.1).clamp(max=0.99))
+    model.likelihood.observe(x, a)
+    assert torch.allclose(model.likelihood.xi.exp(), (x - torch.sigmoid(a)).square().mean(), rtol=1e-5)
+
+
+@pytest.mark.usefixtures("double_precision")
 def test_closed_form_noise_settles_at_the_mean_squared_error():
     config = TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form", hidden_width=8)
     model = VAE([config], SHAPE, 50)

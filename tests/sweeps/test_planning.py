@@ -56,6 +56,27 @@ def test_a_model_may_carry_fields_of_its_own():
     assert [c.learning_rate for c in configs] == [1e-4, 0.5]
 
 
+def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
+    configs = flags(
+        "--objective",
+        "eq24",
+        "--kl-weight",
+        "2",
+        "--models",
+        "FisherNet",
+        "VAE",
+        "AE",
+        "--latent-dims",
+        "2",
+        "--seeds",
+        "1",
+    )
+    assert [c.variant for c in configs] == ["FisherNet eq24 beta=2", "VAE beta=2", "AE"]
+    assert flags("--sampler", "cg", "--objective", "eq24", "--models", "VAE", "--latent-dims", "2", "--seeds", "1")[
+        0
+    ] == (TrialConfig(model="VAE", latent_dim=2))
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -67,6 +88,7 @@ def test_a_model_may_carry_fields_of_its_own():
         (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, AE; got 'vae'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
+        (["--models", "VAE:objective=eq24"], "VAE has no objective, which is a field of FisherNet"),
         (["--models", "VAE", "VAE"], "VAE-d02-s0 and are one and the same"),
         (["--models", "VAE", "VAE:epochs=5"], "differ only in epochs"),
         (["--models", "VAE", "AE:dataset=mnist"], "same images"),

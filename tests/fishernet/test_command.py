@@ -1,0 +1,72 @@
+"""``python -m fishernet``: what is trained once is not trained again, and never on other images."""
+
+import json
+
+import numpy as np
+import pytest
+
+from fishernet import records
+from fishernet.__main__ import main
+from fishernet.config import TrialConfig
+
+N_EPOCHS = 3
+
+
+@pytest.fixture
+def at(tmp_path, monkeypatch):
+    """A folder with 60 images in x.npy and a plan of three seeds on them."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).integers(0, 255, (60, 4, 4), dtype=np.uint8))
+    configs = [
+        TrialConfig(model="AE", dataset="x.npy", hidden_width=4, epochs=N_EPOCHS, seed=seed) for seed in range(3)
+    ]
+    (tmp_path / "plan.json").write_text(json.dumps([config.to_dict() for config in configs]))
+    return tmp_path
+
+
+def run(out: str) -> int:
+    return main(["--plan=plan.json", f"--out={out}", "--device=cpu", "--cohort-size=3", "--checkpoint-every=1"])
+
+
+def errors(folder) -> list[list[float]]:
+    found = [json.loads((folder / f"AE-d02-s{seed}" / "record.json").read_text())["epochs"] for seed in range(3)]
+    return [[epoch["metrics"]["test/mse"] for epoch in epochs] for epochs in found]
+
+
+def test_a_cohort_that_was_stopped_amid_writing_its_records_is_not_trained_again(at, monkeypatch, capsys):
+    assert run("undisturbed") == 0
+    whole = records.write_json
+
+    def stopped(path, value):
+        whole(path, value)
+        if path.name == "record.json":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(records, "write_json", stopped)
+    assert run("out") == 130
+    monkeypatch.undo()
+    monkeypatch.chdir(at)
+    assert [path.parent.name for path in (at / "out").glob("*/record.json")] == ["AE-d02-s0"]
+    capsys.readouterr()
+    assert run("out") == 0
+    assert " epoch " not in capsys.readouterr().out
+    assert errors(at / "out") == errors(at / "undisturbed")
+    assert not list((at / "out" / "checkpoints").iterdir())
+
+
+def test_of_a_cohort_whose_record_was_damaged_only_that_run_is_trained_again(at, capsys):
+    assert run("out") == 0
+    (at / "out" / "AE-d02-s1" / "record.json").write_text("{")
+    capsys.readouterr()
+    assert run("out") == 0
+    said = [line.split()[0] for line in capsys.readouterr().out.splitlines() if " epoch " in line]
+    assert said == ["AE-d02-s1"] * N_EPOCHS
+
+
+def test_a_folder_that_was_begun_on_other_images_is_refused_and_left_as_it_was(at, capsys):
+    assert run("out") == 0
+    plan = (at / "out" / "plan.json").read_text()
+    np.save("x.npy", np.random.default_rng(1).integers(0, 255, (60, 4, 4), dtype=np.uint8))
+    assert run("out") == 2
+    assert "--out out was begun on other images" in capsys.readouterr().err
+    assert (at / "out" / "plan.json").read_text() == plan
