@@ -51,6 +51,11 @@ CURVE_DIMS = (2, 5, 10, 20)  # Figures 1 and 2 have every dimension from 2 to 20
 HIGH_DIMS = (10, 20)
 VAE_PLATEAU = 0.0175
 FEATURES = ("inception", "classifier")  # networks of the Fréchet distance, the paper's first
+# Fields that have a sentence or a column of their own, or change nothing.
+SAID_ELSEWHERE = (
+    "model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every", "setting",
+    "cg_tolerance", "cg_iterations",
+)  # fmt: skip
 LISTED = 3  # comparisons a cell of the table writes out
 
 CONFIRMED, NOT_CONFIRMED, NOT_ENOUGH = "confirmed", "not confirmed", "not enough runs"
@@ -69,12 +74,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def exhibits(stored: "StoredSweep") -> Iterator["Table"]:
     """The table of claims for a sweep; raises AnalysisError when no run has finished or MLflow does not answer."""
-    from analysis import frame
+    from analysis import frame, frechet
 
     runs, sweep = stored.runs, stored.sweep
     by_epoch = runs[runs["variant"].isin(PAPER_MODELS) & runs["latent_dim"].isin(FIGURE_3_DIMS)]
     epochs = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
-    yield table(Evidence(runs, epochs, sweep.held_out), stored.command_for)
+    features, _ = _features(runs)
+    runs, left_out = frechet.of_one_network(runs, features, sweep.name)
+    yield table(Evidence(runs, epochs, sweep.held_out, left_out), stored.command_for)
 
 
 def table(evidence: "Evidence", command_for: Callable[[Sequence[str], Sequence[int]], str]) -> "Table":
@@ -117,11 +124,15 @@ CAPTION = (
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: finished runs, one row each, and the history of their MSE as ``frame.load_epochs`` gives it."""
+    """What claims are judged by: finished runs, one row each, and the history of their MSE as ``frame.load_epochs`` gives it.
+
+    ``notes`` are sentences on what was left out of them.
+    """
 
     runs: "pd.DataFrame"
     epochs: "pd.DataFrame"
     held_out: str = "test"
+    notes: Sequence[str] = ()
 
     def score(self, name: str) -> str:
         """The column of that score on the held-out images, such as ``test/mse``."""
@@ -615,12 +626,43 @@ def remarks(evidence: Evidence) -> list[str]:
         sentences.append(f"Reduced run: trained on {_listed(sizes)} images, the first of the training set.")
     if others := sorted(set(runs["dataset"]) - {"fashion-mnist"}):
         sentences.append(f"Other data: {', '.join(others)}, where the paper's claims are about Fashion-MNIST.")
+    if others := _unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]]):
+        sentences.append(
+            f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."
+        )
     if evidence.held_out != "test":
         sentences.append(f"Scored on {evidence.held_out} images, where the paper's claims are about test images.")
-    # frame.load_runs labels runs of one variant whose settings differ as name=value.
-    if apart := sorted({variant for variant in runs["variant"] if "=" in variant}):
+    if apart := sorted({variant for variant in runs["variant"] if _told_apart(variant)}):
         sentences.append(f"Not counted, as their settings vary within one model: {', '.join(apart)}.")
-    return sentences
+    return [*sentences, *evidence.notes]
+
+
+def _unusual_settings(runs: "pd.DataFrame") -> list[str]:
+    """``learning_rate 0.001 (FisherNet, VAE)``: what differs from the models' defaults and has no sentence of its own."""
+    from fishernet.config import TrialConfig
+
+    found: dict[tuple[str, Any], list[str]] = {}
+    for model, of_model in runs.groupby("model", sort=False):
+        usual = TrialConfig(model=str(model)).to_dict()
+        for name in (name for name in usual if name in of_model and name not in SAID_ELSEWHERE):
+            values = sorted(set(of_model[name]))
+            if values != [usual[name]] and _matters(name, str(model)):
+                found.setdefault((name, _listed(values)), []).append(str(model))
+    return [f"{name} {values} ({', '.join(models)})" for (name, values), models in found.items()]
+
+
+def _matters(name: str, model: str) -> bool:
+    """Whether a field changes what the model, as its paper has it, computes."""
+    if name.startswith("noise"):
+        return model == "FisherNet"
+    return model != "CVAE" or not name.startswith("hidden")
+
+
+def _told_apart(variant: str) -> bool:
+    """Whether ``frame.load_runs`` had to add a field as name=value; the beta=4 of a variant's own is no field."""
+    from analysis.frame import CONFIG_FIELDS
+
+    return any(word.partition("=")[0] in CONFIG_FIELDS for word in variant.split() if "=" in word)
 
 
 def _finite(values: "pd.Series[Any]") -> "pd.Series[float]":
@@ -733,8 +775,8 @@ def _fixed(value: float, decimals: float) -> str:
     return f"{value:.{decimals:g}f}".replace("-", "−") if math.isfinite(decimals) else "0"
 
 
-def _listed(numbers: Sequence[int]) -> str:
-    return ", ".join(str(number) for number in numbers)
+def _listed(values: Sequence[Any]) -> str:
+    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 
 
 if __name__ == "__main__":

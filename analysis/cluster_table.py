@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
         "fishernet-clusters",
-        "k-means on the test images' latent means, compared with the labels: the trace of Table A2 with NMI and ARI\n"
+        "k-means on the held-out images' latent means, compared with the labels: the trace of Table A2 with NMI and ARI\n"
         "beside it, and the overlap of Figure A1. Computed once per run and kept with it in MLflow.",
         "python analysis/cluster_table.py --name mine",
     )
@@ -100,7 +100,8 @@ def overlap_picture(stored: "StoredSweep", latent_dim: int) -> "Exhibit":
 
     from analysis.exhibits import Absent, Picture
     from analysis.frame import AnalysisError
-    from analysis.scores.clusters import Clusters, plot_overlap
+    from analysis.scores.clusters import plot_overlap
+    from analysis.scores.groups import stored_clusters
 
     matrices, parts, seeds = [], [], set()
     for variant in stored.variants:
@@ -110,10 +111,11 @@ def overlap_picture(stored: "StoredSweep", latent_dim: int) -> "Exhibit":
             continue  # the table says what is missing
         if "clusters" not in run["scores"]:
             continue
-        found = Clusters.from_dict(run["scores"]["clusters"])
+        found = stored_clusters(stored, run)
         matrices.append((variant, found.matrix))
         seeds.add(int(run["seed"]))
-        data = pd.DataFrame(found.matrix).rename_axis("label").reset_index().melt("label", var_name="cluster")
+        data = pd.DataFrame(found.matrix, index=pd.Index(stored.classes, name="label"))
+        data = data.reset_index().melt("label", var_name="cluster")
         parts.append(data.assign(variant=variant, seed=run["seed"], latent_dim=latent_dim))
     if not matrices:
         why = f"No run of d = {latent_dim} has cluster scores."

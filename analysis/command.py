@@ -3,7 +3,8 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,7 +60,7 @@ def main(parser: argparse.ArgumentParser, make: Make, argv: Sequence[str] | None
 
 
 def _show(make: Make, options: argparse.Namespace) -> None:
-    from analysis import exhibits, frame
+    from analysis import frame
     from analysis.stored import StoredSweep
 
     sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
@@ -67,33 +68,53 @@ def _show(make: Make, options: argparse.Namespace) -> None:
         print(f"sweep {sweep.name}, the one started last (--name takes another)\n")
     stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
     made = list(make(stored, options))  # all of it before the first file is written
-    folder = output_folder(options.out, sweep.name)
-    try:
-        for exhibit in made:
-            print(exhibits.as_text(exhibit))
-            for path in exhibits.write(exhibit, folder):
-                print(f"  {path}")
-    except OSError as error:
-        raise frame.AnalysisError(
-            f"--out {folder} is where figures go, and writing there failed: {error.strerror}."
-        ) from error
+    show(made, output_folder(options.out, sweep.name))
     if missing := frame.say_missing(sweep, frame.missing_cells(sweep, stored.all_runs)):
         print(missing)
 
 
+def show(made: Iterable["Exhibit"], folder: Path) -> None:
+    """Print each and write its files; raises AnalysisError when the folder does not take them."""
+    from analysis import exhibits
+
+    for exhibit in made:
+        print(exhibits.as_text(exhibit))
+        with writing_to(folder):
+            paths = exhibits.write(exhibit, folder)
+        for path in paths:
+            print(f"  {path}")
+
+
+@contextmanager
+def writing_to(folder: Path) -> Iterator[None]:
+    """A full disk or a folder that was taken away as an AnalysisError."""
+    from analysis.frame import AnalysisError
+
+    try:
+        yield
+    except OSError as error:
+        raise AnalysisError(
+            f"--out {folder} is where figures go, and writing there failed: {error.strerror or error}."
+        ) from error
+
+
 def run(analysis: Callable[[], None]) -> int:
-    """Run the analysis; return 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
+    """Run the analysis; return 0, or after a line on stderr 2 when what was asked for cannot be drawn, 130 when interrupted."""
     # A server that is down is then reported in seconds: MLflow's own seven retries take some four minutes.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
-
     try:
-        analysis()
-    except AnalysisError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
+
+        try:
+            analysis()
+        except AnalysisError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -1,5 +1,6 @@
 """What an analysis shows: pictures and tables with their captions, written to files and to the terminal."""
 
+import tempfile
 import textwrap
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -50,10 +51,17 @@ Exhibit = Picture | Table | Absent
 
 
 def write(exhibit: Exhibit, folder: Path) -> list[Path]:
-    """Its files in ``folder``: PNG, PDF (and CSV) of a picture; CSV and LaTeX of a table; nothing of what is absent."""
-    stem = folder / exhibit.stem
+    """Its files in ``folder``: PNG, PDF (and CSV) of a picture; CSV and LaTeX of a table; nothing of what is absent.
+
+    Each appears whole or, where it is cut short, not at all.
+    """
     if isinstance(exhibit, Absent):
         return []
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".writing-") as partial:
+        return [path.replace(folder / path.name) for path in _write(exhibit, Path(partial) / exhibit.stem)]
+
+
+def _write(exhibit: Picture | Table, stem: Path) -> list[Path]:
     paths = style.save(exhibit.figure, stem) if isinstance(exhibit, Picture) else [_write_latex(exhibit, stem)]
     if exhibit.data is not None:
         exhibit.data.to_csv(csv := stem.with_name(f"{stem.name}.csv"), index=False, lineterminator="\n")
@@ -137,6 +145,7 @@ LATEX = {
     "\\": "\\textbackslash{}", "&": "\\&", "%": "\\%", "$": "\\$", "#": "\\#", "_": "\\_", "{": "\\{", "}": "\\}",
     "~": "\\textasciitilde{}", "^": "\\textasciicircum{}", "±": "$\\pm$", "×": "$\\times$", "≤": "$\\leq$", "<": "$<$",
     ">": "$>$", "−": "$-$", "σ": "$\\sigma$",
+    "→": "$\\to$", "|": "\\textbar{}", '"': "{\\ttfamily\\char34}",  # whose roman letters have others in the place of these two
 }  # fmt: skip
 
 

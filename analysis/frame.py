@@ -343,10 +343,13 @@ def _state(run: "pd.Series[Any]") -> str:
 def _tell_apart(runs: pd.DataFrame) -> "pd.Series[str]":
     """Each run's variant, with what else differs within that variant: a mean is taken over seeds alone."""
     labels = runs["variant"].copy()
-    for _, group in runs.groupby("variant"):
-        for name in CONFIG_FIELDS:
-            if name not in ("latent_dim", "seed") and group[name].nunique() > 1:
-                labels[group.index] += f" {name}=" + group[name].astype(str)
+    for _, of_variant in runs.groupby("variant"):
+        # A named setting may be another at each latent dim, as a search's best one is.
+        named = of_variant["setting"].nunique() == 1 and of_variant["setting"].iat[0]
+        for _, group in of_variant.groupby("latent_dim" if named else "variant"):
+            for name in CONFIG_FIELDS:
+                if name not in ("latent_dim", "seed") and group[name].nunique() > 1:
+                    labels[group.index] += f" {name}=" + group[name].astype(str)
     return labels
 
 

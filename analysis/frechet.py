@@ -4,8 +4,11 @@ python analysis/frechet.py --name SWEEP --gpus 1
 """
 
 import argparse
+import math
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = command.parser(
         "fishernet-frechet",
         "Table 1: Fréchet distance, KID, precision, recall, density and coverage of reconstructions and samples against\n"
-        "the test images. Computed from the stored weights, once per run, and kept with it in MLflow.",
+        "the held-out images. Computed from the stored weights, once per run, and kept with it in MLflow.",
         "python analysis/frechet.py --name mine --features classifier",
     )
     add_flags(parser)
@@ -130,7 +133,8 @@ def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
     from analysis import paper
     from analysis.exhibits import Absent
 
-    scores = tidy(stored.runs, features)
+    runs, left_out = of_one_network(stored.runs, features, stored.sweep.name)
+    scores = tidy(runs, features)
     if scores.empty:
         why = (
             "No run has these scores; "
@@ -138,10 +142,66 @@ def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
         )
         yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
         return
-    yield frechet_table(
-        scores, features, paper.table_1(stored.sweep.configs[0].dataset), remarks(stored.runs, features)
-    )
-    yield other_scores_table(scores, features)
+    held_out, said = stored.sweep.held_out, paper.table_1(stored.sweep.configs[0].dataset)
+    notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
+    yield frechet_table(scores, features, said, notes, held_out)
+    yield other_scores_table(scores, features, left_out)
+
+
+def of_one_network(runs: "pd.DataFrame", features: str, sweep: str) -> tuple["pd.DataFrame", list[str]]:
+    """The runs without image scores that other weights made than those of most runs; where there are any, a sentence on them.
+
+    Distances on the features of two networks do not compare. Of two networks with as many runs the first by fingerprint counts.
+    """
+    from fishernet.plan import format_numbers
+
+    columns = {images: [name for name in map(str, runs) if name.startswith(f"{features}/{images}/")] for images in SETS}
+    made_with = {
+        (i, images): scores.get(features, {}).get(images, {}).get("features", "")
+        for images, names in columns.items()
+        for i, scores, there in zip(runs.index, runs["scores"], runs[names].notna().any(axis=1), strict=True)
+        if there
+    }
+    n_runs = Counter(fingerprint for _, fingerprint in {(i, found) for (i, _), found in made_with.items()})
+    if len(n_runs) < 2:
+        return runs, []
+    chosen = min(n_runs, key=lambda fingerprint: (-n_runs[fingerprint], fingerprint))
+    others = [place for place, fingerprint in made_with.items() if fingerprint != chosen]
+    kept = runs.assign(scores=runs["scores"].map(partial(_only_by, chosen, features)))
+    for i, images in others:
+        kept.loc[i, columns[images]] = math.nan
+    n, dims = len({i for i, _ in others}), runs["latent_dim"][sorted({i for i, _ in made_with})]
+    flags = f"--features {features}{' --inception-weights FILE' * (features == 'inception')}"
+    return kept, [
+        f"Left out are scores of {n} run{'s' * (n > 1)}, as other weights of the {features} network made them; `python "
+        f"analysis/frechet.py --name {sweep} {flags} --latent-dims {format_numbers(dims)}` scores all runs with the same."
+    ]
+
+
+def _only_by(fingerprint: str, features: str, scores: dict[str, Any]) -> dict[str, Any]:
+    about = {name: of for name, of in scores.get(features, {}).items() if of.get("features", "") == fingerprint}
+    return {**scores, features: about}
+
+
+def say_images(runs: "pd.DataFrame", features: str, held_out: str = "test") -> list[str]:
+    """How many images were compared with how many: the bias of a Fréchet distance depends on both."""
+    found: dict[str, set[int]] = {"samples": set(), "reconstructions of these": set()}
+    n_real = set()
+    for scores in runs["scores"]:
+        for name, about in scores.get(features, {}).items():
+            kind = "reconstructions of these" if name == "reconstruction" else "samples"
+            found[kind].add(about.get("n_images", 0))
+            n_real.add(about.get("n_real", 0))
+    compared = " or ".join(f"{_numbers(n)} {kind}" for kind, n in found.items() if n - {0})
+    if not compared:
+        return []
+    return [
+        f"{_numbers(n_real)} {held_out} images are compared with {compared}; the distance's bias depends on these numbers."
+    ]
+
+
+def _numbers(numbers: set[int]) -> str:
+    return " or ".join(f"{n:,}" for n in sorted(numbers - {0}))
 
 
 def tidy(runs: "pd.DataFrame", features: str) -> "pd.DataFrame":
@@ -171,7 +231,9 @@ def remarks(runs: "pd.DataFrame", features: str) -> list[str]:
     return list(dict.fromkeys(said))
 
 
-def frechet_table(scores: "pd.DataFrame", features: str, said: "pd.DataFrame", remarks: Sequence[str] = ()) -> "Table":
+def frechet_table(
+    scores: "pd.DataFrame", features: str, said: "pd.DataFrame", remarks: Sequence[str] = (), held_out: str = "test"
+) -> "Table":
     """Table 1: the Fréchet distance by variant, set of images and latent_dim; the paper's numbers in rows of their own."""
     import pandas as pd
 
@@ -193,21 +255,21 @@ def frechet_table(scores: "pd.DataFrame", features: str, said: "pd.DataFrame", r
                 by_dim = {f"d = {d}": f"{in_paper[d]:.0f}" if d in in_paper else "" for d in dims}
                 rows.append(head | {"source": "paper (FID)"} | by_dim)
     caption = (
-        f"{DISTANCE[features]}, lower is better, against the test images; mean ± standard deviation over {seeds(data)}. "
+        f"{DISTANCE[features]}, lower is better, against the {held_out} images; mean ± standard deviation over {seeds(data)}. "
         + (
             "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to 299. "
             if features == "inception"
             else "The features are the last hidden layer's of a small classifier trained on the labels, so that these "
             "numbers compare with each other and not with the paper's FID in the rows between. "
         )
-        + "10,000 samples, reconstructions of all test images; densities are fitted to the training images' latent means."
+        + "Densities are fitted to the training images' latent means."
     )
     return Table(
         f"frechet_{features}", f"Table 1. {DISTANCE[features]}", " ".join([caption, *remarks]), data, pd.DataFrame(rows)
     )
 
 
-def other_scores_table(scores: "pd.DataFrame", features: str) -> "Table":
+def other_scores_table(scores: "pd.DataFrame", features: str, remarks: Sequence[str] = ()) -> "Table":
     """KID, precision, recall, density and coverage by variant, set of images and latent_dim."""
     import pandas as pd
 
@@ -230,7 +292,11 @@ def other_scores_table(scores: "pd.DataFrame", features: str) -> "Table":
         "(Kynkäänniemi et al. 2019; Naeem et al. 2020; five nearest neighbours); higher is better."
     )
     return Table(
-        f"image_scores_{features}", "KID, precision and recall, density and coverage", caption, data, pd.DataFrame(rows)
+        f"image_scores_{features}",
+        "KID, precision and recall, density and coverage",
+        " ".join([caption, *remarks]),
+        data,
+        pd.DataFrame(rows),
     )
 
 

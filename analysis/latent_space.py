@@ -121,7 +121,7 @@ def latent_means(stored: "StoredSweep") -> "Exhibit":
         "has its own scale; the grey circles are the prior's 1σ and 2σ. The paper's Figure 4 shows FisherNet, VAE and "
         "CVAE, mirrored where that makes them more alike; here nothing is mirrored."
     )
-    return Picture(stem, TITLES[stem], caption, plot_latent_means(means, labels.numpy(), stored.class_names))
+    return Picture(stem, TITLES[stem], caption, plot_latent_means(means, stored.class_of, stored.class_names))
 
 
 def uncertainty_of_one_image(stored: "StoredSweep", image: int | None = None) -> "Exhibit":
@@ -173,8 +173,7 @@ def uncertainty_of_shoes(stored: "StoredSweep") -> "Exhibit":
         return _absent(stored, stem, with_posterior=True)
     if stored.images.test_labels is None:
         return _unlabelled(stored, stem)
-    labels = stored.images.test_labels.numpy()
-    names = stored.class_names
+    labels, names = stored.class_of, stored.class_names
     classes = [names.index(name) for name in SHOE_CLASSES if name in names] or list(range(min(3, len(names))))
     of_class = [np.flatnonzero(labels == label)[:N_PER_CLASS] for label in classes]
     chosen = np.sort(np.concatenate(of_class))  # in the order of the images: no class lies on top of another
@@ -333,7 +332,10 @@ def typical_image(covariances: Sequence[Array]) -> int:
 
 
 def plot_latent_means(means: Mapping[str, Array], labels: Array, class_names: Sequence[str]) -> "Figure":
-    """A scatter of latent means (n, 2) per variant, coloured by label, over circles of the prior's 1 and 2 sigma."""
+    """A scatter of latent means (n, 2) per variant, coloured by label, over circles of the prior's 1 and 2 sigma.
+
+    ``labels`` are places in ``class_names``.
+    """
     from matplotlib.lines import Line2D
     from matplotlib.patches import Circle
 
@@ -429,7 +431,10 @@ class Posteriors:
 def plot_uncertainty_of_classes(
     posteriors: Mapping[str, Posteriors], labels: Array, class_names: Sequence[str]
 ) -> "Figure":
-    """Per variant the means and 2-sigma ellipses of the same images, coloured by label; all panels in one scale."""
+    """Per variant the means and 2-sigma ellipses of the same images, coloured by label; all panels in one scale.
+
+    ``labels`` are places in ``class_names``.
+    """
     from matplotlib.colors import to_rgba
 
     colours = _class_colours(len(class_names))

@@ -69,7 +69,7 @@ def loss_and_mse(runs: "pd.DataFrame", variant: str, held_out: str = "test") -> 
     caption = (
         f"Loss (left axis) and MSE per pixel of the reconstruction from the posterior mean (right axis) of {variant} on "
         f"the {held_out} images after {_range(own['n_epochs'])} epochs. {_say_seeds(own)}{spread}. "
-        f"{_say_loss(own.iloc[0])} The axes are shifted against each other, for the lines would overlap. The axes of the "
+        f"{_say_losses(own)} The axes are shifted against each other, for the lines would overlap. The axes of the "
         "paper's figure, for Fashion-MNIST, are ticked from −1300 to −950 nats and from 0.009 to 0.023. "
         f"{_say_correlation(loss_mse_correlation(own, held_out))}"
     )
@@ -212,21 +212,33 @@ def _say_seeds(runs: "pd.DataFrame") -> str:
     return f"Mean over the seeds {', '.join(map(str, seeds))}{few}"
 
 
+def _say_losses(runs: "pd.DataFrame") -> str:
+    """``_say_loss`` of these runs; with its latent dimensions where a named setting has several losses."""
+    dims: dict[str, list[str]] = {}
+    for _, run in runs.drop_duplicates("latent_dim").iterrows():
+        dims.setdefault(_say_loss(run), []).append(str(run["latent_dim"]))
+    if len(dims) == 1:
+        return next(iter(dims))
+    return " ".join(f"At d = {', '.join(of_loss)}: {said}" for said, of_loss in dims.items())
+
+
 def _say_loss(run: "pd.Series[Any]") -> str:
     """What this FisherNet's loss counts and what it leaves out, as ``fishernet.models.FisherNet.forward`` computes it."""
-    bernoulli, with_log_det = run["likelihood"] == "bernoulli", run["objective"] == "eq24"
+    bernoulli, with_log_det, beta = run["likelihood"] == "bernoulli", run["objective"] == "eq24", run["kl_weight"]
     noise = "ξ = 0" if run["likelihood"] == "gaussian" else "exp(ξ) the learned variance of the noise"
+    weight = "" if beta == 1 else "β"
     formula = (
-        "|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
+        f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
         if bernoulli
-        else f"(|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
+        else f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
     )
     # E ln q(z*) = (ln|M| - d - d ln 2 pi)/2, whose last term cancels with the prior's.
     left_out = "−d/2" if bernoulli else "k ln(2π)/2 − d/2 (for 784 pixels 720 nats less d/2)"
     return (
-        f"The loss is that of equation {24 if with_log_det else 25} at one posterior sample z* per image, "
-        f"{'ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it leaves out {left_out}"
-        f"{'' if with_log_det else ' and ln|M|/2, which is no constant'}; with that it would be minus the evidence lower bound."
+        f"The loss is that of equation {24 if with_log_det else 25}{weight and f' with kl_weight β = {beta:g}'} at one posterior "
+        f"sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it leaves out {left_out}"
+        f"{'' if with_log_det else ' and ln|M|/2, which is no constant'}; with that{weight and ' and β = 1'} it would be minus "
+        "the evidence lower bound."
     )
 
 

@@ -257,12 +257,9 @@ def _write(sweep: "Sweep", runs: "pd.DataFrame", out: Path | None, epoch_dims: S
         )
     dims = choose_epoch_dims(finished["latent_dim"].unique().tolist(), epoch_dims)
     folder = command.output_folder(out, sweep.name)
-    try:
-        return [path for picture in pictures(sweep, finished, dims) for path in write(picture, folder)]
-    except OSError as error:
-        raise frame.AnalysisError(
-            f"--out {folder} is where figures go, and writing there failed: {error.strerror}."
-        ) from error
+    made = pictures(sweep, finished, dims)
+    with command.writing_to(folder):
+        return [path for picture in made for path in write(picture, folder)]
 
 
 def _curves_data(sweep: "Sweep", runs: "pd.DataFrame") -> "pd.DataFrame":

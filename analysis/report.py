@@ -58,11 +58,12 @@ def report(options: argparse.Namespace) -> None:
     remarks = [] if options.no_scores else compute(stored, options)
     made = sections(stored, searched)
     folder = command.output_folder(options.out or Path("fishernet-results") / sweep.name / "report", sweep.name)
-    paths = [path for section in made for exhibit in section.exhibits for path in exhibits.write(exhibit, folder)]
     html = page.render(
         f"{sweep.name}: the FisherNet paper's figures and tables", introduction(stored), facts(stored), made, remarks
     )
-    (folder / PAGE).write_text(html, encoding="utf-8")
+    with command.writing_to(folder):
+        paths = [path for section in made for exhibit in section.exhibits for path in exhibits.write(exhibit, folder)]
+        (folder / PAGE).write_text(html, encoding="utf-8")
     client = MlflowClient(tracking_uri=sweep.uri)
     try:
         for path in [folder / PAGE, *paths]:

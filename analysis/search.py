@@ -53,15 +53,11 @@ def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, optuna_url: str | None = None
 ) -> None:
     """Write every figure and table of a search and print the table; raises AnalysisError."""
-    from analysis import exhibits, frame
+    from analysis import frame
 
     sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri(), kind="search")
     made = list(search_exhibits(sweep, optuna_url))
-    folder = command.output_folder(out, sweep.name)
-    for exhibit in made:
-        print(exhibits.as_text(exhibit))
-        for path in exhibits.write(exhibit, folder):
-            print(f"  {path}")
+    command.show(made, command.output_folder(out, sweep.name))
 
 
 def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["Exhibit"]:
@@ -253,7 +249,7 @@ def history(trials: "pd.DataFrame") -> "Picture":
 
 
 def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
-    """fANOVA importances of the varied fields for the MSE, a row of bars per study."""
+    """fANOVA main effects of the varied fields on ln MSE, a row of bars per study."""
     import pandas as pd
 
     from analysis import style
@@ -277,12 +273,14 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
             axes.set_title(name, fontsize=9)
             axes.set_xlim(0, 1)
             axes.grid(visible=False, axis="y")
-            axes.set_xlabel("share of variance")
+            axes.set_xlabel("share of the\nvariance of ln MSE")
     return Picture(
         stem,
         title,
-        "fANOVA (Hutter, Hoos, Leyton-Brown 2014): the share of the variance of the MSE over the searched ranges that each field "
-        "accounts for alone, by a random forest fitted to the completed trials that have the field. Of few trials it is rough.",
+        "fANOVA (Hutter, Hoos, Leyton-Brown 2014): the share of the variance of ln MSE over the searched ranges that each field "
+        "accounts for alone, by a random forest fitted to the completed trials; what is missing to 1 are interactions of several "
+        "fields. A field that only some trials have, such as `noise_start`, is assessed among those that have it. Of few trials "
+        "it is rough.",
         figure,
         data,
     )
@@ -293,14 +291,27 @@ def _importances(study: "optuna.Study") -> dict[str, float]:
     import optuna
 
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
-    if len(complete) < FEWEST_FOR_IMPORTANCE or len({t.values[0] for t in complete}) < 2:
+    common = sorted(optuna.search_space.intersection_search_space(complete))
+    shares = _main_effects(study, complete, common)
+    for field in sorted({name for trial in complete for name in trial.params} - set(common)):
+        having = [trial for trial in complete if field in trial.params]
+        shares |= {k: v for k, v in _main_effects(study, having, [*common, field]).items() if k == field}
+    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+
+
+def _main_effects(
+    study: "optuna.Study", trials: Sequence["optuna.trial.FrozenTrial"], fields: Sequence[str]
+) -> dict[str, float]:
+    """Of the completed trials that have all of the fields, which ``trials`` are; nothing where these are too few or all alike."""
+    import optuna
+
+    if not fields or len(trials) < FEWEST_FOR_IMPORTANCE or len({t.values[0] for t in trials}) < 2:
         return {}
-    shares = optuna.importance.get_param_importances(
-        study,
-        evaluator=optuna.importance.FanovaImportanceEvaluator(seed=TREES_SEED),
-        target=lambda trial: math.log(trial.values[0]),
+    # Not get_param_importances, which makes the shares sum to one: where fields interact, each would seem to matter alone.
+    shares = optuna.importance.FanovaImportanceEvaluator(seed=TREES_SEED).evaluate(
+        study, params=list(fields), target=lambda trial: math.log(trial.values[0])
     )
-    return {name: share for name, share in shares.items() if math.isfinite(share)}
+    return {name: float(share) for name, share in shares.items() if math.isfinite(share)}
 
 
 def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
@@ -446,9 +457,7 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
     from analysis.frame import AnalysisError
 
     score = stored.sweep.score("mse")
-    runs = stored.runs.assign(
-        line=stored.runs["variant"].map(usual_variant), tuned=stored.runs["setting"].map(is_tuned)
-    )
+    runs = stored.runs.assign(line=usual_lines(stored.runs), tuned=stored.runs["setting"].map(is_tuned))
     if not runs["tuned"].any():
         raise AnalysisError(
             f"No run of sweep {stored.sweep.name} has a tuned setting; `python sweeps/hyperparameter_search.py` finds them and "
@@ -518,12 +527,17 @@ def is_tuned(setting: str) -> bool:
     return setting == TUNED or setting.endswith(f"-{TUNED}")
 
 
-def usual_variant(variant: str) -> str:
-    """The label of the same model at its usual setting: "VAE gaussian-learned-tuned" is a "VAE gaussian-learned"."""
-    model, _, setting = variant.partition(" ")
-    if not is_tuned(setting):
-        return variant
-    return " ".join(filter(None, [model, setting.removesuffix(TUNED).removesuffix("-")]))
+def usual_lines(runs: "pd.DataFrame") -> "pd.Series[str]":
+    """Each run's variant, and of a tuned one that of the same model at its usual setting, whether or not such runs are there.
+
+    VAE with the setting gaussian-learned-tuned is a "VAE gaussian-learned".
+    """
+    tuned = runs["setting"].map(is_tuned)
+    usual = {variant.replace(" ", "-"): variant for variant in runs.loc[~tuned, "variant"]}
+    keys = (runs["model"] + "-" + runs["setting"]).str.removesuffix(f"-{TUNED}")
+    # The search joins a variant's words with dashes, and words have dashes of their own: the usual runs tell them apart.
+    lines = keys.map(lambda key: usual.get(key, key.replace("-", " ", 1)))
+    return lines.where(tuned, runs["variant"])
 
 
 def paired(a: "pd.Series[float]", b: "pd.Series[float]") -> tuple[float, float, float]:

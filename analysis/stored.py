@@ -1,7 +1,9 @@
 """A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
 
 import json
+import shutil
 import tempfile
+import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import fields
@@ -33,6 +35,8 @@ CLASS_NAMES = {
 }  # fmt: skip
 SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
 BATCH = 2000  # images per forward pass; decides memory alone
+# What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
+DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
 
 class StoredSweep:
@@ -45,7 +49,9 @@ class StoredSweep:
         self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
         self._models: dict[str, Autoencoder] = {}
         self._files: dict[tuple[str, str], Path] = {}
-        self._downloads = tempfile.TemporaryDirectory(prefix="fishernet-")
+        self._downloads = Path(tempfile.mkdtemp(prefix="fishernet-"))
+        # TemporaryDirectory would warn when it goes with the sweep, which is what it is to do.
+        weakref.finalize(self, shutil.rmtree, self._downloads, ignore_errors=True)
 
     @cached_property
     def all_runs(self) -> pd.DataFrame:
@@ -91,13 +97,23 @@ class StoredSweep:
         return data
 
     @cached_property
-    def class_names(self) -> tuple[str, ...]:
-        """A name per label; raises AnalysisError where the images have no labels."""
+    def classes(self) -> tuple[int, ...]:
+        """The labels that occur among the test images, ascending; raises AnalysisError where the images have none."""
         labels = self.images.test_labels
         if labels is None:
             raise AnalysisError(f"The images of sweep {self.sweep.name} have no labels, which this figure needs.")
-        numbers = [str(label) for label in range(int(labels.max()) + 1)]
-        return CLASS_NAMES.get(self.images.name, tuple(numbers))
+        return tuple(labels.unique().tolist())  # sorted by torch
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """A name for each of ``classes``; raises as it does."""
+        names = CLASS_NAMES.get(self.images.name)
+        return tuple(names[label] if names else str(label) for label in self.classes)
+
+    @property
+    def class_of(self) -> npt.NDArray[np.int64]:
+        """Which of ``classes`` each test image is of, from 0: labels may begin anywhere and leave numbers out."""
+        return np.searchsorted(self.classes, np.asarray(self.images.test_labels))
 
     def pick(self, variant: str, latent_dim: int) -> pd.Series:
         """The run of that variant and latent_dim that pictures show; raises AnalysisError naming what to train."""
@@ -132,7 +148,7 @@ class StoredSweep:
     def download(self, run_id: str, name: str, what: str) -> Path:
         """A local copy of an artifact of any run of this store; ``what`` names the run to the user."""
         if (run_id, name) not in self._files:
-            folder = Path(self._downloads.name) / run_id / Path(name).parent
+            folder = self._downloads / run_id / Path(name).parent
             folder.mkdir(parents=True, exist_ok=True)
             try:
                 path = MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
@@ -160,8 +176,7 @@ class StoredSweep:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 means, labels = arrays["means"], arrays.get("labels")
-        # The last three: what zipfile makes of damage to different parts of the file.
-        except (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error) as error:
+        except DAMAGED as error:
             raise AnalysisError(f"latents.npz of run {run['run_id']} is damaged: {error}.") from error
         if means.ndim != 2 or means.shape[1] != run["latent_dim"]:
             raise AnalysisError(
@@ -178,10 +193,15 @@ def model_flag(variant: str) -> str:
     model, *words = variant.split()
     # No value is a choice of two fields, and what is no choice is written name=value already.
     field_of = {choice: field.name for field in fields(TrialConfig) for choice in field.metadata["choices"]}
-    if any("=" not in word and word not in field_of for word in words):
+    pairs = (word.partition("=")[::2] if "=" in word else (field_of.get(word, word), word) for word in words)
+    settings = dict(pairs)
+    if "beta" in settings:  # as labels call it
+        settings["kl_weight"] = settings.pop("beta")
+    try:
+        TrialConfig.from_dict({"model": model, **settings})
+    except (KeyError, ValueError):
         return ""
-    settings = [word if "=" in word else f"{field_of[word]}={word}" for word in words]
-    return f"{model}:{','.join(settings)}" if settings else model
+    return ":".join(filter(None, [model, ",".join(f"{name}={value}" for name, value in settings.items())]))
 
 
 def config_of(run: pd.Series) -> TrialConfig:

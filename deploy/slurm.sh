@@ -21,9 +21,20 @@ head=$(hostname)
 address=$(hostname --ip-address | awk '{print $1}'):$((20000 + SLURM_JOB_ID % 10000)) # two jobs may share a machine
 resources=(--num-cpus="$SLURM_CPUS_PER_TASK" --num-gpus="${SLURM_GPUS_ON_NODE:-0}" --temp-dir="/tmp/ray-$SLURM_JOB_ID")
 
-srun --nodes=1 --ntasks=1 --nodelist="$head" \
-  ray start --head --node-ip-address="${address%:*}" --port="${address##*:}" --include-dashboard=false "${resources[@]}" --block &
-until ray health-check --address="$address" >/dev/null 2>&1; do sleep 2; done
+for attempt in 1 2 3; do # Ray gives a node 30 s to come up, which a busy machine may need for loading it the first time
+  srun --nodes=1 --ntasks=1 --nodelist="$head" \
+    ray start --head --node-ip-address="${address%:*}" --port="${address##*:}" --include-dashboard=false "${resources[@]}" --block &
+  node=$!
+  until ray health-check --address="$address" >/dev/null 2>&1; do
+    kill -0 $node 2>/dev/null || continue 2 # it has ended
+    sleep 2
+  done
+  break
+done
+if ! kill -0 $node 2>/dev/null; then
+  echo "error: the head of the Ray cluster did not start on $head, at $address; what Ray says is above" >&2
+  exit 1
+fi
 if ((SLURM_JOB_NUM_NODES > 1)); then
   srun --nodes=$((SLURM_JOB_NUM_NODES - 1)) --ntasks=$((SLURM_JOB_NUM_NODES - 1)) --exclude="$head" \
     ray start --address="$address" "${resources[@]:0:2}" --block &

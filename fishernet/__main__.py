@@ -204,4 +204,5 @@ def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:
 
 
 if __name__ == "__main__":
+    interrupts.outlive_readers()
     sys.exit(main())

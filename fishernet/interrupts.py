@@ -6,7 +6,7 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
 
 def exit_at_once(before: Callable[[], object] = bool) -> None:
@@ -15,9 +15,12 @@ def exit_at_once(before: Callable[[], object] = bool) -> None:
     """
 
     def leave_at_once(*_: Any) -> None:
-        os.write(2, b"interrupted before anything was started\n")
-        before()
-        os._exit(130)
+        try:
+            with suppress(OSError):  # in `command 2>&1 | tee log` Ctrl-C ends tee as well
+                os.write(2, b"interrupted before anything was started\n")
+            before()
+        finally:
+            os._exit(130)
 
     _answer(leave_at_once)
 
@@ -31,6 +34,32 @@ def ignore() -> None:
     """For the moment in which the interpreter ends: all is written, and the exit status is decided."""
     _answer(signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+
+class _Lasting:
+    """A stream that loses what cannot be written."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+
+def outlive_readers() -> None:
+    """From now on what is printed to a reader that has gone is lost and stops nothing: Ctrl-C ends the tee of `| tee log` too."""
+    for name in ("stdout", "stderr"):
+        if stream := getattr(sys, name):  # None where it was closed before Python started
+            setattr(sys, name, _Lasting(stream))
 
 
 def leave(status: int) -> NoReturn:

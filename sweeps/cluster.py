@@ -107,7 +107,8 @@ def _descendants(pid: int) -> set[int]:
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # it has ended meanwhile
-            parent = int(path.read_text().rpartition(")")[2].split()[1])
+            # Bytes: the name in it may be cut amid a letter.
+            parent = int(path.read_bytes().rpartition(b")")[2].split()[1])
             children.setdefault(parent, []).append(int(path.parent.name))
     found: set[int] = set()
     new = children.get(pid, [])
@@ -139,6 +140,6 @@ def _start_private_ray(gpus: int, cpus: int, quiet: dict[str, Any]) -> None:
 
 def _check_answers(address: str) -> None:
     """Raises OSError at once where nothing listens: Ray would try for a minute and print its own lines."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
+    host, _, port = address.rpartition(":")
     if host and port.isdecimal():
-        socket.create_connection((host, int(port)), timeout=5).close()
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()

@@ -33,6 +33,8 @@ DEFAULT_STORAGE = "fishernet-results"
 RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
 ADDRESS = r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):([1-9]\d{0,4})"
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
+# For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
+PATIENCE_SECONDS, PATIENCE_INTERRUPTED_SECONDS = 600, 60
 # Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
 # --address and --storage-path itself; and where MLflow is found from outside.
 COMMAND_VARIABLE, UI_VARIABLE = "FISHERNET_COMMAND", "FISHERNET_UI"
@@ -53,7 +55,7 @@ def add_place_flags(parser: argparse.ArgumentParser) -> Any:
     place.add_argument(
         "--address",
         metavar="ADDRESS",
-        help="an existing Ray cluster: auto, HOST:PORT or ray://HOST:PORT (default: a private Ray)",
+        help="an existing Ray cluster: auto or HOST:PORT (default: a private Ray)",
     )
     return place
 
@@ -199,6 +201,8 @@ class Driver(ABC):
     def main(self, *, last: bool = False) -> int:
         """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted; ``last``: the process ends with it."""
         interrupts.exit_at_once()
+        if last:
+            interrupts.outlive_readers()
         status = self._status(last)
         if last:
             interrupts.leave(status)
@@ -399,13 +403,21 @@ class Driver(ABC):
 
         if tracking.backlog:
             print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
-        patience = 60 if interrupted else 600  # seconds for a tracking server that is away
-        if tracking.flush(patience) and self.draw(name):
-            tracking.log_parent_artifacts(self.storage / name / "figures")  # seen in MLflow without a chart to set up
+        patience = PATIENCE_INTERRUPTED_SECONDS if interrupted else PATIENCE_SECONDS
+        drawn = True
+        if not tracking.flush(patience):
+            patience = 0  # it was waited for
+        else:
+            try:
+                if self.draw(name):  # seen in MLflow without a chart to set up
+                    tracking.log_parent_artifacts(self.storage / name / "figures")
+            except (OSError, UsageError) as error:  # such as a full disk
+                drawn = False
+                print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
         written = tracking.close(
             "KILLED" if interrupted else "FAILED" if failures or resumable else "FINISHED", patience
         )
-        written = written and not tracking.refused
+        written = written and drawn and not tracking.refused
         if failures:
             print(f"{len(failures)} of {n_runs} runs failed:")
             for config, reason in failures.items():

@@ -1,7 +1,6 @@
 """Find each model's best setting with Optuna, on validation images: ``python sweeps/hyperparameter_search.py --gpus 4``."""
 
 import argparse
-import json
 import re
 import shlex
 import sys
@@ -18,7 +17,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
 from fishernet.flags import Parser
-from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers
+from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -339,40 +338,41 @@ class HyperparameterSearch(Driver):
         from sweeps.trial import find_checkpoints
 
         runs = tracking.found
-        try:
-            opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
-            studies.make_sampler(plan, 0)
-        except studies.StudiesError as error:
-            raise UsageError(str(error)) from None
-        self.describe(
-            tracking, {**plan.to_dict(), "optuna": studies.storage_url(self.storage)}, _shared_fields(plan),
-            describe_search(plan), data,
-        )  # fmt: skip
 
         def to_dict(job: Any) -> dict[str, Any]:
             assert devices is not None
             fields: dict[str, Any] = job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every, folder)
             return fields
 
-        search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
-        failures = search.failures()
+        try:
+            opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
+            studies.make_sampler(plan, 0)
+            with studies.sentences(self.storage):
+                search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
+                failures, n_left = search.failures(), search.n_left()
+        except studies.StudiesError as error:
+            raise UsageError(str(error)) from None
+        self.describe(
+            tracking, {**plan.to_dict(), "optuna": studies.storage_url(self.storage)}, _shared_fields(plan),
+            describe_search(plan), data,
+        )  # fmt: skip
         for config, reason in failures.items():  # where the driver died between telling Optuna and telling MLflow
             if config not in runs or runs[config].status != "FAILED":
                 tracking.finish(config, "FAILED", reason)
         self.opened, self.plan = opened, plan
-        if not search.n_left():
+        if not n_left:
             print(f"search     {name}: all trials of {describe_search(plan)} have ended; nothing to train")
             return self.conclude(name, plan.n_runs, failures, tracking, interrupted=False)
         devices = devices or self.connect()
         self._print_plan(name, plan, devices, data)
         if not devices.gpus:
             print("device     training on the CPU" + ("" if self.args.gpus == 0 else ", as no GPU was found"))
-        n_ended = len(plan.studies) * plan.n_trials - search.n_left()
+        n_ended = len(plan.studies) * plan.n_trials - n_left
         if n_ended or search.begun:
             print(
-                f"resuming   {n_ended} trials have ended; {search.n_left()} to train, {len(search.begun)} of them begun before"
+                f"resuming   {n_ended} trials have ended; {n_left} to train, {len(search.begun)} of them begun before"
             )
-        n_runs = search.n_left() * len(plan.seeds)
+        n_runs = n_left * len(plan.seeds)
         with Progress(n_runs, n_runs * plan.epochs, data.held_out) as progress:
             tracking.say = progress.say
             outcome = launch.launch(
@@ -390,13 +390,18 @@ class HyperparameterSearch(Driver):
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
         from analysis.frame import AnalysisError
         from analysis.search import report
+        from sweeps import studies
 
-        print()
-        for study in self.opened:
-            print(study.summary())
-        if plan := best_plan(self.plan, self.opened, self.args.test_seeds):
+        try:
+            with studies.sentences(self.storage):
+                lines = [study.summary() for study in self.opened]
+                plan = best_plan(self.plan, self.opened, self.args.test_seeds)
+        except studies.StudiesError as error:
+            raise UsageError(str(error)) from None
+        print("", *lines, sep="\n")
+        if plan:
             file = self.storage / name / "best.json"
-            file.write_text(json.dumps([config.to_dict() for config in plan], indent=1), encoding="utf-8")
+            write_json(file, [config.to_dict() for config in plan])
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")

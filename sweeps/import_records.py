@@ -7,6 +7,7 @@ files. Importing again adds what is new and changes nothing else.
 import argparse
 import json
 import math
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,13 +18,15 @@ from typing import Any
 if __package__ in (None, ""):  # run as a file, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
-from fishernet.plan import compact, expand
+from fishernet.plan import PlanError, compact, expand
 from sweeps.driver import name_problem
+from sweeps.lock import hold_lock
 from sweeps.planning import describe_plan
 from sweeps.tracking import SweepTracking, TrackingError, default_artifact_root, default_tracking_uri
-from sweeps.tracking_store import uri_source
+from sweeps.tracking_store import check_uri, prepare_mlflow, uri_source
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
@@ -164,6 +167,20 @@ def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
 
 
 def main(argv: list[str] | None = None) -> int:
+    """Exit status 0 all is imported, 1 some is not, 2 bad usage, 130 interrupted."""
+    interrupts.exit_at_once()
+    if argv is None:
+        interrupts.outlive_readers()
+    try:
+        return _main(argv)
+    except KeyboardInterrupt:
+        print("interrupted; the same command imports the rest", file=sys.stderr)
+        return 130
+    finally:
+        interrupts.ignore() if argv is None else interrupts.raise_keyboard_interrupt()
+
+
+def _main(argv: list[str] | None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
@@ -175,15 +192,29 @@ def main(argv: list[str] | None = None) -> int:
     uri = arguments.tracking_uri or default_tracking_uri(arguments.storage_path)
     try:
         plan, records = read_folder(arguments.folder)
-        root = default_artifact_root(arguments.storage_path)
-        tracking = SweepTracking.open(arguments.name, uri, artifact_root=root, create=True)
-        new, status = import_records(plan, records, tracking)
-    except (RecordError, TrackingError) as error:
+        check_uri(uri)
+        prepare_mlflow()  # an interrupt amid imports would leave them half done
+        interrupts.raise_keyboard_interrupt()
+        # A driver that trains the sweep holds it as well: two writers would not know of each other's runs.
+        with hold_lock(Path(os.path.realpath(arguments.storage_path)) / arguments.name, arguments.name):
+            root = default_artifact_root(arguments.storage_path)
+            tracking = SweepTracking.open(arguments.name, uri, artifact_root=root, create=True)
+            return _import(plan, records, tracking)
+    except (RecordError, TrackingError, PlanError) as error:
         where = f"{uri_source(arguments.tracking_uri)}: " if isinstance(error, TrackingError) else ""
         print(f"{parser.prog}: error: {where}{error}", file=sys.stderr)
         return 2
-    done = tracking.close(status)
-    print(f"{new} of {len(records)} records are new to the sweep {arguments.name}, which is now {status}")
+
+
+def _import(plan: Plan, records: list[Record], tracking: SweepTracking) -> int:
+    try:
+        new, status = import_records(plan, records, tracking)
+        done = tracking.close(status)
+    except KeyboardInterrupt:
+        tracking.drop()  # all of it was put at once, and writing thousands of runs takes long
+        tracking.close("KILLED", patience_seconds=5)
+        raise
+    print(f"{new} of {len(records)} records are new to the sweep {tracking.name}, which is now {status}")
     return 0 if done and not tracking.refused else 1
 
 

@@ -111,13 +111,13 @@ def launch(
         shutil.rmtree(left, ignore_errors=True)
     outcome = Outcome()
     callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
-    param_space, search = jobs.tune_arguments()
     resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
     if cluster.private:  # its workers have these variables; asked for again, others would be started for the trials
         class_cache.DEFAULT_ENV_VARS.clear()
         class_cache.ENV_VARS_TO_PROPAGATE.clear()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     try:
+        param_space, search = jobs.tune_arguments()
         tuner = tune.Tuner(
             tune.with_resources(train_cohort, resources),
             param_space=param_space,

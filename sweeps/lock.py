@@ -1,9 +1,9 @@
-"""One driver per sweep: a lock on its folder that the operating system lets go when the driver dies, however it dies."""
+"""One writer per sweep: a lock on its folder that the operating system lets go when the driver dies, however it dies."""
 
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 try:
@@ -16,10 +16,10 @@ from fishernet.plan import PlanError
 
 @contextmanager
 def hold_lock(folder: Path, name: str) -> Iterator[None]:
-    """Hold ``folder``'s lock; raises PlanError when another driver of this sweep does."""
+    """Hold ``folder``'s lock; raises PlanError where another process does, or where files there cannot be locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("a+")
+        file = (folder / "lock").open("ab+", buffering=0)
     except OSError as error:
         raise PlanError(
             f"the sweep's folder {folder} cannot be written to: {error.strerror}; choose another --storage-path"
@@ -30,12 +30,19 @@ def hold_lock(folder: Path, name: str) -> Iterator[None]:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 file.seek(0)
+                holder = file.read().decode(errors="replace").strip() or "by another process"
                 raise PlanError(
-                    f"the sweep {name} is being trained already ({file.read().strip() or 'by another process'}); "
+                    f"the sweep {name} is being trained or imported already ({holder}); "
                     "wait for it, stop it, or choose another --name"
                 ) from None
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()}")
-        file.flush()
+            except OSError as error:  # Lustre mounted without flock
+                raise PlanError(
+                    f"files below {folder} cannot be locked ({error.strerror}), which keeps a second driver away; choose "
+                    "another --storage-path, or have that file system mounted with locks (Lustre: -o flock)"
+                ) from None
+        with suppress(OSError):  # it tells others who holds the lock; a full disk has no room for it
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {socket.gethostname()}".encode())
         yield
-        file.truncate(0)
+        with suppress(OSError):
+            file.truncate(0)

@@ -156,7 +156,9 @@ def model_overrides(text: str) -> dict[str, str]:
                 f"got {pair!r}"
             )
         if name in MODELS_WITH and model in MODEL_NAMES and model not in MODELS_WITH[name]:
-            raise PlanError(f"--models {text}: {model} has no {name}, which is a field of {', '.join(MODELS_WITH[name])}")
+            raise PlanError(
+                f"--models {text}: {model} has no {name}, which is a field of {', '.join(MODELS_WITH[name])}"
+            )
         overrides[name] = value.strip()
     return overrides
 

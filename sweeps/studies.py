@@ -11,16 +11,17 @@ import hashlib
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import optuna
-import sqlalchemy.exc
 from optuna.trial import FrozenTrial, TrialState
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
+from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
@@ -28,10 +29,11 @@ from fishernet.training import DIVERGED
 from sweeps.launch import Job
 from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
 from sweeps.tracking import TrackedRun
-from sweeps.tracking_store import create_whole
+from sweeps.tracking_store import create_whole, reason_of
 
 STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
+PATIENCE_SECONDS = 60  # for a storage that another process has locked: SQLite's own 5 are soon over
 RETRY_OF, REASON = "retry_of", "reason"  # Optuna's user attributes of a trial
 
 optuna.logging.set_verbosity(optuna.logging.WARNING)
@@ -49,12 +51,28 @@ def _url(database: Path) -> str:
     return f"sqlite:///{database.as_posix()}"
 
 
+def _storage(database: Path) -> optuna.storages.RDBStorage:
+    patience = {"timeout": PATIENCE_SECONDS}
+    return optuna.storages.RDBStorage(_url(database), engine_kwargs={"connect_args": patience})
+
+
+@contextmanager
+def sentences(storage_path: Path, *others: type[Exception]) -> Iterator[None]:
+    """What goes wrong with the storage, and ``others``, become a StudiesError."""
+    errors: tuple[type[Exception], ...] = (optuna.exceptions.StorageInternalError, SQLAlchemyError, OSError, *others)
+    try:
+        yield
+    except errors as error:
+        url = storage_url(storage_path)
+        raise StudiesError(f"{url} cannot be used as Optuna's storage: {reason_of(error)}") from None
+
+
 def open_storage(storage_path: Path) -> optuna.storages.RDBStorage:
     """The storage of all searches of one storage path; made where it is missing."""
     database = storage_path / "optuna.db"
     if not database.exists():
-        create_whole(database, lambda draft: optuna.storages.RDBStorage(_url(draft)).engine.dispose())
-    return optuna.storages.RDBStorage(_url(database))
+        create_whole(database, lambda draft: _storage(draft).engine.dispose())
+    return _storage(database)
 
 
 def make_sampler(plan: SearchPlan, seed: int) -> optuna.samplers.BaseSampler:
@@ -83,17 +101,13 @@ def population_size(n_trials: int) -> int:
 def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool, trained: bool) -> list["Study"]:
     """The plan's studies in the storage of that path; made where they are missing.
 
-    Raises StudiesError where the storage and MLflow do not tell of the same search: ``known``, MLflow has its plan, and
-    ``trained``, it has runs.
+    Raises StudiesError where the storage cannot be used, or tells of another search than MLflow: ``known``, MLflow has its
+    plan, and ``trained``, it has runs.
     """
     url = storage_url(storage_path)
-    try:
+    with sentences(storage_path, RuntimeError):  # of another version of Optuna
         storage = open_storage(storage_path)
         there = {s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    except (sqlalchemy.exc.SQLAlchemyError, RuntimeError, OSError) as error:
-        raise StudiesError(
-            f"{url} cannot be opened as Optuna's storage: {' '.join(str(error).split())[:300]}"
-        ) from None
     ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
     if ours and not known:
         raise StudiesError(
@@ -104,7 +118,8 @@ def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool
         raise StudiesError(
             f"MLflow knows the search {name}, but {url} holds no study of it; name the --storage-path it was started with"
         )
-    return [Study(study, plan, name, storage) for study in plan.studies]
+    with sentences(storage_path):
+        return [Study(study, plan, name, storage) for study in plan.studies]
 
 
 class Study:

@@ -210,7 +210,7 @@ class SweepTracking:
     ) -> None:  # fmt: skip
         """Upload the files of the folder ``artifacts``, then set the status: what is FINISHED is whole.
 
-        ``then`` is called once all of it is written, in the writer's thread.
+        ``then`` is called once all of it is written, in the writer's thread; never where MLflow refuses it.
         """
         if status not in ("FINISHED", "FAILED", "KILLED"):
             raise ValueError(f"status is how a run ended: FINISHED, FAILED or KILLED; got {status!r}")
@@ -219,9 +219,7 @@ class SweepTracking:
         if child.status == "RUNNING":
             child.status = status
             ended = _milliseconds(end)
-            self._put(config, lambda: self._write_end(config, status, reason, artifacts, ended))
-            if then is not None:
-                self._put(config, then)
+            self._put(config, lambda: self._write_end(config, status, reason, artifacts, ended, then))
 
     def log_parent_metrics(self, metrics: list[tuple[str, float, int]]) -> None:
         """Add (name, value, step) to the sweep's own run; what is there already is skipped."""
@@ -234,6 +232,10 @@ class SweepTracking:
     def flush(self, patience_seconds: float = 600) -> bool:
         """Wait until all is written; false once MLflow stayed away for that long."""
         return self._queue.drain(patience_seconds)
+
+    def drop(self) -> None:
+        """Write nothing of what waits; whoever drops it has it still."""
+        self._queue.drop()
 
     def close(self, status: str, patience_seconds: float = 600) -> bool:
         """Wait for the queue, then set the sweep's status; false once MLflow stayed away for that long."""
@@ -304,8 +306,9 @@ class SweepTracking:
         self._batch(self._children[config].run_id, metrics=values)
 
     def _write_end(
-        self, config: TrialConfig, status: str, reason: str | None, artifacts: Artifacts, ended: int
-    ) -> None:
+        self, config: TrialConfig, status: str, reason: str | None, artifacts: Artifacts, ended: int,
+        then: Callable[[], None] | None,
+    ) -> None:  # fmt: skip
         child = self._children[config]
         try:
             folder = artifacts() if callable(artifacts) else artifacts
@@ -320,6 +323,8 @@ class SweepTracking:
         if reason:
             self._client.set_tag(child.run_id, "fishernet.reason", reason[:TAG_LENGTH])
         self._client.set_terminated(child.run_id, status, ended)
+        if then is not None:
+            then()
 
     def _write_parent_metrics(self, metrics: list[tuple[str, float, int]], now: int) -> None:
         names = {name for name, _, _ in metrics}
@@ -347,11 +352,16 @@ class SweepTracking:
         if not folder.is_dir():
             raise Refused(f"the folder of its artifacts, {folder}, does not exist")
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "record.json"):
-            if path.name == "pictures.npz":
-                self._upload_picture(run_id, path)
-            else:
-                place = path.relative_to(folder).parent.as_posix()
-                self._client.log_artifact(run_id, str(path), None if place == "." else place)
+            try:
+                if path.name == "pictures.npz":
+                    self._upload_picture(run_id, path)
+                else:
+                    place = path.relative_to(folder).parent.as_posix()
+                    self._client.log_artifact(run_id, str(path), None if place == "." else place)
+            except FileNotFoundError as error:
+                if path.exists():  # it is the store's folder that is away, such as a mount: that may come back
+                    raise
+                raise Refused(f"its file {path} has gone") from error
 
     def _upload_picture(self, run_id: str, pictures: Path) -> None:
         from sweeps.pictures import reconstruction_picture

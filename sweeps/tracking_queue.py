@@ -82,6 +82,13 @@ class Queue:
                 self._hurry -= 1
         return True
 
+    def drop(self) -> None:
+        """Forget what waits; what is in hand is still written."""
+        with self._changed:
+            self._lines.clear()
+            self._due.clear()
+            self._changed.notify_all()
+
     def stop(self) -> None:
         self._stopped.set()
         with self._changed:
@@ -170,5 +177,5 @@ def _is_refusal(error: Exception) -> bool:
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
     code = error.error_code if isinstance(error, MlflowException) else None
-    # The last four say that the record is wrong, not the server.
-    return code in REFUSALS or isinstance(error, Refused | FileNotFoundError | TypeError | KeyError | AttributeError)
+    # The last three say that the record is wrong, not the server.
+    return code in REFUSALS or isinstance(error, Refused | TypeError | KeyError | AttributeError)

@@ -3,11 +3,12 @@
 import logging
 import os
 import re
+import shutil
 import socket
 import sqlite3
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -19,6 +20,7 @@ SETTINGS = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
 }
+SCRATCH = ".making-"  # how the folders begin in which databases are made
 DATABASE_PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 
 
@@ -201,15 +203,41 @@ def create_whole(path: Path, create: Callable[[Path], None]) -> None:
     ``create`` makes it at the path it is given; where another process is first, its file stays.
     """
     path.parent.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as scratch:
-        draft = Path(scratch) / path.name
-        create(draft)
-        try:
-            path.hardlink_to(draft)  # unlike a rename it fails where another process was first
-        except FileExistsError:
-            pass
-        except OSError:  # a file system without hard links
-            draft.replace(path)
+    with _one_at_a_time(path.parent) as alone:
+        if alone:
+            for left in path.parent.glob(f"{SCRATCH}*"):  # by processes that were killed
+                shutil.rmtree(left, ignore_errors=True)
+        if path.exists():
+            return
+        with tempfile.TemporaryDirectory(prefix=SCRATCH, dir=path.parent) as scratch:
+            draft = Path(scratch) / path.name
+            create(draft)
+            try:
+                path.hardlink_to(draft)  # unlike a rename it fails where another process was first
+            except FileExistsError:
+                pass
+            except OSError:  # a file system without hard links
+                draft.replace(path)
+
+
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[bool]:
+    """Wait for whoever is in here with the same folder; false where the file system cannot lock folders, as NFS."""
+    try:
+        import fcntl
+
+        descriptor = os.open(folder, os.O_RDONLY)
+    except (ImportError, OSError):  # Windows
+        yield False
+        return
+    try:
+        alone = False
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+            alone = True
+        yield alone
+    finally:
+        os.close(descriptor)
 
 
 def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:

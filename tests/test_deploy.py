@@ -158,3 +158,35 @@ def test_the_slurm_script_is_shell_and_asks_for_its_shared_folder():
     done = subprocess.run(["bash", script], env=bare, capture_output=True, text=True, check=False)
     assert done.returncode != 0
     assert "FISHERNET_STORAGE: is the folder for checkpoints" in done.stderr
+
+
+def test_the_slurm_script_ends_where_the_head_does_not_start(tmp_path):
+    """SLURM's and Ray's commands are stand-ins: only the script is tried."""
+    programs = tmp_path / ".venv" / "bin"
+    programs.mkdir(parents=True)
+    stand_ins = {
+        "srun": "echo started >> tries; exit 1",
+        "ray": "exit 1",
+        "openssl": "echo secret",
+        "python": "echo trained",
+    }
+    for name, line in stand_ins.items():
+        (programs / name).write_text(f"#!/bin/sh\n{line}\n")
+        (programs / name).chmod(0o755)
+    job = {
+        "SLURM_JOB_ID": "7",
+        "SLURM_CPUS_PER_TASK": "2",
+        "SLURM_JOB_NUM_NODES": "1",
+        "SLURM_SUBMIT_DIR": str(tmp_path),
+    }
+    environment = job | {"PATH": os.environ["PATH"], "FISHERNET_STORAGE": str(tmp_path)}
+    script = ["bash", str(ROOT / "deploy" / "slurm.sh")]
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert done.returncode == 1
+    assert "error: the head of the Ray cluster did not start on" in done.stderr
+    assert "trained" not in done.stdout
+    assert (tmp_path / "tries").read_text() == "started\n" * 3
+    (programs / "srun").write_text("#!/bin/sh\nexec sleep 20\n")
+    (programs / "ray").write_text("#!/bin/sh\nexit 0\n")
+    done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False, timeout=100)
+    assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr

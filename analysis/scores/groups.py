@@ -1,7 +1,9 @@
 """The groups of scores: what each needs of a run, what a task computes, and which runs still lack it."""
 
+import json
 import tempfile
 from collections.abc import Collection, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -26,6 +28,8 @@ IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
+OVERLAP_ARTIFACT = "scores/clusters.json"
+TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters of a tag, older servers 5000; 25 classes and more exceed it
 Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
@@ -43,7 +47,7 @@ def score_images(
     device: str, extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
     known: dict[str, Array | None],
 ) -> Scored:  # fmt: skip
-    """Distances to the real test images of each set in ``known``: set -> latents that are stored already, or None."""
+    """Distances to the real, held-out images of each set in ``known``: set -> latents that are stored already, or None."""
     set_arithmetic("float32")  # whatever the model was trained in
     extractor, model = extractor.to(device), model.to(device)
     scored = Scored({}, {})
@@ -72,7 +76,22 @@ def score_images(
 
 def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
     found = clusters.cluster(means, labels, n_starts=N_STARTS)
-    return Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
+    scored = Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
+    if len(json.dumps(scored.about)) > TAG_LENGTH:
+        scored.files[OVERLAP_ARTIFACT] = {"matrix": scored.about.pop("matrix")}
+    return scored
+
+
+def stored_clusters(stored: StoredSweep, run: pd.Series) -> clusters.Clusters:
+    """What ``score_clusters`` found of a run that has it, from its tag and, of many classes, its file; raises AnalysisError."""
+    about = run["scores"]["clusters"]
+    if "matrix" in about:
+        return clusters.Clusters.from_dict(about)
+    path = stored.artifact(run, OVERLAP_ARTIFACT)
+    try:
+        return clusters.Clusters.from_dict(about | json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise AnalysisError(f"{OVERLAP_ARTIFACT} of run {run['run_id']} is damaged: {error}.") from error
 
 
 def score_ellipses(test: Images, model: Autoencoder) -> Scored:
@@ -107,44 +126,39 @@ def ensure_distances(
     stored: StoredSweep, features: str, asked: Sequence[str] = IMAGE_SETS, *, dims: Collection[int] = (), gpus: int = 0,
     weights: Path | None = None, cache: Path | None = None,
 ) -> list[str]:  # fmt: skip
-    """Distances to the test images of every run's sets of images, where a run lacks them; sentences on what failed.
+    """Distances to the held-out images of every run's sets of images, where a run lacks them; sentences on what failed.
 
-    Of runs with a latent_dim in ``dims``, or of all where it is empty.
+    Of runs with a latent_dim in ``dims``, or of all where it is empty. Scores by other weights than are at hand count as lacking.
 
     ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. Raises
     AnalysisError when the features cannot be had.
     """
-    named = Inception(weights) if weights else None  # other weights than the scores' make them anew
-    lacking = {
-        i: [name for name in image_sets_of(run, asked) if not _has(run, features, name, named)]
-        for i, run in enumerate(_rows(stored.runs))
-        if not dims or run["latent_dim"] in dims
-    }
-    if not any(lacking.values()):
+    runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
+
+    def lacking(extractor: Extractor | None) -> list[tuple[pd.Series, list[str]]]:
+        named = ((run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor)]) for run in runs)
+        return [(run, names) for run, names in named if names]
+
+    at_hand = _extractor_at_hand(stored, features, weights)
+    if not lacking(at_hand):
         return []
     # A task without a GPU of its own still sees them all.
     device = torch.device("cuda" if gpus else "cpu")
-    extractor: Extractor = named or (Inception() if features == "inception" else sweep_classifier(stored, device))
+    extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
     real = real_features(extractor, stored.images.test.float() / 255, cache)
-    jobs = [
-        Job(run, features, score_images, partial(_sets, stored, run, lacking[i]))
-        for i, run in enumerate(_rows(stored.runs))
-        if lacking.get(i)
-    ]
+    jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, stored.images.test]
     return run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 
 def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
     """The sweep's classifier: the one stored with its parent run, else trained now and stored there."""
-    parent = stored.sweep.parent_run_id
-    client = MlflowClient(tracking_uri=stored.sweep.uri)
+    if classifier := _stored_classifier(stored, device):
+        return classifier
+    parent, client = stored.sweep.parent_run_id, MlflowClient(tracking_uri=stored.sweep.uri)
+    classifier = train_classifier(stored.images, device=device)
     try:
-        if CLASSIFIER_ARTIFACT in [file.path for file in client.list_artifacts(parent)]:
-            path = stored.download(parent, CLASSIFIER_ARTIFACT, f"sweep {stored.sweep.name}")
-            return Classifier.load(path, device)
-        classifier = train_classifier(stored.images, device=device)
         with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
             classifier.save(Path(folder) / CLASSIFIER_ARTIFACT)
             client.log_artifact(parent, str(Path(folder) / CLASSIFIER_ARTIFACT))
@@ -155,9 +169,30 @@ def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
     return classifier
 
 
-def _has(run: pd.Series, features: str, name: str, named: Inception | None) -> bool:
+def _stored_classifier(stored: StoredSweep, device: torch.device) -> Classifier | None:
+    parent = stored.sweep.parent_run_id
+    try:
+        files = [file.path for file in MlflowClient(tracking_uri=stored.sweep.uri).list_artifacts(parent)]
+    except MlflowException as error:
+        raise AnalysisError(f"The artifacts of sweep {stored.sweep.name} cannot be listed: {error}.") from error
+    if CLASSIFIER_ARTIFACT not in files:
+        return None
+    return Classifier.load(stored.download(parent, CLASSIFIER_ARTIFACT, f"sweep {stored.sweep.name}"), device)
+
+
+def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None) -> Extractor | None:
+    """The network that scores would be made with, where that takes neither a download from elsewhere nor training."""
+    if weights:
+        return Inception(weights)
+    if features == "classifier":
+        with suppress(AnalysisError):  # it matters where a run lacks scores, and is said there
+            return _stored_classifier(stored, torch.device("cpu"))
+    return None
+
+
+def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) -> bool:
     made_with = run["scores"].get(features, {}).get(name, {}).get("features")
-    return made_with is not None and (named is None or named.fingerprint == made_with)
+    return made_with is not None and (extractor is None or extractor.fingerprint == made_with)
 
 
 def _rows(runs: pd.DataFrame) -> list[pd.Series]:

@@ -18,7 +18,7 @@ from mlflow.exceptions import MlflowException
 
 from analysis.frame import AnalysisError
 from analysis.scores import densities
-from analysis.stored import StoredSweep, posterior_means
+from analysis.stored import DAMAGED, StoredSweep, posterior_means
 
 Array = npt.NDArray[np.float32]
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1
@@ -55,18 +55,21 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
 
 
 def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
-    """The run's stored samples of a density, where it has them."""
+    """The run's stored samples of a density, where it has them; raises AnalysisError for a damaged file."""
     client = MlflowClient(tracking_uri=stored.sweep.uri)
     name = f"{FOLDER}/{density}.npz"
     try:
         if name not in [file.path for file in client.list_artifacts(str(run["run_id"]), FOLDER)]:
             return None
-        with np.load(stored.artifact(run, name), allow_pickle=False) as arrays:
-            return arrays["samples"]
     except MlflowException as error:
         raise AnalysisError(f"The artifacts of run {run['run_id']} cannot be listed: {error}.") from error
-    except (KeyError, ValueError, OSError, EOFError) as error:
-        raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}.") from error
+    path = stored.artifact(run, name)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["samples"]
+    except DAMAGED as error:
+        hint = "Once it is deleted from the run's artifacts, samples are drawn again."
+        raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}. {hint}") from error
 
 
 def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int) -> tuple[Array, dict[str, Any]]:

@@ -38,11 +38,14 @@ ENVIRONMENT = {
 
 @dataclass
 class Scored:
-    """What a task gives back: metrics by full name; what made them, for the group's tag; latent samples by density."""
+    """What a task gives back: metrics by full name; what made them, for the group's tag; latent samples by density; and by the
+    artifact's name what is JSON and too long for a tag.
+    """
 
     metrics: dict[str, float]
     about: dict[str, Any]
     samples: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = field(default_factory=dict)
+    files: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -102,17 +105,19 @@ def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Seq
 
 
 def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
-    """Write scores to their run; metrics before the tag, so that it never promises what is not there."""
+    """Write scores to their run; files and metrics before the tag, so that it never promises what is not there."""
     run_id, now = str(job.run["run_id"]), int(time.time() * 1000)
     about = job.run["scores"].get(job.group, {}) | scored.about
     client = MlflowClient(tracking_uri=stored.sweep.uri)
     for density, (samples, settings) in scored.samples.items():
         keep(stored, job.run, density, samples, settings)
     try:
+        for name, content in scored.files.items():
+            client.log_dict(run_id, content, name)
         metrics = [Metric(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
         client.log_batch(run_id, metrics=metrics)
         client.set_tag(run_id, SCORES_TAG + job.group, json.dumps(about))
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         raise AnalysisError(f"The scores of {job.what} cannot be logged to its run: {error}.") from error
 
 

@@ -12,6 +12,7 @@ from scipy import stats
 from analysis import claims, paper
 from analysis.claims import ABOVE, BELOW, CLAIMS, Evidence, Part, compare, conclude, difference
 from analysis.frame import load_epochs
+from fishernet.config import TrialConfig
 
 DIMS = (2, 3, 5, 10, 15, 20)
 EPOCHS = 50
@@ -392,6 +393,32 @@ def test_remarks_say_what_sets_the_runs_apart(true_world):
     said = " ".join(claims.remarks(Evidence(evidence.runs, evidence.epochs, "validation")))
     for part in ("for 12 epochs", "on 1000 images", "Other data: digits", "validation images", "FisherNet epochs=12"):
         assert part in said
+
+
+def test_a_weighted_kl_divergence_is_no_clash_of_settings():
+    evidence = world(n_seeds=1)
+    evidence.runs.loc[:1, "variant"] = ["VAE beta=4", "VAE beta=4 learning_rate=0.001"]
+    (said,) = claims.remarks(evidence)
+    assert said == "Not counted, as their settings vary within one model: VAE beta=4 learning_rate=0.001."
+
+
+def test_settings_other_than_the_defaults_are_listed_with_their_models():
+    def run_of(model, **settings):
+        return TrialConfig(model=model, **settings).to_dict() | {"variant": model}
+
+    usual = [run_of(model, seed=seed, latent_dim=5) for model in ("FisherNet", "VAE", "CVAE") for seed in (0, 1)]
+    assert claims.remarks(Evidence(pd.DataFrame(usual), pd.DataFrame())) == []
+    small = {"hidden_width": 16, "batch_size": 32, "precision": "bfloat16", "noise_start": -4.0}
+    others = [run_of("FisherNet", **small), run_of("FisherNet", **small | {"batch_size": 64}), run_of("VAE", **small),
+              run_of("CVAE", **small), {**run_of("AE", learning_rate=1.0), "variant": "AE"},
+              {**run_of("VAE", learning_rate=0.5), "variant": "VAE tuned"}]  # fmt: skip
+    (said,) = claims.remarks(Evidence(pd.DataFrame(others), pd.DataFrame()))
+    for part in (
+        "hidden_width 16 (FisherNet, VAE)", "batch_size 32, 64 (FisherNet)", "batch_size 32 (VAE, CVAE)",
+        "precision bfloat16 (FisherNet, VAE, CVAE)", "noise_start -4 (FisherNet)",
+    ):  # fmt: skip
+        assert part in said
+    assert "learning_rate" not in said  # of models and variants that the claims are not about
 
 
 def test_a_number_per_seed_may_combine_any_columns():

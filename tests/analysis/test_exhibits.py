@@ -1,5 +1,7 @@
 """Exhibits become the files and the text that are promised."""
 
+from pathlib import Path
+
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
@@ -28,6 +30,25 @@ def test_latex_escapes_what_it_would_read_as_commands(tmp_path):
     assert r"a\_b & 1 $\pm$ 2 \& 3\% & \texttt{x -{}-name y} \\" in text
     assert r"50\% of \{them\} \& \#1" in text
     assert r"\begin{tabular}{lll}" in text
+
+
+def test_latex_shows_bars_quotes_and_arrows_as_themselves(tmp_path):
+    """In OT1, LaTeX's usual encoding, the letters | and " of a roman font are a dash and a closing quote."""
+    write(table(says=['ln|M|, "a" → b']), tmp_path)
+    quote = r"{\ttfamily\char34}"
+    text = (tmp_path / "numbers.tex").read_text()
+    assert rf"ln\textbar{{}}M\textbar{{}}, {quote}a{quote} $\to$ b" in text
+
+
+def test_a_file_that_cannot_be_written_whole_is_not_there(tmp_path, monkeypatch):
+    def full(self, path, **_):
+        Path(path).write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Figure, "savefig", full)
+    with pytest.raises(OSError, match="No space left"):
+        write(Picture("curve", "Curve", "", Figure(), None), tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_prose_gets_columns_that_break_their_lines(tmp_path):

@@ -11,6 +11,7 @@ import pytest
 
 from analysis import frame
 from fishernet.config import TrialConfig
+from tests.analysis.conftest import Store, listed
 
 
 def test_columns_return_from_mlflow_in_the_types_of_trial_config(runs):
@@ -227,3 +228,20 @@ def test_a_plan_of_another_version_is_said(curves):
     stranger = frame.Sweep("old", "1", "2", {"configs": [{"latent_dims": 2}]}, {}, curves.uri)
     with pytest.raises(frame.AnalysisError, match=r"plan of sweep old.*latent_dims"):
         frame.missing_cells(stranger, pd.DataFrame(columns=[*frame.CONFIG_FIELDS]))
+
+
+def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path):
+    store = Store(tmp_path)
+    rates = {2: (1e-3, 1e-3), 5: (3e-3, 3e-3), 10: (1e-3, 2e-3)}  # of seeds 0 and 1
+    configs = [
+        TrialConfig(model="VAE", latent_dim=d, seed=seed, learning_rate=rate, setting="tuned", epochs=1)
+        for d, of_seeds in rates.items()
+        for seed, rate in enumerate(of_seeds)
+    ]
+    sweep = store.sweep("named", listed(*configs), start=1)
+    for config in configs:
+        store.trial(sweep, config, epochs=1)
+    runs = frame.load_runs(frame.find_sweep("named", store.uri))
+    assert runs.groupby("latent_dim")["variant"].unique().map(list).to_dict() == {
+        2: ["VAE tuned"], 5: ["VAE tuned"], 10: ["VAE tuned learning_rate=0.001", "VAE tuned learning_rate=0.002"],
+    }  # fmt: skip

@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from matplotlib.colors import to_hex
 
 from analysis import frame, loss_curves, style
 from analysis.exhibits import Absent, Picture
 from analysis.stored import StoredSweep
+from fishernet.config import TrialConfig
+from fishernet.models import MODELS
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
 
 REPOSITORY = Path(loss_curves.__file__).parents[1]
@@ -94,6 +97,36 @@ def test_a_bernoulli_fishernet_is_not_said_to_have_noise(fisher_runs):
     assert "|z*|²/2 − ln p(x given z*)" in caption
     assert "leaves out −d/2 and ln|M|/2" in caption
     assert "ξ" not in caption
+
+
+@pytest.mark.parametrize("objective", ["eq25", "eq24"])
+def test_a_weighted_loss_is_said_to_be_what_the_model_computes(fisher_runs, objective):
+    """(beta |z*|^2 + xi^2/p + k xi + |x - f|^2 exp(-xi))/2, with eq24 also beta ln|M|/2: the terms of the model's own loss."""
+    config = TrialConfig(latent_dim=3, hidden_width=8, noise_start=-2.0, objective=objective, kl_weight=4.0)
+    model = MODELS["FisherNet"]([config], (1, 4, 4), n_train=100).double()
+    noise = [torch.randn(1, 5, n, dtype=torch.float64) for n in model.noise_widths(3)]
+    loss, terms = model(torch.rand(1, 5, 16, dtype=torch.float64), noise)[:2]
+    formula = (
+        4 * terms["half_squared_z"] + terms["noise_prior"] + terms["half_log_noise"] + terms["half_weighted_error"]
+    )
+    if objective == "eq24":
+        formula = formula + 4 * terms["half_log_det"]
+    torch.testing.assert_close(loss, formula)
+
+    weighted = fisher_runs.assign(kl_weight=4.0, objective=objective)
+    caption = loss_curves.loss_and_mse(weighted, "FisherNet").caption
+    log_det = "βln|M|/2 + " if objective == "eq24" else ""
+    assert (
+        f"{objective[2:]} with kl_weight β = 4 at one posterior sample z* per image, {log_det}(β|z*|² + ξ²/p" in caption
+    )
+    assert "with that and β = 1 it would be minus the evidence lower bound" in caption
+
+
+def test_a_named_setting_with_two_losses_says_which_is_at_which_dimension(fisher_runs):
+    objective = fisher_runs["latent_dim"].map({2: "eq24", 5: "eq25", 10: "eq25"})
+    caption = loss_curves.loss_and_mse(fisher_runs.assign(objective=objective), "FisherNet").caption
+    assert "At d = 2: The loss is that of equation 24" in caption
+    assert "At d = 5, 10: The loss is that of equation 25" in caption
 
 
 def test_one_dimension_of_one_seed_is_drawn(fisher_runs):
@@ -208,7 +241,6 @@ def test_a_sweep_without_a_held_out_loss_has_no_figure_1_and_says_what_to_train(
 def test_the_command_writes_the_figures_and_their_data_without_a_warning(trained, tmp_path, capsys):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # the folder of downloads goes when the sweep does
         arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
         assert loss_curves.main(arguments) == 0
     said = capsys.readouterr().out

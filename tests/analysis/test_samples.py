@@ -247,7 +247,6 @@ def test_the_command_writes_pictures_and_data_without_a_warning(trained, tmp_pat
     arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        warnings.simplefilter("ignore", ResourceWarning)  # the folder of downloads goes when the sweep does
         assert samples.main([*arguments, "--latent-dims", "2", "--density", "mixture", "--seed", "1"]) == 0
     stems = ("prior_samples_d02", "density_samples_images_d02", "reconstructions")
     files = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "csv")}

@@ -17,6 +17,7 @@ from analysis.frame import AnalysisError
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
 from fishernet.plan import compact
+from tests.analysis.conftest import Store
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
 SPACE = {
@@ -133,7 +134,41 @@ def test_the_importance_is_the_share_of_the_variance(made):
     """
     data = made["parameter_importance"].data.set_index("field")["importance"]
     assert data["learning_rate"] > 0.8
-    assert data.sum() == pytest.approx(1)
+    assert data.sum() < 1
+    assert "variance of ln MSE" in made["parameter_importance"].caption
+    assert "variance of ln MSE" in made["parameter_importance"].figure.axes[0].get_xlabel().replace("\n", " ")
+
+
+def study_of(rows: list[dict[str, object]], values: list[float]) -> optuna.Study:
+    """A study of completed trials: numbers within [-1, 1], words a or b."""
+    study = optuna.create_study()
+    number, word = FloatDistribution(-1, 1), CategoricalDistribution(["a", "b"])
+    for params, value in zip(rows, values, strict=True):
+        distributions = {name: word if isinstance(v, str) else number for name, v in params.items()}
+        study.add_trial(optuna.trial.create_trial(value=value, params=params, distributions=distributions))
+    return study
+
+
+def test_fields_that_matter_only_together_have_no_share_alone():
+    """exp(sign(x y)) over a square has neither main effect; made to sum to one, the shares would say that each explains half."""
+    points = [i / 6 + 1 / 12 for i in range(-6, 6)]
+    rows = [{"x": x, "y": y} for x in points for y in points]
+    shares = search.importance({"VAE-d02": study_of(rows, [math.exp(1 if r["x"] * r["y"] > 0 else -1) for r in rows])})
+    assert shares.data["importance"].sum() < 0.1
+    alone = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])})
+    assert alone.data.set_index("field")["importance"]["x"] > 0.9  # so that the sum can be other than small
+
+
+@pytest.mark.parametrize(("every", "assessed"), [(2, True), (10, False)])
+def test_a_field_that_only_some_trials_have_is_assessed_among_those_if_they_are_enough(every, assessed):
+    rows: list[dict[str, object]] = []
+    for i in range(30):
+        row = {"rate": (7 * i % 30) / 15 - 1, "kind": "b" if i % every == 0 else "a"}
+        rows.append(row | ({"start": (11 * i % 30) / 15 - 1} if row["kind"] == "b" else {}))
+    study = study_of(rows, [math.exp(row["rate"] / 20 + 3 * row.get("start", 0)) for row in rows])
+    shares = search.importance({"VAE-d02": study}).data.set_index("field")["importance"]
+    assert set(shares.index) == ({"rate", "kind", "start"} if assessed else {"rate", "kind"})
+    assert shares.get("start", 1.0) > 0.8
 
 
 def test_slices_and_parallel_coordinates_show_the_ended_and_the_completed(made):
@@ -195,10 +230,64 @@ def test_the_report_of_tuned_settings_shows_the_search_that_found_them_where_it_
 
 
 def test_a_tuned_variant_belongs_to_its_usual_line():
-    assert search.usual_variant("VAE gaussian-learned-tuned") == "VAE gaussian-learned"
-    assert search.usual_variant("VAE tuned") == "VAE"
-    assert search.usual_variant("VAE gaussian-learned") == "VAE gaussian-learned"
+    lines = {
+        ("VAE", "VAE", ""): "VAE",
+        ("VAE", "VAE tuned", "tuned"): "VAE",
+        ("VAE", "VAE gaussian-learned-tuned", "gaussian-learned-tuned"): "VAE gaussian-learned",
+        ("FisherNet", "FisherNet closed-form eq24", ""): "FisherNet closed-form eq24",
+        ("FisherNet", "FisherNet closed-form-eq24-tuned", "closed-form-eq24-tuned"): "FisherNet closed-form eq24",
+        ("AE", "AE tuned", "tuned"): "AE",  # without a usual run
+        ("AE", "AE detuned", "detuned"): "AE detuned",
+    }
+    runs = pd.DataFrame(list(lines), columns=["model", "variant", "setting"])
+    assert search.usual_lines(runs).tolist() == list(lines.values())
     assert not search.is_tuned("detuned")
+
+
+@pytest.fixture(scope="module")
+def tuned_at_two_dims(tmp_path_factory):
+    """A sweep of a search's best over d = 2 and 5, whose settings differ between them; FisherNet's study has two choices."""
+    store = Store(tmp_path_factory.mktemp("dims"))
+    choices = {"FisherNet": {"noise": "closed-form", "objective": "eq24"}, "VAE": {}}
+    rates = {"": {2: 1e-4, 5: 1e-4}, "tuned": {2: 1e-3, 5: 3e-3}}
+    configs = [
+        TrialConfig(
+            model=model, latent_dim=d, seed=seed, epochs=2, learning_rate=rate, **of_model,
+            setting=setting and "-".join([*TrialConfig(model=model, **of_model).variant.split()[1:], setting]),
+        )
+        for model, of_model in choices.items() for setting, of_dim in rates.items() for d, rate in of_dim.items()
+        for seed in (5, 6, 7)
+    ]  # fmt: skip
+    sweep = store.sweep("dims", compact(configs), start=1)
+    for config in configs:
+        level = (0.01 if config.setting else 0.02) * (1 if config.model == "FisherNet" else 2)
+        store.trial(sweep, config, epochs=2, curve=lambda c, epoch, level=level: level / c.latent_dim)
+    return StoredSweep(frame.find_sweep("dims", store.uri))
+
+
+def test_settings_tuned_at_several_dimensions_are_one_line_compared_at_each(tuned_at_two_dims):
+    assert set(tuned_at_two_dims.variants) == {
+        "FisherNet closed-form eq24", "FisherNet closed-form-eq24-tuned", "VAE", "VAE tuned",
+    }  # fmt: skip
+    (settings,) = search.tuning(tuned_at_two_dims)  # no plain FisherNet, so nothing between models
+    rows = settings.data.set_index(["model", "latent_dim"])
+    assert rows["usual"].to_dict() == pytest.approx({
+        ("FisherNet closed-form eq24", 2): 0.01, ("FisherNet closed-form eq24", 5): 0.004, ("VAE", 2): 0.02, ("VAE", 5): 0.008,
+    })  # fmt: skip
+    assert (rows["tuned"] / rows["usual"]).tolist() == pytest.approx([0.5] * 4)
+    changed = settings.shown["what was changed"].tolist()
+    assert changed == ["learning_rate 0.0001 → 0.001", "learning_rate 0.0001 → 0.003"] * 2
+
+
+def test_the_advantage_after_tuning_is_asked_at_each_dimension(tuned_at_two_dims):
+    runs = tuned_at_two_dims.runs
+    plain = runs.assign(variant=runs["variant"].str.replace("closed-form eq24", "").str.strip())
+    plain["setting"] = plain["setting"].str.replace("closed-form-eq24-", "")
+    other = StoredSweep(tuned_at_two_dims.sweep)
+    other.__dict__["runs"] = plain
+    _, advantage = search.tuning(other)
+    assert advantage.data["latent_dim"].tolist() == [2, 5]
+    assert advantage.data["tuned_difference"].tolist() == pytest.approx([-0.005, -0.002])
 
 
 def test_below_three_seeds_there_is_no_interval():

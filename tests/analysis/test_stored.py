@@ -1,5 +1,9 @@
 """What a run stored comes back as it was: model, latents, images."""
 
+import gc
+import warnings
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -67,12 +71,19 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
         TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form"),
         TrialConfig(objective="eq24", decoder_output="linear"),
         TrialConfig(sampler="cg"),
+        TrialConfig(model="VAE", kl_weight=4.0),
+        TrialConfig(objective="eq24", kl_weight=0.5),
     ],
 )
 def test_a_variant_as_a_flag_makes_the_same_variant(config):
     from sweeps.planning import model_overrides
 
     assert TrialConfig.from_dict(model_overrides(model_flag(config.variant))).variant == config.variant
+
+
+def test_a_setting_that_looks_like_a_field_is_left_to_a_plan_file():
+    assert model_flag("VAE beta=4-tuned") == ""
+    assert model_flag("CVAE learning_rate=0.001") == "CVAE:learning_rate=0.001"  # runs of one variant told apart
 
 
 def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
@@ -106,6 +117,36 @@ def test_a_flipped_bit_of_weights_or_latents_is_a_sentence_and_never_another_mod
             except AnalysisError as error:
                 noticed[name] += name in str(error)
     assert min(noticed.values()) > 100
+
+
+def test_damaged_samples_of_a_density_are_a_sentence(trained, tmp_path, monkeypatch):
+    from analysis.scores import sampling
+
+    run, damaged = trained.pick("VAE", TRAINED_DIMS[0]), StoredSweep(trained.sweep)
+    with monkeypatch.context() as context:  # it goes to the run's artifacts otherwise
+        context.setattr(sampling.MlflowClient, "log_artifact", lambda *_: None)
+        context.setattr(
+            sampling.MlflowClient, "list_artifacts", lambda *_: [SimpleNamespace(path="latent_samples/mixture.npz")]
+        )
+        path = damaged._files[run["run_id"], "latent_samples/mixture.npz"] = tmp_path / "mixture.npz"
+        np.savez_compressed(path, samples=np.zeros((3, 2), np.float32))
+        assert sampling.find(damaged, run, "mixture").shape == (3, 2)
+        for content in (b"PK\x03\x04 cut", path.read_bytes()[:100], b""):
+            path.write_bytes(content)
+            with pytest.raises(AnalysisError, match=r"mixture.npz of run .* is damaged.* samples are drawn again"):
+                sampling.find(damaged, run, "mixture")
+
+
+def test_what_was_downloaded_goes_with_the_sweep_and_no_warning(trained):
+    sweep = StoredSweep(trained.sweep)
+    path = sweep.artifact(sweep.pick("VAE", 2), "weights.safetensors")
+    assert path.is_file()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        del sweep
+        gc.collect()
+    assert not path.exists()
+    assert not [warning for warning in said if "fishernet-" in str(warning.message)]
 
 
 def test_an_artifact_that_is_gone_is_a_sentence(trained):

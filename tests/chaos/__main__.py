@@ -408,7 +408,7 @@ def start_twice(place: Place, n: int) -> None:
                 running, other, said, other_said = other, running, other_said, said
             if NOT_STARTED in other_said.read_text():
                 continue
-            if other.returncode != 2 or "is being trained already (process" not in other_said.read_text():
+            if other.returncode != 2 or "is being trained or imported already (process" not in other_said.read_text():
                 raise AssertionError(
                     f"start {refused + 1} ended with {other.returncode}: {other_said.read_text()[-1500:]}"
                 )

@@ -279,7 +279,7 @@ def processes_of(folder: Path) -> dict[int, str]:
         with contextlib.suppress(OSError):
             if (
                 int(process.name) == os.getpid()
-                or process.joinpath("stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                or process.joinpath("stat").read_bytes().rpartition(b")")[2].split()[0] == b"Z"
             ):
                 continue
             line = process.joinpath("cmdline").read_bytes()

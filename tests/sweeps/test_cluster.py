@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -141,6 +142,39 @@ def test_the_command_that_resumes_is_one_that_can_be_typed_where_the_user_is(com
 
 
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux lists them")
+def test_a_process_whose_name_is_cut_amid_a_letter_is_found():
+    """The kernel keeps fifteen bytes of a name."""
+    from sweeps.cluster import _descendants
+
+    program = (
+        "import ctypes, time\n"
+        "ctypes.CDLL(None).prctl(15, 'fourteen-ascii\u00e9'.encode())\n"
+        "print(flush=True)\n"
+        "time.sleep(60)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        try:
+            with pytest.raises(UnicodeDecodeError):
+                Path(f"/proc/{child.pid}/stat").read_text(encoding="utf-8")
+            assert child.pid in _descendants(os.getpid())
+        finally:
+            child.kill()
+
+
+def test_an_address_in_brackets_is_looked_up_without_them():
+    from sweeps.cluster import _check_answers
+
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        _check_answers(f"[::1]:{listener.getsockname()[1]}")
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux lists them")
 def test_no_process_outlives_the_end_of_all_that_were_started():
     """Also those that others start meanwhile."""
     mark = f"30.{os.getpid()}"
@@ -158,7 +192,7 @@ def test_no_process_outlives_the_end_of_all_that_were_started():
         found = []
         for path in Path("/proc").glob("[0-9]*/cmdline"):
             with contextlib.suppress(OSError):  # it has ended meanwhile
-                if mark in path.read_text():
+                if mark.encode() in path.read_bytes():
                     found.append(path.parent.name)
         return found
 

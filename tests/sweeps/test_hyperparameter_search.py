@@ -143,10 +143,12 @@ def test_after_kill_9_no_trial_is_lost_or_repeated_and_the_search_is_the_undistu
     (tmp_path / "killed").mkdir()
     whole = run(tmp_path / "whole", *argv)
     assert whole.returncode == 0, whole.stderr
+    # Each epoch is drawn out, so that the kill falls between trials that begin and end slowly enough to be seen.
+    paused = environment() | {"PYTHONPATH": str(ROOT / "tests" / "chaos" / "inside"), "CHAOS_PAUSE": "0.2"}
     database = tmp_path / "killed" / "fishernet-results" / "optuna.db"
     for n_ended in (2, 11):  # among the random trials, and where the sampler has learned from them
         process = subprocess.Popen(
-            [sys.executable, SCRIPT, *argv], cwd=tmp_path / "killed", env=environment(),
+            [sys.executable, SCRIPT, *argv], cwd=tmp_path / "killed", env=paused,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
         )  # fmt: skip
         deadline = time.monotonic() + 600

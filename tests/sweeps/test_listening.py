@@ -32,11 +32,15 @@ def listening(driver: int) -> set[tuple[str, ipaddress.IPv4Address | ipaddress.I
         Path("/proc").glob("[0-9]*"), key=lambda path: int(path.name)
     ):  # parents first, or at the next look
         with contextlib.suppress(OSError):  # it has ended meanwhile
-            pid, parent = int(path.name), int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            pid, parent = int(path.name), int((path / "stat").read_bytes().rpartition(b")")[2].split()[1])
             if pid in family or parent in family:
                 family.add(pid)
                 links = [os.readlink(link) for link in (path / "fd").iterdir()]  # noqa: PTH115 (a socket's is no path)
-                found |= {((path / "comm").read_text().strip(), sockets[link]) for link in links if link in sockets}
+                found |= {
+                    ((path / "comm").read_text(errors="replace").strip(), sockets[link])
+                    for link in links
+                    if link in sockets
+                }
     return found
 
 

@@ -4,11 +4,12 @@ import itertools
 import math
 import multiprocessing
 import re
+import sqlite3
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,10 @@ from sqlalchemy import event
 from sqlalchemy.engine import Engine
 
 from fishernet.config import TrialConfig
-from sweeps.hyperparameter_search import _parse, best_plan, plan_from_flags
+from sweeps import studies
+from sweeps.driver import UsageError
+from sweeps.hyperparameter_search import HyperparameterSearch, _parse, best_plan, plan_from_flags
+from sweeps.launch import Job
 from sweeps.space import SearchPlan
 from sweeps.studies import STOPPED_EARLY, Search, StudiesError, open_studies
 from sweeps.tracking import TrackedRun
@@ -333,8 +337,44 @@ def test_a_storage_that_tells_of_another_search_is_a_sentence(tmp_path):
         open_studies(plan, "other", tmp_path, known=True, trained=True)
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "optuna.db").write_text("no database, but long enough to be taken for the head of one" * 20)
-    with pytest.raises(StudiesError, match="cannot be opened as Optuna's storage"):
+    with pytest.raises(StudiesError, match="cannot be used as Optuna's storage"):
         open_studies(plan, "s", tmp_path / "text", known=False, trained=False)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[sqlite3.Connection]:
+    """Another process amid a write to the storage."""
+    with closing(sqlite3.connect(folder / "optuna.db", isolation_level=None, check_same_thread=False)) as other:
+        other.execute("begin exclusive")
+        yield other
+
+
+def test_a_storage_that_is_locked_for_seconds_is_waited_for(tmp_path):
+    plan = plan_of("--trials", "1")
+    open_studies(plan, "s", tmp_path, known=False, trained=False)
+    with locked(tmp_path) as other:
+        release = threading.Timer(7, other.rollback)
+        release.start()
+        (study,) = open_studies(plan, "s", tmp_path, known=True, trained=False)
+        release.join()
+    assert study.ask().number == 0
+
+
+def test_a_storage_that_stays_locked_is_a_sentence(tmp_path, monkeypatch):
+    monkeypatch.setattr(studies, "PATIENCE_SECONDS", 0.1)
+    plan = plan_of("--trials", "1")
+    opened = open_studies(plan, "s", tmp_path, known=False, trained=False)
+    argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
+    search = HyperparameterSearch(_parse(argv), argv)
+    search.opened, search.plan = opened, plan
+    sentence = r"optuna\.db cannot be used as Optuna's storage: database is locked$"
+    with locked(tmp_path):
+        with pytest.raises(StudiesError, match=sentence):
+            open_studies(plan, "s", tmp_path, known=True, trained=False)
+        with pytest.raises(StudiesError, match=sentence), studies.sentences(tmp_path):
+            Search(opened, {}, {}, Job.to_dict, "validation")
+        with pytest.raises(UsageError, match=sentence):
+            search.draw("s")
 
 
 def open_at_once(meeting: threading.Barrier, folders: list[Path], name: str) -> int:

@@ -1,0 +1,124 @@
+"""Tables and claims take scores by one network's weights only, and say of which images."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import claims, frechet
+from analysis.scores import groups, tasks
+from analysis.scores.features import Classifier, train_classifier
+from analysis.stored import StoredSweep
+
+VALUE = {"old": 1.0, "new": 100.0}
+
+
+def scored(
+    weights: dict[tuple[str, int], str], features: str = "classifier", d: int = 2, n_real: int = 50
+) -> pd.DataFrame:
+    """Runs (variant, seed), each with a distance of two sets of images that says which weights made it."""
+    sets = ("reconstruction", "prior")
+    rows = [
+        {
+            "run_id": f"{variant}{seed}", "variant": variant, "model": variant, "latent_dim": d, "seed": seed,
+            **{f"{features}/{images}/{score}": VALUE[made_with] for images in sets for score in ("frechet", "kid")},
+            "scores": {features: {images: {"features": made_with, "n_images": 70, "n_real": n_real} for images in sets}},
+        }
+        for (variant, seed), made_with in weights.items()
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.mark.parametrize(("features", "flag"), [("inception", "--inception-weights FILE "), ("classifier", "")])
+def test_scores_by_other_weights_than_most_are_left_out_and_the_command_is_said(features, flag):
+    runs = scored({("VAE", 0): "new", ("VAE", 1): "old", ("VAE", 2): "new"}, features)
+    kept, said = frechet.of_one_network(runs, features, "mine")
+    assert frechet.tidy(kept, features)["value"].unique().tolist() == [100.0]
+    assert len(frechet.tidy(kept, features)) == 2 * 2 * 2
+    assert said == [
+        f"Left out are scores of 1 run, as other weights of the {features} network made them; `python analysis/frechet.py "
+        f"--name mine --features {features} {flag}--latent-dims 2` scores all runs with the same."
+    ]
+    assert runs[f"{features}/prior/frechet"].tolist() == [100.0, 1.0, 100.0]  # the argument is as it was
+
+
+def test_scores_by_one_network_are_all_kept_and_equal_numbers_are_decided_alike():
+    runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
+    assert frechet.of_one_network(runs, "classifier", "mine") == (runs, [])
+    tied = [scored(dict(pairs)) for pairs in ([(("VAE", 0), "new"), (("VAE", 1), "old")],
+                                              [(("VAE", 1), "old"), (("VAE", 0), "new")])]  # fmt: skip
+    kept = [frechet.tidy(frechet.of_one_network(runs, "classifier", "mine")[0], "classifier") for runs in tied]
+    assert [found["value"].unique().tolist() for found in kept] == [[100.0]] * 2
+
+
+def test_one_run_may_have_sets_by_two_networks():
+    runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
+    runs.loc[0, ["classifier/prior/frechet", "classifier/prior/kid"]] = 1.0
+    runs.loc[0, "scores"]["classifier"]["prior"]["features"] = "old"
+    kept, said = frechet.of_one_network(runs, "classifier", "mine")
+    assert kept["classifier/reconstruction/frechet"].tolist() == [100.0, 100.0]
+    assert np.isnan(kept["classifier/prior/frechet"][0])
+    assert "of 1 run," in said[0]
+
+
+def test_the_numbers_of_images_and_which_they_are_is_said():
+    runs = scored({("VAE", 0): "new"}, n_real=1500)
+    (said,) = frechet.say_images(runs, "classifier", "validation")
+    assert said.startswith("1,500 validation images are compared with 70 samples or 70 reconstructions of these;")
+    table = frechet.frechet_table(frechet.tidy(runs, "classifier"), "classifier", no_paper(), [said], "validation")
+    assert "against the validation images" in table.caption
+    assert "test images" not in table.caption
+    assert frechet.say_images(runs.assign(scores=[{}]), "classifier") == []
+
+
+def no_paper() -> pd.DataFrame:
+    return pd.DataFrame(columns=["model", "images", "latent_dim", "value"])
+
+
+@pytest.fixture(scope="module")
+def rescored(trained):
+    """The sweep ``trained`` with reconstructions scored, then with another classifier in the place of the first."""
+    assert groups.ensure_distances(trained, "classifier", ("reconstruction",)) == []
+    return trained
+
+
+def test_another_classifier_of_the_sweep_scores_all_runs_anew(rescored, monkeypatch):
+    other = train_classifier(rescored.images, seed=1)
+    asked = []
+    monkeypatch.setattr(Classifier, "load", lambda path, device: other)
+    monkeypatch.setattr(groups, "run_jobs", lambda stored, jobs, **_: asked.extend(jobs) or [])
+    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",)) == []
+    assert len(asked) == len(rescored.runs)
+    asked.clear()
+    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",), dims=[2]) == []
+    assert {job.run["latent_dim"] for job in asked} == {2}
+
+
+def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(rescored):
+    def other_weights(run):
+        if (run["variant"], run["seed"]) != ("VAE", 1):
+            return run["scores"]
+        about = {images: {**of, "features": "other"} for images, of in run["scores"]["classifier"].items()}
+        return {**run["scores"], "classifier": about}
+
+    stored = StoredSweep(rescored.sweep)
+    stored.__dict__["runs"] = rescored.runs.assign(scores=rescored.runs.apply(other_weights, axis=1))
+    sentence = "Left out are scores of 2 runs, as other weights of the classifier network made them"
+    table, others = frechet.exhibits(stored, "classifier")
+    (verdicts,) = claims.exhibits(stored)
+    for exhibit in (table, others, verdicts):
+        assert sentence in exhibit.caption
+        assert "--name trained --features classifier --latent-dims 2,5`" in exhibit.caption
+    counts = table.data[table.data["images"] == "reconstruction"].set_index(["variant", "latent_dim"])["n_seeds"]
+    assert counts["VAE"].tolist() == [1, 1]
+    assert counts["FisherNet"].tolist() == [2, 2]
+
+
+def test_a_damaged_classifier_matters_only_where_scores_are_missing(rescored, monkeypatch):
+    def damaged(path, device):
+        raise groups.AnalysisError("classifier.safetensors is no classifier that can be read")
+
+    monkeypatch.setattr(Classifier, "load", damaged)
+    monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
+    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",)) == []
+    with pytest.raises(groups.AnalysisError, match="no classifier that can be read"):
+        groups.ensure_distances(rescored, "classifier", ("kde",))
