@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit"]]
 
 
-def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser:
-    """A parser with --name, --tracking-uri and --out, to which an analysis adds its own flags."""
+def parser(prog: str, description: str, example: str, folder: str = "figures") -> argparse.ArgumentParser:
+    """A parser with --name, --tracking-uri and --out, whose default is ``folder``; an analysis adds its own flags."""
     parser = Parser(
         prog=prog,
         description=description,
@@ -36,7 +36,7 @@ def parser(prog: str, description: str, example: str) -> argparse.ArgumentParser
         "--out",
         metavar="FOLDER",
         type=Path,
-        help="where figures and CSV files go; default: fishernet-results/SWEEP/figures",
+        help=f"where figures and CSV files go; default: fishernet-results/SWEEP/{folder}",
     )
     return parser
 

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "All figures, tables and claims of the FisherNet paper from a sweep's records: one HTML page, and each as PNG, PDF,\n"
         "CSV and LaTeX. Scores are computed from the stored weights, once, and kept with their runs in MLflow.",
         "python -m analysis.report --name mine --out report",
+        folder="report",
     )
     frechet.add_flags(parser)
     parser.add_argument("--no-scores", action="store_true", help="show the scores that the runs have; compute none")

@@ -26,6 +26,7 @@ Parts = tuple[Array, Array, Array | None, Array | None]  # train, test, train la
 
 DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # by the module's name, what only some data are read with
 LABELS_OF = {"train": "train_labels", "test": "test_labels", "images": "labels"}  # arrays of an .npz file
 
 IDX_SHAPES = {
@@ -89,12 +90,15 @@ def load_data(
     of the training set replace the test set, so that model selection never sees it; ``train_size`` then keeps
     the first of what remains (0: all). Raises DataError.
     """
-    if dataset in DATASETS:
-        # os.path, as pathlib raises for a ~user that does not exist
-        folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
-        parts = DATASETS[dataset](folder, download)
-    else:
-        parts = _load_path(dataset)
+    try:
+        parts = _load(dataset, data_dir, download)
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get(str(error.name).partition(".")[0])
+        if not package:
+            raise
+        raise DataError(
+            f"{dataset} is read with {package}, which is not installed here: pip install {package}."
+        ) from None
     train, test, train_labels, test_labels = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
@@ -129,6 +133,14 @@ def load_data(
         fingerprint.hexdigest()[:16],
         "validation" if validation_size else "test",
     )
+
+
+def _load(dataset: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Parts:
+    if dataset not in DATASETS:
+        return _load_path(dataset)
+    # os.path, as pathlib raises for a ~user that does not exist
+    folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
+    return DATASETS[dataset](folder, download)
 
 
 def _tensor(array: Array) -> torch.Tensor:

@@ -41,7 +41,8 @@ def fit_mkde(means: Array64, seed: int) -> Density:
         import nifty8 as nifty
     except ImportError:
         raise AnalysisError(
-            "mkde needs NIFTy (GPL), which is not installed: `pip install 'fishernet[mkde]'`, or use mixture or kde."
+            "mkde needs NIFTy (GPL), which is not installed: in fishernet's folder "
+            "`pip install -c constraints.txt -e '.[mkde]'`, or use mixture or kde."
         ) from None
     low, width = means.min(0), np.ptp(means, axis=0)
     width = np.where(width > 0, width, 1.0)

@@ -658,6 +658,19 @@ def test_a_path_that_does_not_exist_is_answered_with_the_names_there_are(tmp_pat
     assert "Did you mean" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("dataset", "module", "package"), [("digits", "sklearn", "scikit-learn"), ("images", "PIL", "pillow")]
+)
+def test_a_package_that_the_data_need_is_named_where_it_is_missing(dataset, module, package, tmp_path, monkeypatch):
+    if dataset == "images":
+        dataset = save_images(tmp_path / "images", grey(6))
+    for name in [name for name in sys.modules if name.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "path", [])
+    with pytest.raises(DataError, match=f"is read with {package}, which is not installed here: pip install {package}"):
+        load_data(dataset)
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path):
     path = tmp_path / "x.csv"
     path.write_text("1,2")
