@@ -43,8 +43,8 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     place = add_place_flags(parser)
     place.add_argument(
         "--cohort-size", default="auto", metavar="N",
-        help="members trained in lockstep as one trial: auto fills GPUs evenly and on a CPU stacks small networks, 1 is one trial "
-        "per run (default: auto)",
+        help="members trained in lockstep as one trial: auto fills GPUs evenly and on a CPU stacks small networks, 1 is a trial "
+        "for each run (default: auto)",
     )  # fmt: skip
     record = add_record_flags(parser, "sweep", "what is missing")
     record.add_argument(
