@@ -107,7 +107,7 @@ def test_what_cannot_be_fitted_is_a_sentence(means, name, says):
 
 def test_mkde_without_nifty_or_with_too_many_dimensions_is_a_sentence(monkeypatch):
     monkeypatch.setitem(sys.modules, "nifty8", None)  # what makes its import fail
-    with pytest.raises(AnalysisError, match=r"needs NIFTy \(GPL\), which is not installed: `pip install"):
+    with pytest.raises(AnalysisError, match=r"needs NIFTy \(GPL\), which is not installed: .*`pip install .*mkde"):
         fit("mkde", two_bumps(100), 0)
     with pytest.raises(AnalysisError, match="up to 5 latent dimensions; got 6"):
         fit("mkde", np.zeros((100, 6)), 0)
