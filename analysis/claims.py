@@ -54,7 +54,6 @@ FEATURES = ("inception", "classifier")  # networks of the Fréchet distance, the
 # Fields that have a sentence or a column of their own, or change nothing.
 SAID_ELSEWHERE = (
     "model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every", "setting",
-    "cg_tolerance", "cg_iterations",
 )  # fmt: skip
 LISTED = 3  # comparisons a cell of the table writes out
 
@@ -639,23 +638,16 @@ def remarks(evidence: Evidence) -> list[str]:
 
 def _unusual_settings(runs: "pd.DataFrame") -> list[str]:
     """``learning_rate 0.001 (FisherNet, VAE)``: what differs from the models' defaults and has no sentence of its own."""
-    from fishernet.config import TrialConfig
+    from fishernet.config import TrialConfig, matters
 
     found: dict[tuple[str, Any], list[str]] = {}
     for model, of_model in runs.groupby("model", sort=False):
         usual = TrialConfig(model=str(model)).to_dict()
         for name in (name for name in usual if name in of_model and name not in SAID_ELSEWHERE):
             values = sorted(set(of_model[name]))
-            if values != [usual[name]] and _matters(name, str(model)):
+            if values != [usual[name]] and matters(name, usual):
                 found.setdefault((name, _listed(values)), []).append(str(model))
     return [f"{name} {values} ({', '.join(models)})" for (name, values), models in found.items()]
-
-
-def _matters(name: str, model: str) -> bool:
-    """Whether a field changes what the model, as its paper has it, computes."""
-    if name.startswith("noise"):
-        return model == "FisherNet"
-    return model != "CVAE" or not name.startswith("hidden")
 
 
 def _told_apart(variant: str) -> bool:

@@ -229,6 +229,20 @@ def _usual(model: str) -> TrialConfig:
     return TrialConfig(model=model)
 
 
+def matters(name: str, config: Mapping[str, Any]) -> bool:
+    """Whether a field changes what a config with these other fields computes."""
+    model, likelihood = config["model"], config["likelihood"]
+    if name in MODELS_WITH:
+        return bool(model in MODELS_WITH[name])
+    if name in ("noise", "noise_start"):
+        return bool(likelihood == "gaussian-learned")
+    if name == "noise_learning_rate":
+        return bool(likelihood == "gaussian-learned" and config["noise"] == "learned")
+    if name in ("hidden_width", "hidden_layers"):
+        return bool(model != "CVAE")
+    return bool(name not in ("cg_tolerance", "cg_iterations") or config["sampler"] == "cg")
+
+
 def _typed(f: "dataclasses.Field[Any]", value: Any) -> Any:
     """The value in the field's type, from text as well; raises ValueError that names the field."""
     kind = f.type if isinstance(f.type, type) else {"int": int, "float": float, "str": str}[str(f.type)]

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fishernet.config import MODELS_WITH, TrialConfig
+from fishernet.config import TrialConfig, matters
 from fishernet.plan import PlanError
 
 Value = int | float | str
@@ -110,20 +110,6 @@ def parse_domain(name: str, text: str) -> Domain:
             )
         return Range(low, high, step=step)
     return Range(low, high)
-
-
-def matters(name: str, config: Mapping[str, Any]) -> bool:
-    """Whether a field changes what a config with these other fields computes."""
-    model, likelihood = config["model"], config["likelihood"]
-    if name in MODELS_WITH:
-        return bool(model in MODELS_WITH[name])
-    if name in ("noise", "noise_start"):
-        return bool(likelihood == "gaussian-learned")
-    if name == "noise_learning_rate":
-        return bool(likelihood == "gaussian-learned" and config["noise"] == "learned")
-    if name in ("hidden_width", "hidden_layers"):
-        return bool(model != "CVAE")
-    return bool(name not in ("cg_tolerance", "cg_iterations") or config["sampler"] == "cg")
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.config import MODEL_NAMES, TrialConfig, matters
 from fishernet.plan import PlanError
 from sweeps.hyperparameter_search import _parse, plan_from_flags
 from sweeps.space import (
@@ -16,7 +16,6 @@ from sweeps.space import (
     Range,
     SearchPlan,
     grid_size,
-    matters,
     parse_domain,
     suggestions,
 )
