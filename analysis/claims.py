@@ -638,11 +638,11 @@ def remarks(evidence: Evidence) -> list[str]:
 
 def _unusual_settings(runs: "pd.DataFrame") -> list[str]:
     """``learning_rate 0.001 (FisherNet, VAE)``: what differs from the models' defaults and has no sentence of its own."""
-    from fishernet.config import TrialConfig, matters
+    from fishernet.families import matters, trial_config
 
     found: dict[tuple[str, Any], list[str]] = {}
     for model, of_model in runs.groupby("model", sort=False):
-        usual = TrialConfig(model=str(model)).to_dict()
+        usual = trial_config(model=str(model)).to_dict()
         for name in (name for name in usual if name in of_model and name not in SAID_ELSEWHERE):
             values = sorted(set(of_model[name]))
             if values != [usual[name]] and matters(name, usual):
@@ -652,9 +652,9 @@ def _unusual_settings(runs: "pd.DataFrame") -> list[str]:
 
 def _told_apart(variant: str) -> bool:
     """Whether ``frame.load_runs`` had to add a field as name=value; the beta=4 of a variant's own is no field."""
-    from analysis.frame import CONFIG_FIELDS
+    from fishernet.families import all_fields
 
-    return any(word.partition("=")[0] in CONFIG_FIELDS for word in variant.split() if "=" in word)
+    return any(word.partition("=")[0] in all_fields() for word in variant.split() if "=" in word)
 
 
 def _finite(values: "pd.Series[Any]") -> "pd.Series[float]":

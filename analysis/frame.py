@@ -13,7 +13,7 @@ import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, suppress
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
-from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.config import TrialConfig
+from fishernet.families import FAMILIES, all_fields, trial_config
 from fishernet.plan import expand
 
-CONFIG_FIELDS = tuple(f.name for f in fields(TrialConfig))
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 SCORES_TAG = "fishernet.scores."  # and a group: what made that group's scores of a run
 DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
@@ -68,7 +68,7 @@ class Sweep:
         """Every planned trial config, from the plan's list ``configs`` or from its compact form."""
         try:
             if "configs" in self.plan:
-                return tuple(TrialConfig.from_dict(values) for values in self.plan["configs"])
+                return tuple(trial_config(values) for values in self.plan["configs"])
             return tuple(expand(self.plan))
         except (KeyError, TypeError, ValueError) as error:
             raise AnalysisError(
@@ -119,7 +119,8 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
 def load_runs(sweep: Sweep) -> pd.DataFrame:
     """One row per trial config that has been started, whatever became of it.
 
-    Columns: every field of TrialConfig in its own type; ``variant``, the label of its line; ``run_id``;
+    Columns: every field of the runs' configs in its own type, missing where a model has no such field; ``config``, the
+    TrialConfig itself; ``variant``, the label of its line; ``run_id``;
     ``status`` and ``reason`` (of a failure, else empty); ``n_epochs``, the last epoch recorded; ``n_runs``,
     how many runs there are of this config; ``scores``, what its tags fishernet.scores.GROUP say of the scores of each
     group; and the last value of every metric under the metric's name.
@@ -142,6 +143,7 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
         rows.append(
             config.to_dict()
             | {
+                "config": config,
                 "variant": config.variant,
                 "run_id": run.info.run_id,
                 "status": run.info.status,
@@ -152,10 +154,13 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
             }
             | run.data.metrics
         )
-    names = [*CONFIG_FIELDS, "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
+    own = [name for name in all_fields() if name in TrialConfig.names() or any(name in row for row in rows)]
+    names = [*own, "config", "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
     metrics = sorted({name for row in rows for name in row} - set(names))
-    types = {f.name: f.type for f in fields(TrialConfig)} | {"n_epochs": int, "n_runs": int}
-    runs = pd.DataFrame(rows, columns=[*names, *metrics]).astype(types)
+    runs = pd.DataFrame(rows, columns=[*names, *metrics])
+    # A field that not every model has is missing in the others' rows, which int has no number for.
+    whole = {name: all_fields()[name].type for name in own if runs[name].notna().all()}
+    runs = runs.astype(whole | {"n_epochs": int, "n_runs": int})
     runs["variant"] = _tell_apart(runs)
     return in_order(runs)
 
@@ -182,7 +187,12 @@ def load_epochs(sweep: Sweep, runs: pd.DataFrame, metrics: Sequence[str]) -> pd.
         rows += [(run_id, epoch, metric, value) for epoch, value in last_record.items()]
     types = {"epoch": int, "metric": str, "value": float}
     epochs = pd.DataFrame(rows, columns=["run_id", *types]).astype(types)
-    return runs[["run_id", *CONFIG_FIELDS, "variant"]].merge(epochs, on="run_id")
+    return runs[["run_id", *config_columns(runs), "variant"]].merge(epochs, on="run_id")
+
+
+def config_columns(runs: pd.DataFrame) -> list[str]:
+    """The columns that are fields of the runs' configs."""
+    return [name for name in all_fields() if name in runs]
 
 
 def usable(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
@@ -209,16 +219,16 @@ def spread(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 
 def missing_cells(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
-    """The planned configs without a finished run: config fields, variant, and ``state``."""
-    configs = runs[[*CONFIG_FIELDS]].itertuples(index=False)
-    found = {TrialConfig(*config): i for i, config in zip(runs.index, configs, strict=True)}
+    """The planned configs without a finished run: config fields, ``config``, variant, and ``state``."""
+    found: dict[TrialConfig, pd.Series[Any]] = {run["config"]: run for _, run in runs.iterrows()}
     rows = []
     for config in sweep.configs:
-        run = runs.loc[found[config]] if config in found else None
+        run = found.get(config)
         if run is None or run["status"] != "FINISHED":
             state = "never started" if run is None else _state(run)
-            rows.append(config.to_dict() | {"variant": config.variant, "state": state})
-    return in_order(pd.DataFrame(rows, columns=[*CONFIG_FIELDS, "variant", "state"]))
+            rows.append(config.to_dict() | {"config": config, "variant": config.variant, "state": state})
+    own = [name for name in all_fields() if name in TrialConfig.names() or any(name in row for row in rows)]
+    return in_order(pd.DataFrame(rows, columns=[*own, "config", "variant", "state"]))
 
 
 def say_missing(sweep: Sweep, missing: pd.DataFrame) -> str:
@@ -234,12 +244,12 @@ def say_missing(sweep: Sweep, missing: pd.DataFrame) -> str:
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows by model as in MODEL_NAMES, its paper's form first, then latent_dim, then epoch or seed."""
+    """The rows by model as in FAMILIES, its paper's form first, then latent_dim, then epoch or seed."""
     keys = [name for name in ("model", "variant", "latent_dim", "epoch", "seed") if name in frame]
     # A model's usual form is the bare model name, which sorts before every longer variant.
     return frame.sort_values(
         keys,
-        key=lambda column: column.map(MODEL_NAMES.index) if column.name == "model" else column,
+        key=lambda column: column.map([*FAMILIES].index) if column.name == "model" else column,
         kind="stable",
     ).reset_index(drop=True)
 
@@ -303,11 +313,11 @@ def _plan(parent: Run, name: str) -> dict[str, Any]:
 
 def _config(run: Run) -> TrialConfig:
     """The run's TrialConfig; a field that is newer than the run takes its default."""
-    values = {k: v for k, v in run.data.params.items() if k in CONFIG_FIELDS}
+    values = {k: v for k, v in run.data.params.items() if k in all_fields()}
     try:
         # A driver that dies while it makes a run may leave it without parameters, but not without its tags.
         values = values or json.loads(run.data.tags["fishernet.config"])
-        return TrialConfig.from_dict(values)
+        return trial_config(values)
     except (KeyError, ValueError) as error:
         raise AnalysisError(f"Run {run.info.run_id} has no readable trial config: {error}.") from error
 
@@ -347,7 +357,7 @@ def _tell_apart(runs: pd.DataFrame) -> "pd.Series[str]":
         # A named setting may be another at each latent dim, as a search's best one is.
         named = of_variant["setting"].nunique() == 1 and of_variant["setting"].iat[0]
         for _, group in of_variant.groupby("latent_dim" if named else "variant"):
-            for name in CONFIG_FIELDS:
+            for name in config_columns(runs):
                 if name not in ("latent_dim", "seed") and group[name].nunique() > 1:
                     labels[group.index] += f" {name}=" + group[name].astype(str)
     return labels

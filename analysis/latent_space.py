@@ -391,7 +391,7 @@ def plot_uncertainty_of_one_image(views: Mapping[str, View]) -> "Figure":
 def _draw_view(figure: "SubFigure", variant: str, view: View, span: float) -> None:
     from analysis import style
 
-    colour = style.COLOURS[variant.partition(" ")[0]]
+    colour = style.colour(style.model_of(variant))
     grid = figure.add_gridspec(3, 5, height_ratios=(5, 1, 1))
     axes = figure.add_subplot(grid[0, :])
     _square(axes, view.mean, span, n_ticks=4)
@@ -463,7 +463,7 @@ def plot_density_samples(latents: Mapping[str, tuple[Array, Array]], held_out: s
         for pair, (variant, points) in zip(rows, latents.items(), strict=True):
             frame = _middle_and_span(np.concatenate(points))
             for axes, of_axes, what in zip(pair, points, (f"{held_out} means", f"samples ({density})"), strict=True):
-                _scatter(axes, of_axes, style.COLOURS[variant.partition(" ")[0]], alpha=0.4)
+                _scatter(axes, of_axes, style.colour(style.model_of(variant)), alpha=0.4)
                 _square(axes, *frame)
                 axes.set_title(f"{_title(variant)}\n{what}")
     return figure
@@ -557,9 +557,9 @@ def _runs_of_the_plane(stored: "StoredSweep", *, with_posterior: bool) -> "pd.Da
 
 
 def _has_posterior(model: str) -> bool:
-    from fishernet.models import MODELS, Autoencoder
+    from fishernet.families import family
 
-    return MODELS[model].posterior_covariance is not Autoencoder.posterior_covariance
+    return family(model).posterior
 
 
 def _shown_runs(stored: "StoredSweep", first: Sequence[str], *, with_posterior: bool = False) -> "list[pd.Series[Any]]":

@@ -90,7 +90,7 @@ def plot_mse_against_latents(runs: "pd.DataFrame", pca: Mapping[int, float], hel
             keys += axes.plot(
                 list(linear),
                 list(linear.values()),
-                color=style.COLOURS["PCA"],
+                color=style.PCA_COLOUR,
                 linewidth=1.2,
                 zorder=1.5,  # below the models' lines
                 marker="_" if len(linear) == 1 else "",

@@ -83,7 +83,7 @@ def exhibits(
     had, and what StoredSweep raises.
     """
     runs = stored.runs
-    for d in latent_dims or sorted({*PAPER_FIGURES, *_ends(runs[runs["model"] != "AE"])}):
+    for d in latent_dims or sorted({*PAPER_FIGURES, *_ends(runs[runs["model"].map(_has_prior)])}):
         yield prior_samples(stored, d)
     for d in latent_dims or [DENSITY_DIM]:
         yield density_samples(stored, d, density)
@@ -100,7 +100,7 @@ def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
 
     stem = f"prior_samples_d{d:02d}"
     title = f"{PAPER_FIGURES.get(d, 'As Figure 8')}. Images decoded from prior samples, d = {d}"
-    variants = [variant for variant in _variants(stored) if _model(variant) != "AE"]
+    variants = [variant for variant in _variants(stored) if _has_prior(_model(variant))]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}))
@@ -112,7 +112,11 @@ def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
     sentences = [
         f"Images decoded from samples of the prior N(0, 1) at d = {d}, the same latents for every model; {_say_seeds(runs)}.",
         "Shown are the expected images, without noise.",
-        "An AE has no prior to sample and is left out." if "AE" in set(stored.runs["model"]) else "",
+        *(
+            f"{model} has no prior to sample and is left out."
+            for model in stored.runs["model"].unique()
+            if not _has_prior(model)
+        ),
         "The paper's Figures 7 and 8 show FisherNet, VAE and CVAE at d = 2 and 15.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
@@ -306,6 +310,12 @@ def _ends(runs: "pd.DataFrame") -> set[int]:
 def _variants(stored: "StoredSweep") -> list[str]:
     """The paper's, finished or not, before the others that have finished runs."""
     return [*PAPER_VARIANTS, *(variant for variant in stored.variants if variant not in PAPER_VARIANTS)]
+
+
+def _has_prior(model: str) -> bool:
+    from fishernet.families import family
+
+    return family(model).prior
 
 
 def _model(variant: str) -> str:

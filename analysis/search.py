@@ -269,7 +269,7 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
     with style.new_grid(1, len(names), width=2.6) as (figure, grid):
         for axes, name in zip(grid[0], names, strict=True):
             bars = data[data["study"] == name].sort_values("importance")
-            axes.barh(bars["field"].str.replace("_", " "), bars["importance"], color=style.COLOURS[_model(name)])
+            axes.barh(bars["field"].str.replace("_", " "), bars["importance"], color=style.colour(_model(name)))
             axes.set_title(name, fontsize=9)
             axes.set_xlim(0, 1)
             axes.grid(visible=False, axis="y")
@@ -389,7 +389,7 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
                 rows = ended[(ended["state"] == state) & ended[name].notna()]
                 axes.plot(
                     rows[name].astype(float if pd.api.types.is_numeric_dtype(ended[name]) else str), rows["mse"], marker,
-                    color=style.COLOURS[_model(study)], markersize=size, alpha=0.9 if state == "complete" else 0.4,
+                    color=style.colour(_model(study)), markersize=size, alpha=0.9 if state == "complete" else 0.4,
                 )  # fmt: skip
             known = ended[name].dropna()
             if pd.api.types.is_numeric_dtype(known) and known.min() > 0 and known.max() / known.min() > 10:
@@ -562,13 +562,13 @@ def _interval(difference: tuple[float, float, float]) -> str:
 
 def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
     """``learning_rate 0.0001 → 0.0012``: what differs between the two settings."""
-    from analysis.frame import CONFIG_FIELDS
+    from analysis.frame import config_columns
 
     if usual.empty:
         return "no run of the paper's setting"
     left_out = ("model", "latent_dim", "seed", "setting", "validation_size")
     a, b = usual.iloc[0], tuned.iloc[0]
-    names = [name for name in CONFIG_FIELDS if name not in left_out and a[name] != b[name]]
+    names = [name for name in config_columns(usual) if name not in left_out and a[name] != b[name]]
     return ", ".join(f"{name} {_text(a[name])} → {_text(b[name])}" for name in names) or "nothing"
 
 

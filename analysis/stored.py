@@ -6,7 +6,6 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Sequence
-from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -19,11 +18,12 @@ from mlflow import MlflowClient
 from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError, safe_open
 
-from analysis.frame import CONFIG_FIELDS, AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, ImageData, load_data
-from fishernet.models import Autoencoder
+from fishernet.families import all_fields, trial_config
+from fishernet.models.base import Autoencoder
 from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
@@ -192,13 +192,13 @@ def model_flag(variant: str) -> str:
     """
     model, *words = variant.split()
     # No value is a choice of two fields, and what is no choice is written name=value already.
-    field_of = {choice: field.name for field in fields(TrialConfig) for choice in field.metadata["choices"]}
+    field_of = {choice: field.name for field in all_fields().values() for choice in field.metadata["choices"]}
     pairs = (word.partition("=")[::2] if "=" in word else (field_of.get(word, word), word) for word in words)
     settings = dict(pairs)
     if "beta" in settings:  # as labels call it
         settings["kl_weight"] = settings.pop("beta")
     try:
-        TrialConfig.from_dict({"model": model, **settings})
+        trial_config({"model": model, **settings})
     except (KeyError, ValueError):
         return ""
     return ":".join(filter(None, [model, ",".join(f"{name}={value}" for name, value in settings.items())]))
@@ -206,7 +206,8 @@ def model_flag(variant: str) -> str:
 
 def config_of(run: pd.Series) -> TrialConfig:
     """The TrialConfig of a row of runs."""
-    return TrialConfig(**{name: run[name] for name in CONFIG_FIELDS})
+    config: TrialConfig = run["config"]
+    return config
 
 
 def load_weights(path: Path, config: TrialConfig) -> Autoencoder:
@@ -238,9 +239,10 @@ def posterior_covariances(model: Autoencoder, images: torch.Tensor) -> Array:
     """
     parts = []
     for x in _batches(model, images):
-        covariance = model.posterior_covariance(x)
-        if covariance is None:
-            raise AnalysisError(f"{model.config.model} has no posterior, and so no uncertainty to draw.")
+        try:
+            covariance = model.posterior(x).covariance()
+        except NotImplementedError as error:
+            raise AnalysisError(f"{model.config.label} has no uncertainty to draw: {error}.") from None
         parts.append(covariance[0].cpu().numpy())
     return np.concatenate(parts)
 

@@ -15,9 +15,12 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
 
+from fishernet.families import FAMILIES, family
+
 # Okabe & Ito's palette, which stays distinct under the common colour-vision deficiencies.
-COLOURS = {"FisherNet": "#0072B2", "VAE": "#D55E00", "CVAE": "#009E73", "AE": "#CC79A7", "PCA": "#7F7F7F"}
-MARKERS = {"FisherNet": "o", "VAE": "s", "CVAE": "^", "AE": "D"}
+PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C510A", "#5E3C99")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+PCA_COLOUR = "#7F7F7F"
 DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 # The second, third, … variant of a model: its colour towards black (negative) or towards white.
 SHADES = (0.0, -0.45, 0.4, -0.7)
@@ -84,18 +87,33 @@ def by_variant(means: pd.DataFrame) -> list[tuple[str, dict[str, Any], pd.DataFr
         nth = seen.get(model, 0)
         seen[model] = nth + 1
         look = {
-            "color": _shade(COLOURS[model], SHADES[nth % len(SHADES)]),
+            "color": _shade(colour(model), SHADES[nth % len(SHADES)]),
             "linestyle": DASHES[nth % len(DASHES)],
-            "marker": MARKERS[model],
+            "marker": MARKERS[_place(model) % len(MARKERS)],
             "markerfacecolor": "white" if nth else None,
         }
         variants.append((variant, look, rows))
     return variants
 
 
+def colour(model: str) -> str:
+    """A model's colour follows from its place among the families."""
+    return PALETTE[_place(model) % len(PALETTE)]
+
+
+def _place(model: str) -> int:
+    return [*FAMILIES].index(model) if model in FAMILIES else len(FAMILIES)
+
+
 def label(variant: str) -> str:
-    """The variant as legends write it; what AE lacks explains its place among the others."""
-    return f"{variant} (no sampling)" if variant.partition(" ")[0] == "AE" else variant
+    """The variant as legends write it; what a model without a prior lacks explains its place among the others."""
+    return variant if family(model_of(variant)).prior else f"{variant} (no sampling)"
+
+
+def model_of(variant: str) -> str:
+    """The model whose label a variant begins with."""
+    first = variant.partition(" ")[0]
+    return next((model for model in FAMILIES if model.rpartition(":")[2] == first), first)
 
 
 def line_with_band(axes: Axes, line: pd.DataFrame, x: str, look: Mapping[str, Any]) -> Line2D:

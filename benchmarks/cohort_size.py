@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from fishernet.cohort import Cohort
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
 from sweeps.planning import n_weights
 
@@ -40,7 +40,7 @@ def main() -> None:
             for width in (32, 64, 128, 256, 448) if model != "CVAE" else (448,):
                 for name, dims in COHORTS.items():
                     configs = [
-                        TrialConfig(model=model, latent_dim=d, seed=s, hidden_width=width) for s, d in enumerate(dims)
+                        trial_config(model=model, latent_dim=d, seed=s, hidden_width=width) for s, d in enumerate(dims)
                     ]
                     stacks = [[c] for c in (configs if len(set(dims)) > 1 else configs[:1])], [configs]
                     alone, together = ([Cohort(own, (1, side, side), 64 * STEPS) for own in some] for some in stacks)
@@ -50,7 +50,7 @@ def main() -> None:
                     gain = statistics.median(
                         step_seconds(alone, images) / step_seconds(together, images) for _ in range(ROUNDS)
                     )
-                    weights = n_weights(TrialConfig(model=model, latent_dim=8, hidden_width=width), side * side)
+                    weights = n_weights(trial_config(model=model, latent_dim=8, hidden_width=width), side * side)
                     print(f"{model},{side},{width},{weights},{name},{gain:.2f}", flush=True)
 
 

@@ -32,7 +32,10 @@ from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData, load_data
 from fishernet.evaluation import evaluate
-from fishernet.networks import ConvDecoder, ConvEncoder, each_member
+from fishernet.families import trial_config
+from fishernet.networks.conv import Decoder as ConvDecoder
+from fishernet.networks.conv import Encoder as ConvEncoder
+from fishernet.networks.stacked import each_member
 from fishernet.training import ResidentImages, Step, set_arithmetic, train_epoch
 
 EPOCHS_OF_THE_PAPER = 100
@@ -185,7 +188,7 @@ def main() -> None:
               "one_at_a_time", "times", "minutes_of_100_epochs", "tflops", "share_of_peak")  # fmt: skip
         for model, precision in itertools.product(args.models, args.precisions):
             settings: dict[str, Any] = {"model": model, "precision": precision, "train_size": args.train_size}
-            configs = [TrialConfig(latent_dim=d, seed=s, **settings) for d in dims for s in range(args.seeds)]
+            configs = [trial_config(latent_dim=d, seed=s, **settings) for d in dims for s in range(args.seeds)]
             work = sum(flops(products(c)) / c.batch_size for c in configs) * len(data.train)
             use(EACH)
             alone = sum(epoch_seconds([configs[len(configs) // 2]], data, args.device, args.epochs)[:2])

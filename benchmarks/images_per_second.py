@@ -28,7 +28,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fishernet.cohort import Cohort
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
 
 PIXELS, LATENT_DIM, BATCH, DEPTH = 784, 10, 64, 3
@@ -95,7 +95,7 @@ class Plain(nn.Module):
 
 def ours(model: str, width: int, members: int, pixels: Tensor) -> Callable[[], Any]:
     configs = [
-        TrialConfig(model=model, latent_dim=LATENT_DIM, hidden_width=width, seed=seed, noise_start=-4.0)
+        trial_config(model=model, latent_dim=LATENT_DIM, hidden_width=width, seed=seed, noise_start=-4.0)
         for seed in range(members)
     ]
     return partial(train_epoch, Cohort(configs, (1, 28, 28), len(pixels)), ResidentImages(pixels))

@@ -25,9 +25,10 @@ import torch
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import load_data
+from fishernet.families import trial_config
 from fishernet.fisher import cg_residual, latent_precision
-from fishernet.models import FisherNet
-from fishernet.networks import Linearised
+from fishernet.models.fishernet import FisherNet
+from fishernet.networks.dense import Linearised
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
 
 BATCH, STEPS, ROUNDS = 64, 5, 5
@@ -149,16 +150,16 @@ def main() -> None:
     print(*header, sep=",")
     for d in args.latent_dims:
         usual = {"latent_dim": d, "noise_start": args.noise_start, "learning_rate": args.learning_rate}
-        config = TrialConfig(model="FisherNet", sampler="cg", cg_tolerance=1e-2, **usual)
+        config = trial_config(model="FisherNet", sampler="cg", cg_tolerance=1e-2, **usual)
         weights = trained(config, data, args.epochs)
-        vae, vae_mib = in_a_process(TrialConfig(model="VAE", latent_dim=d), None, pixels)
+        vae, vae_mib = in_a_process(trial_config(model="VAE", latent_dim=d), None, pixels)
         found: list[tuple[Any, ...]] = [("VAE", "", "", "", vae, vae_mib)]
         for tolerance in args.tolerances:
-            own = TrialConfig(model="FisherNet", sampler="cg", cg_tolerance=tolerance, **usual)
+            own = trial_config(model="FisherNet", sampler="cg", cg_tolerance=tolerance, **usual)
             error, iterations = covariance_error(own, weights, pixels)
             found.append(("cg", tolerance, iterations, f"{error:.1e}", *in_a_process(own, weights, pixels)))
         if d <= args.explicit_up_to:
-            exact = TrialConfig(model="FisherNet", **usual)
+            exact = trial_config(model="FisherNet", **usual)
             found.append(("cholesky", "", "", "", *in_a_process(exact, weights, pixels)))
         for *what, seconds, mib in found:
             row = (d, *what, f"{1e3 * seconds:.1f}", f"{seconds / vae:.1f}", f"{mib:.0f}")

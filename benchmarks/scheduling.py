@@ -20,6 +20,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks import processes
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.plan import check_plan, compact, expand
 from sweeps.planning import Devices, make_cohorts
 from sweeps.tracking import SweepTracking
@@ -34,7 +35,7 @@ def row(part: str, what: str, value: float, unit: str) -> None:
 
 
 def grid(seeds: int, *models: str) -> list[TrialConfig]:
-    return [TrialConfig(model=m, latent_dim=d, seed=s) for m in models for d in range(2, 21) for s in range(seeds)]
+    return [trial_config(model=m, latent_dim=d, seed=s) for m in models for d in range(2, 21) for s in range(seeds)]
 
 
 def record(epoch: int) -> dict[str, object]:

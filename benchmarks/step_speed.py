@@ -21,7 +21,8 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.networks import CONV_FILTERS, conv_sizes
+from fishernet.families import trial_config
+from fishernet.networks.conv import CONV_FILTERS, conv_sizes
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
 
 IMAGE_SHAPE, STEPS, ROUNDS = (1, 28, 28), 10, 9
@@ -127,7 +128,7 @@ def main() -> None:
     for model in args.models:
         for d in args.latent_dims:
             configs = [
-                TrialConfig(model=model, latent_dim=d, seed=s, precision=args.precision)
+                trial_config(model=model, latent_dim=d, seed=s, precision=args.precision)
                 for s in range(args.cohort_size)
             ]
             cohort, found = Cohort(configs, IMAGE_SHAPE, len(images)), products(configs[0]) * args.cohort_size

@@ -1,24 +1,24 @@
-"""A cohort: trial configs that differ only in latent_dim and seed, trained in lockstep as one stacked model."""
+"""A cohort: trial configs alike but for latent_dim, seed and some numbers of the loss, trained in lockstep."""
 
 import hashlib
 import os
 from collections.abc import Sequence
-from dataclasses import fields
 
 import torch
 from torch import Tensor
 
 from fishernet.adam import Adam, Group
 from fishernet.config import TrialConfig
-from fishernet.models import MODELS, Autoencoder
-from fishernet.networks import StackedLayer
+from fishernet.families import family
+from fishernet.models.base import Autoencoder, Noise
+from fishernet.networks.stacked import Stacked
 from fishernet.state import CohortState, Record, copy_corner
 
 
 class Cohort:
     """The members' stacked model and optimiser, the epochs they have behind them, and what those reported.
 
-    Raises ValueError when the configs differ in more than latent_dim and seed.
+    Raises ValueError when the configs differ in more than latent_dim, seed and the numbers that are each member's own.
     """
 
     def __init__(
@@ -28,12 +28,14 @@ class Cohort:
         n_train: int,
         device: str | torch.device = "cpu",
     ) -> None:
-        for name in sorted({f.name for f in fields(TrialConfig)} - {"latent_dim", "seed"}):
-            if len({getattr(c, name) for c in configs}) > 1:
-                raise ValueError(f"members of a cohort differ only in latent_dim and seed; these differ in {name}")
+        shared = [c.without_axes().to_dict() for c in configs]
+        if differing := sorted(name for name, value in shared[0].items() if any(c.get(name) != value for c in shared)):
+            raise ValueError(
+                f"members of a cohort differ only in latent_dim and seed; these differ in {', '.join(differing)}"
+            )
         self.configs, self.config, self.device = list(configs), configs[0], torch.device(device)
-        self.model: Autoencoder = MODELS[self.config.model](configs, image_shape, n_train).to(self.device)
-        self.optimiser = _optimiser(self.model, self.config)
+        self.model: Autoencoder = family(self.config.model).load()(configs, image_shape, n_train).to(self.device)
+        self.optimisers = _optimisers(self.model, self.config)
         self.epoch = 0
         self.history: list[list[Record]] = [[] for _ in configs]
         self.failures: dict[int, str] = {}
@@ -49,15 +51,15 @@ class Cohort:
         """Each member's order of the training images in this epoch, (n_members, n)."""
         return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
 
-    def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> list[Tensor]:
-        """Standard normals for n images: what the model asks for, (n_members, n, width), drawn in each member's own width."""
-        draws = []
-        widths = [self.model.noise_widths(c.latent_dim) for c in self.configs]
-        for i in range(len(widths[0])):
-            padded = torch.zeros(len(self), n, max(w[i] for w in widths), device=self.device)
-            for member, (w, generator) in enumerate(zip(widths, generators, strict=True)):
-                padded[member, :, : w[i]] = torch.randn(n, w[i], generator=generator, device=self.device)
-            draws.append(padded)
+    def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
+        """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width."""
+        draws = {}
+        asked = [self.model.noise(c.latent_dim) for c in self.configs]
+        for name in asked[0]:
+            padded = torch.zeros(len(self), n, max(own[name].width for own in asked), device=self.device)
+            for member, (own, generator) in enumerate(zip(asked, generators, strict=True)):
+                padded[member, :, : own[name].width] = _draw(own[name], n, generator)
+            draws[name] = padded
         return draws
 
     def stop_member(self, i: int, reason: str) -> None:
@@ -71,9 +73,10 @@ class Cohort:
     def _tensors(self) -> dict[str, Tensor]:
         """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
-        tensors["adam/step"] = self.optimiser.n_steps
+        for player, optimiser in self.optimisers.items():
+            tensors[f"adam/{player}/step" if player else "adam/step"] = optimiser.n_steps
         for name, parameter in self.model.named_parameters():
-            for key, t in self.optimiser.moments(parameter).items():
+            for key, t in self.optimisers[self.model.player_of(name)].moments(parameter).items():
                 tensors[f"adam/{key}/{name}"] = t
         return tensors
 
@@ -106,8 +109,8 @@ class Cohort:
         owners = {
             f"{prefix}.{name}": (layer, name)
             for prefix, layer in self.model.named_modules()
-            if isinstance(layer, StackedLayer)
-            for name in ("weight", "bias")
+            if isinstance(layer, Stacked)
+            for name in layer.padded
         }
         for key, tensor in self.model.state_dict().items():
             owner = owners.get(key)
@@ -123,17 +126,26 @@ class Cohort:
         ]
 
 
-def _optimiser(model: Autoencoder, config: TrialConfig) -> Adam:
-    """Adam with weight decay of the weights alone; xi may have its own rate.
+def _draw(noise: Noise, n: int, generator: torch.Generator) -> Tensor:
+    draw = torch.randn if noise.kind == "normal" else torch.rand
+    return draw(n, noise.width, generator=generator, device=generator.device)
+
+
+def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
+    """Of each player, Adam with weight decay of the weights alone; xi may have its own rate.
 
     Biases and xi are no weights: shrinking xi would pull the noise variance towards 1.
     """
-    groups: dict[tuple[float, float], list[Tensor]] = {}
+    groups: dict[str, dict[tuple[float, float], list[Tensor]]] = {}
     for name, parameter in model.named_parameters():
-        rate = config.noise_learning_rate if name == "likelihood.xi" else 0.0
+        rate = getattr(config, "noise_learning_rate", 0.0) if name == "likelihood.xi" else 0.0
         decay = config.weight_decay if name.endswith("weight") else 0.0
-        groups.setdefault((rate or config.learning_rate, decay), []).append(parameter)
-    return Adam([Group(parameters, rate, decay) for (rate, decay), parameters in groups.items()])
+        own = groups.setdefault(model.player_of(name), {})
+        own.setdefault((rate or config.learning_rate, decay), []).append(parameter)
+    return {
+        player: Adam([Group(parameters, rate, decay) for (rate, decay), parameters in own.items()])
+        for player, own in groups.items()
+    }
 
 
 def load_model(
@@ -141,7 +153,7 @@ def load_model(
     device: str | torch.device = "cpu",
 ) -> Autoencoder:  # fmt: skip
     """One run's model from its ``member_weights``, a stack of one in evaluation mode; raises ValueError when they do not fit."""
-    model = MODELS[config.model]([config], image_shape, n_train)
+    model: Autoencoder = family(config.model).load()([config], image_shape, n_train)
     try:
         model.load_state_dict({name: t[None] for name, t in weights.items()})
     except RuntimeError as error:

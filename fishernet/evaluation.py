@@ -32,7 +32,7 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUAT
         noise = cohort.draw_noise(noise_streams, len(block))
         for part in torch.arange(len(block), device=cohort.device).split(batch_size):
             x = images.take(block[part].expand(len(cohort), -1))
-            loss, terms, mean, output = model(x, [n[:, part] for n in noise])
+            loss, terms, mean, output = model(x, {name: n[:, part] for name, n in noise.items()})
             scores = {
                 "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
                 "mse_sample": _mse(x, model.likelihood.mean(output)),

@@ -6,20 +6,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from fishernet.networks import Linearised
+from fishernet.likelihoods.base import Root
+from fishernet.networks.stacked import Jacobian
 
 # By how much latent_dims may differ whose tangents are pushed together: on a CPU padding costs more than another call; on a
 # GPU, where it has not been measured, small products leave much of it idle.
 MOST_PADDING = {"cpu": 1.0, "cuda": 1.5}
 
 
-def latent_precision(jacobian: Tensor, root_information: Tensor) -> Tensor:
+def latent_precision(half: Tensor) -> Tensor:
     """M = J^T I J + 1, equation 20, (n_members, n, d, d).
 
-    jacobian is J^T as tangents, (n_members, n or 1, d, n_out); root_information the diagonal of I^(1/2), (n_members, n, n_out).
+    half is (R J)^T with R^T R = I: the tangents J^T pushed through a root of the information, (n_members, n, d, n_rows).
     For Gaussian noise of variance s^2 and f = a it is J^T J / s^2 + 1. A precision, in inverse squared units of z.
     """
-    half = jacobian * root_information[:, :, None]  # (n_members, n, d, n_out)
     return half @ half.mT + torch.eye(half.shape[2], dtype=half.dtype, device=half.device)
 
 
@@ -62,22 +62,22 @@ def cholesky_residual(precision: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def cg_residual(
-    decoder: Linearised, root_information: Tensor, n_star: Tensor, eta: Tensor, *, tolerance: float, max_iterations: int
+    jacobian: Jacobian, root: Root, n_star: Tensor, eta: Tensor, *, tolerance: float, max_iterations: int
 ) -> Tensor:  # fmt: skip
-    """The solution of M z* = theta*, theta* = J^T I^(1/2) n* + eta* ~ N(0, M): equations 28-31 by conjugate gradients.
+    """The solution of M z* = theta*, theta* = J^T R^T n* + eta* ~ N(0, M): equations 28-31 by conjugate gradients.
 
-    n_star, (n_members, n, n_out), and eta, (n_members, n, d), are standard normal. z* ~ N(0, M^-1) (equation 31 names mu as
-    its mean, which must be added). M is only ever applied, one push and one pull an iteration: memory does not grow
-    with d x n_out. Stops when every residual norm is below tolerance x |theta*|; a member that is not finite does not hold
-    up the others. Exact up to the tolerance, which the directions that M makes narrowest dominate: draws get too narrow where
-    its eigenvalues span some 8 decades in float32. In exact arithmetic d iterations suffice.
+    R^T R = I is the likelihood's information. n_star, (n_members, n, n_rows), and eta, (n_members, n, d), are standard
+    normal. z* ~ N(0, M^-1) (equation 31 names mu as its mean, which must be added). M is only ever applied, one push and
+    one pull an iteration: memory does not grow with d x n_rows. Stops when every residual norm is below
+    tolerance x |theta*|; a member that is not finite does not hold up the others. Exact up to the tolerance, which the
+    directions that M makes narrowest dominate: draws get too narrow where its eigenvalues span some 8 decades in float32.
+    In exact arithmetic d iterations suffice.
     """
-    information = root_information.square()
 
     def apply_m(v: Tensor) -> Tensor:
-        return decoder.pull(information * decoder.push(v)) + v
+        return jacobian.pull(root.gram(jacobian.push(v))) + v
 
-    theta = decoder.pull(root_information * n_star) + eta
+    theta = jacobian.pull(root.pull(n_star)) + eta
     z, r = torch.zeros_like(theta), theta
     p, rr = r, r.square().sum(-1, keepdim=True)  # (n_members, n, 1)
     goal = tolerance**2 * rr

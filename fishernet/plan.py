@@ -1,6 +1,5 @@
 """A plan: the list of trial configs of one sweep, its compact form, and the file it is read from."""
 
-import dataclasses
 import difflib
 import json
 import os
@@ -8,10 +7,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import AXES, DATASET_NAMES, TrialConfig
+from fishernet.config import DATASET_NAMES, TrialConfig
+from fishernet.families import family, trial_config
 
-# The runs of one sweep see the same images; everything else may differ between its models.
-SAME_IN_A_SWEEP = ("dataset", "train_size", "validation_size")
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
 
 
@@ -69,8 +67,8 @@ def format_numbers(numbers: Iterable[int]) -> str:
 
 def compact(configs: Sequence[TrialConfig]) -> dict[str, Any]:
     """The configs as {"base": fields all share, "grids": [{"fields", "latent_dims", "seeds"}]}: short enough for a tag."""
-    rows = [{k: v for k, v in c.to_dict().items() if k not in AXES[1:]} for c in configs]
-    base = {k: v for k, v in rows[0].items() if k != "model" and all(row[k] == v for row in rows)}
+    rows = [{k: v for k, v in c.to_dict().items() if k not in ("latent_dim", "seed")} for c in configs]
+    base = {k: v for k, v in rows[0].items() if k != "model" and all(k in row and row[k] == v for row in rows)}
     cells: dict[str, dict[int, set[int]]] = {}  # what differs -> latent_dim -> seeds
     for row, config in zip(rows, configs, strict=True):
         key = json.dumps({k: v for k, v in row.items() if k not in base})
@@ -90,7 +88,7 @@ def compact(configs: Sequence[TrialConfig]) -> dict[str, Any]:
 def expand(plan: dict[str, Any]) -> list[TrialConfig]:
     """The configs of ``compact``'s form, by model, latent_dim and seed."""
     return [
-        TrialConfig.from_dict({**plan["base"], **grid["fields"], "latent_dim": d, "seed": seed})
+        trial_config({**plan["base"], **grid["fields"], "latent_dim": d, "seed": seed})
         for grid in plan["grids"]
         for d in parse_numbers(grid["latent_dims"])
         for seed in parse_numbers(grid["seeds"])
@@ -105,13 +103,13 @@ def check_plan(configs: Sequence[TrialConfig]) -> None:
     for config in configs:
         other = names.setdefault(config.run_name, config)
         if other is not config:
-            differing = [k for k, v in config.to_dict().items() if v != getattr(other, k)]
+            differing = [k for k, v in config.to_dict().items() if v != getattr(other, k, None)]
             what = f"differ only in {', '.join(differing)}" if differing else "are one and the same"
             raise PlanError(
                 f"two of the planned runs are named {config.run_name} and {what}; leave one out, name its settings by the field "
                 "setting, or give it a sweep of its own"
             )
-    for name in SAME_IN_A_SWEEP:
+    for name in TrialConfig.names("data"):
         if len(values := sorted({str(getattr(c, name)) for c in configs})) > 1:
             raise PlanError(f"the runs of one sweep see the same images, but {name} is {' and '.join(values)}")
 
@@ -133,7 +131,7 @@ def read_plan(path: Path) -> list[TrialConfig]:
     configs = []
     for i, row in enumerate(rows, 1):
         try:
-            configs.append(TrialConfig.from_dict(row))
+            configs.append(trial_config(row))
         except (KeyError, ValueError) as error:
             raise PlanError(f"--plan {path}, entry {i}: {error.args[0]}") from None
     try:
@@ -145,10 +143,10 @@ def read_plan(path: Path) -> list[TrialConfig]:
 
 def stackable(configs: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
     """The configs in groups that may form cohorts, members of like latent_dim together so that padding wastes little."""
-    groups: dict[TrialConfig, list[TrialConfig]] = {}
+    groups: dict[tuple[TrialConfig, int], list[TrialConfig]] = {}
     for config in configs:
-        key = dataclasses.replace(config, latent_dim=1, seed=0)
-        groups.setdefault(key, []).append(config)
+        dims_alone = 0 if family(config.model).padded else config.latent_dim
+        groups.setdefault((config.without_axes(), dims_alone), []).append(config)
     return [sorted(group, key=lambda c: (c.latent_dim, c.seed)) for group in groups.values()]
 
 

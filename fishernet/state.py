@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
 FORMAT = "fishernet-cohort-4"
@@ -74,7 +75,7 @@ class CohortState:
         if metadata.get("checksum") != checksum(metadata.get("state", ""), tensors):
             raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
         state = json.loads(metadata["state"])
-        if [TrialConfig.from_dict(c) for c in state["configs"]] != list(configs):
+        if [trial_config(c) for c in state["configs"]] != list(configs):
             raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
         history = json.loads(bytes(tensors.pop("history").numpy()))
         failures = {int(i): reason for i, reason in state["failures"].items()}

@@ -6,7 +6,7 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import torch
@@ -107,12 +107,14 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = No
     """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
     cohort.model.train()
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
+    cohort.model.begin_epoch(epoch)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
     losses = []
     for block in order.split(cohort.config.batch_size * STEPS_PER_DRAW, dim=1):
         noise = cohort.draw_noise(streams, block.shape[1])
-        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise)), strict=True)
-        losses += [step(index, own) for index, *own in batches]  # the epoch's last batch may be smaller
+        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
+        # The epoch's last batch may be smaller.
+        losses += [step(index, dict(zip(noise, own, strict=True))) for index, *own in batches]
     cohort.epoch = epoch
     return torch.stack(losses)
 
@@ -126,13 +128,13 @@ class Step:
 
     def __init__(self, cohort: Cohort, images: ResidentImages) -> None:
         self.cohort, self.images = cohort, images
-        self.recordable = cohort.device.type == "cuda" and cohort.config.sampler != "cg"
+        self.recordable = cohort.device.type == "cuda" and cohort.model.recordable
         if self.recordable and cohort.device.index is not None:
             torch.cuda.set_device(cohort.device)  # streams and graphs are the current device's
         self.n_calls = 0
         self.graph: torch.cuda.CUDAGraph | None = None
 
-    def __call__(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
+    def __call__(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Train on the images of index, (n_members, n), and return the loss summed over them, (n_members,)."""
         if not self.recordable or index.shape[1] < self.cohort.config.batch_size:
             return self._train(index, noise)
@@ -145,22 +147,23 @@ class Step:
             return self._train(index, noise)
         assert self.graph is not None
         self.index.copy_(index)
-        for kept, new in zip(self.noise, noise, strict=True):
-            kept.copy_(new)
+        for name, kept in self.noise.items():
+            kept.copy_(noise[name])
         self.graph.replay()
         return self.loss.clone()
 
-    def _train(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
-        x, model = self.images.take(index), self.cohort.model
-        outcome = model(x, noise)
-        self.cohort.optimiser.zero_grad()
-        # Each member's own mean loss: members share no parameter, so the sum gives every one its own gradient.
-        outcome.loss.mean(1).sum().backward()
-        self.cohort.optimiser.step()
-        model.likelihood.observe(x, outcome.output.detach())
-        return outcome.loss.detach().sum(1)
+    def _train(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        x, losses = self.images.take(index), {}
+        for player, loss in self.cohort.model.updates(x, noise):
+            optimiser = self.cohort.optimisers[player]
+            optimiser.zero_grad()
+            # Each member's own mean loss: members share no parameter, so the sum gives every one its own gradient.
+            loss.mean(1).sum().backward()
+            optimiser.step()
+            losses[player] = loss.detach().sum(1)
+        return losses[""]
 
-    def _on_a_stream_of_its_own(self, index: Tensor, noise: Sequence[Tensor]) -> Tensor:
+    def _on_a_stream_of_its_own(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """Libraries set up their workspaces at the first calls, which must not be recorded."""
         stream, current = _side_stream(torch.cuda.current_device()), torch.cuda.current_stream()
         stream.wait_stream(current)
@@ -169,23 +172,27 @@ class Step:
         current.wait_stream(stream)
         return loss
 
-    def _record(self, index: Tensor, noise: Sequence[Tensor]) -> str:
+    def _record(self, index: Tensor, noise: Mapping[str, Tensor]) -> str:
         """Record the step as ``self.graph``; returns why it cannot be, or nothing.
 
         In words alone, as the error's frames hold the memory of the half-recorded step.
         """
-        self.index, self.noise = index.clone(), [t.clone() for t in noise]
+        self.index, self.noise = index.clone(), {name: t.clone() for name, t in noise.items()}
         # Gradients that are made while recording have a fixed place in the graph's own memory.
-        self.cohort.optimiser.zero_grad()
+        self._forget_gradients()
         graph = torch.cuda.CUDAGraph()
         try:
             with torch.cuda.graph(graph):
                 self.loss = self._train(self.index, self.noise)
         except RuntimeError as error:
-            self.cohort.optimiser.zero_grad()
+            self._forget_gradients()
             return str(error)
         self.graph = graph
         return ""
+
+    def _forget_gradients(self) -> None:
+        for optimiser in self.cohort.optimisers.values():
+            optimiser.zero_grad()
 
 
 @functools.cache
@@ -216,7 +223,7 @@ def _train_metrics(cohort: Cohort, losses: Tensor, n_images: int) -> list[dict[s
     # float64: a sum of many float32 losses loses digits
     means = (losses.double().sum(0) / n_images).cpu()
     metrics = [{"train/loss": mean.item()} for mean in means]
-    if (variance := cohort.model.noise_variance) is not None:
+    if (variance := cohort.model.likelihood.noise_variance) is not None:
         for member, value in zip(metrics, variance.cpu(), strict=True):
             member["noise_variance"] = value.item()
     return metrics

@@ -15,7 +15,8 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
-from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.config import TrialConfig
+from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Parser
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
 from sweeps.driver import (
@@ -30,27 +31,26 @@ from sweeps.driver import (
     shape,
     started_by,
 )
-from sweeps.planning import Devices, dataset_from_flag, flagged, model_overrides, seeds_from_flag
+from sweeps.planning import OURS, Devices, dataset_from_flag, flagged, import_models, model_overrides, seeds_from_flag
 from sweeps.space import (
-    DEFAULT_SPACES,
-    FIXABLE,
-    KL_WEIGHT,
     MULTI_OBJECTIVE,
     SAMPLERS,
-    SEARCHED,
     Domain,
     SearchPlan,
     StudyPlan,
     can_matter,
+    default_space,
+    fixable,
     grid_size,
     make_study,
     middle,
     parse_domain,
+    searched,
 )
 from sweeps.tracking_store import shown
 
 DEFAULTS: dict[str, Any] = {
-    "models": list(MODEL_NAMES), "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
+    "models": OURS, "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
 VALIDATION_SIZES = {"fashion-mnist": 10_000, "mnist": 10_000}  # of other data sets a sixth
@@ -71,6 +71,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "images held out of training; the test set is not touched.",
         epilog=EXIT_STATUS,
     )
+    try:
+        import_models(argv)
+    except PlanError as error:
+        parser.error(str(error))
     _add_search_flags(parser)
     add_place_flags(parser)
     record = add_record_flags(parser, "search", "more trials or studies")
@@ -89,7 +93,8 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
     what = parser.add_argument_group("what is searched (one study for each of the models and latent dimensions)")
     what.add_argument(
         "--models", "--model", nargs="+", metavar="MODEL",
-        help=f"any of {', '.join(MODEL_NAMES)}; MODEL:field=value,... fixes fields for that study alone (default: all)",
+        help=f"any of {', '.join(FAMILIES)}, or a class from elsewhere as package.module:Class; MODEL:field=value,... fixes "
+        "fields for that study alone (default: all but what is installed beside them)",
     )  # fmt: skip
     what.add_argument(
         "--latent-dims", "--latent-dim", metavar="DIMS",
@@ -126,15 +131,16 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         "ranges (2..8, 1e-5..1e-2:log, 64..512:step=64, or values: 32,64)",
         "A field is varied in the studies of the models that have it.",
     )
-    for name in SEARCHED:
-        of_models = {model: texts[name] for model, texts in DEFAULT_SPACES.items() if name in texts}
+    for name in searched():
+        of_models = {model: text for model in FAMILIES if (text := default_space(model, ["kl"]).get(name))}
         default = ", ".join(dict.fromkeys(of_models.values())) or "not varied"
-        if name in KL_WEIGHT:
-            default = f"{KL_WEIGHT[name]} with {', '.join(MULTI_OBJECTIVE)}, else not varied"
-        models = "" if len(of_models) in (0, len(MODEL_NAMES)) else f" for {', '.join(of_models)}"
+        if all_fields()[name].metadata["search_with"]:
+            default += f" with {', '.join(MULTI_OBJECTIVE)}, else not varied"
+        elif of_models and len(of_models) < len(FAMILIES):
+            default += f" for {', '.join(of_models)}"
         space.add_argument(
             f"--{name.replace('_', '-')}", dest=name, metavar="RANGE",
-            help=f"{TrialConfig.__dataclass_fields__[name].metadata['meaning']} (default: {default}{models})",
+            help=f"{all_fields()[name].metadata['meaning']} (default: {default})",
         )  # fmt: skip
 
 
@@ -150,7 +156,7 @@ def _with_negative_values(argv: Sequence[str]) -> list[str]:
 
 
 def _flags_given(args: argparse.Namespace) -> list[str]:
-    names = [*DEFAULTS, "validation_size", "first_rung", "fix", *SEARCHED]
+    names = [*DEFAULTS, "validation_size", "first_rung", "fix", *searched()]
     return [f"--{name.replace('_', '-')}" for name in names if getattr(args, name) is not None]
 
 
@@ -166,11 +172,11 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
     settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
     base = {"dataset": dataset_from_flag(given("dataset")), **settings}
     try:
-        epochs = TrialConfig.typed("epochs", settings["epochs"])
+        epochs = typed_value("epochs", settings["epochs"])
     except ValueError as error:
         raise PlanError(flagged(str(error))) from None
     fixed = _fixed(args.fix or [])
-    domains = {name: parse_domain(name, text) for name in SEARCHED if (text := getattr(args, name)) is not None}
+    domains = {name: parse_domain(name, text) for name in searched() if (text := getattr(args, name)) is not None}
     if both := sorted({*fixed} & {*domains}):
         raise PlanError(
             f"--fix {both[0]}=... and --{both[0].replace('_', '-')} both say what {both[0]} is; leave one out"
@@ -211,19 +217,20 @@ def _studies(
     """One model's studies, from its word in --models."""
     overrides = model_overrides(text)
     model = overrides.pop("model")
-    if model not in MODEL_NAMES:
-        raise PlanError(f"--models: each is one of {', '.join(MODEL_NAMES)}; got {model!r}")
-    if locked := sorted(set(overrides) - set(FIXABLE)):
+    try:
+        row = family(model)
+    except ValueError as error:
+        raise PlanError(f"--models: {error}") from None
+    if locked := sorted(set(overrides) - set(fixable())):
         raise PlanError(f"--models {text}: {locked[0]} is the same in all studies, so it has a flag of its own")
     own = {name: domain for name, domain in domains.items() if name not in overrides}
     values = {**fixed, **overrides}
-    if values.get("likelihood") == "auto":
-        values["likelihood"] = LIKELIHOOD_OF_MODEL[model]
     kl_scored = sampler in MULTI_OBJECTIVE
-    if kl_scored and (model == "AE" or values.get("sampler") == "cg"):
+    if kl_scored and (not row.posterior or values.get("sampler") == "cg"):
+        why = "cg never forms M" if row.posterior else f"{model} has no posterior"
         raise PlanError(
-            f"--sampler {sampler} scores the KL divergence from the prior, which {text} does not know: AE has no posterior, and "
-            "cg never forms M; leave it out of --models, or choose another sampler"
+            f"--sampler {sampler} scores the KL divergence from the prior, which {text} does not know: {why}; leave it out of "
+            "--models, or choose another sampler"
         )
     if ".." in dims:
         own["latent_dim"] = parse_domain("latent_dim", dims)
@@ -240,12 +247,12 @@ def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name not in FIXABLE:
-            raise PlanError(f"--fix takes NAME=VALUE, where NAME is one of {', '.join(FIXABLE)}; got {pair!r}")
+        if not equals or name not in fixable():
+            raise PlanError(f"--fix takes NAME=VALUE, where NAME is one of {', '.join(fixable())}; got {pair!r}")
         if name in fixed:
             raise PlanError(f"--fix names {name} twice")
         try:
-            fixed[name] = TrialConfig.typed(name, value.strip())
+            fixed[name] = typed_value(name, value.strip())
         except ValueError as error:
             raise PlanError(f"--fix: {error}") from None
     return fixed
@@ -440,9 +447,11 @@ def best_plan(plan: SearchPlan, studies: Sequence[Any], test_seeds: str | None) 
             continue
         words = [*base.variant.split(" ")[1:], "tuned"]
         tuned = {**base.to_dict(), **best.params, "validation_size": 0, "setting": "-".join(words)}
-        usual = {name: getattr(base, name) for name in ("model", "dataset", "epochs", "train_size", *MODELLING_CHOICES)}
+        usual = {
+            name: getattr(base, name) for name in ("model", "dataset", "epochs", "train_size", *base.names("choice"))
+        }
         usual["latent_dim"] = tuned["latent_dim"]
-        configs += [TrialConfig.from_dict({**values, "seed": seed}) for values in (usual, tuned) for seed in seeds]
+        configs += [trial_config({**values, "seed": seed}) for values in (usual, tuned) for seed in seeds]
     return configs
 
 

@@ -20,6 +20,7 @@ if __package__ in (None, ""):  # run as a file, from any folder
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, compact, expand
 from sweeps.driver import name_problem
@@ -95,7 +96,7 @@ def _blaming(path: Path) -> Iterator[Any]:
 
 
 def _plan(data: dict[str, Any]) -> Plan:
-    configs = [TrialConfig.from_dict(config) for config in data.get("configs") or data["plan"]]
+    configs = [trial_config(config) for config in data.get("configs") or data["plan"]]
     if not configs:
         raise ValueError("it plans no runs")
     return Plan(
@@ -122,7 +123,7 @@ def _record(folder: Path, data: dict[str, Any]) -> Record:
     if data["status"] not in STATUSES:
         raise ValueError(f"its status must be one of {', '.join(STATUSES)}; got {data['status']!r}")
     reason = data["reason"] or (UNFINISHED if data["status"] == "running" else None)
-    return Record(folder, TrialConfig.from_dict(data["config"]), STATUSES[data["status"]], reason, epochs)
+    return Record(folder, trial_config(data["config"]), STATUSES[data["status"]], reason, epochs)
 
 
 def import_records(plan: Plan, records: list[Record], tracking: SweepTracking) -> tuple[int, str]:

@@ -15,7 +15,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
-from fishernet.plan import compact, expand
+from fishernet.plan import PlanError, compact, expand
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -27,7 +27,15 @@ from sweeps.driver import (
     import_drawing,
     shape,
 )
-from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
+from sweeps.planning import (
+    Devices,
+    add_plan_flags,
+    configs_from_flags,
+    describe_plan,
+    extended_plan,
+    import_models,
+    make_cohorts,
+)
 from sweeps.tracking_store import shown
 
 
@@ -39,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="latent_sweep.py", description=__doc__, epilog=EXIT_STATUS)
+    try:
+        import_models(argv)
+    except PlanError as error:
+        parser.error(str(error))
     add_plan_flags(parser)
     place = add_place_flags(parser)
     place.add_argument(

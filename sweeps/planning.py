@@ -4,15 +4,17 @@ import argparse
 import itertools
 import math
 import os
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import AXES, DATASET_NAMES, MODEL_NAMES, MODELLING_CHOICES, MODELS_WITH, TrialConfig
+from fishernet.config import DATASET_NAMES, TrialConfig
+from fishernet.families import BUILT_IN, FAMILIES, all_fields, family, models_with, trial_config
+from fishernet.networks import NETWORKS
 from fishernet.plan import (
     MOST_RUNS,
-    SAME_IN_A_SWEEP,
     PlanError,
     check_plan,
     expand,
@@ -23,19 +25,20 @@ from fishernet.plan import (
 )
 
 DEFAULT_PRESET = "paper"
-# A preset is a set of defaults: any flag beside it wins. "paper" is TrialConfig's own defaults, FisherNet paper Table A1.
+OURS = [row.name for row in BUILT_IN]
+# A preset is a set of defaults: any flag beside it wins. "paper" is the configs' own defaults, FisherNet paper Table A1.
 PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"models": list(MODEL_NAMES), "latent_dims": "2-20", "seeds": "5"},
+    "paper": {"models": OURS, "latent_dims": "2-20", "seeds": "5"},
     "quick": {
-        "models": list(MODEL_NAMES), "latent_dims": "2,4,8", "seeds": "2",
+        "models": OURS, "latent_dims": "2,4,8", "seeds": "2",
         "dataset": "digits", "epochs": 60, "hidden_width": 128, "learning_rate": 1e-3, "batch_size": 32,
         # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
         "noise_start": -4.0,
     },
 }  # fmt: skip
-# On a CPU, members are worth stacking while a step is mostly overhead: up to this many weights in a dense network it gains
-# 1.1x to 5.6x (benchmarks/results/cohort_size.csv), beyond it nothing worth losing single trials for; nor does a convolution.
-STACKED_WEIGHTS_ON_CPU = 300_000
+PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
+# package.module:Class and, after another colon, its fields
+OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
 
 def add_plan_flags(parser: argparse.ArgumentParser) -> None:
@@ -43,8 +46,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     axes = parser.add_argument_group("what is trained (every combination of these three)")
     axes.add_argument(
         "--models", "--model", nargs="+", metavar="MODEL",
-        help=f"any of {', '.join(MODEL_NAMES)}; MODEL:field=value,... sets fields for that line alone, "
-        "such as VAE:likelihood=gaussian-learned (default: all)",
+        help=f"any of {', '.join(FAMILIES)}, or a class from elsewhere as package.module:Class; MODEL:field=value,... sets "
+        "fields for that line alone, such as VAE:likelihood=gaussian-learned (default: all but what is installed beside them)",
     )  # fmt: skip
     axes.add_argument(
         "--latent-dims", "--latent-dim", metavar="DIMS",
@@ -56,23 +59,58 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
     axes.add_argument("--preset", choices=PRESETS, help=f"defaults for all of these (default: {DEFAULT_PRESET})")
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
-    settings = parser.add_argument_group("settings of every run (TrialConfig)")
-    for f in fields(TrialConfig):
-        if f.name not in AXES:
-            settings.add_argument(
+    groups: dict[str, Any] = {}
+    for f in all_fields().values():
+        if f.metadata["role"] != "axis":
+            title = f"settings of {owners(f.name)}"
+            group = groups.get(title) or groups.setdefault(title, parser.add_argument_group(title))
+            group.add_argument(
                 f"--{f.name.replace('_', '-')}",
                 dest=f.name,
                 metavar=f"{{{','.join(f.metadata['choices'])}}}" if f.metadata["choices"] else f.name.upper(),
-                help=f"{f.metadata['meaning']} {_preset_defaults(f.name, f.default)}".replace("%", "%%"),
+                help=f"{f.metadata['meaning']} {_preset_defaults(f.name, _defaults_of(f.name))}".replace("%", "%%"),
             )
+
+
+def owners(name: str) -> str:
+    """Whose runs have a field: ``every run``, or ``FisherNet, VAE``."""
+    models = models_with(name)
+    return "every run" if len(models) == len(FAMILIES) else ", ".join(models)
+
+
+def import_models(argv: Sequence[str]) -> None:
+    """Make the models from outside that are named on the command line known, so that their fields become flags.
+
+    Raises PlanError where one cannot be imported.
+    """
+    of_models = False
+    for word in argv:
+        if word.startswith("--"):
+            flag, _, word = word.partition("=")
+            of_models = flag in ("--models", "--model")
+        if of_models and (found := OUTSIDE.match(word)):
+            try:
+                family(found[0])
+            except ValueError as error:
+                raise PlanError(f"--models: {error}") from None
 
 
 def _field(name: str) -> Any:
     return TrialConfig.__dataclass_fields__[name]
 
 
+def _defaults_of(name: str) -> str:
+    """``gaussian-learned for FisherNet, bernoulli for VAE, CVAE``: the families' own defaults where they differ."""
+    models: dict[Any, list[str]] = {}
+    for model in models_with(name):
+        models.setdefault(FAMILIES[model].config.__dataclass_fields__[name].default, []).append(model)
+    if len(models) == 1:
+        return str(next(iter(models)))
+    return ", ".join(f"{default} for {', '.join(of)}" for default, of in models.items())
+
+
 def _preset_defaults(name: str, default: Any = None) -> str:
-    values = {preset: values.get(name, default) for preset, values in PRESETS.items()}
+    values = {preset: str(values.get(name, default)) for preset, values in PRESETS.items()}
     if len(set(values.values())) == 1:
         return f"(default: {values[DEFAULT_PRESET]})"
     return f"(default: {', '.join(f'{value} for {preset}' for preset, value in values.items())})"
@@ -80,7 +118,7 @@ def _preset_defaults(name: str, default: Any = None) -> str:
 
 def plan_flags_given(args: argparse.Namespace) -> list[str]:
     """The flags of ``add_plan_flags`` that were typed."""
-    names = ["models", "latent_dims", "seeds", "preset", "plan", *(f.name for f in fields(TrialConfig))]
+    names = ["models", "latent_dims", "seeds", "preset", "plan", *all_fields()]
     return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n, None) is not None]
 
 
@@ -95,8 +133,14 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
     def given(name: str) -> Any:
         return preset.get(name) if getattr(args, name) is None else getattr(args, name)
 
-    settings = {f.name: given(f.name) for f in fields(TrialConfig) if f.name not in AXES}
+    settings = {name: given(name) for name, f in all_fields().items() if f.metadata["role"] != "axis"}
     settings = {name: value for name, value in settings.items() if value is not None}
+    for name in settings:
+        if getattr(args, name) is not None and not any(_has(text, name) for text in given("models")):
+            raise PlanError(
+                f"--{name.replace('_', '-')} is a field of {owners(name)}, and --models asks for "
+                f"{', '.join(given('models'))}; leave it out"
+            )
     if "dataset" in settings:
         settings["dataset"] = dataset_from_flag(settings["dataset"])
     latent_dims, seeds = _axis("--latent-dims", given("latent_dims")), seeds_from_flag(given("seeds"))
@@ -109,11 +153,19 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
         for d in latent_dims:
             for seed in seeds:
                 try:
-                    configs.append(TrialConfig.from_dict({**settings, **overrides, "latent_dim": d, "seed": seed}))
+                    configs.append(trial_config({**settings, **overrides, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
     check_plan(configs)
     return configs
+
+
+def _has(text: str, name: str) -> bool:
+    """Whether the model of a word of --models has the field; of one that is no model, yes: it is refused by itself."""
+    try:
+        return name in family(model_overrides(text)["model"]).config.__dataclass_fields__
+    except (PlanError, ValueError):
+        return True
 
 
 def dataset_from_flag(dataset: str) -> str:
@@ -145,19 +197,21 @@ def seeds_from_flag(text: str) -> list[int]:
 
 def model_overrides(text: str) -> dict[str, str]:
     """``VAE:likelihood=gaussian`` as {"model": "VAE", "likelihood": "gaussian"}; raises PlanError."""
-    model, _, rest = text.partition(":")
+    outside = OUTSIDE.match(text)
+    model = outside[0] if outside else text.partition(":")[0]
+    rest = text[len(model) :].removeprefix(":")
     overrides = {"model": model}
     for pair in filter(None, rest.split(",")):
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
-        if not equals or name in AXES or name not in TrialConfig.__dataclass_fields__:
+        if not equals or name in TrialConfig.names("axis") or name not in all_fields():
             raise PlanError(
                 f"--models {text}: after the colon come fields of a trial config, such as likelihood=gaussian-learned; "
                 f"got {pair!r}"
             )
-        if name in MODELS_WITH and model in MODEL_NAMES and model not in MODELS_WITH[name]:
+        if model in FAMILIES and name not in FAMILIES[model].config.__dataclass_fields__:
             raise PlanError(
-                f"--models {text}: {model} has no {name}, which is a field of {', '.join(MODELS_WITH[name])}"
+                f"--models {text}: {model} has no {name}, which is a field of {', '.join(models_with(name))}"
             )
         overrides[name] = value.strip()
     return overrides
@@ -165,10 +219,9 @@ def model_overrides(text: str) -> dict[str, str]:
 
 def flagged(message: str) -> str:
     """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
-    plural = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}
-    for f in fields(TrialConfig):
-        if message.startswith(f"{f.name} "):
-            return f"--{plural.get(f.name, f.name.replace('_', '-'))}{message[len(f.name) :]}"
+    for name in all_fields():
+        if message.startswith(f"{name} "):
+            return f"--{PLURAL.get(name, name.replace('_', '-'))}{message[len(name) :]}"
     return message
 
 
@@ -180,18 +233,22 @@ def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: st
     """
     old = expand(stored)
     line = {c.variant: c for c in old}
-    used = {field: {getattr(c, field) for c in old} for field in old[0].to_dict()}
+    used: dict[str, set[Any]] = {}
+    for config in old:
+        for name_of_field, value in config.to_dict().items():
+            used.setdefault(name_of_field, set()).add(value)
     for config in asked:
         mate = line.get(config.variant)
         reference = mate or old[0]
-        skip = {*AXES, "setting", *({} if mate else MODELLING_CHOICES)}
+        skip = {*config.names("axis", "label"), *(() if mate else config.names("choice"))}
         if config.setting and not mate:  # a new line that says in its name that its settings are others
-            skip |= set(reference.to_dict()) - {*SAME_IN_A_SWEEP, "epochs"}
+            skip |= {*config.names()} - {*config.names("data"), "epochs"}
+        there = {field: {value} for field, value in mate.to_dict().items()} if mate else used
         differences = [
-            f"{field} is {getattr(reference, field)} there and {value} here"
+            f"{field} is {getattr(reference, field, None)} there and {value} here"
             for field, value in config.to_dict().items()
-            # A new line takes each of its settings from some line that is there.
-            if field not in skip and value not in ({getattr(mate, field)} if mate else used[field])
+            # A new line takes each of its settings from some line that is there, and those that no line has as it likes.
+            if field not in skip and value not in there.get(field, {value})
         ]
         if differences:
             raise PlanError(
@@ -240,19 +297,11 @@ class Devices:
         return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time{few}"
 
 
-def n_weights(config: TrialConfig, n_pixels: int) -> int:
-    """About how many weights a dense encoder and decoder have together."""
-    widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
-    return 2 * sum(a * b for a, b in itertools.pairwise(widths))
-
-
 def relative_cost(config: TrialConfig, n_pixels: int) -> float:
-    """A run's arithmetic up to a common factor: multiplications per image, FisherNet's d tangents included."""
-    if config.model == "CVAE":
-        return config.epochs * 6 * 13_000 * n_pixels  # 10 million multiplications at 784 pixels
-    weights = n_weights(config, n_pixels)
-    tangents = config.latent_dim * weights / 2 if config.model == "FisherNet" else 0
-    return config.epochs * (3 * weights + tangents)
+    """A run's arithmetic up to a common factor: multiplications per image, d tangents through the decoder included."""
+    products = NETWORKS[config.network].n_products(config, n_pixels)
+    tangents = config.latent_dim * products / 2 if family(config.model).tangents else 0
+    return config.epochs * (3 * products + tangents)
 
 
 def make_cohorts(
@@ -267,9 +316,8 @@ def make_cohorts(
     cohorts: list[list[TrialConfig]] = []
     for group in stackable(configs):
         if cohort_size == "auto":
-            stacks = devices.gpus or (
-                group[0].model != "CVAE" and n_weights(group[0], n_pixels) <= STACKED_WEIGHTS_ON_CPU
-            )
+            network = NETWORKS[group[0].network]
+            stacks = devices.gpus or network.n_products(group[0], n_pixels) <= network.stacked_below
             n = min(len(group), devices.slots) if stacks else len(group)
             cohorts += [group[i::n] for i in range(n)]
         else:

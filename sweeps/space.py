@@ -2,11 +2,12 @@
 
 import itertools
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from fishernet.config import TrialConfig, matters
+from fishernet.config import VARIABLE_ROLES, TrialConfig
+from fishernet.families import all_fields, family, matters, trial_config, typed_value
 from fishernet.plan import PlanError
 
 Value = int | float | str
@@ -17,29 +18,30 @@ SAMPLERS = {
     "nsga-ii": "genetic, for MSE and KL divergence at once",
 }
 MULTI_OBJECTIVE = ("nsga-ii",)
-# Fields a search cannot vary: they say which study it is, what it is scored on, and how often.
-NOT_SEARCHED = ("model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every",
-                "setting")  # fmt: skip
-FIXABLE = tuple(name for name in TrialConfig.__dataclass_fields__ if name not in NOT_SEARCHED)
-# How things are computed is no matter of quality; and --sampler is Optuna's here.
-SEARCHED = tuple(name for name in FIXABLE if name not in ("sampler", "cg_tolerance", "cg_iterations", "precision"))
-# Fields that other fields depend on come first, so that what does not apply is never asked for.
-CONDITIONS = ("likelihood", "noise", "objective", "decoder_output")
 
-COMMON = {"learning_rate": "1e-5..1e-2:log", "batch_size": "32,64,128,256", "weight_decay": "1e-6..1e-1:log"}
-DENSE = {"hidden_width": "128,256,448", "hidden_layers": "1..4"}
-NOISE = {"noise_start": "-6..0", "noise_learning_rate": "1e-4..1e-1:log"}
-ACTIVATION = {"activation": "relu,elu,silu,tanh"}
-VAE_LIKELIHOOD = {"likelihood": "bernoulli,gaussian-learned"}
-# kl_weight is varied by default only where the KL divergence is scored as well: by the MSE alone it would go to its lower
-# end, where a VAE is a plain autoencoder.
-DEFAULT_SPACES: dict[str, dict[str, str]] = {
-    "FisherNet": {**COMMON, **DENSE, **ACTIVATION, **NOISE},
-    "VAE": {**COMMON, **DENSE, **ACTIVATION, **VAE_LIKELIHOOD, **NOISE},
-    "CVAE": {**COMMON, **ACTIVATION, **VAE_LIKELIHOOD, **NOISE},
-    "AE": {**COMMON, **DENSE, **ACTIVATION},
-}
-KL_WEIGHT = {"kl_weight": "1e-2..10:log"}
+
+def fixable() -> tuple[str, ...]:
+    """The fields that --fix may name: not those that say which study it is, what it is scored on, and how often."""
+    return tuple(n for n, f in all_fields().items() if f.metadata["role"] in (*VARIABLE_ROLES, "computing"))
+
+
+def searched() -> tuple[str, ...]:
+    """The fields that a search may vary, words first: others may depend on them, and what does not apply is never asked for.
+
+    How things are computed is no matter of quality; and --sampler is Optuna's here.
+    """
+    names = [name for name, f in all_fields().items() if f.metadata["search"] is not None]
+    return tuple(sorted(names, key=lambda name: not isinstance(all_fields()[name].default, str)))
+
+
+def default_space(model: str, scored: Collection[str] = ()) -> dict[str, str]:
+    """The ranges that a search of the model varies by default; ``scored`` is what it scores beside the MSE, such as kl."""
+    own = family(model).config.__dataclass_fields__
+    return {
+        name: own[name].metadata["search"]
+        for name in searched()
+        if name in own and own[name].metadata["search"] and own[name].metadata["search_with"] in ("", *scored)
+    }
 
 
 @dataclass(frozen=True)
@@ -71,12 +73,12 @@ Domain = Range | Choices
 def parse_domain(name: str, text: str) -> Domain:
     """``1e-5..1e-2:log``, ``64..512:step=64``, ``relu,elu`` or one value for a field; raises PlanError with a sentence."""
     flag = f"--{name.replace('_', '-')}"
-    meaning = TrialConfig.__dataclass_fields__[name].metadata["meaning"]
+    meaning = all_fields()[name].metadata["meaning"]
     takes = f"{flag} ({meaning}) takes a range such as 2..8, 1e-5..1e-2:log or 64..512:step=64, or values such as 32,64"
 
     def typed(value: str) -> Any:
         try:
-            return TrialConfig.typed(name, value.strip())
+            return typed_value(name, value.strip())
         except ValueError as error:
             raise PlanError(f"{flag}{str(error).removeprefix(name)}") from None
 
@@ -89,7 +91,7 @@ def parse_domain(name: str, text: str) -> Domain:
             raise PlanError(f"{flag} lists a value twice: {text!r}")
         return Choices(values)
     ends, _, scale = text.partition(":")
-    if isinstance(TrialConfig.__dataclass_fields__[name].default, str):
+    if isinstance(all_fields()[name].default, str):
         raise PlanError(f"{flag} ({meaning}) takes words, so they are listed, such as a,b; got the range {text!r}")
     low, high = map(typed, ends.split("..", 1))
     if not low < high:
@@ -127,7 +129,7 @@ class StudyPlan:
 
     def config(self, params: Mapping[str, Any], number: int, seed: int) -> TrialConfig:
         """Trial ``number``'s config; its setting is named by the number, so that no two trials share a run."""
-        return TrialConfig.from_dict(
+        return trial_config(
             {**self.base.to_dict(), **params, "seed": seed, "setting": trial_setting(self.base, number)}
         )
 
@@ -137,7 +139,7 @@ class StudyPlan:
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> "StudyPlan":
         space = tuple((name, parse_domain(name, text)) for name, text in content["space"].items())
-        return cls(TrialConfig.from_dict(content["base"]), space)
+        return cls(trial_config(content["base"]), space)
 
 
 def trial_setting(base: TrialConfig, number: int) -> str:
@@ -250,20 +252,20 @@ def make_study(
 
     ``base`` holds the fields that no flag of the space touches. A domain of one value is fixed.
     """
-    texts = DEFAULT_SPACES[model] | (KL_WEIGHT if kl_scored else {})
+    texts = default_space(model, ["kl"] if kl_scored else [])
     space: dict[str, Domain] = {name: parse_domain(name, text) for name, text in texts.items()} | dict(domains)
     singles = {name: d.values[0] for name, d in space.items() if isinstance(d, Choices) and len(d.values) == 1}
     values = {**base, **singles, **fixed, "model": model}
-    order = ("latent_dim", *CONDITIONS, *SEARCHED)
+    order = ("latent_dim", *searched())
     space = {name: space[name] for name in dict.fromkeys(order) if name in space and name not in {**singles, **fixed}}
     try:
-        usual = {**TrialConfig(model=model).to_dict(), **values}
-        possible = [TrialConfig.from_dict(config) for config in _conditions(usual, space)]
+        usual = {**trial_config(model=model).to_dict(), **values}
+        possible = [trial_config(config) for config in _conditions(usual, space)]
     except (KeyError, ValueError) as error:
         raise PlanError(str(error.args[0])) from None
     space = {name: domain for name, domain in space.items() if any(matters(name, c.to_dict()) for c in possible)}
     try:
-        config = TrialConfig.from_dict(usual)
+        config = trial_config(usual)
     except ValueError:  # the model's usual choice does not go with what is fixed, but every listed one does
         config = possible[0]
     if not space:
@@ -272,8 +274,8 @@ def make_study(
 
 
 def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
-    """Every combination of the listed choices that other fields depend on."""
-    lists = {name: d.values for name, d in space.items() if name in CONDITIONS and isinstance(d, Choices)}
+    """Every combination of the listed words, on which other fields may depend."""
+    lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
     for combination in itertools.product(*lists.values()):
         values = dict(usual)
         for name, value in zip(lists, combination, strict=True):
@@ -295,7 +297,7 @@ def grid_size(space: Sequence[tuple[str, Domain]]) -> float:
 def _n_values(name: str, domain: Domain) -> float:
     if isinstance(domain, Choices):
         return len(domain.values)
-    if isinstance(TrialConfig.__dataclass_fields__[name].default, int):
+    if isinstance(all_fields()[name].default, int):
         return int(domain.high - domain.low) // int(domain.step or 1) + 1
     return int((domain.high - domain.low) / domain.step + 1e-9) + 1 if domain.step else math.inf
 
@@ -314,4 +316,4 @@ def middle(name: str, domain: Domain) -> Value:
     if isinstance(domain, Choices):
         return domain.values[len(domain.values) // 2]
     value = math.sqrt(domain.low * domain.high) if domain.log else (domain.low + domain.high) / 2
-    return round(value) if isinstance(TrialConfig.__dataclass_fields__[name].default, int) else value
+    return round(value) if isinstance(all_fields()[name].default, int) else value

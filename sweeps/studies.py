@@ -25,6 +25,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
+from fishernet.families import all_fields
 from fishernet.training import DIVERGED
 from sweeps.launch import Job
 from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
@@ -205,7 +206,7 @@ def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
     if isinstance(domain, Choices):
         value: Value = trial.suggest_categorical(name, domain.values)  # type: ignore[assignment]  # its stub adds None
         return value
-    if isinstance(TrialConfig.__dataclass_fields__[name].default, int):
+    if isinstance(all_fields()[name].default, int):
         step = 1 if domain.step is None else int(domain.step)
         return trial.suggest_int(name, int(domain.low), int(domain.high), log=domain.log, step=step)
     return trial.suggest_float(name, domain.low, domain.high, log=domain.log, step=domain.step)

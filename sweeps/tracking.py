@@ -15,6 +15,7 @@ from types import MappingProxyType
 from typing import Any
 
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.provenance import commit, machine, versions
 from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
 from sweeps.tracking_store import (
@@ -393,7 +394,7 @@ def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:
 def _tracked(run: Any) -> TrackedRun:
     try:
         # A driver that died while it made the run wrote the tag and not the params.
-        config = TrialConfig.from_dict(run.data.params or json.loads(run.data.tags["fishernet.config"]))
+        config = trial_config(run.data.params or json.loads(run.data.tags["fishernet.config"]))
     except (KeyError, ValueError) as error:
         raise TrackingError(
             f"run {run.info.run_name} ({run.info.run_id}) holds no trial config of this version of fishernet "

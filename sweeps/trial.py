@@ -19,12 +19,12 @@ def train_cohort(config: dict[str, Any]) -> None:
     import torch
     from ray import tune
 
-    from fishernet.config import TrialConfig
+    from fishernet.families import trial_config
     from fishernet.splitting import FittedCohort
     from fishernet.state import Pace
 
     job = config["job"]
-    configs = [TrialConfig.from_dict(member) for member in job["members"]]
+    configs = [trial_config(member) for member in job["members"]]
     device = "cuda" if job["gpu"] else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
         raise RuntimeError(
@@ -120,14 +120,14 @@ def find_checkpoints(folder: Path) -> dict[tuple[Any, ...], list[str]]:
 
     from safetensors import SafetensorError, safe_open
 
-    from fishernet.config import TrialConfig
+    from fishernet.families import trial_config
 
     found: dict[tuple[Any, ...], list[tuple[int, str]]] = {}
     for path in folder.glob(f"*/*/checkpoint_*/{STATE_FILE}"):
         try:
             with safe_open(path, framework="numpy") as file:
                 state = json.loads(file.metadata()["state"])
-            members = tuple(TrialConfig.from_dict(c) for c in state["configs"])
+            members = tuple(trial_config(c) for c in state["configs"])
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             print(f"{path} is not a readable checkpoint ({error}); the one before it is used, or its runs start again")
             continue

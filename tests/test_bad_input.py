@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 # The numbers of generated inputs are for one round; the long rounds draw others besides.
 ROUNDS = [1, pytest.param(8, marks=pytest.mark.long)]
@@ -138,7 +139,7 @@ def _no_network(*args):
 
 
 RECORD = {
-    "config": TrialConfig(**TINY).to_dict(), "status": "finished", "reason": None,
+    "config": trial_config(**TINY).to_dict(), "status": "finished", "reason": None,
     "epochs": [{"epoch": 1, "time": 1e9, "metrics": {"test/mse": 0.5}}],
 }  # fmt: skip
 PLAN = {

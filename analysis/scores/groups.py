@@ -20,7 +20,8 @@ from analysis.scores.features import Classifier, Extractor, Inception, real_feat
 from analysis.scores.sampling import find, fit_and_draw
 from analysis.scores.tasks import Job, Scored, run_jobs
 from analysis.stored import Array, StoredSweep, decode, posterior_means
-from fishernet.models import Autoencoder
+from fishernet.families import family
+from fishernet.models.base import Autoencoder
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
@@ -34,11 +35,11 @@ Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
 def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
-    """Those of the sets of images that this run can be asked for: AE has no prior, mkde has few dimensions."""
+    """Those of the sets of images that this run can be asked for: not every model has a prior, mkde has few dimensions."""
     return [
         name
         for name in asked
-        if not (name == "prior" and run["model"] == "AE")
+        if not (name == "prior" and not family(run["model"]).prior)
         and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
     ]
 
@@ -117,7 +118,7 @@ def ensure_ellipses(stored: StoredSweep, *, gpus: int = 0) -> list[str]:
     jobs = [
         Job(run, "ellipses", score_ellipses, partial(lambda run: (stored.model(run),), run))
         for run in _rows(stored.runs)
-        if run["latent_dim"] == 2 and run["model"] != "AE" and "ellipses" not in run["scores"]
+        if run["latent_dim"] == 2 and family(run["model"]).posterior and "ellipses" not in run["scores"]
     ]
     return run_jobs(stored, jobs, gpus=gpus, shared=[stored.images.test] if jobs else [])
 

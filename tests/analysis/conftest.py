@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.plan import compact
 
 EPOCHS = 4
@@ -94,7 +95,7 @@ class Store:
 
 def cells(models: Iterable[str], dims: Iterable[int], seeds: Iterable[int] = SEEDS) -> list[TrialConfig]:
     dims, seeds = tuple(dims), tuple(seeds)
-    return [TrialConfig(model=m, latent_dim=d, seed=s, epochs=EPOCHS) for m in models for d in dims for s in seeds]
+    return [trial_config(model=m, latent_dim=d, seed=s, epochs=EPOCHS) for m in models for d in dims for s in seeds]
 
 
 def listed(*configs: TrialConfig) -> dict[str, Any]:
@@ -111,10 +112,10 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     finished = cells(("VAE", "AE", "FisherNet"), DIMS)
     never, running, failed, killed = (
-        TrialConfig(model="FisherNet", latent_dim=20, seed=0, epochs=EPOCHS),
-        TrialConfig(model="FisherNet", latent_dim=20, seed=1, epochs=EPOCHS),
-        TrialConfig(model="VAE", latent_dim=20, seed=0, epochs=EPOCHS),
-        TrialConfig(model="AE", latent_dim=20, seed=1, epochs=EPOCHS),
+        trial_config(model="FisherNet", latent_dim=20, seed=0, epochs=EPOCHS),
+        trial_config(model="FisherNet", latent_dim=20, seed=1, epochs=EPOCHS),
+        trial_config(model="VAE", latent_dim=20, seed=0, epochs=EPOCHS),
+        trial_config(model="AE", latent_dim=20, seed=1, epochs=EPOCHS),
     )
     # Full configs of 22 runs are longer than one tag may be.
     curves = store.sweep("curves", listed(*finished, never, running, failed, killed), start=2000, tag_length=5000)
@@ -129,13 +130,13 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     store.trial(unfinished, alone, status="FAILED", epochs=1)
 
     plain, twin = cells(["VAE"], [2])
-    learned = TrialConfig(model="VAE", likelihood="gaussian-learned", latent_dim=2, epochs=EPOCHS)
+    learned = trial_config(model="VAE", likelihood="gaussian-learned", latent_dim=2, epochs=EPOCHS)
     fast = [
-        TrialConfig(model="CVAE", latent_dim=2, seed=s, learning_rate=r, epochs=EPOCHS)
+        trial_config(model="CVAE", latent_dim=2, seed=s, learning_rate=r, epochs=EPOCHS)
         for r in (1e-4, 1e-3)
         for s in SEEDS
     ]
-    unbounded = TrialConfig(model="AE", latent_dim=2, epochs=EPOCHS)
+    unbounded = trial_config(model="AE", latent_dim=2, epochs=EPOCHS)
     odd = store.sweep("odd", listed(plain, twin, learned, *fast, unbounded), start=3000)
     kept = store.trial(odd, plain, curve=lambda c, e: 2 * mse(c, e))
     store.trial(odd, plain, status="FAILED", epochs=EPOCHS, curve=lambda c, e: 3 * mse(c, e))
@@ -194,7 +195,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
         {"model": "AE"},
     ]
     plan = [
-        TrialConfig(**model, **settings, latent_dim=d, seed=s).to_dict()
+        trial_config(**model, **settings, latent_dim=d, seed=s).to_dict()
         for model in models
         for d in TRAINED_DIMS
         for s in SEEDS

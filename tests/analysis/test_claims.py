@@ -12,7 +12,7 @@ from scipy import stats
 from analysis import claims, paper
 from analysis.claims import ABOVE, BELOW, CLAIMS, Evidence, Part, compare, conclude, difference
 from analysis.frame import load_epochs
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 DIMS = (2, 3, 5, 10, 15, 20)
 EPOCHS = 50
@@ -404,7 +404,7 @@ def test_a_weighted_kl_divergence_is_no_clash_of_settings():
 
 def test_settings_other_than_the_defaults_are_listed_with_their_models():
     def run_of(model, **settings):
-        return TrialConfig(model=model, **settings).to_dict() | {"variant": model}
+        return trial_config(model=model, **settings).to_dict() | {"variant": model}
 
     usual = [run_of(model, seed=seed, latent_dim=5) for model in ("FisherNet", "VAE", "CVAE") for seed in (0, 1)]
     assert claims.remarks(Evidence(pd.DataFrame(usual), pd.DataFrame())) == []

@@ -11,6 +11,7 @@ import pytest
 
 from analysis import frame
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from tests.analysis.conftest import Store, listed
 
 
@@ -21,7 +22,7 @@ def test_columns_return_from_mlflow_in_the_types_of_trial_config(runs):
 
 
 def test_every_run_is_a_row_that_gives_its_trial_config_back(store, runs):
-    found = {TrialConfig.from_dict(row) for row in runs[[*frame.CONFIG_FIELDS]].to_dict("records")}
+    found = set(runs["config"])
     assert found == {*store.finished, store.running, store.failed, store.killed}
     assert len(runs) == len(found)
     assert runs["run_id"].is_unique
@@ -31,7 +32,7 @@ def test_the_last_value_of_every_metric_is_a_column(store, runs):
     done = runs[runs["status"] == "FINISHED"]
     assert len(done) == len(store.finished)
     for row in done.to_dict("records"):
-        expected = store.mse(TrialConfig(**{name: row[name] for name in frame.CONFIG_FIELDS}))
+        expected = store.mse(row["config"])
         # MLflow keeps float64, so nothing is rounded.
         assert row["test/mse"] == expected
         assert row["test/mse_sample"] == 2 * expected
@@ -54,7 +55,7 @@ def test_summary_is_mean_and_sample_deviation_over_seeds(store, runs):
     assert len(means) == 9
     for row in means.itertuples():
         # Two seeds a step apart: the sample deviation is step/sqrt(2); divided by n it would be step/2.
-        base = store.mse(TrialConfig(model=row.model, latent_dim=row.latent_dim, epochs=store.epochs))
+        base = store.mse(trial_config(model=row.model, latent_dim=row.latent_dim, epochs=store.epochs))
         assert row.n_seeds == 2
         assert row.mean == pytest.approx(base + store.seed_step / 2, rel=1e-12)
         assert row.sd == pytest.approx(store.seed_step / math.sqrt(2), rel=1e-9)
@@ -90,7 +91,7 @@ def test_of_several_runs_of_one_config_the_finished_one_counts(store):
     repeated = runs[runs["n_runs"] > 1]
     assert repeated["run_id"].tolist() == [store.kept]
     assert repeated["n_runs"].tolist() == [2]
-    assert repeated["test/mse"].tolist() == [2 * store.mse(TrialConfig(model="VAE", epochs=store.epochs))]
+    assert repeated["test/mse"].tolist() == [2 * store.mse(trial_config(model="VAE", epochs=store.epochs))]
 
 
 def test_a_run_whose_parameters_never_arrived_is_known_by_its_tag(store):
@@ -110,10 +111,10 @@ def test_epochs_are_the_histories_that_were_recorded(store, curves, runs):
     done = frame.usable(runs)
     epochs = frame.load_epochs(curves, done, ["test/mse", "train/loss"])
     assert len(epochs) == len(done) * store.epochs * 2
-    assert {*frame.CONFIG_FIELDS, "run_id", "variant", "epoch", "metric", "value"} == set(epochs.columns)
+    assert {*frame.config_columns(runs), "run_id", "variant", "epoch", "metric", "value"} == set(epochs.columns)
     factor = {"test/mse": 1, "train/loss": 1000}
     for row in epochs.itertuples():
-        config = TrialConfig(model=row.model, latent_dim=row.latent_dim, seed=row.seed, epochs=row.epochs)
+        config = trial_config(model=row.model, latent_dim=row.latent_dim, seed=row.seed, epochs=row.epochs)
         assert row.value == factor[row.metric] * store.mse(config, row.epoch)
 
 
@@ -127,9 +128,7 @@ def test_an_epoch_that_was_recorded_twice_counts_once_with_the_later_record(stor
 
 def test_missing_cells_are_the_planned_ones_that_have_not_finished(store, curves, runs):
     missing = frame.missing_cells(curves, runs)
-    states = {
-        TrialConfig(**{n: row[n] for n in frame.CONFIG_FIELDS}): row["state"] for row in missing.to_dict("records")
-    }
+    states = {row["config"]: row["state"] for row in missing.to_dict("records")}
     assert states == {
         store.never: "never started",
         store.running: "running at epoch 2 of 4",
@@ -211,7 +210,7 @@ def test_a_password_is_not_repeated():
 def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(curves):
     runs = frame.load_runs(dataclasses.replace(curves, parent_run_id="none"))
     assert runs.empty
-    assert {*frame.CONFIG_FIELDS, "variant", "status", "n_epochs"} <= set(runs.columns)
+    assert {*TrialConfig.names(), "config", "variant", "status", "n_epochs"} <= set(runs.columns)
     assert set(frame.missing_cells(curves, runs)["state"]) == {"never started"}
     assert frame.summary(runs).empty
 
@@ -227,14 +226,14 @@ def test_the_default_store_is_the_variable_or_the_file_below_this_folder(tmp_pat
 def test_a_plan_of_another_version_is_said(curves):
     stranger = frame.Sweep("old", "1", "2", {"configs": [{"latent_dims": 2}]}, {}, curves.uri)
     with pytest.raises(frame.AnalysisError, match=r"plan of sweep old.*latent_dims"):
-        frame.missing_cells(stranger, pd.DataFrame(columns=[*frame.CONFIG_FIELDS]))
+        frame.missing_cells(stranger, pd.DataFrame(columns=["config"]))
 
 
 def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path):
     store = Store(tmp_path)
     rates = {2: (1e-3, 1e-3), 5: (3e-3, 3e-3), 10: (1e-3, 2e-3)}  # of seeds 0 and 1
     configs = [
-        TrialConfig(model="VAE", latent_dim=d, seed=seed, learning_rate=rate, setting="tuned", epochs=1)
+        trial_config(model="VAE", latent_dim=d, seed=seed, learning_rate=rate, setting="tuned", epochs=1)
         for d, of_seeds in rates.items()
         for seed, rate in enumerate(of_seeds)
     ]

@@ -11,7 +11,7 @@ from analysis.frame import AnalysisError
 from analysis.scores import groups, tasks
 from analysis.scores.clusters import cluster
 from analysis.stored import StoredSweep
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 LABELS = list(range(3, 121, 3))
 
@@ -29,7 +29,7 @@ def sweep(tmp_path_factory):
         folder / "own.npz", train=images[:240], test=images[240:], train_labels=labels[:240], test_labels=labels[240:]
     )
     plan = [
-        TrialConfig(model=model, latent_dim=2, dataset=str(folder / "own.npz"), epochs=1, hidden_width=8).to_dict()
+        trial_config(model=model, latent_dim=2, dataset=str(folder / "own.npz"), epochs=1, hidden_width=8).to_dict()
         for model in ("FisherNet", "VAE")
     ]
     (folder / "plan.json").write_text(json.dumps(plan))

@@ -20,8 +20,8 @@ from analysis.frame import AnalysisError
 from analysis.latent_space import ellipse_axes, ellipse_statistics, sigma_points
 from analysis.scores import densities
 from analysis.stored import StoredSweep, decode, posterior_covariances
-from fishernet.config import TrialConfig
-from fishernet.models import FisherNet
+from fishernet.families import trial_config
+from fishernet.models.fishernet import FisherNet
 from tests.analysis.conftest import TRAINED_VARIANTS
 
 REPOSITORY = Path(latent_space.__file__).parents[1]
@@ -65,7 +65,7 @@ def the(kind, axes):
 
 def test_the_ellipses_of_a_linear_decoder_are_those_of_its_known_precision():
     """f = W z + b with unit noise: M = W^T W + 1, semi-axes 1/sqrt(eigenvalues of M), directions its eigenvectors."""
-    config = TrialConfig(latent_dim=2, hidden_layers=0, decoder_output="linear", likelihood="gaussian")
+    config = trial_config(latent_dim=2, hidden_layers=0, decoder_output="linear", likelihood="gaussian")
     model = FisherNet([config], (1, 3, 4), 100)
     weight = torch.tensor(np.random.default_rng(0).normal(size=(12, 2)) * [3.0, 0.5], dtype=torch.float32)
     model.decoder.layers[0].weight.data = weight.T[None]

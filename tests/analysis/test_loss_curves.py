@@ -15,8 +15,8 @@ from matplotlib.colors import to_hex
 from analysis import frame, loss_curves, style
 from analysis.exhibits import Absent, Picture
 from analysis.stored import StoredSweep
-from fishernet.config import TrialConfig
-from fishernet.models import MODELS
+from fishernet.families import trial_config
+from fishernet.models.fishernet import FisherNet
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
 
 REPOSITORY = Path(loss_curves.__file__).parents[1]
@@ -55,8 +55,8 @@ def test_the_left_axis_has_the_mean_loss_and_the_right_axis_the_mean_mse(fisher_
 
 def test_the_mse_has_the_colour_of_its_variant_and_the_loss_that_of_no_model(fisher_runs):
     left, right = loss_curves.plot_loss_and_mse(fisher_runs, "FisherNet").axes
-    assert to_hex(right.lines[0].get_color()).upper() == style.COLOURS["FisherNet"]
-    assert to_hex(left.lines[0].get_color()).upper() not in style.COLOURS.values()
+    assert to_hex(right.lines[0].get_color()).upper() == style.colour("FisherNet")
+    assert to_hex(left.lines[0].get_color()).upper() not in style.PALETTE
     for axes in (left, right):  # an axis is found by the colour of its line
         assert axes.yaxis.label.get_color() == axes.lines[0].get_color()
     patterns = [str(axes.lines[0]._unscaled_dash_pattern) for axes in (left, right)]
@@ -102,9 +102,9 @@ def test_a_bernoulli_fishernet_is_not_said_to_have_noise(fisher_runs):
 @pytest.mark.parametrize("objective", ["eq25", "eq24"])
 def test_a_weighted_loss_is_said_to_be_what_the_model_computes(fisher_runs, objective):
     """(beta |z*|^2 + xi^2/p + k xi + |x - f|^2 exp(-xi))/2, with eq24 also beta ln|M|/2: the terms of the model's own loss."""
-    config = TrialConfig(latent_dim=3, hidden_width=8, noise_start=-2.0, objective=objective, kl_weight=4.0)
-    model = MODELS["FisherNet"]([config], (1, 4, 4), n_train=100).double()
-    noise = [torch.randn(1, 5, n, dtype=torch.float64) for n in model.noise_widths(3)]
+    config = trial_config(latent_dim=3, hidden_width=8, noise_start=-2.0, objective=objective, kl_weight=4.0)
+    model = FisherNet([config], (1, 4, 4), n_train=100).double()
+    noise = {name: torch.randn(1, 5, own.width, dtype=torch.float64) for name, own in model.noise(3).items()}
     loss, terms = model(torch.rand(1, 5, 16, dtype=torch.float64), noise)[:2]
     formula = (
         4 * terms["half_squared_z"] + terms["noise_prior"] + terms["half_log_noise"] + terms["half_weighted_error"]

@@ -67,7 +67,7 @@ def test_pca_is_the_grey_line_of_the_parent_run_at_the_dimensions_drawn(figure_2
     pca = lines(figure_2)["PCA, $d$ components"]
     assert list(pca.get_xdata()) == [2, 5, 10]
     assert list(pca.get_ydata()) == [store.pca[d] for d in (2, 5, 10)]
-    assert to_hex(pca.get_color()).upper() == style.COLOURS["PCA"]
+    assert to_hex(pca.get_color()).upper() == style.PCA_COLOUR
 
 
 def test_a_pca_far_above_every_model_does_not_flatten_them(runs):
@@ -128,14 +128,14 @@ def test_more_dimensions_than_line_styles_are_refused(epochs):
 
 
 def test_every_model_has_a_colour_of_its_own_and_its_variants_shades_of_it():
-    assert len({colour.lower() for colour in style.COLOURS.values()}) == len(style.COLOURS)
+    assert len({*style.PALETTE, style.PCA_COLOUR}) == len(style.PALETTE) + 1 == len({*style.MARKERS}) + 1
     names = ["VAE", "VAE gaussian", "VAE gaussian-learned", "CVAE", "AE", "FisherNet"]
     means = pd.DataFrame({"variant": names, "model": [name.split()[0] for name in names]})
     looks = {variant: look for variant, look, _ in style.by_variant(means)}
     assert len({look["color"] for look in looks.values()}) == len(names)
     assert len({str(looks[name]["linestyle"]) for name in names[:3]}) == 3
     for name in ("VAE", "CVAE", "AE", "FisherNet"):
-        assert looks[name]["color"].upper() == style.COLOURS[name]
+        assert looks[name]["color"].upper() == style.colour(name)
 
 
 def test_an_autoencoder_is_labelled_as_drawing_no_sample(figure_2):

@@ -16,6 +16,7 @@ from analysis import exhibits, frame, report, search
 from analysis.frame import AnalysisError
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.plan import compact
 from tests.analysis.conftest import Store
 
@@ -74,7 +75,7 @@ def searched(tmp_path_factory):
     for trial in range(8):
         for seed, shift in ((0, -0.001), (1, 0.001)):
             rate, activation = RATES[trial // 2], ("relu", "elu")[trial % 2]
-            config = TrialConfig(
+            config = trial_config(
                 model="VAE", learning_rate=rate, activation=activation, seed=seed, setting=f"t{trial:03d}", epochs=9
             )
             tags = {"fishernet.search.study": "VAE-d02", "fishernet.search.trial": str(trial)}
@@ -92,7 +93,7 @@ def searched(tmp_path_factory):
         ("VAE", ""): (0.030, 0.031, 0.032), ("VAE", "tuned"): (0.0101, 0.0119, 0.0141),
     }  # fmt: skip
     configs = {
-        (model, setting, seed): TrialConfig(
+        (model, setting, seed): trial_config(
             model=model, seed=seed, setting=setting, epochs=9, learning_rate=1e-3 if setting else 1e-4
         )
         for model, setting in errors
@@ -251,9 +252,9 @@ def tuned_at_two_dims(tmp_path_factory):
     choices = {"FisherNet": {"noise": "closed-form", "objective": "eq24"}, "VAE": {}}
     rates = {"": {2: 1e-4, 5: 1e-4}, "tuned": {2: 1e-3, 5: 3e-3}}
     configs = [
-        TrialConfig(
+        trial_config(
             model=model, latent_dim=d, seed=seed, epochs=2, learning_rate=rate, **of_model,
-            setting=setting and "-".join([*TrialConfig(model=model, **of_model).variant.split()[1:], setting]),
+            setting=setting and "-".join([*trial_config(model=model, **of_model).variant.split()[1:], setting]),
         )
         for model, of_model in choices.items() for setting, of_dim in rates.items() for d, rate in of_dim.items()
         for seed in (5, 6, 7)

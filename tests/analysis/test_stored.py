@@ -18,7 +18,7 @@ from analysis.stored import (
     posterior_covariances,
     posterior_means,
 )
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
 
 
@@ -67,18 +67,18 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
 @pytest.mark.parametrize(
     "config",
     [
-        TrialConfig(),
-        TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form"),
-        TrialConfig(objective="eq24", decoder_output="linear"),
-        TrialConfig(sampler="cg"),
-        TrialConfig(model="VAE", kl_weight=4.0),
-        TrialConfig(objective="eq24", kl_weight=0.5),
+        trial_config(),
+        trial_config(model="VAE", likelihood="gaussian-learned", noise="closed-form"),
+        trial_config(objective="eq24", decoder_output="linear"),
+        trial_config(sampler="cg"),
+        trial_config(model="VAE", kl_weight=4.0),
+        trial_config(objective="eq24", kl_weight=0.5),
     ],
 )
 def test_a_variant_as_a_flag_makes_the_same_variant(config):
     from sweeps.planning import model_overrides
 
-    assert TrialConfig.from_dict(model_overrides(model_flag(config.variant))).variant == config.variant
+    assert trial_config(model_overrides(model_flag(config.variant))).variant == config.variant
 
 
 def test_a_setting_that_looks_like_a_field_is_left_to_a_plan_file():
@@ -90,10 +90,10 @@ def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
     run = trained.pick("VAE", TRAINED_DIMS[0])
     path = trained.artifact(run, "weights.safetensors")
     with pytest.raises(AnalysisError, match=r"The weights of VAE-d03-s0, weights.safetensors, cannot be used"):
-        load_weights(path, TrialConfig(model="VAE", latent_dim=3, hidden_width=16))
+        load_weights(path, trial_config(model="VAE", latent_dim=3, hidden_width=16))
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
     with pytest.raises(AnalysisError, match=r"cut.safetensors, cannot be used"):
-        load_weights(tmp_path / "cut.safetensors", TrialConfig(model="VAE"))
+        load_weights(tmp_path / "cut.safetensors", trial_config(model="VAE"))
 
 
 def test_a_flipped_bit_of_weights_or_latents_is_a_sentence_and_never_another_model(trained, tmp_path):

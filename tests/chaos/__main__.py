@@ -492,13 +492,15 @@ def load_damaged(place: Place, n: int) -> None:
     from analysis.frame import AnalysisError
     from analysis.stored import load_weights
     from fishernet.cohort import Cohort
-    from fishernet.config import TrialConfig
     from fishernet.data import load_data
+    from fishernet.families import trial_config
     from fishernet.records import write_records
     from fishernet.state import CheckpointError, CohortState
     from fishernet.training import train
 
-    config = TrialConfig(model="VAE", latent_dim=2, seed=0, dataset="digits", epochs=2, hidden_width=8, hidden_layers=1)
+    config = trial_config(
+        model="VAE", latent_dim=2, seed=0, dataset="digits", epochs=2, hidden_width=8, hidden_layers=1
+    )
     data = load_data("digits")
     cohort = Cohort([config], data.image_shape, len(data.train))
     for _ in train(cohort, data):

@@ -7,12 +7,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, TrialConfig
+from fishernet.config import TrialConfig
+from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, check_plan, compact, expand, format_numbers, parse_numbers, read_plan, stackable
 
 
 def test_the_defaults_are_table_a1():
-    config = TrialConfig()
+    config = trial_config()
     assert (config.hidden_width, config.hidden_layers, config.batch_size) == (448, 3, 64)
     assert (config.learning_rate, config.epochs, config.objective, config.noise_start) == (1e-4, 100, "eq25", 0.0)
 
@@ -39,23 +40,25 @@ def test_the_defaults_are_table_a1():
 )
 def test_an_impossible_value_is_refused_in_a_sentence(values, parts):
     with pytest.raises(ValueError, match=r".") as error:
-        TrialConfig(**values)
+        trial_config(**values)
     assert all(part in str(error.value) for part in parts), str(error.value)
 
 
 def test_an_unknown_field_is_named_with_the_known_ones():
     with pytest.raises(KeyError, match=r"latent_dims.*latent_dim"):
-        TrialConfig.from_dict({"latent_dims": 3})
+        trial_config({"latent_dims": 3})
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)
-def test_auto_is_resolved_so_that_the_record_is_concrete(model):
-    assert TrialConfig(model=model).likelihood == LIKELIHOOD_OF_MODEL[model] != "auto"
+def test_a_config_of_a_model_has_the_fields_of_its_family_alone(model):
+    own = {f.name for f in fields(family(model).config)}
+    assert set(trial_config(model=model, objective="eq25", kl_weight=1.0).to_dict()) == own
+    assert ("objective" in own) == (model == "FisherNet")
 
 
 def test_types_return_from_text_through_the_dataclass():
-    config = TrialConfig(model="VAE", latent_dim=7, learning_rate=3e-4, likelihood="gaussian")
-    assert TrialConfig.from_dict({k: str(v) for k, v in config.to_dict().items()}) == config
+    config = trial_config(model="VAE", latent_dim=7, learning_rate=3e-4, likelihood="gaussian")
+    assert trial_config({k: str(v) for k, v in config.to_dict().items()}) == config
 
 
 def test_every_field_says_what_it_means():
@@ -63,20 +66,20 @@ def test_every_field_says_what_it_means():
 
 
 def test_a_variant_names_what_sets_it_apart_from_its_paper():
-    assert TrialConfig(model="VAE").variant == "VAE"
-    assert TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form").variant == (
+    assert trial_config(model="VAE").variant == "VAE"
+    assert trial_config(model="VAE", likelihood="gaussian-learned", noise="closed-form").variant == (
         "VAE gaussian-learned closed-form"
     )
-    assert TrialConfig(objective="eq24", latent_dim=12, seed=3).run_name == "FisherNet-eq24-d12-s3"
-    assert TrialConfig(model="VAE", activation="elu", kl_weight=0.5, weight_decay=1.0).variant == "VAE elu beta=0.5"
+    assert trial_config(objective="eq24", latent_dim=12, seed=3).run_name == "FisherNet-eq24-d12-s3"
+    assert trial_config(model="VAE", activation="elu", kl_weight=0.5, weight_decay=1.0).variant == "VAE elu beta=0.5"
 
 
 def test_a_setting_names_a_run_in_place_of_what_sets_it_apart():
-    config = TrialConfig(objective="eq24", kl_weight=0.5, setting="tuned", latent_dim=12)
+    config = trial_config(objective="eq24", kl_weight=0.5, setting="tuned", latent_dim=12)
     assert (config.variant, config.run_name) == ("FisherNet tuned", "FisherNet-tuned-d12-s0")
     for name in ("Tuned", "a b", "a/b", "-a", "x" * 61):
         with pytest.raises(ValueError, match="setting"):
-            TrialConfig(setting=name)
+            trial_config(setting=name)
 
 
 @given(st.sets(st.integers(0, 300), min_size=1))
@@ -92,20 +95,20 @@ def test_what_is_no_list_of_numbers_is_refused(text):
 
 def test_a_plan_survives_its_compact_form():
     configs = [
-        TrialConfig(model=m, latent_dim=d, seed=s, epochs=5)
+        trial_config(model=m, latent_dim=d, seed=s, epochs=5)
         for m in ("VAE", "FisherNet")
         for d in (2, 3, 4, 9)
         for s in (0, 1, 5)
-    ] + [TrialConfig(model="VAE", likelihood="gaussian", latent_dim=2, epochs=5)]
+    ] + [trial_config(model="VAE", likelihood="gaussian", latent_dim=2, epochs=5)]
     assert set(expand(compact(configs))) == set(configs)
     assert len(expand(compact(configs))) == len(configs)
-    paper = [TrialConfig(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES for d in range(2, 21) for s in range(5)]
+    paper = [trial_config(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES for d in range(2, 21) for s in range(5)]
     assert expand(json.loads(json.dumps(compact(paper)))) == paper
     assert len(json.dumps(compact(paper))) < 2000
 
 
 def test_stackable_groups_differ_in_latent_dim_and_seed_alone_and_are_sorted():
-    configs = [TrialConfig(model=m, latent_dim=d, seed=s) for s in (1, 0) for d in (9, 2) for m in ("VAE", "AE")]
+    configs = [trial_config(model=m, latent_dim=d, seed=s) for s in (1, 0) for d in (9, 2) for m in ("VAE", "AE")]
     groups = stackable(configs)
     assert [[(c.latent_dim, c.seed) for c in g] for g in groups] == [[(2, 0), (2, 1), (9, 0), (9, 1)]] * 2
     assert [{c.model for c in g} for g in groups] == [{"VAE"}, {"AE"}]
@@ -137,4 +140,4 @@ def test_a_missing_plan_file_is_named(tmp_path):
 
 
 def test_a_plan_of_distinct_runs_passes():
-    check_plan([TrialConfig(seed=s, latent_dim=d) for s in range(3) for d in (2, 3)])
+    check_plan([trial_config(seed=s, latent_dim=d) for s in range(3) for d in (2, 3)])

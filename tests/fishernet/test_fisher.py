@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
-from fishernet.models import FisherNet
-from fishernet.networks import ACTIVATIONS, Dense
+from fishernet.likelihoods.base import DiagonalRoot
+from fishernet.models.fishernet import FisherNet
+from fishernet.networks.activations import ACTIVATIONS
+from fishernet.networks.dense import Dense
 
 N_SAMPLES = 40_000
 
@@ -68,7 +70,7 @@ def test_push_and_pull_are_the_jacobian_and_its_transpose():
 def test_the_latent_precision_of_a_linear_gaussian_decoder_is_its_posterior_precision():
     """Equation 20 for f = W z: J^T J / s^2 + 1, symmetric, every eigenvalue at least 1."""
     weight, noise_variance = torch.randn(1, 3, 12), 0.25
-    precision = latent_precision(weight[:, None], torch.full((1, 1, 12), noise_variance**-0.5))
+    precision = latent_precision(weight[:, None] * noise_variance**-0.5)
     assert torch.allclose(precision[0, 0], weight[0] @ weight[0].T / noise_variance + torch.eye(3), rtol=1e-13)
     assert torch.linalg.eigvalsh(precision).min() >= 1
 
@@ -79,7 +81,7 @@ def test_the_latent_precision_of_a_linear_gaussian_decoder_is_its_posterior_prec
 )
 def test_the_latent_precision_is_the_variance_of_the_score_plus_one(likelihood, output):
     """Equations 16-18: I_d(z) is the covariance of d ln p(x|z)/dz over x ~ p(x|z); a factor of two is rejected."""
-    config = TrialConfig(likelihood=likelihood, decoder_output=output, hidden_width=8, hidden_layers=1)
+    config = trial_config(likelihood=likelihood, decoder_output=output, hidden_width=8, hidden_layers=1)
     model = FisherNet([config], (1, 3, 3), 100)
     model.decoder.layers[-1].weight.data.mul_(6)
     z = torch.randn(1, 1, 2)
@@ -104,8 +106,8 @@ def draw(sampler: str, decoder: Dense, z: torch.Tensor, root_information: torch.
     eta, n_star = torch.randn(2, N_SAMPLES, 3), torch.randn(2, N_SAMPLES, 12)
     linearised = decoder.linearise(many)[1]
     if sampler == "cg":
-        return cg_residual(linearised, root_information, n_star, eta, tolerance=1e-10, max_iterations=50)
-    return cholesky_residual(latent_precision(linearised.jacobian(), root_information), eta)[0]
+        return cg_residual(linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-10, max_iterations=50)
+    return cholesky_residual(latent_precision(linearised.jacobian() * root_information[:, :, None]), eta)[0]
 
 
 @pytest.mark.parametrize("sampler", ["cholesky", "cg"])
@@ -113,7 +115,7 @@ def test_samples_have_the_inverse_precision_as_their_covariance(sampler):
     decoder, z, root_information = small_decoder(), torch.randn(2, 1, 3), torch.rand(2, 1, 12) + 0.5
     with torch.no_grad():
         residual = draw(sampler, decoder, z, root_information)
-        precision = latent_precision(decoder.linearise(z)[1].jacobian(), root_information)
+        precision = latent_precision(decoder.linearise(z)[1].jacobian() * root_information[:, :, None])
     products = torch.einsum("mni,mnj->mnij", residual, residual)
     covariance, error = products.mean(1), products.std(1) / N_SAMPLES**0.5
     expected = torch.linalg.inv(precision[:, 0])
@@ -130,13 +132,15 @@ def test_conjugate_gradients_solve_equation_31_to_their_tolerance():
     eta, n_star = torch.randn(2, 50, 3), torch.randn(2, 50, 12)
     with torch.no_grad():
         linearised = decoder.linearise(z)[1]
-        precision = latent_precision(linearised.jacobian(), root_information)
+        precision = latent_precision(linearised.jacobian() * root_information[:, :, None])
         theta = linearised.pull(root_information * n_star) + eta
         for tolerance in (1e-2, 1e-6, 1e-12):
-            solution = cg_residual(linearised, root_information, n_star, eta, tolerance=tolerance, max_iterations=100)
+            solution = cg_residual(
+                linearised, DiagonalRoot(root_information), n_star, eta, tolerance=tolerance, max_iterations=100
+            )
             left = torch.einsum("mnij,mnj->mni", precision, solution)
             assert ((left - theta).norm(dim=-1) <= 1.01 * tolerance * theta.norm(dim=-1)).all()
-        one = cg_residual(linearised, root_information, n_star, eta, tolerance=1e-12, max_iterations=1)
+        one = cg_residual(linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-12, max_iterations=1)
         assert ((torch.einsum("mnij,mnj->mni", precision, one) - theta).norm(dim=-1) > 1e-6).any()
 
 
@@ -144,12 +148,16 @@ def test_a_member_that_is_not_finite_leaves_the_others_draws_alone():
     decoder, z, root_information = small_decoder(), torch.randn(2, 20, 3), torch.ones(2, 20, 12)
     eta, n_star = torch.randn(2, 20, 3), torch.randn(2, 20, 12)
     with torch.no_grad():
-        alone = cg_residual(decoder.linearise(z)[1], root_information, n_star, eta, tolerance=1e-8, max_iterations=20)
+        alone = cg_residual(
+            decoder.linearise(z)[1], DiagonalRoot(root_information), n_star, eta, tolerance=1e-8, max_iterations=20
+        )
         z[1] = float("nan")
-        root_information[1] = float("nan")
+        root_information = torch.stack([root_information[0], torch.full_like(root_information[1], torch.nan)])
         linearised = decoder.linearise(z)[1]
-        together = cg_residual(linearised, root_information, n_star, eta, tolerance=1e-8, max_iterations=20)
-        exact, _ = cholesky_residual(latent_precision(linearised.jacobian(), root_information), eta)
+        together = cg_residual(
+            linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-8, max_iterations=20
+        )
+        exact, _ = cholesky_residual(latent_precision(linearised.jacobian() * root_information[:, :, None]), eta)
     assert torch.equal(alone[0], together[0])
     assert not together[1].isfinite().any()
     assert exact[0].isfinite().all()
@@ -157,15 +165,15 @@ def test_a_member_that_is_not_finite_leaves_the_others_draws_alone():
 
 def test_the_log_determinant_is_that_of_the_precision():
     half = torch.randn(2, 4, 3, 12)
-    precision = latent_precision(half, torch.ones(2, 4, 12))
+    precision = latent_precision(half)
     assert torch.allclose(cholesky_residual(precision, torch.randn(2, 4, 3))[1], torch.logdet(precision), rtol=1e-12)
 
 
 def test_a_precision_that_cannot_be_factorised_gives_no_finite_sample():
     """Parallel tangents of length 1e9: M = A + 1 loses its 1 to rounding, and its factorisation fails."""
     half = torch.randn(1, 30, 1, 12).expand(1, 30, 8, 12) * 1e9
-    residual, log_det = cholesky_residual(latent_precision(half, torch.ones(1, 30, 12)), torch.randn(1, 30, 8))
-    failed = torch.linalg.cholesky_ex(latent_precision(half, torch.ones(1, 30, 12))).info > 0
+    residual, log_det = cholesky_residual(latent_precision(half), torch.randn(1, 30, 8))
+    failed = torch.linalg.cholesky_ex(latent_precision(half)).info > 0
     assert failed.any()
     assert residual[failed].isnan().all()
     assert log_det[failed].isnan().all()

@@ -5,8 +5,8 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fishernet.cohort import Cohort
-from fishernet.config import TrialConfig
-from fishernet.networks import StackedLayer
+from fishernet.families import trial_config
+from fishernet.networks.stacked import StackedLayer
 from fishernet.training import ResidentImages, Step
 from tests.fishernet.test_training import VARIANTS
 
@@ -15,20 +15,20 @@ def pretended_step(variant, small, monkeypatch):
     """All of a step but autograd's own part, and what an evaluation does besides."""
     monkeypatch.setattr(StackedLayer, "initialise", lambda self, generators: None)  # no generator can be pretended
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)  # nor can what is pretended be moved
-    configs = [TrialConfig(latent_dim=d, **small | variant) for d in (2, 3, 5)]
+    configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 3, 5)]
     with FakeTensorMode():
         with torch.device("cuda"):
             cohort = Cohort(configs, (1, 8, 8), 100, "cuda")
             images = ResidentImages(torch.empty(100, 64, dtype=torch.uint8))
             index = torch.zeros(3, 16, dtype=torch.long)
-            noise = [torch.randn(3, 16, width) for width in cohort.model.noise_widths(5)]
+            noise = {name: torch.randn(3, 16, own.width) for name, own in cohort.model.noise(5).items()}
         step = Step(cohort, images)
-        assert step.recordable == (cohort.config.sampler != "cg")
+        assert step.recordable == ("cg" not in variant.values())
         x = step.images.take(index)
         outcome = cohort.model(x, noise)
         for parameter in cohort.model.parameters():
             parameter.grad = torch.empty_like(parameter)
-        cohort.optimiser.step()
+        cohort.optimisers[""].step()
         cohort.model.likelihood.observe(x, outcome.output.detach())
         restored = cohort.model.reconstruct(outcome.mean)
         return [x, *outcome.terms.values(), outcome.loss, restored, *cohort._tensors().values()]

@@ -7,8 +7,10 @@ import torch
 
 from fishernet import fisher
 from fishernet.cohort import Cohort
-from fishernet.config import MODEL_NAMES, TrialConfig
-from fishernet.models import MODELS, VAE, Autoencoder, FisherNet
+from fishernet.families import MODEL_NAMES, family, trial_config
+from fishernet.models.base import Autoencoder
+from fishernet.models.fishernet import FisherNet
+from fishernet.models.vae import VAE
 
 SHAPE = (1, 3, 4)
 K = 12
@@ -26,7 +28,7 @@ def linear_model(
     cls: type[Autoencoder], d: int = 3, **fields: object
 ) -> tuple[Autoencoder, torch.Tensor, torch.Tensor]:
     """A linear decoder x = W z + b + n with the exact posterior mean as its encoder, W (k, d), and the evidence's covariance."""
-    config = TrialConfig(
+    config = trial_config(
         model=cls.__name__, latent_dim=d, hidden_layers=0, decoder_output="linear", likelihood="gaussian-learned",
         noise_start=-1.3, **fields,
     )  # fmt: skip
@@ -52,7 +54,7 @@ def test_the_elbo_of_a_linear_fishernet_is_its_evidence_at_every_draw():
     model, _, covariance = linear_model(FisherNet)
     x = torch.randn(1, 7, K)
     for _ in range(3):
-        outcome = model(x, [torch.randn(1, 7, 3)])
+        outcome = model(x, {"eta": torch.randn(1, 7, 3)})
         assert torch.allclose(outcome.terms["elbo"], log_evidence(model, covariance, x), rtol=1e-12)
 
 
@@ -63,7 +65,7 @@ def test_equation_24_is_minus_the_evidence_up_to_its_constant():
     x, eta = torch.randn(1, 7, K), torch.randn(1, 7, 3)
     eta *= math.sqrt(3) / eta.norm(dim=2, keepdim=True)
     constant = 0.5 * 3 - 0.5 * K * math.log(2 * math.pi) + 1.3**2 / (2 * 50)
-    assert torch.allclose(model(x, [eta]).loss, constant - log_evidence(model, covariance, x), rtol=1e-12)
+    assert torch.allclose(model(x, {"eta": eta}).loss, constant - log_evidence(model, covariance, x), rtol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -75,7 +77,7 @@ def test_equation_25_of_a_linear_decoder_is_a_regularised_autoencoder():
     model, w, _ = linear_model(FisherNet)
     x = torch.randn(1, 7, K)
     points = [sign * math.sqrt(3) * torch.eye(3)[i].expand(1, 7, 3) for i in range(3) for sign in (-1, 1)]
-    loss = torch.stack([model(x, [eta]).loss for eta in points]).mean(0)
+    loss = torch.stack([model(x, {"eta": eta}).loss for eta in points]).mean(0)
     mu = model.posterior_mean(x)
     error = (x - mu @ w.T - model.decoder.layers[0].bias[:, None]).square().sum(2)
     closed = 0.5 * (mu.square().sum(2) + error * math.exp(1.3) + K * -1.3 + 1.3**2 / 50 + 3)
@@ -88,8 +90,8 @@ def test_the_terms_of_equation_25_sum_to_the_loss():
         "eq25": ("half_squared_z", "half_log_noise", "half_weighted_error", "noise_prior"),
         "eq24": ("half_squared_z", "half_log_noise", "half_weighted_error", "noise_prior", "half_log_det"),
     }.items():
-        model = FisherNet([TrialConfig(objective=objective, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
-        outcome = model(torch.rand(1, 5, K), [torch.randn(1, 5, 2)])
+        model = FisherNet([trial_config(objective=objective, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
+        outcome = model(torch.rand(1, 5, K), {"eta": torch.randn(1, 5, 2)})
         assert torch.allclose(sum(outcome.terms[name] for name in names), outcome.loss, rtol=1e-12)
 
 
@@ -102,7 +104,7 @@ def test_the_vae_bound_of_a_linear_decoder_is_below_its_evidence_by_the_posterio
     head.bias.data[0] = torch.tensor([-1.0, -2.0, 0.3])
     x = torch.randn(1, 7, K)
     points = [sign * math.sqrt(3) * torch.eye(3)[i].expand(1, 7, 3) for i in range(3) for sign in (-1, 1)]
-    elbo = torch.stack([model(x, [eta]).terms["elbo"] for eta in points]).mean(0)
+    elbo = torch.stack([model(x, {"eta": eta}).terms["elbo"] for eta in points]).mean(0)
     precision = w.T @ w * math.exp(1.3) + torch.eye(3)
     q = torch.distributions.MultivariateNormal(torch.zeros(3), torch.diag(head.bias.data[0].exp()))
     p = torch.distributions.MultivariateNormal(torch.zeros(3), precision_matrix=precision)
@@ -114,7 +116,7 @@ def test_the_vae_bound_of_a_linear_decoder_is_below_its_evidence_by_the_posterio
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
 def test_a_likelihood_is_the_density_torch_knows(likelihood):
-    model = VAE([TrialConfig(model="VAE", likelihood=likelihood, hidden_width=8)], SHAPE, 50)
+    model = VAE([trial_config(model="VAE", likelihood=likelihood, hidden_width=8)], SHAPE, 50)
     x, a = torch.rand(1, 5, K).round(), torch.randn(1, 5, K)
     f = torch.sigmoid(a)
     if likelihood == "bernoulli":
@@ -130,13 +132,13 @@ def test_a_likelihood_is_the_density_torch_knows(likelihood):
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
 def test_the_root_of_the_information_is_the_standard_deviation_of_the_score(likelihood):
     """Of Bernoulli f (1 - f), of N(f, s^2) with f = sigmoid(a) (f (1 - f)/s)^2, also where float32 rounds f to 0 or 1."""
-    model = VAE([TrialConfig(model="VAE", likelihood=likelihood, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
+    model = VAE([trial_config(model="VAE", likelihood=likelihood, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
     a = torch.tensor([-300.0, -110.0, -40.0, -3.0, 0.0, 0.5, 17.0, 60.0, 110.0, 300.0])
     slope = torch.sigmoid(a) * torch.sigmoid(-a)
     expected = slope.sqrt() if likelihood == "bernoulli" else slope / model.likelihood.xi.exp().sqrt()
-    assert torch.allclose(model.likelihood.root_fisher(a[None, None])[0, 0], expected, rtol=1e-12)
+    assert torch.allclose(model.likelihood.root_information(a[None, None]).root[0, 0], expected, rtol=1e-12)
     single = a.float().requires_grad_()
-    root = model.float().likelihood.root_fisher(single[None, None])
+    root = model.float().likelihood.root_information(single[None, None]).root
     assert torch.allclose(root[0, 0].double(), expected, rtol=1e-5)
     assert torch.autograd.grad(root.sum(), single)[0].isfinite().all()
 
@@ -146,15 +148,15 @@ def test_the_root_of_the_information_is_the_standard_deviation_of_the_score(like
 @pytest.mark.parametrize("output", [-120.0, -60.0, 17.0, 60.0])
 def test_a_saturated_pixel_leaves_every_gradient_finite(objective, likelihood, output):
     """Where the information rounds to 0, the gradient of its square root is infinite: 0 times that were not a number."""
-    model = FisherNet([TrialConfig(objective=objective, likelihood=likelihood, hidden_width=8)], SHAPE, 50)
+    model = FisherNet([trial_config(objective=objective, likelihood=likelihood, hidden_width=8)], SHAPE, 50)
     model.decoder.layers[-1].bias.data[..., 0] = output
-    model(torch.rand(1, 5, K), [torch.randn(1, 5, 2)]).loss.sum().backward()
+    model(torch.rand(1, 5, K), {"eta": torch.randn(1, 5, 2)}).loss.sum().backward()
     assert all(parameter.grad.isfinite().all() for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("start", [-80.0, 0.0, 13.0, 80.0])
 def test_closed_form_noise_forgets_where_it_started_with_the_first_batch(start):
-    config = TrialConfig(
+    config = trial_config(
         model="VAE", likelihood="gaussian-learned", noise="closed-form", noise_start=start, hidden_width=8
     )
     model = VAE([config], SHAPE, 50)
@@ -166,7 +168,7 @@ def test_closed_form_noise_forgets_where_it_started_with_the_first_batch(start):
 
 @pytest.mark.usefixtures("double_precision")
 def test_closed_form_noise_settles_at_the_mean_squared_error():
-    config = TrialConfig(model="VAE", likelihood="gaussian-learned", noise="closed-form", hidden_width=8)
+    config = trial_config(model="VAE", likelihood="gaussian-learned", noise="closed-form", hidden_width=8)
     model = VAE([config], SHAPE, 50)
     x, a = torch.rand(1, 5, K), torch.randn(1, 5, K)
     mse = (x - torch.sigmoid(a)).square().mean()
@@ -180,18 +182,18 @@ def test_closed_form_noise_settles_at_the_mean_squared_error():
 
 def gradient_of(objective: str) -> dict[str, torch.Tensor]:
     torch.manual_seed(3)
-    model = FisherNet([TrialConfig(objective=objective, hidden_width=8, noise_start=-2.0)], SHAPE, 50)
+    model = FisherNet([trial_config(objective=objective, hidden_width=8, noise_start=-2.0)], SHAPE, 50)
     x, eta = torch.rand(1, 5, K), torch.randn(1, 5, 2)
     if objective == "eq25":
         mean = model.posterior_mean(x)
-        fixed = model.residual(mean.detach(), [eta])[0].detach()
+        fixed = model.posterior(x).residual({"eta": eta})[0].detach()
         log_likelihood = model.likelihood.log_prob(x, model.decoder(mean + fixed))
-        loss = 0.5 * (mean + fixed).square().sum(2) - log_likelihood - model.log_noise_prior()
+        loss = 0.5 * (mean + fixed).square().sum(2) - log_likelihood - model.likelihood.log_prior(model.n_train)
         by_hand = torch.autograd.grad(loss.sum(), list(model.parameters()))
-        returned = torch.autograd.grad(model(x, [eta]).loss.sum(), list(model.parameters()))
+        returned = torch.autograd.grad(model(x, {"eta": eta}).loss.sum(), list(model.parameters()))
         assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(by_hand, returned, strict=True))
         return dict(zip([n for n, _ in model.named_parameters()], returned, strict=True))
-    grads = torch.autograd.grad(model(x, [eta]).loss.sum(), list(model.parameters()))
+    grads = torch.autograd.grad(model(x, {"eta": eta}).loss.sum(), list(model.parameters()))
     return dict(zip([n for n, _ in model.named_parameters()], grads, strict=True))
 
 
@@ -208,16 +210,16 @@ def test_equation_25_holds_the_precision_constant_and_equation_24_does_not():
 def test_the_gradient_of_equation_24_is_that_of_its_value(fields):
     """Central differences of the loss itself, the log-determinant and the draw included."""
     torch.manual_seed(3)
-    model = FisherNet([TrialConfig(objective="eq24", hidden_width=8, noise_start=-2.0, **fields)], SHAPE, 50)
+    model = FisherNet([trial_config(objective="eq24", hidden_width=8, noise_start=-2.0, **fields)], SHAPE, 50)
     x, eta, step = torch.rand(1, 5, K), torch.randn(1, 5, 2), 1e-6
     for parameter in (model.likelihood.xi, model.decoder.layers[0].weight, model.decoder.layers[-1].bias):
-        gradient = torch.autograd.grad(model(x, [eta]).loss.sum(), parameter)[0].flatten()
+        gradient = torch.autograd.grad(model(x, {"eta": eta}).loss.sum(), parameter)[0].flatten()
         flat = parameter.data.view(-1)
         for i in range(0, len(flat), max(1, len(flat) // 5)):
             flat[i] += step
-            up = model(x, [eta]).loss.sum().item()
+            up = model(x, {"eta": eta}).loss.sum().item()
             flat[i] -= 2 * step
-            down = model(x, [eta]).loss.sum().item()
+            down = model(x, {"eta": eta}).loss.sum().item()
             flat[i] += step
             assert abs((up - down) / (2 * step) - gradient[i].item()) < 1e-5 * max(1, abs(gradient[i].item()))
 
@@ -236,7 +238,9 @@ def test_the_gradient_of_equation_24_is_that_of_its_value(fields):
 def test_the_kl_weight_multiplies_the_divergence_in_the_loss_and_leaves_every_term_as_it_was(fields, divergence):
     x, eta = torch.rand(1, 5, K), torch.randn(1, 5, 2)
     once, weighted = (
-        MODELS[fields["model"]]([TrialConfig(hidden_width=8, kl_weight=beta, **fields)], SHAPE, 50)(x, [eta])
+        family(fields["model"]).load()([trial_config(hidden_width=8, kl_weight=beta, **fields)], SHAPE, 50)(
+            x, {"eta": eta}
+        )
         for beta in (1.0, 2.5)
     )
     extra = sum((once.terms[name] for name in divergence), torch.zeros(1, 5))
@@ -248,7 +252,7 @@ def test_the_kl_weight_multiplies_the_divergence_in_the_loss_and_leaves_every_te
 def test_table_a1_networks_have_the_counted_parameters(d):
     """784-448-448-448-d and back: 1,508,753 + 897 d with FisherNet's xi, 1,508,752 + 1,346 d with the VAE's two heads."""
     counts = {
-        model: Cohort([TrialConfig(model=model, latent_dim=d)], (1, 28, 28), 60000).parameter_counts()
+        model: Cohort([trial_config(model=model, latent_dim=d)], (1, 28, 28), 60000).parameter_counts()
         for model in MODEL_NAMES
     }
     assert counts["FisherNet"] == [1_508_753 + 897 * d]
@@ -263,10 +267,10 @@ def test_table_a1_networks_have_the_counted_parameters(d):
 @pytest.mark.parametrize("model", MODEL_NAMES)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (1, 28, 28), (3, 32, 32), (1, 7, 5), (3, 1, 1)])
 def test_every_model_takes_every_image_shape(model, shape):
-    config = TrialConfig(model=model, latent_dim=3, hidden_width=8)
-    autoencoder = MODELS[model]([config, config], shape, 10)
+    config = trial_config(model=model, latent_dim=3, hidden_width=8)
+    autoencoder = family(model).load()([config, config], shape, 10)
     x = torch.rand(2, 4, math.prod(shape))
-    noise = [torch.randn(2, 4, width) for width in autoencoder.noise_widths(3)]
+    noise = {name: torch.randn(2, 4, own.width) for name, own in autoencoder.noise(3).items()}
     outcome = autoencoder(x, noise)
     outcome.loss.sum().backward()
     assert outcome.output.shape == x.shape
@@ -283,7 +287,7 @@ def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
     monkeypatch.setitem(fisher.MOST_PADDING, "cpu", most_padding)
     dims = [2, 2, 3, 5, 6]
     assert len(fisher.alike(dims, most_padding)) == n_runs
-    configs = [TrialConfig(latent_dim=d, seed=s, **small | {"objective": "eq24"}) for s, d in enumerate(dims)]
+    configs = [trial_config(latent_dim=d, seed=s, **small | {"objective": "eq24"}) for s, d in enumerate(dims)]
     stack = FisherNet(configs, (1, 8, 8), 100).double()
     z = torch.zeros(len(dims), 7, max(dims), dtype=torch.float64)
     for i, d in enumerate(dims):

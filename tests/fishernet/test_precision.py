@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fishernet.cohort import Cohort
-from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.training import ResidentImages, set_arithmetic, train
 
 ROUNDING = 2.0**-8  # bfloat16 has 8 significant bits
@@ -12,7 +12,7 @@ ROUNDING = 2.0**-8  # bfloat16 has 8 significant bits
 
 def passed(model: str, precision: str, images, small):
     """One training pass of the same weights, images and noise; its outcome and the gradients."""
-    config = TrialConfig(model=model, precision=precision, latent_dim=3, noise_start=-3.0, **small)
+    config = trial_config(model=model, precision=precision, latent_dim=3, noise_start=-3.0, **small)
     cohort = Cohort([config], images.image_shape, len(images.train))
     x = ResidentImages.of(images.train, cohort.device).take(torch.arange(32)[None])
     outcome = cohort.model(x, cohort.draw_noise(cohort.streams("noise", 1), 32))
@@ -47,7 +47,7 @@ def test_tf32_is_allowed_where_it_is_asked_for_and_nowhere_else(images, small):
     """Also in convolutions, where torch would use it unasked."""
     try:
         for precision, allowed in (("tf32", True), ("float32", False)):
-            config = TrialConfig(model="VAE", precision=precision, **small)
+            config = trial_config(model="VAE", precision=precision, **small)
             next(train(Cohort([config], images.image_shape, len(images.train)), images))
             assert (torch.get_float32_matmul_precision() == "high") == allowed
             assert torch.backends.cudnn.allow_tf32 == allowed

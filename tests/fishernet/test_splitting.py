@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fishernet import splitting
 from fishernet.cohort import Cohort
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.records import write_records
 from fishernet.splitting import FittedCohort, is_out_of_memory
 from fishernet.state import CohortState
@@ -104,7 +104,7 @@ def test_a_split_cohort_gives_the_numbers_of_the_whole(model, place, small, imag
     """Bit for bit those of its parts as cohorts of their own; of the whole to rounding, as any cohort of another size."""
     monkeypatch.setattr("fishernet.training.STEPS_PER_DRAW", 1)  # else the largest tensor is cg's noise
     settings, limit = PLACES[place]
-    configs = [TrialConfig(latent_dim=2 + s % 2, seed=s, **small | settings | model) for s in range(5)]
+    configs = [trial_config(latent_dim=2 + s % 2, seed=s, **small | settings | model) for s in range(5)]
     cohort, said = fitted(configs, images)
     with Memory(limit):
         told = run(cohort)
@@ -125,7 +125,7 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_no
 ):
     """The whole cohort trains until something else takes the memory in mid-epoch; its damaged state is not gone on from."""
     configs = [
-        TrialConfig(model="VAE", latent_dim=2, seed=s, **small | {"epochs": 6, "batch_size": 48}) for s in range(4)
+        trial_config(model="VAE", latent_dim=2, seed=s, **small | {"epochs": 6, "batch_size": 48}) for s in range(4)
     ]
     file = tmp_path / "state.safetensors"
     cohort, said = fitted(configs, images, turn, file)
@@ -148,7 +148,7 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_no
 
 
 def test_a_split_cohort_is_stored_as_one_and_goes_on_whole_or_split_bit_for_bit(small, images, tmp_path):
-    configs = [TrialConfig(model="VAE", latent_dim=d, seed=0, **small | {"batch_size": 48}) for d in (2, 3, 4, 5)]
+    configs = [trial_config(model="VAE", latent_dim=d, seed=0, **small | {"batch_size": 48}) for d in (2, 3, 4, 5)]
     undisturbed, _ = fitted(configs, images)
     file = tmp_path / "state.safetensors"
     with Memory(15_000):
@@ -174,7 +174,7 @@ def test_a_split_cohort_is_stored_as_one_and_goes_on_whole_or_split_bit_for_bit(
 def test_a_member_that_does_not_fit_alone_fails_with_the_remedy_and_the_others_finish(small, images, tmp_path):
     """At d = 60 the weights between the last hidden layer and the latent space alone are beyond the limit."""
     configs = [
-        TrialConfig(model="AE", latent_dim=d, **small | {"hidden_width": 70, "hidden_layers": 1}) for d in (2, 3, 130)
+        trial_config(model="AE", latent_dim=d, **small | {"hidden_width": 70, "hidden_layers": 1}) for d in (2, 3, 130)
     ]
     cohort, said = fitted(configs, images)
     with Memory(9000):
@@ -197,7 +197,7 @@ def test_a_member_that_does_not_fit_alone_fails_with_the_remedy_and_the_others_f
 
 
 def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, tmp_path):
-    configs = [TrialConfig(latent_dim=d, seed=0, **small) for d in (2, 3)]
+    configs = [trial_config(latent_dim=d, seed=0, **small) for d in (2, 3)]
     cohort, said = fitted(configs, images)
     run(cohort)
     cohort.write_records(tmp_path / "whole")
@@ -218,7 +218,7 @@ def test_records_are_written_in_parts_where_only_they_do_not_fit(small, images, 
 
 def test_records_that_do_not_fit_are_computed_without_what_training_held(small, images, tmp_path, monkeypatch):
     """Else they would find no room beside the cohort that they are to replace."""
-    cohort, _ = fitted([TrialConfig(seed=0, **small)], images)
+    cohort, _ = fitted([trial_config(seed=0, **small)], images)
     run(cohort)
     trained_there, tried = weakref.ref(cohort._live), []
 

@@ -7,7 +7,7 @@ import pytest
 
 from fishernet import records
 from fishernet.__main__ import main
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 N_EPOCHS = 3
 
@@ -18,7 +18,7 @@ def at(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     np.save("x.npy", np.random.default_rng(0).integers(0, 255, (60, 4, 4), dtype=np.uint8))
     configs = [
-        TrialConfig(model="AE", dataset="x.npy", hidden_width=4, epochs=N_EPOCHS, seed=seed) for seed in range(3)
+        trial_config(model="AE", dataset="x.npy", hidden_width=4, epochs=N_EPOCHS, seed=seed) for seed in range(3)
     ]
     (tmp_path / "plan.json").write_text(json.dumps([config.to_dict() for config in configs]))
     return tmp_path

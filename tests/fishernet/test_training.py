@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from fishernet.cohort import Cohort, load_model
-from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, latent_means, pca_test_mse
-from fishernet.models import MODELS
+from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
@@ -44,7 +44,7 @@ def make(
 ) -> Cohort:
     cohort = Cohort(configs, images.image_shape, len(images.train), device)
     cohort.model.to(dtype)
-    for group in cohort.optimiser.groups:
+    for group in cohort.optimisers[""].groups:
         group.__post_init__()  # its moments in the same numbers
     return cohort
 
@@ -58,7 +58,7 @@ def run(cohort: Cohort, images: ImageData) -> list[list[dict[str, float]]]:
 
 
 def test_every_model_is_in_the_contract():
-    assert {variant["model"] for variant in VARIANTS} == set(MODELS) == set(MODEL_NAMES)
+    assert {variant["model"] for variant in VARIANTS} == set(MODEL_NAMES)
 
 
 @every_variant
@@ -66,9 +66,9 @@ def test_a_member_of_a_padded_cohort_trains_as_it_would_alone(variant, small, im
     """In float64, after every step of two epochs: the only difference left is the order of summation."""
     monkeypatch.setattr(ResidentImages, "take", lambda self, index: self.pixels[index].double() / 255)
     draw = Cohort.draw_noise
-    monkeypatch.setattr(Cohort, "draw_noise", lambda *args: [t.double() for t in draw(*args)])
+    monkeypatch.setattr(Cohort, "draw_noise", lambda *args: {name: t.double() for name, t in draw(*args).items()})
     small |= {"cg_tolerance": 1e-12} | variant
-    configs = [TrialConfig(latent_dim=d, seed=s, **small) for d, s in ((2, 0), (5, 3), (3, 0))]
+    configs = [trial_config(latent_dim=d, seed=s, **small) for d, s in ((2, 0), (5, 3), (3, 0))]
     resident = ResidentImages.of(images.train, torch.device("cpu"))
     together = make(configs, images, torch.float64)
     losses = torch.stack([train_epoch(together, resident) for _ in range(2)])
@@ -88,7 +88,7 @@ def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, i
     small |= {"batch_size": len(images.train), "learning_rate": 1e-3}  # one step an epoch
     states = []
     for fields in ({}, {"weight_decay": 0.5, "noise_learning_rate": 0.25}):
-        cohort = make([TrialConfig(latent_dim=3, **small | fields)], images)
+        cohort = make([trial_config(latent_dim=3, **small | fields)], images)
         before = {name: p.detach().clone() for name, p in cohort.model.named_parameters()}
         train_epoch(cohort, resident)
         states.append({name: p.detach() for name, p in cohort.model.named_parameters()})
@@ -105,7 +105,7 @@ def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, i
 
 @every_variant
 def test_the_padding_of_a_member_stays_zero(variant, small, images):
-    cohort = make([TrialConfig(latent_dim=d, **small | variant) for d in (2, 5)], images)
+    cohort = make([trial_config(latent_dim=d, **small | variant) for d in (2, 5)], images)
     run(cohort, images)
     means = cohort.model.posterior_mean(
         ResidentImages.of(images.test, torch.device("cpu")).take(torch.arange(4)[None].expand(2, 4))
@@ -119,7 +119,7 @@ def test_the_padding_of_a_member_stays_zero(variant, small, images):
 @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
 @every_variant
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, device, small, images, tmp_path):
-    configs = [TrialConfig(latent_dim=d, **small | variant) for d in (2, 4)]
+    configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 4)]
     whole = make(configs, images, device=device)
     expected = run(whole, images)
     interrupted = make(configs, images, device=device)
@@ -140,7 +140,7 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, device, sm
 @every_variant
 def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(variant, small, images):
     first, again, other = (
-        run(make([TrialConfig(latent_dim=2, seed=seed, **small | variant)], images), images) for seed in (1, 1, 2)
+        run(make([trial_config(latent_dim=2, seed=seed, **small | variant)], images), images) for seed in (1, 1, 2)
     )
     assert first == again
     assert first[-1][0]["test/mse"] != other[-1][0]["test/mse"]
@@ -149,7 +149,7 @@ def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(variant, s
 @every_variant
 def test_evaluating_less_often_changes_no_number_that_remains(variant, small, images):
     often, seldom = (
-        run(make([TrialConfig(latent_dim=2, evaluate_every=every, **small | variant)], images), images)
+        run(make([trial_config(latent_dim=2, evaluate_every=every, **small | variant)], images), images)
         for every in (1, 2)
     )
     assert "test/mse" not in seldom[0][0]
@@ -159,7 +159,7 @@ def test_evaluating_less_often_changes_no_number_that_remains(variant, small, im
 
 @every_variant
 def test_evaluation_leaves_no_trace_and_does_not_depend_on_the_batch_size(variant, small, images):
-    cohort = make([TrialConfig(latent_dim=2, **small | variant)], images)
+    cohort = make([trial_config(latent_dim=2, **small | variant)], images)
     resident = ResidentImages.of(images.test, torch.device("cpu"))
     for mode in (True, False):
         cohort.model.train(mode)
@@ -186,13 +186,13 @@ def test_training_lowers_the_error(variant, small, images):
         "noise_start": -4.0,
         "evaluate_every": 100,
     }
-    metrics = run(make([TrialConfig(latent_dim=3, **settings | variant)], images), images)
+    metrics = run(make([trial_config(latent_dim=3, **settings | variant)], images), images)
     assert metrics[-1][0]["test/mse"] < 0.7 * pca_test_mse(images.train, images.test, [0])[0]
     assert metrics[-1][0]["train/loss"] < metrics[0][0]["train/loss"]
 
 
 def test_the_reported_mse_is_that_of_equations_32_and_33(small, images):
-    config = TrialConfig(model="VAE", latent_dim=2, **small)
+    config = trial_config(model="VAE", latent_dim=2, **small)
     cohort = make([config], images)
     metrics = run(cohort, images)[-1][0]
     x = images.test.flatten(1).double() / 255
@@ -206,7 +206,7 @@ def test_the_reported_mse_is_that_of_equations_32_and_33(small, images):
 
 def test_a_member_that_diverges_is_stopped_and_the_others_go_on_unharmed(small, images):
     """One member's weights are made infinite after its first epoch; the others' numbers stay bit for bit the same."""
-    configs = [TrialConfig(latent_dim=d, **small) for d in (2, 3, 4)]
+    configs = [trial_config(latent_dim=d, **small) for d in (2, 3, 4)]
     untouched = run(make(configs, images), images)
     cohort = make(configs, images)
     seen = []
@@ -223,19 +223,19 @@ def test_a_member_that_diverges_is_stopped_and_the_others_go_on_unharmed(small, 
 
 
 def test_training_ends_when_every_member_has_diverged(small, images):
-    cohort = make([TrialConfig(latent_dim=2, **small | {"learning_rate": 1e30})], images)
+    cohort = make([trial_config(latent_dim=2, **small | {"learning_rate": 1e30})], images)
     assert list(train(cohort, images)) == [[None]]
     assert "epoch 1" in cohort.failures[0]
 
 
 def test_members_of_a_cohort_differ_in_latent_dim_and_seed_alone(small, images):
     with pytest.raises(ValueError, match="these differ in learning_rate"):
-        make([TrialConfig(**small), TrialConfig(**small | {"learning_rate": 0.5})], images)
+        make([trial_config(**small), trial_config(**small | {"learning_rate": 0.5})], images)
 
 
 @pytest.mark.parametrize("damage", ["cut", "flip", "empty", "text", "pickle", "missing"])
 def test_a_damaged_checkpoint_is_found_and_changes_nothing(damage, small, images, tmp_path):
-    cohort = make([TrialConfig(latent_dim=2, **small)], images)
+    cohort = make([trial_config(latent_dim=2, **small)], images)
     next(train(cohort, images))
     path = tmp_path / "state.safetensors"
     cohort.save(path)
@@ -253,7 +253,7 @@ def test_a_damaged_checkpoint_is_found_and_changes_nothing(damage, small, images
         torch.save({"state": 1}, path)
     else:
         path.unlink()
-    fresh = make([TrialConfig(latent_dim=2, **small)], images)
+    fresh = make([trial_config(latent_dim=2, **small)], images)
     before = {name: tensor.clone() for name, tensor in fresh._tensors().items()}
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         fresh.load(path)
@@ -263,7 +263,7 @@ def test_a_damaged_checkpoint_is_found_and_changes_nothing(damage, small, images
 
 def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(small, images, tmp_path):
     """Such as the F of a tensor's type F32, which makes an I of it and other numbers of the same bytes."""
-    cohort = make([TrialConfig(latent_dim=2, **small)], images)
+    cohort = make([trial_config(latent_dim=2, **small)], images)
     path = tmp_path / "state.safetensors"
     cohort.save(path)
     content = path.read_bytes()
@@ -278,15 +278,15 @@ def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(small, images, tmp_path):
 
 
 def test_a_checkpoint_of_another_cohort_is_refused(small, images, tmp_path):
-    cohort = make([TrialConfig(latent_dim=2, **small)], images)
+    cohort = make([trial_config(latent_dim=2, **small)], images)
     cohort.save(tmp_path / "state.safetensors")
     with pytest.raises(CheckpointError, match="other trial configs"):
-        make([TrialConfig(latent_dim=3, **small)], images).load(tmp_path / "state.safetensors")
+        make([trial_config(latent_dim=3, **small)], images).load(tmp_path / "state.safetensors")
 
 
 @every_variant
 def test_the_stored_weights_reopen_to_the_same_model(variant, small, images):
-    configs = [TrialConfig(latent_dim=d, **small | variant) for d in (2, 4)]
+    configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 4)]
     cohort = make(configs, images)
     run(cohort, images)
     test = ResidentImages.of(images.test, torch.device("cpu"))
@@ -311,7 +311,7 @@ def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
 
 def test_a_linear_autoencoder_never_beats_pca(small, images):
     """The AE without hidden layers is linear, so PCA of the training images bounds its training error, and it comes near."""
-    config = TrialConfig(
+    config = trial_config(
         model="AE",
         latent_dim=2,
         decoder_output="linear",
@@ -329,11 +329,11 @@ def test_a_checkpoint_is_json_and_tensors(small, images, tmp_path):
     """Nothing in it is executed when it is read: its state is text that JSON parses."""
     from safetensors import safe_open
 
-    cohort = make([TrialConfig(latent_dim=2, **small)], images)
+    cohort = make([trial_config(latent_dim=2, **small)], images)
     cohort.save(tmp_path / "state.safetensors")
     with safe_open(tmp_path / "state.safetensors", framework="pt") as file:
         state = json.loads(file.metadata()["state"])
-    assert TrialConfig.from_dict(state["configs"][0]) == cohort.configs[0]
+    assert trial_config(state["configs"][0]) == cohort.configs[0]
     assert not list(tmp_path.glob("*.writing"))
 
 
@@ -359,7 +359,7 @@ def test_a_recorded_step_trains_as_the_plain_one(variant, small, images):
     scores = []
     for recordable in (True, False):
         cohort = Cohort(
-            [TrialConfig(latent_dim=d, **small | variant) for d in (2, 3)],
+            [trial_config(latent_dim=d, **small | variant) for d in (2, 3)],
             images.image_shape,
             len(images.train),
             "cuda",

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from fishernet.families import trial_config
 from sweeps import driver, lock
 from sweeps.driver import Driver
 from sweeps.tracking_queue import Queue
@@ -121,14 +122,13 @@ def a_tracking(write: Callable[..., None], name: str = "s") -> Any:
 
 def test_a_server_that_stays_away_is_waited_for_once(tmp_path, monkeypatch, capsys):
     import sweeps.launch  # noqa: F401  (its import is not timed)
-    from fishernet.config import TrialConfig
 
     def away(*given: Any) -> None:
         raise ConnectionError("away")
 
     monkeypatch.setattr(driver, "PATIENCE_INTERRUPTED_SECONDS", 8)
     tracking = a_tracking(away)
-    tracking._queue.put(TrialConfig(), {"epoch": 1, "time": 0.0, "metrics": {}})
+    tracking._queue.put(trial_config(), {"epoch": 1, "time": 0.0, "metrics": {}})
     start = time.monotonic()
     status = ended(tmp_path, lambda: True).conclude("s", 1, {}, tracking, interrupted=True)
     assert 8 <= time.monotonic() - start < 16
@@ -154,9 +154,9 @@ def test_what_cannot_be_drawn_is_a_sentence_and_the_command_that_draws_it_later(
 def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     """Not even where it was there before and the disk is full."""
     from sweeps import hyperparameter_search
-    from sweeps.hyperparameter_search import HyperparameterSearch, TrialConfig, _parse
+    from sweeps.hyperparameter_search import HyperparameterSearch, _parse
 
-    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [TrialConfig()])
+    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [trial_config()])
     argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
     search = HyperparameterSearch(_parse(argv), argv)
     search.opened, search.plan = [], None

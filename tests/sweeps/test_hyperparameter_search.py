@@ -14,7 +14,7 @@ import pytest
 from mlflow.tracking import MlflowClient
 from optuna.trial import TrialState
 
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "sweeps" / "hyperparameter_search.py")
@@ -55,7 +55,7 @@ def check_books(folder: Path, name: str, n_trials: int) -> None:
     client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'fishernet-results' / 'mlflow.db'}")
     for trial in trials:
         own = [r for r in runs if r.data.tags["fishernet.search.trial"] == str(trial.number)]
-        configs = [TrialConfig.from_dict(r.data.params) for r in own]
+        configs = [trial_config(r.data.params) for r in own]
         assert sorted(c.seed for c in configs) == [0, 1]
         assert {r.info.status for r in own} == {STATUS[trial.state]}
         assert {r.data.tags["fishernet.search.state"] for r in own} == {WORDS[trial.state]}
@@ -104,7 +104,7 @@ def test_the_best_setting_stands_beside_the_usual_one_in_a_plan_that_the_sweep_t
     best = study(folder, "found/AE-d02").best_trial
     assert [c.run_name for c in plan] == ["AE-d02-s2", "AE-d02-s3", "AE-tuned-d02-s2", "AE-tuned-d02-s3"]
     assert all(getattr(plan[2], field) == value for field, value in best.params.items())
-    usual = {**TrialConfig(model="AE", dataset="digits", epochs=4).to_dict(), "seed": 2}
+    usual = {**trial_config(model="AE", dataset="digits", epochs=4).to_dict(), "seed": 2}
     assert plan[0].to_dict() == usual
     assert {c.validation_size for c in plan} == {0}
 
@@ -219,4 +219,4 @@ def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path):
 def test_the_plan_file_is_what_the_search_writes(search):
     """A JSON list of complete trial configs, as every plan file."""
     rows = json.loads((search[0] / "fishernet-results" / "found" / "best.json").read_text())
-    assert all(TrialConfig.from_dict(row).to_dict() == row for row in rows)
+    assert all(trial_config(row).to_dict() == row for row in rows)

@@ -16,6 +16,7 @@ from mlflow.tracking import MlflowClient
 from fishernet.cohort import Cohort, load_model
 from fishernet.config import TrialConfig
 from fishernet.data import load_data
+from fishernet.families import trial_config
 from fishernet.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -141,7 +142,7 @@ def sweep(tmp_path_factory):
 
 
 CONFIGS = [
-    TrialConfig(model=m, latent_dim=d, seed=0, epochs=3, **SETTINGS) for m in ("FisherNet", "VAE") for d in (2, 3)
+    trial_config(model=m, latent_dim=d, seed=0, epochs=3, **SETTINGS) for m in ("FisherNet", "VAE") for d in (2, 3)
 ]
 
 
@@ -177,7 +178,7 @@ def test_every_swept_value_reaches_its_trial_and_its_numbers_are_those_of_a_solo
     assert set(children) == {c.run_name for c in CONFIGS}
     for config in CONFIGS:
         child = children[config.run_name]
-        assert TrialConfig.from_dict(child.data.params) == config
+        assert trial_config(child.data.params) == config
         assert child.info.status == "FINISHED"
         assert store.history(child, "test/mse") == undisturbed(config)
 
@@ -202,7 +203,7 @@ def test_the_artifacts_of_a_run_reopen_it(sweep):
     names = {f.path for f in store.client.list_artifacts(child.info.run_id)}
     assert {"weights.safetensors", "config.json", "latents.npz", "reconstructions.png"} <= names
     folder = Path(store.client.download_artifacts(child.info.run_id, ""))
-    assert TrialConfig.from_dict(json.loads((folder / "config.json").read_text())) == config
+    assert trial_config(json.loads((folder / "config.json").read_text())) == config
     data = load_data("digits")
     model = load_model(config, data.image_shape, len(data.train), load_file(folder / "weights.safetensors"))
     x = data.test.flatten(1).float()[None] / 255
@@ -240,7 +241,7 @@ def test_extending_trains_only_what_is_missing_and_a_third_call_nothing(sweep):
 @linux
 @pytest.mark.timeout(1200)  # four starts of Ray: a minute on an idle machine, far longer on a busy one
 def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(tmp_path):
-    config = TrialConfig(model="VAE", latent_dim=2, seed=0, epochs=60, **SETTINGS)
+    config = trial_config(model="VAE", latent_dim=2, seed=0, epochs=60, **SETTINGS)
     argv = command("--name=killed", "--model=VAE", "--latent-dim=2", "--seeds=1", epochs=60)
     process = subprocess.Popen(
         argv, cwd=tmp_path, env=paused(0.5), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -295,7 +296,7 @@ def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_i
     assert "1 cohorts from checkpoints" in done.stdout
     assert "split into cohorts of 2 and 2" in done.stderr
     for seed in range(4):
-        config = TrialConfig(model="VAE", latent_dim=2, seed=seed, epochs=200, **SETTINGS)
+        config = trial_config(model="VAE", latent_dim=2, seed=seed, epochs=200, **SETTINGS)
         run_ = store.children("full")[config.run_name]
         history = store.history(run_, "test/mse")
         assert run_.info.status == "FINISHED"

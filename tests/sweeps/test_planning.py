@@ -4,7 +4,8 @@ import itertools
 
 import pytest
 
-from fishernet.config import MODEL_NAMES, TrialConfig
+from fishernet.config import TrialConfig
+from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.plan import PlanError, compact
 from sweeps.latent_sweep import _parse
 from sweeps.planning import Devices, configs_from_flags, extended_plan, make_cohorts, relative_cost
@@ -39,13 +40,13 @@ def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
         "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
         "precision": "bfloat16",
     }  # fmt: skip
-    assert set(changed) == set(TrialConfig().to_dict())
+    assert set(changed) == set(trial_config().to_dict())
     plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
     argv = []
     for name, value in changed.items():
         flag = plural.get(name, f"--{name.replace('_', '-')}")
         argv += [f"{flag}={value}," if name == "seed" else f"{flag}={value}"]
-    assert flags(*argv) == [TrialConfig(**changed)]
+    assert flags(*argv) == [trial_config(**changed)]
 
 
 def test_a_model_may_carry_fields_of_its_own():
@@ -74,7 +75,7 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
     assert [c.variant for c in configs] == ["FisherNet eq24 beta=2", "VAE beta=2", "AE"]
     assert flags("--sampler", "cg", "--objective", "eq24", "--models", "VAE", "--latent-dims", "2", "--seeds", "1")[
         0
-    ] == (TrialConfig(model="VAE", latent_dim=2))
+    ] == (trial_config(model="VAE", latent_dim=2))
 
 
 @pytest.mark.parametrize(

@@ -5,18 +5,17 @@ import json
 
 import pytest
 
-from fishernet.config import MODEL_NAMES, TrialConfig, matters
+from fishernet.families import MODEL_NAMES, matters, trial_config
 from fishernet.plan import PlanError
 from sweeps.hyperparameter_search import _parse, plan_from_flags
 from sweeps.space import (
-    DEFAULT_SPACES,
     SAMPLERS,
-    SEARCHED,
     Choices,
     Range,
     SearchPlan,
     grid_size,
     parse_domain,
+    searched,
     suggestions,
 )
 
@@ -33,9 +32,17 @@ def test_without_flags_every_model_is_searched_over_its_own_ranges_with_equal_bu
     plan = flags()
     assert [study.name for study in plan.studies] == [f"{model}-d10" for model in MODEL_NAMES]
     assert (plan.n_trials, plan.seeds, plan.sampler, plan.epochs) == (40, (0, 1, 2), "tpe", 50)
+    common = {"learning_rate", "batch_size", "weight_decay", "activation"}
+    dense, noise = {"hidden_width", "hidden_layers"}, {"noise_start", "noise_learning_rate"}
+    expected = {
+        "FisherNet": common | dense | noise,
+        "VAE": common | dense | noise | {"likelihood"},
+        "CVAE": common | noise | {"likelihood"},  # convolutions have no such width
+        "AE": common | dense,  # and a fixed likelihood nothing to learn
+    }
     for study in plan.studies:
-        assert set(dict(study.space)) == set(DEFAULT_SPACES[study.base.model])
-        assert study.base == TrialConfig(model=study.base.model, latent_dim=10, epochs=50, validation_size=100)
+        assert set(dict(study.space)) == expected[study.base.model]
+        assert study.base == trial_config(model=study.base.model, latent_dim=10, epochs=50, validation_size=100)
 
 
 def test_ranges_read_as_they_were_meant_and_survive_their_text():
@@ -112,7 +119,7 @@ def test_every_range_flag_reaches_the_studies_it_matters_to():
         "likelihood": "gaussian,gaussian-learned", "noise": "learned,closed-form", "noise_learning_rate": "0.1..0.5",
         "objective": "eq25,eq24", "kl_weight": "0.5..2.0",
     }  # fmt: skip
-    assert set(typed) == set(SEARCHED)
+    assert set(typed) == set(searched())
     argv = [f"--{name.replace('_', '-')}={text}" for name, text in typed.items()]
     (study,) = flags("--models", "FisherNet", *argv).studies
     assert {name: str(domain) for name, domain in study.space} == typed
@@ -164,13 +171,13 @@ def test_a_value_that_does_not_matter_is_not_suggested():
         asked = dict(suggestions(study, first))
         assert ("noise_start" in asked) == (likelihood == "gaussian-learned")
         assert ("noise_learning_rate" in asked) == (likelihood == "gaussian-learned" and noise == "learned")
-        TrialConfig.from_dict({**study.base.to_dict(), **asked})  # and every combination is a config
+        trial_config({**study.base.to_dict(), **asked})  # and every combination is a config
 
 
 def test_what_matters_changes_the_config_of_some_model():
-    values = TrialConfig(likelihood="gaussian-learned").to_dict()
-    assert all(matters(name, values) for name in SEARCHED)
-    assert not matters("kl_weight", TrialConfig(model="AE").to_dict())
+    values = trial_config(likelihood="gaussian-learned").to_dict()
+    assert all(matters(name, values) for name in searched())
+    assert not matters("kl_weight", trial_config(model="AE").to_dict())
 
 
 def test_rungs_are_epochs_before_the_last():

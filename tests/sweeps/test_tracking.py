@@ -21,6 +21,7 @@ import pytest
 from PIL import Image
 
 from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 from fishernet.plan import compact, expand
 from sweeps import import_records
 from sweeps.lock import hold_lock
@@ -30,9 +31,9 @@ from sweeps.tracking_queue import Queue
 from sweeps.tracking_store import create_whole
 
 ROOT = Path(__file__).resolve().parents[2]
-CONFIG = TrialConfig(latent_dim=2, seed=0, epochs=5)
-OTHER = TrialConfig(model="VAE", latent_dim=3, seed=1, epochs=5)
-THIRD = TrialConfig(model="AE", latent_dim=4, seed=2, epochs=5)
+CONFIG = trial_config(latent_dim=2, seed=0, epochs=5)
+OTHER = trial_config(model="VAE", latent_dim=3, seed=1, epochs=5)
+THIRD = trial_config(model="AE", latent_dim=4, seed=2, epochs=5)
 PLAN = {**compact([CONFIG, OTHER]), "data_fingerprint": "f", "held_out": "test"}
 
 
@@ -213,7 +214,7 @@ from tests.sweeps.test_tracking import CONFIG, OTHER, EPOCHS, SweepTracking
 from fishernet.config import TrialConfig
 tracking = SweepTracking.open("s", sys.argv[1], artifact_root=None, create=True)
 for seed in range(200):
-    config = TrialConfig(seed=seed, epochs=5)
+    config = trial_config(seed=seed, epochs=5)
     tracking.ensure(config)
     tracking.log_epochs(config, EPOCHS)
 print("going", flush=True)
@@ -237,7 +238,7 @@ def test_a_killed_driver_is_continued_without_a_second_run_or_epoch(
     tracking = sweep(create=False)
     survived = len(tracking.runs())
     assert 0 < survived < 200  # killed in the middle
-    configs = [TrialConfig(seed=seed, epochs=5) for seed in range(survived + 3)]
+    configs = [trial_config(seed=seed, epochs=5) for seed in range(survived + 3)]
     for config in configs:
         tracking.ensure(config)
         tracking.log_epochs(config, EPOCHS)
@@ -456,7 +457,7 @@ def test_nothing_waits_for_epochs_to_come_once_a_run_has_ended_or_somebody_waits
 
 
 def test_plans_longer_than_a_tag_are_read_back(sweep: Callable[..., SweepTracking]) -> None:
-    configs = [TrialConfig(seed=seed).to_dict() for seed in range(60)]
+    configs = [trial_config(seed=seed).to_dict() for seed in range(60)]
     assert len(json.dumps(configs)) > 8000  # what MLflow keeps of a tag
     tracking = sweep()
     tracking.describe({"configs": configs}, {"epochs": 5}, "first", "note")
@@ -778,7 +779,7 @@ def test_records_of_a_second_machine_extend_the_plan_and_other_data_is_refused(
 ) -> None:
     arguments = [str(folder), "--name", "s", "--tracking-uri", uri, "--storage-path", str(tmp_path)]
     assert import_records.main(arguments) == 0
-    third = TrialConfig(model="AE", epochs=5)
+    third = trial_config(model="AE", epochs=5)
     plan = json.loads((folder / "plan.json").read_text()) | {"configs": [third.to_dict()]}
     (folder / "plan.json").write_text(json.dumps(plan))
     shutil.rmtree(folder / "second")
@@ -808,7 +809,7 @@ def test_records_are_not_imported_into_a_sweep_that_is_being_trained(
 def test_an_interrupted_import_is_finished_by_the_same_command(
     folder: Path, uri: str, tmp_path: Path, sweep: Callable[..., SweepTracking]
 ) -> None:
-    configs = [TrialConfig(seed=seed, epochs=5) for seed in range(100)]
+    configs = [trial_config(seed=seed, epochs=5) for seed in range(100)]
     plan = json.loads((folder / "plan.json").read_text()) | {"configs": [config.to_dict() for config in configs]}
     (folder / "plan.json").write_text(json.dumps(plan))
     shutil.rmtree(folder / "second")

@@ -1,49 +1,20 @@
-"""Likelihoods p(x given f): a density and its Fisher information, both as functions of the decoder's raw output a.
+"""Likelihoods of independent pixels, functions of one number a per pixel: f = sigmoid(a) or f = a.
 
-f = sigmoid(a) or f = a. Working in a keeps the logarithms finite where a probability rounds to 0 or 1. Everything is
-stacked: a and x are (n_members, n, n_pixels) and results per image (n_members, n).
+Working in a keeps the logarithms finite where a probability rounds to 0 or 1.
 """
 
 import math
-from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from fishernet.config import TrialConfig
+from fishernet.families import LikelihoodConfig
+from fishernet.likelihoods.base import DiagonalRoot, Likelihood
 
 # The running mean behind noise="closed-form" forgets with this factor per step: about the last 100 batches count.
 NOISE_MEMORY = 0.99
-
-
-class Likelihood(nn.Module, ABC):
-    """p(x given f), pixels independent."""
-
-    def __init__(self, config: TrialConfig, n_members: int) -> None:
-        super().__init__()
-        self.sigmoid = config.decoder_output == "sigmoid"
-        self.n_members = n_members
-
-    def mean(self, a: Tensor) -> Tensor:
-        """f, the expected image."""
-        return torch.sigmoid(a) if self.sigmoid else a
-
-    @abstractmethod
-    def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
-        """ln p(x given f) in nats per image, constants included, (n_members, n)."""
-
-    @abstractmethod
-    def root_fisher(self, a: Tensor) -> Tensor:
-        """The square root of the Fisher information about each a, the score's standard deviation, (n_members, n, n_pixels).
-
-        With J the Jacobian of a, the information about z is J^T diag(root_fisher^2) J: equation 18 of the FisherNet paper,
-        where the slope of the decoder's last function is counted here instead of in J. The root, as the square of a saturated
-        pixel rounds to 0, where the gradient of a square root is infinite.
-        """
-
-    def observe(self, x: Tensor, a: Tensor) -> None:
-        """Take note of a training batch, after the optimiser's step."""
 
 
 class Bernoulli(Likelihood):
@@ -52,8 +23,11 @@ class Bernoulli(Likelihood):
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
 
-    def root_fisher(self, a: Tensor) -> Tensor:
-        return _root_slope(a)
+    def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return torch.bernoulli(self.mean(a), generator=generator)
+
+    def root_information(self, a: Tensor) -> DiagonalRoot:
+        return DiagonalRoot(_root_slope(a))
 
 
 class Gaussian(Likelihood):
@@ -61,8 +35,8 @@ class Gaussian(Likelihood):
 
     xi: Tensor  # (n_members,): logarithm of the noise variance in squared units of x
 
-    def __init__(self, config: TrialConfig, n_members: int) -> None:
-        super().__init__(config, n_members)
+    def __init__(self, config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> None:
+        super().__init__(config, n_members, image_shape)
         self.register_buffer("xi", torch.zeros(n_members))
 
     def squared_error(self, x: Tensor, a: Tensor) -> Tensor:
@@ -72,9 +46,34 @@ class Gaussian(Likelihood):
         xi = self.xi[:, None]
         return -0.5 * (self.squared_error(x, a) * torch.exp(-xi) + x.shape[2] * (xi + math.log(2 * math.pi)))
 
-    def root_fisher(self, a: Tensor) -> Tensor:
+    def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        normal = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
+        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * normal
+
+    def root_information(self, a: Tensor) -> DiagonalRoot:
         inverse_sd = torch.exp(-0.5 * self.xi)[:, None, None]
-        return _root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a)
+        return DiagonalRoot(_root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a))
+
+    @property
+    def constant(self) -> float:
+        return 0.5 * self.n_pixels * math.log(2 * math.pi)
+
+    def parts(self, log_prob: Tensor) -> dict[str, Tensor]:
+        """k xi/2 and |x - f|^2 exp(-xi)/2 of equations 24 and 25."""
+        half_log_noise = 0.5 * self.n_pixels * self.xi[:, None]
+        return {
+            "half_log_noise": half_log_noise.expand_as(log_prob),
+            "half_weighted_error": -log_prob - half_log_noise - self.constant,
+        }
+
+    def log_prior(self, n_train: int) -> Tensor:
+        """-xi^2/(2 p) per image, p the number of training images: the N(0, 1) prior of xi in equations 21-25."""
+        return -self.xi.square()[:, None] / (2 * n_train)
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """exp(xi)."""
+        return self.xi.detach().exp()
 
 
 class GaussianLearned(Gaussian):
@@ -85,8 +84,8 @@ class GaussianLearned(Gaussian):
 
     n_observed: Tensor  # (n_members,): steps behind the running mean
 
-    def __init__(self, config: TrialConfig, n_members: int) -> None:
-        super().__init__(config, n_members)
+    def __init__(self, config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> None:
+        super().__init__(config, n_members, image_shape)
         self.closed_form = config.noise == "closed-form"
         start = torch.full((n_members,), config.noise_start)
         if self.closed_form:
@@ -110,10 +109,3 @@ def _root_slope(a: Tensor) -> Tensor:
     """sqrt(f (1 - f)) of f = sigmoid(a): t/(1 + t^2), t = exp(-|a|/2), which has a finite gradient also where f rounds to 1."""
     t = torch.exp(-0.5 * a.abs())
     return t / (1 + t.square())
-
-
-LIKELIHOODS: dict[str, type[Likelihood]] = {
-    "bernoulli": Bernoulli,
-    "gaussian": Gaussian,
-    "gaussian-learned": GaussianLearned,
-}

@@ -1,0 +1,271 @@
+"""The families of models: one config class and one row each. Nothing here imports torch.
+
+A model from outside is a row under the entry point ``fishernet.families``, or is named as ``package.module:Class``, a class
+whose ``family`` is its row.
+"""
+
+import functools
+import importlib
+import importlib.metadata
+import sys
+from collections.abc import Mapping
+from dataclasses import Field, dataclass, fields
+from typing import Any
+
+from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
+from fishernet.likelihoods import LIKELIHOODS
+
+LEARNED = {"likelihood": "gaussian-learned"}
+WITH_CG = {"sampler": "cg"}
+ENTRY_POINT = "fishernet.families"
+
+
+@dataclass(frozen=True)
+class LikelihoodConfig(TrialConfig):
+    """Of models whose decoder's output enters one of ``fishernet.likelihoods``."""
+
+    likelihood: str = field(
+        "bernoulli",
+        f"p(x given f): {'; '.join(f'{name}, {row.meaning}' for name, row in LIKELIHOODS.items())}",
+        role="choice",
+        choices=tuple(LIKELIHOODS),
+    )
+    noise: str = field(
+        "learned",
+        "how gaussian-learned finds xi: by gradient as in the paper, or as the closed-form optimum of a running mean",
+        role="choice",
+        choices=("learned", "closed-form"),
+        when=LEARNED,
+    )
+    noise_start: float = field(
+        0.0,
+        "xi at the first step",
+        role="rate",
+        valid=between(-80, 80),
+        must="from -80 to 80",
+        when=LEARNED,
+        search="-6..0",
+    )
+    noise_learning_rate: float = field(
+        0.0,
+        "step size of Adam for xi; 0 takes learning_rate",
+        role="rate",
+        valid=at_least(0),
+        must="at least 0",
+        when={**LEARNED, "noise": "learned"},
+        search="1e-4..1e-1:log",
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood == "bernoulli" and self.decoder_output != "sigmoid":
+            raise ValueError(
+                "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
+                f"got {self.decoder_output}"
+            )
+        if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
+            raise ValueError(
+                "noise closed-form sets the variance of likelihood gaussian-learned; "
+                f"got likelihood {self.likelihood}, which has none to set"
+            )
+
+
+@dataclass(frozen=True)
+class AEConfig(LikelihoodConfig):
+    """The unit Gaussian is the squared error."""
+
+    likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
+
+
+@dataclass(frozen=True)
+class ELBOConfig(LikelihoodConfig):
+    """Of models whose loss weighs a KL divergence."""
+
+    kl_weight: float = field(
+        1.0,
+        "factor of the KL divergence in the loss (beta), for FisherNet of what its objective keeps of it: |z|^2/2, with eq24 "
+        "also ln|M|/2",
+        role="choice",
+        valid=at_least(0),
+        must="at least 0",
+        # By the MSE alone it would go to its lower end, where a VAE is a plain autoencoder.
+        search="1e-2..10:log",
+        search_with="kl",
+        symbol="beta",
+        per_member=True,
+    )
+
+
+@dataclass(frozen=True)
+class VAEConfig(ELBOConfig):
+    """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
+
+    likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
+
+
+@dataclass(frozen=True)
+class CVAEConfig(VAEConfig):
+    """The VAE with the convolutions of Table A1."""
+
+    network: str = with_default(TrialConfig, "network", "conv")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.network != "conv":
+            raise ValueError(
+                f"network {self.network}: {self.label} is the VAE with network conv; of another network take the VAE"
+            )
+
+
+@dataclass(frozen=True)
+class FisherNetConfig(ELBOConfig):
+    """The likelihood is the paper's equation 9."""
+
+    likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian-learned")
+    objective: str = field(
+        "eq25",
+        "FisherNet's loss: eq25 drops ln|M| and holds M constant, as the paper; eq25-residual lets the gradient through "
+        "the sample's residual; eq24 keeps ln|M|, with the gradient through M",
+        role="choice",
+        choices=("eq25", "eq25-residual", "eq24"),
+    )
+    sampler: str = field(
+        "cholesky",
+        "how FisherNet draws from N(mu, M^-1): cholesky of the explicit M, or cg, conjugate gradients of eq. 28-31, "
+        "which never forms M",
+        role="choice",
+        choices=("cholesky", "cg"),
+        search=None,  # the same distribution
+    )
+    cg_tolerance: float = field(
+        1e-4,
+        "cg stops at this residual norm relative to the right-hand side's",
+        role="computing",
+        valid=positive,
+        must="positive",
+        when=WITH_CG,
+    )
+    cg_iterations: int = field(
+        100,
+        "cg stops after this many iterations at the latest",
+        role="computing",
+        valid=at_least(1),
+        must="at least 1",
+        when=WITH_CG,
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sampler == "cg" and self.objective != "eq25":
+            raise ValueError(
+                "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "
+                f"got {self.objective}"
+            )
+
+
+@dataclass(frozen=True)
+class Family:
+    """A row: what the rest of the product asks of a model without importing it."""
+
+    name: str
+    config: type[TrialConfig]
+    model: str  # "package.module:Class"
+    posterior: bool = True  # q(z given x) to draw from
+    prior: bool = True  # p(z) to draw from
+    tangents: bool = False  # a step pushes d tangents through the decoder, which is most of its cost
+    padded: bool = True  # members of different latent_dim stack
+
+    def load(self) -> Any:
+        """The model's class."""
+        module, _, name = self.model.partition(":")
+        return getattr(importlib.import_module(module), name)
+
+
+BUILT_IN = (
+    Family("FisherNet", FisherNetConfig, "fishernet.models.fishernet:FisherNet", tangents=True),
+    Family("VAE", VAEConfig, "fishernet.models.vae:VAE"),
+    Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
+    Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
+)
+
+
+def _installed() -> dict[str, Family]:
+    """The rows of this package and of those that are installed beside it; one that cannot be had is a line on stderr."""
+    rows = {family.name: family for family in BUILT_IN}
+    for point in importlib.metadata.entry_points(group=ENTRY_POINT):
+        try:
+            family = point.load()
+            if not isinstance(family, Family):
+                raise TypeError(f"it is a {type(family).__name__} and no fishernet.families.Family")
+            if family.name in rows:
+                raise ValueError(f"there is a model of that name already, {rows[family.name].model}")
+            rows[family.name] = family
+        except Exception as error:  # another's code, which may raise anything
+            print(f"the model {point.name} of {point.value} is left out: {error}", file=sys.stderr)
+    return rows
+
+
+FAMILIES = _installed()
+MODEL_NAMES = tuple(FAMILIES)
+
+
+def family(model: str) -> Family:
+    """The row of a model by its name or as ``package.module:Class``, which then is known; raises ValueError with a sentence."""
+    if model not in FAMILIES:
+        if ":" not in model:
+            raise ValueError(
+                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}"
+            )
+        FAMILIES[model] = _from_class(model)
+        all_fields.cache_clear()
+    return FAMILIES[model]
+
+
+def _from_class(path: str) -> Family:
+    module, _, name = path.partition(":")
+    try:
+        row = getattr(importlib.import_module(module), name).family
+    except Exception as error:  # another's code, which may raise anything
+        raise ValueError(f"model (which autoencoder): {path} cannot be imported: {error}") from None
+    if not isinstance(row, Family):
+        raise ValueError(f"model (which autoencoder): {path}.family must be a fishernet.families.Family; got {row!r}")
+    return row
+
+
+def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialConfig:
+    """The config of the family that ``model`` names, from field names and values, text included.
+
+    Fields that only other families have are left out: plans and runs of earlier versions hold them. Raises KeyError on
+    names that are no fields, ValueError on values that are not allowed.
+    """
+    values = {"model": MODEL_NAMES[0], **(values or {}), **more}
+    config = family(str(values["model"])).config
+    own = config.__dataclass_fields__
+    if unknown := sorted(set(values) - set(own) - set(all_fields())):
+        raise KeyError(f"not fields of TrialConfig: {unknown}; the fields are {list(own)}")
+    return config(**{name: value for name, value in values.items() if name in own})
+
+
+@functools.cache
+def all_fields() -> dict[str, "Field[Any]"]:
+    """Every field of every family by name, those that all have first; of one that several have, the first family's."""
+    found = {f.name: f for f in fields(TrialConfig)}
+    for row in FAMILIES.values():
+        for f in fields(row.config):
+            found.setdefault(f.name, f)
+    return found
+
+
+def models_with(name: str) -> list[str]:
+    """The models that have a field."""
+    return [model for model, row in FAMILIES.items() if name in row.config.__dataclass_fields__]
+
+
+def typed_value(name: str, value: Any) -> Any:
+    """The value in the type of field ``name``; raises ValueError that names the field, as a config does."""
+    return typed(all_fields()[name], value)
+
+
+def matters(name: str, values: Mapping[str, Any]) -> bool:
+    """Whether a field changes what a config with these values computes."""
+    return family(values["model"]).config.matters(name, values)

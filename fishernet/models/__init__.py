@@ -1,0 +1,1 @@
+"""One file a family; ``fishernet.families`` has their rows."""

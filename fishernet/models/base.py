@@ -1,0 +1,160 @@
+"""What every model is: networks, a likelihood, a prior, and a loss; everything is stacked over the members of a cohort."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import fields
+from typing import Any, ClassVar, Literal, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from fishernet.config import TrialConfig
+from fishernet.likelihoods import LIKELIHOODS
+from fishernet.likelihoods.base import Likelihood
+from fishernet.networks import NETWORKS
+from fishernet.networks.stacked import Linear, Stacked
+from fishernet.posteriors import Posterior
+from fishernet.priors import Prior, StandardNormal
+
+
+class Noise(NamedTuple):
+    """How many random numbers an image needs, and of which kind: standard normal, or uniform in [0, 1)."""
+
+    width: int
+    kind: Literal["normal", "uniform"] = "normal"
+
+
+class Outcome(NamedTuple):
+    """What one pass of a batch gives; nats per image, (n_members, n)."""
+
+    loss: Tensor  # lower is better
+    terms: dict[str, Tensor]  # what the loss is made of, and the ELBO where it is known
+    mean: Tensor  # the posterior mean, (n_members, n, d)
+    output: Tensor  # the decoder's raw output at one posterior sample, (n_members, n, n_outputs)
+
+
+class Autoencoder(nn.Module, ABC):
+    """f = decoder(z), x in [0, 1]^k, for configs that differ only in latent_dim, seed and the numbers of ``numbers``.
+
+    z is (n_members, n, d) with d the largest latent_dim; the surplus of a smaller member is 0 in its weights, means and
+    noise, and every gradient there is 0, so it trains as it would alone. Where a formula would see the surplus, as ln 2 pi
+    for each latent does, ``own``, (n_members, 1, d), is 1 for a member's own latents and 0 for what pads it.
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("mean",)  # what the encoder gives, d numbers each
+    recordable = True  # a step has no branch that looks at its numbers, so that a CUDA graph can replay it
+    config: Any
+    own: Tensor
+
+    def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
+        super().__init__()
+        self.config = configs[0]  # of this family's class
+        self.configs, self.n_train, self.n_pixels = list(configs), n_train, math.prod(image_shape)
+        self.latent_dims = [c.latent_dim for c in configs]
+        own = torch.arange(max(self.latent_dims)) < torch.tensor(self.latent_dims)[:, None]
+        self.register_buffer("own", own[:, None].to(torch.get_default_dtype()), persistent=False)
+        # Numbers of the loss in which the members of one cohort may differ, (n_members, 1).
+        for f in fields(self.config):
+            if f.metadata["per_member"]:
+                values = torch.tensor([[getattr(c, f.name)] for c in configs])
+                self.register_buffer(f.name, values, persistent=False)
+        self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
+        self.prior: Prior = StandardNormal(self.own)
+        self.build_networks(image_shape)
+        generators = [torch.Generator().manual_seed(c.seed) for c in configs]
+        for layer in self.modules():
+            if isinstance(layer, Stacked):
+                layer.initialise(generators)
+
+    def build_networks(self, image_shape: tuple[int, int, int]) -> None:
+        """``trunk``, a linear head for each of ``heads``, and ``decoder``: those of ``config.network``."""
+        network = NETWORKS[self.config.network]
+        self.trunk: nn.Module = network.load("Encoder")(self.configs, image_shape)
+        n_features: list[int] = self.trunk.n_features
+        self.heads_of_encoder = nn.ModuleDict({name: Linear(n_features, self.latent_dims) for name in self.heads})
+        self.decoder: nn.Module = network.load("Decoder")(
+            self.configs, image_shape, self.likelihood.maps, self.likelihood.others
+        )
+
+    def encode(self, x: Tensor) -> dict[str, Tensor]:
+        """Each head's output, (n_members, n, d)."""
+        with self.arithmetic():
+            features = self.trunk(x)
+            return {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+
+    def decode(self, z: Tensor) -> Tensor:
+        """The decoder's raw output a, (n_members, n, n_outputs)."""
+        with self.arithmetic():
+            a: Tensor = self.decoder(z).to(z.dtype)
+        return a
+
+    def arithmetic(self) -> AbstractContextManager[Any]:
+        """Within it the networks' matrix products, and their gradients, are of ``config.precision``'s numbers."""
+        if self.config.precision != "bfloat16":
+            return nullcontext()  # tf32 is a matter of the process: ``training.set_arithmetic``
+        return torch.autocast(next(self.parameters()).device.type, torch.bfloat16)
+
+    def posterior_mean(self, x: Tensor) -> Tensor:
+        return self.encode(x)["mean"]
+
+    def posterior(self, x: Tensor) -> Posterior:
+        """q(z given x); raises NotImplementedError where the model has none (``Family.posterior``)."""
+        raise NotImplementedError(f"{type(self).__name__} has no posterior")
+
+    def log_likelihood(self, x: Tensor, z: Tensor) -> tuple[Tensor, Tensor]:
+        """ln p(x given z), nats, (n_members, n), and the decoder's raw output a."""
+        a = self.decode(z)
+        return self.likelihood.log_prob(x, a), a
+
+    def log_weight(self, x: Tensor, q: Posterior, noise: Mapping[str, Tensor]) -> Tensor:
+        """ln p(x given z) + ln p(z) - ln q(z given x) at one draw z ~ q, nats, (n_members, n).
+
+        Its mean over draws is the ELBO, the logarithm of the mean of its exponential a lower bound of ln p(x) that is the
+        tighter the more draws (Burda, Grosse, Salakhutdinov 2016, eq. 8). Raises NotImplementedError where ln q is unknown.
+        """
+        z, log_q = q.draw(noise)
+        if log_q is None:
+            raise NotImplementedError(f"{type(q).__name__} cannot know the density of its draws")
+        return self.log_likelihood(x, z)[0] + self.prior.log_prob(z) - log_q
+
+    def reconstruct(self, z: Tensor) -> Tensor:
+        """f, the expected image of each z, (n_members, n, n_pixels)."""
+        return self.likelihood.mean(self.decode(z))
+
+    def noise(self, latent_dim: int) -> dict[str, Noise]:
+        """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
+        return {"eta": Noise(latent_dim)}
+
+    @abstractmethod
+    def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
+        """Loss and terms of images x, (n_members, n, n_pixels) in [0, 1], at one posterior sample drawn with ``noise``.
+
+        ``noise`` has an array (n_members, n, width) for each name of ``self.noise``, padded with zeros.
+        """
+
+    def updates(self, x: Tensor, noise: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
+        """One optimiser step of every player on a batch: (player, its loss, (n_members, n)), one after the other.
+
+        After each yield the training loop takes that player's step and comes back. The player "" owns the parameters that
+        ``player_of`` gives to no other; its loss is the run's.
+        """
+        outcome = self(x, noise)
+        yield "", outcome.loss
+        self.likelihood.observe(x, outcome.output.detach())
+
+    def player_of(self, parameter: str) -> str:
+        """The player whose optimiser moves a parameter of this name."""
+        return ""
+
+    def begin_epoch(self, epoch: int) -> None:
+        """Called before each epoch, counted from 1; what depends on it is written into buffers, which a CUDA graph reads anew.
+
+        Nothing of it is stored: an epoch depends on its number alone.
+        """
+
+    def noise_prior(self, like: Tensor) -> Tensor | float:
+        """Minus ln of the likelihood's prior of its own parameters, per image, in the shape of ``like``; 0 without any."""
+        log_prior = self.likelihood.log_prior(self.n_train)
+        return 0.0 if log_prior is None else -log_prior.expand_as(like)

@@ -1,0 +1,52 @@
+"""The networks by name. Nothing here imports torch."""
+
+import importlib
+import itertools
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Sizes(Protocol):
+    """What a network's cost depends on: a TrialConfig, whose module has this table's names."""
+
+    @property
+    def latent_dim(self) -> int: ...
+    @property
+    def hidden_width(self) -> int: ...
+    @property
+    def hidden_layers(self) -> int: ...
+
+
+@dataclass(frozen=True)
+class Network:
+    """A row: an encoder and a decoder for the members of a cohort, and what they cost.
+
+    ``module`` holds the classes Encoder and Decoder:
+        Encoder(configs, image_shape): (n_members, n, n_pixels) to features, (n_members, n, largest of ``n_features``)
+        Decoder(configs, image_shape, maps, others): z, (n_members, n, d), to a, (n_members, n, maps n_pixels + others)
+    ``n_products`` counts the multiplications per image of encoder and decoder together, about. On a CPU, members are worth
+    stacking while a step is mostly overhead: up to ``stacked_below`` products.
+    """
+
+    module: str
+    n_products: Callable[["Sizes", int], float]
+    stacked_below: float = 0
+
+    def load(self, name: str) -> Any:
+        """The class Encoder or Decoder."""
+        return getattr(importlib.import_module(self.module), name)
+
+
+def _dense_products(config: Sizes, n_pixels: int) -> int:
+    widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
+    return 2 * sum(a * b for a, b in itertools.pairwise(widths))
+
+
+NETWORKS = {
+    # Up to so many, stacking gains 1.1x to 5.6x (benchmarks/results/cohort_size.csv), beyond it nothing worth losing single
+    # trials for; nor does a convolution gain.
+    "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
+    # 10 million multiplications of encoder and decoder at 784 pixels
+    "conv": Network("fishernet.networks.conv", lambda config, n_pixels: 2 * 13_000 * n_pixels),
+}

@@ -1,0 +1,93 @@
+"""Stacked layers: every parameter holds one slice per cohort member, (n_members, ...)."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+
+class Jacobian(Protocol):
+    """The Jacobian J of a decoder at a batch of points, as an operator on tangents: what ``Decoder.linearise`` gives."""
+
+    def part(self, members: slice, n_in: int) -> Self:
+        """Of these members and of the first n_in inputs alone."""
+
+    def jacobian(self) -> Tensor:
+        """J^T as tangents, (n_members, n or 1, n_in, n_out)."""
+
+    def push(self, tangent: Tensor) -> Tensor:
+        """J v for one v per point: (n_members, n, n_in) to (n_members, n, n_out)."""
+
+    def pull(self, cotangent: Tensor) -> Tensor:
+        """J^T w for one w per point: (n_members, n, n_out) to (n_members, n, n_in)."""
+
+
+class Stacked(nn.Module, ABC):
+    """A module whose ``padded`` parameters and buffers have a leading member axis and may differ in size between members."""
+
+    padded: tuple[str, ...] = ()
+
+    @abstractmethod
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Draw each member's first weights from its own generator, in the member's own shape."""
+
+    @abstractmethod
+    def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
+        """Member i's unpadded part of ``tensor``, which has the shape of this module's own ``name``."""
+
+
+class StackedLayer(Stacked):
+    """A weight and a bias with a leading member axis; members may differ in width and are padded with zeros.
+
+    ``shapes[i]`` is the weight's shape member i would have alone. Only that corner is ever initialised, saved or counted;
+    what lies outside it starts at 0 and, where its inputs or the gradients of its outputs are 0, stays 0 under Adam.
+    """
+
+    padded = ("weight", "bias")
+
+    def __init__(self, shapes: Sequence[tuple[int, ...]], bias_sizes: Sequence[int]) -> None:
+        super().__init__()
+        self.shapes, self.bias_sizes = list(shapes), list(bias_sizes)
+        largest = [max(sizes) for sizes in zip(*shapes, strict=True)]
+        self.weight = nn.Parameter(torch.zeros(len(shapes), *largest))
+        self.bias = nn.Parameter(torch.zeros(len(shapes), max(bias_sizes)))
+
+    def fan_in(self, shape: tuple[int, ...]) -> int:
+        return math.prod(shape[1:])
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        """Uniform in +-1/sqrt(fan_in), torch's default for its own layers; drawn in each member's own shape."""
+        for i, (shape, size, generator) in enumerate(zip(self.shapes, self.bias_sizes, generators, strict=True)):
+            bound = 1 / math.sqrt(self.fan_in(shape))
+            _corner(self.weight[i], shape).copy_((torch.rand(shape, generator=generator) * 2 - 1) * bound)
+            self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+
+    def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
+        return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
+
+
+def each_member(layers: Iterable[nn.Module]) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
+    """Member by member, weight and bias of every layer. Indexed one by one, each would have a gradient the size of all."""
+    parameters = [(layer.get_parameter("weight").unbind(), layer.get_parameter("bias").unbind()) for layer in layers]
+    return zip(*(zip(*both, strict=True) for both in parameters), strict=True)
+
+
+def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
+    return tensor[tuple(slice(n) for n in shape)]
+
+
+class Linear(StackedLayer):
+    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy."""
+
+    def __init__(self, n_in: Sequence[int], n_out: Sequence[int]) -> None:
+        super().__init__(list(zip(n_in, n_out, strict=True)), n_out)
+
+    def fan_in(self, shape: tuple[int, ...]) -> int:
+        return shape[0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.baddbmm(self.bias[:, None], x, self.weight)
