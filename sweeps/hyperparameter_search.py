@@ -220,7 +220,7 @@ def _studies(
     try:
         row = family(model)
     except ValueError as error:
-        raise PlanError(f"--models: {error}") from None
+        raise PlanError(flagged(str(error))) from None
     if locked := sorted(set(overrides) - set(fixable())):
         raise PlanError(f"--models {text}: {locked[0]} is the same in all studies, so it has a flag of its own")
     own = {name: domain for name, domain in domains.items() if name not in overrides}

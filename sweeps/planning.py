@@ -92,7 +92,7 @@ def import_models(argv: Sequence[str]) -> None:
             try:
                 family(found[0])
             except ValueError as error:
-                raise PlanError(f"--models: {error}") from None
+                raise PlanError(flagged(str(error))) from None
 
 
 def _field(name: str) -> Any:

@@ -86,7 +86,7 @@ def test_a_negative_range_needs_no_equals_sign():
         (["--fix", "learning_rate=-1"], r"--fix: learning_rate .*positive"),
         (["--fix", "activation=elu", "--fix", "activation=relu"], r"--fix names activation twice"),
         (["--fix", "activation=elu", "--activation", "relu,elu"], r"both say what activation is"),
-        (["--models", "Vae"], r"--models: each is one of FisherNet"),
+        (["--models", "Vae"], r"--models.* must be one of FisherNet"),
         (["--models", "VAE:beta=2"], r"after the colon.*'beta=2'"),
         (["--models", "VAE:epochs=2"], r"epochs is the same in all studies"),
         (["--models", "VAE", "VAE"], r"two of the studies are named VAE-d10"),
@@ -117,14 +117,15 @@ def test_every_range_flag_reaches_the_studies_it_matters_to():
         "batch_size": "8,16", "learning_rate": "0.1..0.2:log", "weight_decay": "0.1..0.3", "hidden_width": "5..9:step=2",
         "hidden_layers": "1..2", "activation": "elu,tanh", "decoder_output": "sigmoid,linear", "noise_start": "-3.0..-1.0",
         "likelihood": "gaussian,gaussian-learned", "noise": "learned,closed-form", "noise_learning_rate": "0.1..0.5",
-        "objective": "eq25,eq24", "kl_weight": "0.5..2.0",
+        "objective": "eq25,eq24", "kl_weight": "0.5..2.0", "network": "dense,conv",
     }  # fmt: skip
     assert set(typed) == set(searched())
     argv = [f"--{name.replace('_', '-')}={text}" for name, text in typed.items()]
     (study,) = flags("--models", "FisherNet", *argv).studies
     assert {name: str(domain) for name, domain in study.space} == typed
+    typed.pop("network")  # CVAE has but one
     for study, left_out in zip(
-        flags("--models", "CVAE", "AE", "FisherNet", *argv).studies,
+        flags("--models", "CVAE", "AE", "FisherNet", *(word for word in argv if "--network" not in word)).studies,
         ({"hidden_width", "hidden_layers", "objective"}, {"objective", "kl_weight"}, set()),
         strict=True,
     ):
