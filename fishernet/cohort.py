@@ -27,14 +27,17 @@ class Cohort:
         image_shape: tuple[int, int, int],
         n_train: int,
         device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
     ) -> None:
         shared = [c.without_axes().to_dict() for c in configs]
         if differing := sorted(name for name, value in shared[0].items() if any(c.get(name) != value for c in shared)):
             raise ValueError(
                 f"members of a cohort differ only in latent_dim and seed; these differ in {', '.join(differing)}"
             )
-        self.configs, self.config, self.device = list(configs), configs[0], torch.device(device)
-        self.model: Autoencoder = family(self.config.model).load()(configs, image_shape, n_train).to(self.device)
+        self.configs, self.config = list(configs), configs[0]
+        self.device, self.dtype = torch.device(device), dtype
+        self.model: Autoencoder = family(self.config.model).load()(configs, image_shape, n_train)
+        self.model = self.model.to(self.device, dtype)
         self.optimisers = _optimisers(self.model, self.config)
         self.epoch = 0
         self.history: list[list[Record]] = [[] for _ in configs]
@@ -52,25 +55,28 @@ class Cohort:
         return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
 
     def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
-        """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width."""
+        """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width.
+
+        Drawn in float32 whatever the cohort's numbers are, so that these decide nothing else.
+        """
         draws = {}
         asked = [self.model.noise(c.latent_dim) for c in self.configs]
         for name in asked[0]:
             padded = torch.zeros(len(self), n, max(own[name].width for own in asked), device=self.device)
             for member, (own, generator) in enumerate(zip(asked, generators, strict=True)):
                 padded[member, :, : own[name].width] = _draw(own[name], n, generator)
-            draws[name] = padded
+            draws[name] = padded.to(self.dtype)
         return draws
 
     def stop_member(self, i: int, reason: str) -> None:
         """Mark member i as failed and set all its numbers to 0; it trains on from there, finite and counted no more."""
         self.failures[i] = reason
         with torch.no_grad():
-            for tensor in self._tensors().values():
+            for tensor in self.tensors().values():
                 if tensor.dim() and len(tensor) == len(self):
                     tensor[i].zero_()
 
-    def _tensors(self) -> dict[str, Tensor]:
+    def tensors(self) -> dict[str, Tensor]:
         """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
         for player, optimiser in self.optimisers.items():
@@ -82,14 +88,14 @@ class Cohort:
 
     def state(self) -> CohortState:
         """Where the cohort stands; on a CPU its tensors are the cohort's own, so they move on with it."""
-        tensors = {name: t.detach().cpu().contiguous() for name, t in self._tensors().items()}
+        tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors().items()}
         history = [list(records) for records in self.history]
         return CohortState(self.configs, self.epoch, history, dict(self.failures), tensors)
 
     def restore(self, state: CohortState) -> None:
         """Go on from the state of these configs; its padding may be another than this cohort's."""
         with torch.no_grad():
-            for name, t in self._tensors().items():
+            for name, t in self.tensors().items():
                 if (stored := state.tensors.get(name)) is not None:
                     copy_corner(t, stored)
         self.epoch, self.failures = state.epoch, dict(state.failures)
@@ -139,7 +145,8 @@ def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
     groups: dict[str, dict[tuple[float, float], list[Tensor]]] = {}
     for name, parameter in model.named_parameters():
         rate = getattr(config, "noise_learning_rate", 0.0) if name == "likelihood.xi" else 0.0
-        decay = config.weight_decay if name.endswith("weight") else 0.0
+        # A normalisation's scale, one number per feature and member, is no weight either.
+        decay = config.weight_decay if name.endswith("weight") and parameter.dim() > 2 else 0.0
         own = groups.setdefault(model.player_of(name), {})
         own.setdefault((rate or config.learning_rate, decay), []).append(parameter)
     return {

@@ -28,10 +28,11 @@ class ResidentImages:
     """An image set on the device as uint8, (n, n_pixels), moved there once."""
 
     pixels: Tensor
+    dtype: torch.dtype = torch.float32  # of the grey values
 
     @classmethod
-    def of(cls, images: Tensor, device: torch.device) -> "ResidentImages":
-        return cls(images.flatten(1).to(device))
+    def of(cls, images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> "ResidentImages":
+        return cls(images.flatten(1).to(device), dtype)
 
     def __len__(self) -> int:
         return len(self.pixels)
@@ -40,7 +41,7 @@ class ResidentImages:
         """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels)."""
         # A copy of whole rows: indexing would look up every pixel by itself.
         rows = self.pixels.index_select(0, index.flatten())
-        return rows.view(*index.shape, -1).float().div_(255)
+        return rows.view(*index.shape, -1).to(self.dtype).div_(255)
 
 
 @functools.cache
@@ -74,8 +75,8 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     Data order and noise depend on (seed, epoch) alone, so neither stopping nor evaluating changes what follows.
     """
     keep_freed_memory()
-    train_images = ResidentImages.of(data.train, cohort.device)
-    test_images = ResidentImages.of(data.test, cohort.device)
+    train_images = ResidentImages.of(data.train, cohort.device, cohort.dtype)
+    test_images = ResidentImages.of(data.test, cohort.device, cohort.dtype)
     set_arithmetic(cohort.config.precision)
     step = Step(cohort, train_images)
     while cohort.epoch < cohort.config.epochs and len(cohort.failures) < len(cohort):

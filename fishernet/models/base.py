@@ -63,20 +63,28 @@ class Autoencoder(nn.Module, ABC):
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
         self.prior: Prior = StandardNormal(self.own)
         self.build_networks(image_shape)
+        # Encoder and decoder first: models that add to them start from the same weights there.
+        initialised: set[nn.Module] = set()
         generators = [torch.Generator().manual_seed(c.seed) for c in configs]
-        for layer in self.modules():
-            if isinstance(layer, Stacked):
-                layer.initialise(generators)
+        for network in (self.trunk, self.heads_of_encoder, self.decoder, self):
+            for layer in network.modules():
+                if isinstance(layer, Stacked) and layer not in initialised:
+                    layer.initialise(generators)
+                    initialised.add(layer)
 
     def build_networks(self, image_shape: tuple[int, int, int]) -> None:
-        """``trunk``, a linear head for each of ``heads``, and ``decoder``: those of ``config.network``."""
+        """Those of ``config.network``; a model with networks of its own calls ``use_networks`` with them."""
         network = NETWORKS[self.config.network]
-        self.trunk: nn.Module = network.load("Encoder")(self.configs, image_shape)
-        n_features: list[int] = self.trunk.n_features
-        self.heads_of_encoder = nn.ModuleDict({name: Linear(n_features, self.latent_dims) for name in self.heads})
-        self.decoder: nn.Module = network.load("Decoder")(
-            self.configs, image_shape, self.likelihood.maps, self.likelihood.others
+        self.use_networks(
+            network.load("Encoder")(self.configs, image_shape),
+            network.load("Decoder")(self.configs, image_shape, self.likelihood.maps, self.likelihood.others),
         )
+
+    def use_networks(self, trunk: nn.Module, decoder: nn.Module) -> None:
+        """``trunk``, which says its ``n_features``, with a linear head for each of ``heads``, and ``decoder``."""
+        self.trunk, self.decoder = trunk, decoder
+        n_features: list[int] = trunk.n_features  # type: ignore[assignment]
+        self.heads_of_encoder = nn.ModuleDict({name: Linear(n_features, self.latent_dims) for name in self.heads})
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""

@@ -14,7 +14,7 @@ from tests.fishernet.test_training import VARIANTS
 def pretended_step(variant, small, monkeypatch):
     """All of a step but autograd's own part, and what an evaluation does besides."""
     monkeypatch.setattr(StackedLayer, "initialise", lambda self, generators: None)  # no generator can be pretended
-    monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: self)  # nor can what is pretended be moved
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *given: self)  # nor can what is pretended be moved
     configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 3, 5)]
     with FakeTensorMode():
         with torch.device("cuda"):
@@ -31,7 +31,7 @@ def pretended_step(variant, small, monkeypatch):
         cohort.optimisers[""].step()
         cohort.model.likelihood.observe(x, outcome.output.detach())
         restored = cohort.model.reconstruct(outcome.mean)
-        return [x, *outcome.terms.values(), outcome.loss, restored, *cohort._tensors().values()]
+        return [x, *outcome.terms.values(), outcome.loss, restored, *cohort.tensors().values()]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""One contract for every model: solo equals cohort, resumed equals uninterrupted, evaluation leaves no trace."""
+"""The training loop, its checkpoints and its scores; what every model must do is in test_contract.py."""
 
 import json
 import time
@@ -9,77 +9,18 @@ import torch
 
 from fishernet.cohort import Cohort, load_model
 from fishernet.config import TrialConfig
+from fishernet.contract import history
 from fishernet.data import ImageData
-from fishernet.evaluation import evaluate, latent_means, pca_test_mse
+from fishernet.evaluation import evaluate, pca_test_mse
 from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
-# Every model, and every option of the models that have them.
-VARIANTS = [
-    *({"model": name} for name in MODEL_NAMES),
-    {"model": "VAE", "likelihood": "gaussian-learned"},
-    {"model": "VAE", "likelihood": "gaussian-learned", "noise": "closed-form"},
-    {"model": "FisherNet", "objective": "eq24"},
-    {"model": "FisherNet", "objective": "eq25-residual"},
-    {"model": "FisherNet", "sampler": "cg"},
-    {"model": "FisherNet", "likelihood": "bernoulli"},
-    {"model": "FisherNet", "noise": "closed-form"},
-    {
-        "model": "FisherNet",
-        "activation": "softplus",
-        "weight_decay": 0.1,
-        "kl_weight": 0.5,
-        "noise_learning_rate": 0.01,
-    },
-    {"model": "FisherNet", "precision": "bfloat16"},
-    {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
-]
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
 
 
-def make(
-    configs: list[TrialConfig], images: ImageData, dtype: torch.dtype = torch.float32, device: str = "cpu"
-) -> Cohort:
-    cohort = Cohort(configs, images.image_shape, len(images.train), device)
-    cohort.model.to(dtype)
-    for group in cohort.optimisers[""].groups:
-        group.__post_init__()  # its moments in the same numbers
-    return cohort
-
-
-def run(cohort: Cohort, images: ImageData) -> list[list[dict[str, float]]]:
-    """The metrics of each epoch and member, the time it took left out."""
-    return [
-        [{k: v for k, v in r["metrics"].items() if "seconds" not in k} if r else None for r in records]
-        for records in train(cohort, images)
-    ]
-
-
-def test_every_model_is_in_the_contract():
-    assert {variant["model"] for variant in VARIANTS} == set(MODEL_NAMES)
-
-
-@every_variant
-def test_a_member_of_a_padded_cohort_trains_as_it_would_alone(variant, small, images, monkeypatch):
-    """In float64, after every step of two epochs: the only difference left is the order of summation."""
-    monkeypatch.setattr(ResidentImages, "take", lambda self, index: self.pixels[index].double() / 255)
-    draw = Cohort.draw_noise
-    monkeypatch.setattr(Cohort, "draw_noise", lambda *args: {name: t.double() for name, t in draw(*args).items()})
-    small |= {"cg_tolerance": 1e-12} | variant
-    configs = [trial_config(latent_dim=d, seed=s, **small) for d, s in ((2, 0), (5, 3), (3, 0))]
-    resident = ResidentImages.of(images.train, torch.device("cpu"))
-    together = make(configs, images, torch.float64)
-    losses = torch.stack([train_epoch(together, resident) for _ in range(2)])
-    for i, config in enumerate(configs):
-        alone = make([config], images, torch.float64)
-        own = torch.stack([train_epoch(alone, resident) for _ in range(2)])
-        assert torch.allclose(losses[:, :, i], own[:, :, 0], rtol=1e-9)
-        for name, tensor in alone.member_weights(0).items():
-            assert torch.allclose(tensor, together.member_weights(i)[name], rtol=1e-7, atol=1e-9), name
-        scores = [evaluate(cohort, ResidentImages.of(images.test, torch.device("cpu"))) for cohort in (alone, together)]
-        assert scores[0][0] == pytest.approx(scores[1][i], rel=1e-9)
+def make(configs: list[TrialConfig], images: ImageData) -> Cohort:
+    return Cohort(configs, images.image_shape, len(images.train))
 
 
 def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, images):
@@ -103,98 +44,10 @@ def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, i
             assert torch.allclose(decayed[name], plain[name] - shrunk, rtol=0, atol=1e-7), name
 
 
-@every_variant
-def test_the_padding_of_a_member_stays_zero(variant, small, images):
-    cohort = make([trial_config(latent_dim=d, **small | variant) for d in (2, 5)], images)
-    run(cohort, images)
-    means = cohort.model.posterior_mean(
-        ResidentImages.of(images.test, torch.device("cpu")).take(torch.arange(4)[None].expand(2, 4))
-    )
-    assert means[0, :, 2:].count_nonzero() == 0
-    assert means[1, :, 2:].count_nonzero() > 0
-    first = cohort.model.decoder.first if variant["model"] == "CVAE" else cohort.model.decoder.layers[0]
-    assert first.weight[0, 2:].count_nonzero() == 0
-
-
-@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=on_a_gpu)])
-@every_variant
-def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, device, small, images, tmp_path):
-    configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 4)]
-    whole = make(configs, images, device=device)
-    expected = run(whole, images)
-    interrupted = make(configs, images, device=device)
-    for _ in train(interrupted, images):
-        interrupted.save(tmp_path / "state.safetensors")
-        break
-    resumed = make(configs, images, device=device)
-    resumed.load(tmp_path / "state.safetensors")
-    with (tmp_path / "state.safetensors").open("r+b") as file:  # what is loaded is no view of the file
-        file.write(b"\xff" * (tmp_path / "state.safetensors").stat().st_size)
-    assert resumed.epoch == 1
-    assert [r["metrics"]["train/loss"] for r in resumed.history[0]] == [expected[0][0]["train/loss"]]
-    assert run(resumed, images) == expected[1:]
-    for name, tensor in whole._tensors().items():
-        assert torch.equal(tensor, resumed._tensors()[name]), name
-
-
-@every_variant
-def test_the_same_seed_gives_the_same_numbers_and_another_seed_others(variant, small, images):
-    first, again, other = (
-        run(make([trial_config(latent_dim=2, seed=seed, **small | variant)], images), images) for seed in (1, 1, 2)
-    )
-    assert first == again
-    assert first[-1][0]["test/mse"] != other[-1][0]["test/mse"]
-
-
-@every_variant
-def test_evaluating_less_often_changes_no_number_that_remains(variant, small, images):
-    often, seldom = (
-        run(make([trial_config(latent_dim=2, evaluate_every=every, **small | variant)], images), images)
-        for every in (1, 2)
-    )
-    assert "test/mse" not in seldom[0][0]
-    assert seldom[1] == often[1]
-    assert seldom[2] == often[2]  # the last epoch is evaluated whatever the interval
-
-
-@every_variant
-def test_evaluation_leaves_no_trace_and_does_not_depend_on_the_batch_size(variant, small, images):
-    cohort = make([trial_config(latent_dim=2, **small | variant)], images)
-    resident = ResidentImages.of(images.test, torch.device("cpu"))
-    for mode in (True, False):
-        cohort.model.train(mode)
-        state = torch.get_rng_state()
-        whole, parts = evaluate(cohort, resident), evaluate(cohort, resident, batch_size=7)
-        assert torch.equal(state, torch.get_rng_state())
-        assert cohort.model.training is mode
-        assert whole[0] == pytest.approx(parts[0], rel=1e-5)
-    assert all(p.grad is None for p in cohort.model.parameters())
-
-
-# FisherNet's noise is tied to its decoder's slopes: with Bernoulli's fixed information it does not leave torch's flat
-# initial decoder on so small a problem (its posterior stays the prior), which is the model's behaviour and no fault.
-@pytest.mark.parametrize(
-    "variant",
-    [v for v in VARIANTS if v != {"model": "FisherNet", "likelihood": "bernoulli"}],
-    ids=lambda v: "-".join(map(str, v.values())),
-)
-def test_training_lowers_the_error(variant, small, images):
-    settings = small | {
-        "epochs": 100,
-        "learning_rate": 3e-3,
-        "batch_size": 32,
-        "noise_start": -4.0,
-        "evaluate_every": 100,
-    }
-    metrics = run(make([trial_config(latent_dim=3, **settings | variant)], images), images)
-    assert metrics[-1][0]["test/mse"] < 0.7 * pca_test_mse(images.train, images.test, [0])[0]
-    assert metrics[-1][0]["train/loss"] < metrics[0][0]["train/loss"]
-
-
 def test_the_reported_mse_is_that_of_equations_32_and_33(small, images):
     config = trial_config(model="VAE", latent_dim=2, **small)
     cohort = make([config], images)
-    metrics = run(cohort, images)[-1][0]
+    metrics = history(cohort, images)[-1][0]
     x = images.test.flatten(1).double() / 255
     total = 0.0
     model = load_model(config, images.image_shape, len(images.train), cohort.member_weights(0))
@@ -207,7 +60,7 @@ def test_the_reported_mse_is_that_of_equations_32_and_33(small, images):
 def test_a_member_that_diverges_is_stopped_and_the_others_go_on_unharmed(small, images):
     """One member's weights are made infinite after its first epoch; the others' numbers stay bit for bit the same."""
     configs = [trial_config(latent_dim=d, **small) for d in (2, 3, 4)]
-    untouched = run(make(configs, images), images)
+    untouched = history(make(configs, images), images)
     cohort = make(configs, images)
     seen = []
     for records in train(cohort, images):
@@ -254,11 +107,11 @@ def test_a_damaged_checkpoint_is_found_and_changes_nothing(damage, small, images
     else:
         path.unlink()
     fresh = make([trial_config(latent_dim=2, **small)], images)
-    before = {name: tensor.clone() for name, tensor in fresh._tensors().items()}
+    before = {name: tensor.clone() for name, tensor in fresh.tensors().items()}
     with pytest.raises(CheckpointError, match=r"state\.safetensors"):
         fresh.load(path)
     assert fresh.epoch == 0
-    assert all(torch.equal(before[name], tensor) for name, tensor in fresh._tensors().items())
+    assert all(torch.equal(before[name], tensor) for name, tensor in fresh.tensors().items())
 
 
 def test_no_flipped_bit_of_a_checkpoint_goes_unnoticed(small, images, tmp_path):
@@ -284,22 +137,6 @@ def test_a_checkpoint_of_another_cohort_is_refused(small, images, tmp_path):
         make([trial_config(latent_dim=3, **small)], images).load(tmp_path / "state.safetensors")
 
 
-@every_variant
-def test_the_stored_weights_reopen_to_the_same_model(variant, small, images):
-    configs = [trial_config(latent_dim=d, **small | variant) for d in (2, 4)]
-    cohort = make(configs, images)
-    run(cohort, images)
-    test = ResidentImages.of(images.test, torch.device("cpu"))
-    means = latent_means(cohort, test)
-    for i, config in enumerate(configs):
-        model = load_model(config, images.image_shape, len(images.train), cohort.member_weights(i))
-        alone = model.posterior_mean(test.take(torch.arange(len(test))[None]))[0]
-        assert alone.shape == (40, config.latent_dim)
-        assert torch.allclose(alone, means[i], rtol=1e-4, atol=1e-5)
-    with pytest.raises(ValueError, match="do not fit"):
-        load_model(configs[0], images.image_shape, 96, cohort.member_weights(1))
-
-
 def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
     x, y = images.train.flatten(1).double() / 255, images.test.flatten(1).double() / 255
     mean = x.mean(0)
@@ -318,7 +155,7 @@ def test_a_linear_autoencoder_never_beats_pca(small, images):
         **small | {"hidden_layers": 0, "epochs": 300, "learning_rate": 1e-2},
     )
     cohort = make([config], images)
-    mse = run(cohort, images)[-1][0]["train/loss"]
+    mse = history(cohort, images)[-1][0]["train/loss"]
     floor = pca_test_mse(images.train, images.train, [2])[2]
     constant = 0.5 * 100 * torch.log(torch.tensor(2 * torch.pi)).item()
     error = 2 * (mse - constant) / 100
