@@ -1,9 +1,11 @@
 """Scores of a cohort on held-out images, and what is kept of each run at its end."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from fishernet.cohort import Cohort
 
@@ -12,6 +14,17 @@ if TYPE_CHECKING:
 
 # Images per forward pass in evaluation; scores are sums over images, so it only decides speed and memory.
 EVALUATION_BATCH = 500
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode within, and the mode that was there afterwards: batch normalisation then uses its running statistics."""
+    mode = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(mode)
 
 
 @torch.no_grad()
@@ -23,26 +36,25 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUAT
     The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of
     their own; the global random state and the training mode are left as found.
     """
-    model, mode = cohort.model, cohort.model.training
-    model.eval()
+    model = cohort.model
     noise_streams = cohort.streams("evaluation", 0)
     # Drawn per fixed block of images, whatever the batch size, so that scores do not depend on it.
     sums: dict[str, Tensor] = {}
-    for block in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH):
-        noise = cohort.draw_noise(noise_streams, len(block))
-        for part in torch.arange(len(block), device=cohort.device).split(batch_size):
-            x = images.take(block[part].expand(len(cohort), -1))
-            loss, terms, mean, output = model(x, {name: n[:, part] for name, n in noise.items()})
-            scores = {
-                "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
-                "mse_sample": _mse(x, model.likelihood.mean(output)),
-                "loss": loss,
-                **terms,
-            }
-            for name, values in scores.items():
-                # float64: summed over the images, divided once
-                sums[name] = sums.get(name, 0) + values.double().sum(1)
-    model.train(mode)
+    with evaluating(model):
+        for block in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH):
+            noise = cohort.draw_noise(noise_streams, len(block))
+            for part in torch.arange(len(block), device=cohort.device).split(batch_size):
+                x = images.take(block[part].expand(len(cohort), -1))
+                loss, terms, mean, output = model(x, {name: n[:, part] for name, n in noise.items()})
+                scores = {
+                    "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
+                    "mse_sample": _mse(x, model.likelihood.mean(output)),
+                    "loss": loss,
+                    **terms,
+                }
+                for name, values in scores.items():
+                    # float64: summed over the images, divided once
+                    sums[name] = sums.get(name, 0) + values.double().sum(1)
     table = torch.stack(list(sums.values())).cpu() / len(images)
     return [dict(zip(sums, column.tolist(), strict=True)) for column in table.T]
 
@@ -54,10 +66,11 @@ def _mse(x: Tensor, f: Tensor) -> Tensor:
 @torch.no_grad()
 def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
     """Each member's posterior means of the images, (n_images, latent_dim), on the CPU."""
-    batches = [
-        cohort.model.posterior_mean(images.take(index.expand(len(cohort), -1))).cpu()
-        for index in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH)
-    ]
+    with evaluating(cohort.model):
+        batches = [
+            cohort.model.posterior_mean(images.take(index.expand(len(cohort), -1))).cpu()
+            for index in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH)
+        ]
     means = torch.cat(batches, dim=1)
     return [means[i, :, : c.latent_dim].contiguous() for i, c in enumerate(cohort.configs)]
 
@@ -66,7 +79,8 @@ def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
 def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
     """Each member's reconstructions of the first n images from the posterior mean, uint8, (n_members, n, n_pixels)."""
     x = images.take(torch.arange(min(n, len(images)), device=cohort.device).expand(len(cohort), -1))
-    f = cohort.model.reconstruct(cohort.model.posterior_mean(x))
+    with evaluating(cohort.model):
+        f = cohort.model.reconstruct(cohort.model.posterior_mean(x))
     return f.mul(255).round().clamp(0, 255).byte().cpu()
 
 

@@ -305,3 +305,32 @@ def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
         first, own = stack.decoder.layers[0].weight.grad[i], model.decoder.layers[0].weight.grad[0]
         assert torch.allclose(first[:d], own, rtol=1e-10)
         assert not first[d:].any()
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_importance_weight_of_a_linear_fishernet_is_its_evidence_at_every_draw():
+    """ln p(x given z) + ln p(z) - ln q(z given x) is ln p(x) wherever q is the exact posterior."""
+    model, _, covariance = linear_model(FisherNet)
+    x = torch.randn(1, 7, K)
+    q = model.posterior(x)
+    for _ in range(3):
+        weight = model.log_weight(x, q, {"eta": torch.randn(1, 7, 3)})
+        assert torch.allclose(weight, log_evidence(model, covariance, x), rtol=1e-12)
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_the_mean_importance_weight_of_a_vae_is_its_evidence_and_not_its_square():
+    """E exp(weight) = p(x) whatever q: within five standard errors of the mean of 20,000, and a factor of two is rejected."""
+    model, _, covariance = linear_model(VAE)
+    head = model.heads_of_encoder["log_variance"]
+    head.weight.data.zero_()
+    head.bias.data[0] = -0.2
+    x = 0.3 * torch.randn(1, 1, K)
+    many, n = x.expand(1, 20_000, K), 20_000
+    with torch.no_grad():
+        weights = model.log_weight(many, model.posterior(many), {"eta": torch.randn(1, n, 3)})[0]
+        ratio = torch.exp(weights - log_evidence(model, covariance, x)[0])
+    error = ratio.std() / n**0.5
+    assert error < 0.1
+    assert abs(ratio.mean() - 1) < 5 * error
+    assert abs(2 * ratio.mean() - 1) > 5 * error

@@ -1,0 +1,1 @@
+"""A model from outside: two files and an entry point."""
