@@ -79,7 +79,7 @@ def exhibits(stored: "StoredSweep") -> Iterator["Table"]:
     by_epoch = runs[runs["variant"].isin(PAPER_MODELS) & runs["latent_dim"].isin(FIGURE_3_DIMS)]
     epochs = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
     features, _ = _features(runs)
-    runs, left_out = frechet.of_one_network(runs, features, sweep.name)
+    runs, left_out = frechet.of_one_network(runs, features, sweep.typed)
     yield table(Evidence(runs, epochs, sweep.held_out, left_out), stored.command_for)
 
 
@@ -652,7 +652,7 @@ def _unusual_settings(runs: "pd.DataFrame") -> list[str]:
 
 def _told_apart(variant: str) -> bool:
     """Whether ``frame.load_runs`` had to add a field as name=value; the beta=4 of a variant's own is no field."""
-    from analysis.frame import CONFIG_FIELDS
+    from fishernet.services.schema import CONFIG_FIELDS
 
     return any(word.partition("=")[0] in CONFIG_FIELDS for word in variant.split() if "=" in word)
 

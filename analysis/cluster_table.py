@@ -57,7 +57,9 @@ def exhibits(stored: "StoredSweep", latent_dim: int | None = None) -> Iterator["
     from analysis.frame import AnalysisError
 
     if "clusters/trace" not in stored.runs:
-        why = f"No run has cluster scores; `python analysis/cluster_table.py --name {stored.sweep.name}` computes them."
+        why = (
+            f"No run has cluster scores; `python analysis/cluster_table.py --name {stored.sweep.typed}` computes them."
+        )
         yield Absent("cluster_trace", "Table A2. Cluster trace", why)
         return
     yield cluster_table(stored.runs, paper.table_a2(stored.sweep.configs[0].dataset))

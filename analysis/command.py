@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fishernet.flags import Parser
+from fishernet.services.mlflow_store import DEFAULT_STORAGE, READING, default_tracking_uri, set_environment
+from fishernet.services.schema import folder_name
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -30,13 +32,13 @@ def parser(prog: str, description: str, example: str, folder: str = "figures") -
         "--tracking-uri",
         metavar="URI",
         help="MLflow's records, sqlite:///PATH or http://HOST:PORT; default: $MLFLOW_TRACKING_URI, else "
-        "sqlite:///fishernet-results/mlflow.db",
+        f"sqlite:///{DEFAULT_STORAGE}/mlflow.db",
     )
     parser.add_argument(
         "--out",
         metavar="FOLDER",
         type=Path,
-        help=f"where figures and CSV files go; default: fishernet-results/SWEEP/{folder}",
+        help=f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}",
     )
     return parser
 
@@ -63,9 +65,11 @@ def _show(make: Make, options: argparse.Namespace) -> None:
     from analysis import frame
     from analysis.stored import StoredSweep
 
-    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(options.name, options.tracking_uri or default_tracking_uri())
     if options.name is None:
         print(f"sweep {sweep.name}, the one started last (--name takes another)\n")
+    if sweep.moved:
+        print(sweep.moved)
     stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
     made = list(make(stored, options))  # all of it before the first file is written
     show(made, output_folder(options.out, sweep.name))
@@ -100,10 +104,7 @@ def writing_to(folder: Path) -> Iterator[None]:
 
 def run(analysis: Callable[[], None]) -> int:
     """Run the analysis; return 0, or after a line on stderr 2 when what was asked for cannot be drawn, 130 when interrupted."""
-    # A server that is down is then reported in seconds: MLflow's own seven retries take some four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    set_environment(READING)
     try:
         from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
 
@@ -118,11 +119,11 @@ def run(analysis: Callable[[], None]) -> int:
     return 0
 
 
-def output_folder(out: Path | None, sweep_name: str) -> Path:
-    """The folder figures go to, made if need be; raises AnalysisError when it cannot be written to."""
+def output_folder(out: Path | None, sweep_name: str, below: str = "figures") -> Path:
+    """The folder files go to, made if need be: ``out``, else the sweep's; raises AnalysisError where it cannot be had."""
     from analysis.frame import AnalysisError
 
-    folder = out or Path("fishernet-results") / sweep_name / "figures"
+    folder = out or Path(DEFAULT_STORAGE) / folder_name(sweep_name) / below
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

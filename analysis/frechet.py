@@ -133,12 +133,12 @@ def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
     from analysis import paper
     from analysis.exhibits import Absent
 
-    runs, left_out = of_one_network(stored.runs, features, stored.sweep.name)
+    runs, left_out = of_one_network(stored.runs, features, stored.sweep.typed)
     scores = tidy(runs, features)
     if scores.empty:
         why = (
             "No run has these scores; "
-            f"`python analysis/frechet.py --name {stored.sweep.name} --features {features}` computes them."
+            f"`python analysis/frechet.py --name {stored.sweep.typed} --features {features}` computes them."
         )
         yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
         return

@@ -13,6 +13,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.services.mlflow_store import default_tracking_uri
 
 # pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def draw(
     """
     from analysis import frame
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(name, tracking_uri or default_tracking_uri())
     return _write(sweep, frame.load_runs(sweep), out, epoch_dims)
 
 
@@ -174,9 +175,11 @@ def report(
     """What ``draw`` does, and print the means, what is missing and the paths written."""
     from analysis import frame
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(name, tracking_uri or default_tracking_uri())
     if name is None:
         print(f"sweep {sweep.name}, the one started last (--name draws another)\n")
+    if sweep.moved:
+        print(sweep.moved)
     runs = frame.load_runs(sweep)
     paths = _write(sweep, runs, out, epoch_dims)
     print(f"{sweep.held_out} MSE per pixel, mean ± standard deviation over seeds (number of seeds)\n")

@@ -4,17 +4,17 @@ python -m analysis.report --name SWEEP
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command, frechet
+from fishernet.services import mlflow_store, schema
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -46,30 +46,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def report(options: argparse.Namespace) -> None:
     """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
-
     from analysis import exhibits, frame, page
     from analysis.stored import StoredSweep
 
-    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(options.name, options.tracking_uri or mlflow_store.default_tracking_uri())
     searched = frame.find_sweep(options.search, sweep.uri, kind="search") if options.search else None
     stored = StoredSweep(sweep, data_dir=options.data_dir, seed=options.seed)
     print(f"sweep {sweep.name}: {len(stored.runs)} of {len(sweep.configs)} planned runs have finished")
+    if sweep.moved:
+        print(sweep.moved)
     remarks = [] if options.no_scores else compute(stored, options)
     made = sections(stored, searched)
-    folder = command.output_folder(options.out or Path("fishernet-results") / sweep.name / "report", sweep.name)
+    folder = command.output_folder(options.out, sweep.name, "report")
     html = page.render(
         f"{sweep.name}: the FisherNet paper's figures and tables", introduction(stored), facts(stored), made, remarks
     )
     with command.writing_to(folder):
         paths = [path for section in made for exhibit in section.exhibits for path in exhibits.write(exhibit, folder)]
         (folder / PAGE).write_text(html, encoding="utf-8")
-    client = MlflowClient(tracking_uri=sweep.uri)
     try:
+        files = mlflow_store.files_of(sweep.uri, sweep.parent_run_id)
         for path in [folder / PAGE, *paths]:
-            client.log_artifact(sweep.parent_run_id, str(path), ARTIFACTS)
-    except (MlflowException, OSError) as error:
+            files.log_artifact(str(path), ARTIFACTS)
+    except mlflow_store.failures() as error:
         print(f"The report could not be logged to the sweep's run in MLflow: {error}.")
     for exhibit in (exhibit for section in made for exhibit in section.exhibits):
         if isinstance(exhibit, exhibits.Absent):
@@ -176,20 +175,20 @@ def facts(stored: "StoredSweep") -> dict[str, str]:
     sweep, config = stored.sweep, stored.sweep.configs[0]
     found = {
         "Sweep": sweep.name,
-        "Command": sweep.tags.get("fishernet.command", ""),
+        "Command": sweep.tags.get(schema.COMMAND, ""),
         "Runs": f"{len(stored.runs)} finished of {len(sweep.configs)} planned",
         "Images": f"{config.dataset}, fingerprint {sweep.plan.get('data_fingerprint', 'unknown')}, scored on {sweep.held_out}",
-        "Commit": sweep.tags.get("mlflow.source.git.commit", ""),
-        "Machine": _listed(sweep.tags.get("fishernet.machine", "{}")),
-        "Versions": _listed(sweep.tags.get("fishernet.versions", "{}")),
+        "Commit": sweep.tags.get(schema.COMMIT, ""),
+        "Machine": _listed(schema.json_tag(sweep.tags, schema.MACHINE)),
+        "Versions": _listed(schema.json_tag(sweep.tags, schema.VERSIONS)),
         "Parent run": sweep.parent_run_id,
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _listed(text: str) -> str:
+def _listed(facts: Mapping[str, Any]) -> str:
     """``{"torch": "2.15"}`` as ``torch 2.15``."""
-    return ", ".join(f"{name} {value}" for name, value in json.loads(text).items() if value)
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
 
 
 def _kept(stem: str, title: str, make: Callable[[], Iterable["Exhibit"]]) -> list["Exhibit"]:

@@ -14,6 +14,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.services import mlflow_store, schema
 
 # Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def report(
     """Write every figure and table of a search and print the table; raises AnalysisError."""
     from analysis import frame
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri(), kind="search")
+    sweep = frame.find_sweep(name, tracking_uri or mlflow_store.default_tracking_uri(), kind="search")
     made = list(search_exhibits(sweep, optuna_url))
     command.show(made, command.output_folder(out, sweep.name))
 
@@ -92,23 +93,28 @@ def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "op
 
     from analysis.frame import AnalysisError
 
-    url = optuna_url or str(sweep.plan.get("optuna", ""))
-    path = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not path.is_file():  # Optuna would make one
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    planned = optuna_url or str(sweep.plan.get("optuna", ""))
+    path, urls = Path(planned.removeprefix("sqlite:///")), [planned]
+    if not optuna_url and (store := mlflow_store.sqlite_path(sweep.uri)):
+        urls.insert(0, f"sqlite:///{store.with_name(path.name).as_posix()}")  # where both were moved or copied
+    urls = [u for u in urls if not u.startswith("sqlite:///") or Path(u.removeprefix("sqlite:///")).is_file()]
+    if not urls:  # Optuna would make one
         raise AnalysisError(
             f"The studies of the search {sweep.name} are in {path}, which is not there; --optuna names another place."
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-        names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-        ours = [name for name in names if name.startswith(f"{sweep.name}/")]
-        studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
-    except (SQLAlchemyError, ValueError, RuntimeError) as error:
-        raise AnalysisError(f"Optuna's storage {url} cannot be read: {' '.join(str(error).split())[:200]}.") from error
-    if not studies:
-        raise AnalysisError(f"Optuna's storage {url} holds no study of the search {sweep.name}.")
-    return studies
+    for url in urls:
+        try:
+            storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+            names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+            ours = [name for name in names if name.startswith(f"{sweep.begun_as}/")]
+            studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
+        except (SQLAlchemyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AnalysisError(f"Optuna's storage {url} cannot be read: {reason}.") from error
+        if studies:
+            return studies
+    raise AnalysisError(f"Optuna's storage {urls[-1]} holds no study of the search {sweep.name}.")
 
 
 def trials_frame(studies: dict[str, "optuna.Study"]) -> "pd.DataFrame":
@@ -200,13 +206,12 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
 
 
 def _run_ids(sweep: "Sweep", study: str, trial: int) -> list[str]:
-    from mlflow import MlflowClient
+    from analysis import frame
 
-    found = MlflowClient(tracking_uri=sweep.uri).search_runs(
-        [sweep.experiment_id],
-        f"tags.`fishernet.search.study` = '{study}' and tags.`fishernet.search.trial` = '{trial}'",
-    )
-    return [run.info.run_id for run in found]
+    with frame.reading(sweep.uri):
+        of_trial = f"tags.`{schema.STUDY}` = '{study}' and tags.`{schema.TRIAL}` = '{trial}'"
+        found = mlflow_store.children(mlflow_store.client_of(sweep.uri), sweep.experiment_id, of_trial)
+        return [run.info.run_id for run in found]
 
 
 def history(trials: "pd.DataFrame") -> "Picture":
@@ -562,7 +567,7 @@ def _interval(difference: tuple[float, float, float]) -> str:
 
 def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
     """``learning_rate 0.0001 → 0.0012``: what differs between the two settings."""
-    from analysis.frame import CONFIG_FIELDS
+    from fishernet.services.schema import CONFIG_FIELDS
 
     if usual.empty:
         return "no run of the paper's setting"

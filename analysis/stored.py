@@ -15,15 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError, safe_open
 
-from analysis.frame import CONFIG_FIELDS, AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, ImageData, load_data
 from fishernet.models import Autoencoder
+from fishernet.services import mlflow_store
+from fishernet.services.schema import CONFIG_FIELDS
 from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
@@ -136,7 +136,7 @@ class StoredSweep:
         """The sentence that says which command trains these."""
         models = " ".join(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
         listed = ",".join(str(d) for d in dims)
-        command = f"python sweeps/latent_sweep.py --name {self.sweep.name}"
+        command = f"python sweeps/latent_sweep.py --name {self.sweep.typed}"
         if not models:
             return f"`{command} --plan FILE`, the file with these settings at d = {listed}, trains what is missing."
         return f"`{command} --models {models} --latent-dims {listed}`, with the sweep's other settings, trains what is missing."
@@ -151,12 +151,12 @@ class StoredSweep:
             folder = self._downloads / run_id / Path(name).parent
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                path = MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
-            except (MlflowException, OSError) as error:
+                path = mlflow_store.files_of(self.sweep.uri, run_id).download_artifacts(name, str(folder))
+            except mlflow_store.failures() as error:
                 reason = str(error).partition("\n")[0]
                 raise AnalysisError(
                     f"{name} of {what} cannot be had from MLflow ({reason}). Was the artifact folder moved or deleted? "
-                    f"`python sweeps/latent_sweep.py --resume {self.sweep.name}` does not make it again; training the run "
+                    f"`python sweeps/latent_sweep.py --resume {self.sweep.typed}` does not make it again; training the run "
                     "under another --name does."
                 ) from error
             self._files[run_id, name] = Path(path)

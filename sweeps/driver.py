@@ -9,7 +9,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -18,19 +18,20 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.flags import checkpoint_interval
 from fishernet.plan import DataError, PlanError, check_dataset
-from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
-from sweeps.tracking_store import (
+from fishernet.services import schema
+from fishernet.services.mlflow_store import (
+    DEFAULT_STORAGE,
     TrackingError,
     check_uri,
+    default_artifact_root,
     default_tracking_uri,
     prepare_mlflow,
     shown,
     sqlite_path,
     uri_source,
 )
+from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
 
-DEFAULT_STORAGE = "fishernet-results"
-RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
 ADDRESS = r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):([1-9]\d{0,4})"
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
 # For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
@@ -140,11 +141,11 @@ def check_shared_flags(
 
 def name_problem(flag: str, kind: str, name: str) -> str:
     """Why a sweep or search cannot have that name, as a sentence; empty where it can."""
-    if name not in RESERVED_NAMES and re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name):
+    if schema.is_name(name):
         return ""
     return (
         f"{flag} is the {kind}'s name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
-        f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
+        f"beginning with a letter or digit, and none of {', '.join(schema.RESERVED_NAMES)}; got {name!r}"
     )
 
 
@@ -168,6 +169,7 @@ class Driver(ABC):
         self.storage = Path(os.path.realpath(args.storage_path))
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
         self.name = ""  # once it has begun to be recorded
+        self.folder = self.storage  # the sweep's own, once that is known
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
 
     @abstractmethod
@@ -265,6 +267,7 @@ class Driver(ABC):
             return self.train(self.args.resume, None)
         stem = re.sub(r"[^\w-]+", "-", Path(self.example(asked).dataset).stem).strip("-")[:60] or "images"
         name = self.args.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = self.storage / name
         return self.dry_run(name, asked) if self.args.dry_run else self.train(name, asked)
 
     def load_data(self, config: TrialConfig) -> Any:
@@ -317,35 +320,39 @@ class Driver(ABC):
 
         from sweeps import cluster
         from sweeps.lock import hold_lock
-        from sweeps.tracking import SweepTracking, default_artifact_root
+        from sweeps.tracking import SweepTracking
 
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
         data = None if asked is None else self.load_data(self.example(asked))
         interrupts.exit_at_once(cluster.end_processes)
         check_storage(self.storage)
-        folder = self.storage / name
+        folder, artifact_root = self.storage / name, default_artifact_root(self.storage)
         unfinished = not folder.exists() or (folder / "ray").exists()
         importing = threading.Thread(target=import_all, kwargs={"digits": asked is None})
         importing.start()
         devices = self.connect() if self.args.address else None
         if asked is None and not folder.exists():  # no folder is made for a name that is not there
             importing.join()
-            SweepTracking.open(name, self.uri, artifact_root=None, create=False, kind=self.kind).close(
+            SweepTracking.open(name, self.uri, artifact_root=artifact_root, create=False, kind=self.kind).close(
                 "KILLED", patience_seconds=0
             )
-        with hold_lock(folder, name):
+        with ExitStack() as locks:
+            locks.enter_context(hold_lock(folder, name))
             if devices is None and unfinished:
                 devices = self.connect()  # as long as the imports, beside which it goes
             importing.join()
             interrupts.raise_keyboard_interrupt()
-            artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(
                 name, self.uri, artifact_root=artifact_root, create=asked is not None, kind=self.kind
             )
             before = tracking.status if tracking.plan else "FAILED"
             self.name = name
             try:
+                if (begun := self.storage / schema.folder_name(tracking.begun_as)) != folder and begun.is_dir():
+                    folder = begun  # it was renamed in MLflow, and its checkpoints were not
+                    locks.enter_context(hold_lock(folder, tracking.begun_as))
+                self.folder = folder
                 stored = tracking.plan
                 if stored is None and asked is None:
                     raise UsageError(
@@ -410,7 +417,7 @@ class Driver(ABC):
         else:
             try:
                 if self.draw(name):  # seen in MLflow without a chart to set up
-                    tracking.log_parent_artifacts(self.storage / name / "figures")
+                    tracking.log_parent_artifacts(self.folder / "figures")
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
@@ -426,7 +433,7 @@ class Driver(ABC):
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
         else:
-            launch.remove_checkpoints(self.storage / name)
+            launch.remove_checkpoints(self.folder)
         return 130 if interrupted else int(bool(failures) or resumable or not written)
 
     def ui_command(self) -> str:

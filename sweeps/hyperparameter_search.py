@@ -18,6 +18,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
+from fishernet.services.mlflow_store import shown
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -47,7 +48,6 @@ from sweeps.space import (
     middle,
     parse_domain,
 )
-from sweeps.tracking_store import shown
 
 DEFAULTS: dict[str, Any] = {
     "models": list(MODEL_NAMES), "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
@@ -327,7 +327,7 @@ class HyperparameterSearch(Driver):
         print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
         print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
         print(f"tracking   {shown(self.uri)}")
-        print(f"storage    {self.storage / name}")
+        print(f"storage    {self.folder}")
 
     def launch(
         self, name: str, plan: SearchPlan, tracking: Any, folder: Path, data: Any, devices: Devices | None
@@ -345,7 +345,9 @@ class HyperparameterSearch(Driver):
             return fields
 
         try:
-            opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
+            opened = studies.open_studies(
+                plan, tracking.begun_as, self.storage, known=bool(tracking.plan), trained=bool(runs)
+            )
             studies.make_sampler(plan, 0)
             with studies.sentences(self.storage):
                 search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
@@ -400,13 +402,13 @@ class HyperparameterSearch(Driver):
             raise UsageError(str(error)) from None
         print("", *lines, sep="\n")
         if plan:
-            file = self.storage / name / "best.json"
+            file = self.folder / "best.json"
             write_json(file, [config.to_dict() for config in plan])
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
         try:
-            report(name, self.uri, self.storage / name / "figures")
+            report(name, self.uri, self.folder / "figures")
         except AnalysisError as error:
             print(f"no figure: {error}\n")
             return False

@@ -22,11 +22,20 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, compact, expand
+from fishernet.services import schema
+from fishernet.services.mlflow_store import (
+    DEFAULT_STORAGE,
+    TrackingError,
+    check_uri,
+    default_artifact_root,
+    default_tracking_uri,
+    prepare_mlflow,
+    uri_source,
+)
 from sweeps.driver import name_problem
 from sweeps.lock import hold_lock
 from sweeps.planning import describe_plan
-from sweeps.tracking import SweepTracking, TrackingError, default_artifact_root, default_tracking_uri
-from sweeps.tracking_store import check_uri, prepare_mlflow, uri_source
+from sweeps.tracking import SweepTracking
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
@@ -104,7 +113,9 @@ def _plan(data: dict[str, Any]) -> Plan:
         data_fingerprint=str(data["data_fingerprint"]),
         held_out=str(data.get("held_out", "test")),
         command=str(data["command"]),
-        provenance={f"fishernet.{key}": json.dumps(data[key]) for key in ("versions", "machine")},
+        provenance={
+            tag: json.dumps(data[key]) for key, tag in (("versions", schema.VERSIONS), ("machine", schema.MACHINE))
+        },
     )
 
 
@@ -161,7 +172,7 @@ def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
         compacted = compact(configs)
         about = {"data_fingerprint": plan.data_fingerprint, "held_out": plan.held_out}
         note = f"Imported from records of `python -m fishernet`.\n\n{describe_plan(configs)}"
-        tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in plan.pca_test_mse])
+        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in plan.pca_test_mse])
         tracking.describe(compacted | about, compacted["base"], plan.command, note, plan.provenance)
     return configs
 
@@ -185,7 +196,7 @@ def _main(argv: list[str] | None) -> int:
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
     parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
-    parser.add_argument("--storage-path", type=Path, default=Path("fishernet-results"), help="default: %(default)s")
+    parser.add_argument("--storage-path", type=Path, default=Path(DEFAULT_STORAGE), help="default: %(default)s")
     arguments = parser.parse_args(argv)
     if problem := name_problem("--name", "sweep", arguments.name):
         parser.error(problem)

@@ -16,6 +16,8 @@ if __package__ in (None, ""):  # run as a script, from any folder
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import compact, expand
+from fishernet.services import schema
+from fishernet.services.mlflow_store import shown
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -28,7 +30,6 @@ from sweeps.driver import (
     shape,
 )
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
-from sweeps.tracking_store import shown
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,7 +93,7 @@ class LatentSweep(Driver):
         from analysis import report
 
         ray.shutdown()  # scores are computed by a private Ray of their own
-        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.storage / self.name / "report")]
+        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.folder / "report")]
         # --gpus counts those of the cluster, where there is one.
         for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):
             if (value := getattr(self.args, flag)) is not None:
@@ -129,7 +130,7 @@ class LatentSweep(Driver):
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
         print(f"tracking   {shown(self.uri)}")
-        print(f"storage    {self.storage / name}")
+        print(f"storage    {self.folder}")
 
     def launch(
         self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any, devices: Devices | None
@@ -182,7 +183,7 @@ class LatentSweep(Driver):
         plan = compact(configs)
         self.describe(tracking, plan, plan["base"], describe_plan(configs), data)
         floors = pca_test_mse(data.train, data.test, sorted({c.latent_dim for c in configs}))
-        tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in floors.items()])
+        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
 
     def draw(self, name: str) -> bool:
         """Print table and figures of what is finished; false where nothing is."""
@@ -191,7 +192,7 @@ class LatentSweep(Driver):
 
         print()
         try:
-            report(name, self.uri, self.storage / name / "figures")
+            report(name, self.uri, self.folder / "figures")
         except AnalysisError as error:
             print(f"no figure: {error}\n")
             return False

@@ -25,11 +25,12 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
+from fishernet.services import schema
+from fishernet.services.mlflow_store import create_whole, reason_of
 from fishernet.training import DIVERGED
 from sweeps.launch import Job
 from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
 from sweeps.tracking import TrackedRun
-from sweeps.tracking_store import create_whole, reason_of
 
 STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -111,7 +112,8 @@ def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool
     ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
     if ours and not known:
         raise StudiesError(
-            f"{url} holds studies of a search {name} already, and MLflow knows none of that name; choose another --name, or "
+            f"{url} holds studies of a search {name} already, and MLflow has no plan of that name; --resume {name} goes on where "
+            "its run was deleted in MLflow; otherwise choose another --name, or "
             f"delete them: optuna delete-study --storage {url} --study-name {ours[0]}"
         )
     if trained and not ours:
@@ -280,9 +282,9 @@ class Search(Searcher):
     def tags(self, trial: Any) -> dict[str, str]:
         attempt = self._attempts[trial.trial_id]
         return {
-            "fishernet.search.study": attempt.study.plan.name,
-            "fishernet.search.trial": str(attempt.trial.number),
-            "fishernet.search.state": "running" if attempt.told is None else STATES[attempt.told],
+            schema.STUDY: attempt.study.plan.name,
+            schema.TRIAL: str(attempt.trial.number),
+            schema.STATE: "running" if attempt.told is None else STATES[attempt.told],
         }
 
     # What Tune calls, in the driver's one thread.

@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from analysis.frame import AnalysisError
 from analysis.scores import clusters, densities, distances
@@ -21,6 +19,8 @@ from analysis.scores.sampling import find, fit_and_draw
 from analysis.scores.tasks import Job, Scored, run_jobs
 from analysis.stored import Array, StoredSweep, decode, posterior_means
 from fishernet.models import Autoencoder
+from fishernet.services import mlflow_store
+from fishernet.services.schema import TAG_LENGTH
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
@@ -29,7 +29,6 @@ IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 N_STARTS = 50
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 OVERLAP_ARTIFACT = "scores/clusters.json"
-TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters of a tag, older servers 5000; 25 classes and more exceed it
 Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
@@ -77,7 +76,7 @@ def score_images(
 def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
     found = clusters.cluster(means, labels, n_starts=N_STARTS)
     scored = Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
-    if len(json.dumps(scored.about)) > TAG_LENGTH:
+    if len(json.dumps(scored.about)) > TAG_LENGTH:  # of 25 classes and more
         scored.files[OVERLAP_ARTIFACT] = {"matrix": scored.about.pop("matrix")}
     return scored
 
@@ -156,13 +155,13 @@ def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
     """The sweep's classifier: the one stored with its parent run, else trained now and stored there."""
     if classifier := _stored_classifier(stored, device):
         return classifier
-    parent, client = stored.sweep.parent_run_id, MlflowClient(tracking_uri=stored.sweep.uri)
     classifier = train_classifier(stored.images, device=device)
     try:
         with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
             classifier.save(Path(folder) / CLASSIFIER_ARTIFACT)
-            client.log_artifact(parent, str(Path(folder) / CLASSIFIER_ARTIFACT))
-    except MlflowException as error:
+            files = mlflow_store.files_of(stored.sweep.uri, stored.sweep.parent_run_id)
+            files.log_artifact(str(Path(folder) / CLASSIFIER_ARTIFACT))
+    except mlflow_store.failures() as error:
         raise AnalysisError(
             f"The classifier of sweep {stored.sweep.name} cannot be stored with it: {error}."
         ) from error
@@ -172,8 +171,8 @@ def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
 def _stored_classifier(stored: StoredSweep, device: torch.device) -> Classifier | None:
     parent = stored.sweep.parent_run_id
     try:
-        files = [file.path for file in MlflowClient(tracking_uri=stored.sweep.uri).list_artifacts(parent)]
-    except MlflowException as error:
+        files = [file.path for file in mlflow_store.files_of(stored.sweep.uri, parent).list_artifacts()]
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The artifacts of sweep {stored.sweep.name} cannot be listed: {error}.") from error
     if CLASSIFIER_ARTIFACT not in files:
         return None

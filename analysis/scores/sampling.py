@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from analysis.frame import AnalysisError
 from analysis.scores import densities
 from analysis.stored import DAMAGED, StoredSweep, posterior_means
+from fishernet.services import mlflow_store
 
 Array = npt.NDArray[np.float32]
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1
@@ -50,18 +49,18 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
         return "mkde", ""
     return "mixture", (
         "These runs have no samples of the paper's MKDE; with NIFTy installed "
-        f"`python analysis/frechet.py --name {stored.sweep.name} --images mkde` draws them."
+        f"`python analysis/frechet.py --name {stored.sweep.typed} --images mkde` draws them."
     )
 
 
 def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
     """The run's stored samples of a density, where it has them; raises AnalysisError for a damaged file."""
-    client = MlflowClient(tracking_uri=stored.sweep.uri)
     name = f"{FOLDER}/{density}.npz"
     try:
-        if name not in [file.path for file in client.list_artifacts(str(run["run_id"]), FOLDER)]:
+        files = mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).list_artifacts(FOLDER)
+        if name not in [file.path for file in files]:
             return None
-    except MlflowException as error:
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The artifacts of run {run['run_id']} cannot be listed: {error}.") from error
     path = stored.artifact(run, name)
     try:
@@ -88,6 +87,6 @@ def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, sett
         path = Path(folder) / f"{density}.npz"
         np.savez_compressed(path, samples=samples, settings=np.array(json.dumps(settings)))
         try:
-            MlflowClient(tracking_uri=stored.sweep.uri).log_artifact(str(run["run_id"]), str(path), FOLDER)
-        except (MlflowException, OSError) as error:
+            mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).log_artifact(str(path), FOLDER)
+        except mlflow_store.failures() as error:
             raise AnalysisError(f"The samples of run {run['run_id']} cannot be stored with it: {error}.") from error

@@ -7,6 +7,7 @@ with the settings that made it, in its tag fishernet.scores.GROUP: what is there
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -16,14 +17,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from analysis.frame import SCORES_TAG, AnalysisError
+from analysis.frame import AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from fishernet.services import mlflow_store
+from fishernet.services.schema import SCORES
 
 # Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
 ENVIRONMENT = {
@@ -108,17 +108,24 @@ def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
     """Write scores to their run; files and metrics before the tag, so that it never promises what is not there."""
     run_id, now = str(job.run["run_id"]), int(time.time() * 1000)
     about = job.run["scores"].get(job.group, {}) | scored.about
-    client = MlflowClient(tracking_uri=stored.sweep.uri)
     for density, (samples, settings) in scored.samples.items():
         keep(stored, job.run, density, samples, settings)
     try:
         for name, content in scored.files.items():
-            client.log_dict(run_id, content, name)
-        metrics = [Metric(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
-        client.log_batch(run_id, metrics=metrics)
-        client.set_tag(run_id, SCORES_TAG + job.group, json.dumps(about))
-    except (MlflowException, OSError) as error:
+            _log_json(stored.sweep.uri, run_id, Path(name), content)
+        client = mlflow_store.client_of(stored.sweep.uri)
+        metrics = [(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
+        mlflow_store.log_batch(client, run_id, metrics)
+        client.set_tag(run_id, SCORES + job.group, json.dumps(about))
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The scores of {job.what} cannot be logged to its run: {error}.") from error
+
+
+def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+        path = Path(folder) / name.name
+        path.write_text(json.dumps(content), encoding="utf-8")
+        mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
 
 
 def _start_ray(gpus: int) -> Any:

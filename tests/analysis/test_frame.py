@@ -11,6 +11,7 @@ import pytest
 
 from analysis import frame
 from fishernet.config import TrialConfig
+from fishernet.services.mlflow_store import default_tracking_uri
 from tests.analysis.conftest import Store, listed
 
 
@@ -183,7 +184,7 @@ def test_a_missing_store_is_said_and_not_created(tmp_path):
 def test_a_file_that_is_no_mlflow_store_is_said_and_left_alone(tmp_path):
     text = tmp_path / "notes.db"
     text.write_text("no database at all, though the name says so\n" * 100)
-    with pytest.raises(frame.AnalysisError, match="cannot be read as an SQLite database"):
+    with pytest.raises(frame.AnalysisError, match="cannot be opened as a tracking store: file is not a database"):
         frame.find_sweep(None, f"sqlite:///{text}")
 
     other = tmp_path / "other.db"
@@ -191,7 +192,7 @@ def test_a_file_that_is_no_mlflow_store_is_said_and_left_alone(tmp_path):
         connection.execute("CREATE TABLE studies (id INTEGER)")
     connection.close()
     before = other.read_bytes()
-    with pytest.raises(frame.AnalysisError, match="not an MLflow store"):
+    with pytest.raises(frame.AnalysisError, match="is a database, but not MLflow's"):
         frame.find_sweep(None, f"sqlite:///{other}")
     assert other.read_bytes() == before
 
@@ -209,7 +210,7 @@ def test_a_password_is_not_repeated():
 
 
 def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(curves):
-    runs = frame.load_runs(dataclasses.replace(curves, parent_run_id="none"))
+    runs = frame.load_runs(dataclasses.replace(curves, experiment_id="0"))
     assert runs.empty
     assert {*frame.CONFIG_FIELDS, "variant", "status", "n_epochs"} <= set(runs.columns)
     assert set(frame.missing_cells(curves, runs)["state"]) == {"never started"}
@@ -219,9 +220,9 @@ def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(
 def test_the_default_store_is_the_variable_or_the_file_below_this_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert frame.default_tracking_uri() == f"sqlite:///{(Path.cwd() / 'fishernet-results/mlflow.db').as_posix()}"
+    assert default_tracking_uri() == f"sqlite:///{(Path.cwd() / 'fishernet-results/mlflow.db').as_posix()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert frame.default_tracking_uri() == "http://mlflow:5000"
+    assert default_tracking_uri() == "http://mlflow:5000"
 
 
 def test_a_plan_of_another_version_is_said(curves):
