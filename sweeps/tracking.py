@@ -22,6 +22,7 @@ from fishernet.services.mlflow_store import (
     children,
     client_of,
     default_artifact_root,
+    files_of,
     follow_files,
     log_batch,
     parents,
@@ -120,6 +121,10 @@ class SweepTracking:
                 parent = deleted[0]
                 client.restore_run(parent.info.run_id)
                 log(f"the run that holds the plan of {name} was deleted in MLflow; it is restored")
+                if n_deleted := sum(1 for _ in children(client, ids[0], deleted=True)):
+                    log(
+                        f"{n_deleted} runs of {name} were deleted, too; what is not restored in MLflow is trained again"
+                    )
             if parent is None and not create:
                 names = ", ".join(known for known, _, _ in list_sweeps(uri, kind)) or "none"
                 raise TrackingError(f"{missing}; the {PLURAL[kind]} there: {names}")
@@ -340,19 +345,20 @@ class SweepTracking:
         """Every file below folder; pictures.npz as the picture it holds, record.json not: it is the run."""
         if not folder.is_dir():
             raise Refused(f"the folder of its artifacts, {folder}, does not exist")
+        files = files_of(self._uri, run_id)
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "record.json"):
             try:
                 if path.name == "pictures.npz":
-                    self._upload_picture(run_id, path)
+                    self._upload_picture(files, path)
                 else:
                     place = path.relative_to(folder).parent.as_posix()
-                    self._client.log_artifact(run_id, str(path), None if place == "." else place)
+                    files.log_artifact(str(path), None if place == "." else place)
             except FileNotFoundError as error:
                 if path.exists():  # it is the store's folder that is away, such as a mount: that may come back
                     raise
                 raise Refused(f"its file {path} has gone") from error
 
-    def _upload_picture(self, run_id: str, pictures: Path) -> None:
+    def _upload_picture(self, files: Any, pictures: Path) -> None:
         from sweeps.pictures import reconstruction_picture
 
         with tempfile.TemporaryDirectory() as scratch:
@@ -361,7 +367,7 @@ class SweepTracking:
                 reconstruction_picture(pictures, picture)
             except ValueError as error:
                 raise Refused(str(error)) from error
-            self._client.log_artifact(run_id, str(picture))
+            files.log_artifact(str(picture))
 
 
 def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:

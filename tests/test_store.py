@@ -147,6 +147,25 @@ def test_a_deleted_parent_is_restored_by_resume_and_until_then_named_by_analyses
     assert both_see(results) == before
 
 
+def test_a_sweep_deleted_with_its_runs_is_resumed_with_a_word_on_those(results: Path) -> None:
+    """MLflow's page deletes a run with or without its children."""
+    _, parent, runs = ids(results)
+    for run in (parent, *runs.values()):
+        client(results).delete_run(run)
+    said: list[str] = []
+    tracking = opened(results, log=said.append)
+    assert (tracking.parent_run_id, tracking.found) == (parent, {})
+    assert said[1:] == ["3 runs of mine were deleted, too; what is not restored in MLflow is trained again"]
+
+
+def test_a_parent_without_a_plan_is_not_taken_where_another_has_one(results: Path) -> None:
+    """As a driver leaves it that dies between making it and describing it."""
+    before, (experiment, parent, _) = both_see(results), ids(results)
+    client(results).create_run(experiment, tags={schema.ROLE: "sweep", schema.SWEEP: NAME})
+    assert opened(results, create=True).parent_run_id == frame.find_sweep(NAME, uri_of(results)).parent_run_id == parent
+    assert both_see(results) == before
+
+
 def test_of_two_parents_everybody_takes_the_one_made_last(results: Path) -> None:
     before, (_, parent, _) = both_see(results), ids(results)
     client(results).delete_run(parent)

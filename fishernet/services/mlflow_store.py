@@ -15,7 +15,7 @@ from typing import Any
 from urllib.parse import urlsplit
 from urllib.request import getproxies, url2pathname
 
-from fishernet.services.schema import KIND, ROLE
+from fishernet.services.schema import KIND, PLAN, ROLE
 
 DEFAULT_STORAGE = "fishernet-results"
 WRITING = {
@@ -312,24 +312,31 @@ def sweeps(client: Any, kind: str) -> list[tuple[Any, Any]]:
 
 
 def parents(client: Any, experiment_ids: Sequence[str], *, deleted: bool = False) -> list[Any]:
-    """The runs that hold these experiments' plans, or held them until they were deleted; the latest first, which counts."""
-    from mlflow.entities import ViewType
-
+    """The runs that hold these experiments' plans, or held them until they were deleted; the latest first: it counts."""
     if not experiment_ids:
         return []  # MLflow would look in all
-    view = ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
-    found = pages(client.search_runs, experiment_ids=experiment_ids, filter_string=PARENTS, run_view_type=view)
-    return sorted(found, key=lambda run: (run.info.start_time or 0, run.info.run_id), reverse=True)
+    query = {"experiment_ids": experiment_ids, "filter_string": PARENTS, "run_view_type": _view(deleted)}
+    found = pages(client.search_runs, **query)
+    return sorted(
+        found, key=lambda run: (PLAN in run.data.tags, run.info.start_time or 0, run.info.run_id), reverse=True
+    )
 
 
-def children(client: Any, experiment_id: str, also: str = "") -> Iterator[Any]:
+def children(client: Any, experiment_id: str, also: str = "", *, deleted: bool = False) -> Iterator[Any]:
     """The runs of trials in an experiment, whichever parent they hang on: that may be deleted, and another one made."""
     return pages(
         client.search_runs,
         experiment_ids=[experiment_id],
         filter_string=f"{TRIALS} and {also}" if also else TRIALS,
+        run_view_type=_view(deleted),
         order_by=["attributes.start_time ASC"],  # a run made meanwhile comes last and shifts no page
     )
+
+
+def _view(deleted: bool) -> Any:
+    from mlflow.entities import ViewType
+
+    return ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
 
 
 def log_batch(
