@@ -148,7 +148,8 @@ def _check_sqlite(uri: str, make: bool) -> None:
         if make:
             return
         raise TrackingError(
-            f"there is no MLflow store at {path}; a sweep makes {DEFAULT_STORAGE}/mlflow.db where it is started"
+            f"there is no MLflow store at {uri.partition(':///')[2]}; "
+            f"a sweep makes {DEFAULT_STORAGE}/mlflow.db where it is started"
         )
     try:
         with closing(sqlite3.connect(f"{path.as_uri()}?mode={'rw' if make else 'ro'}", uri=True, timeout=1)) as store:

@@ -124,10 +124,8 @@ def test_damaged_samples_of_a_density_are_a_sentence(trained, tmp_path, monkeypa
 
     run, damaged = trained.pick("VAE", TRAINED_DIMS[0]), StoredSweep(trained.sweep)
     with monkeypatch.context() as context:  # it goes to the run's artifacts otherwise
-        context.setattr(sampling.MlflowClient, "log_artifact", lambda *_: None)
-        context.setattr(
-            sampling.MlflowClient, "list_artifacts", lambda *_: [SimpleNamespace(path="latent_samples/mixture.npz")]
-        )
+        files = SimpleNamespace(list_artifacts=lambda *_: [SimpleNamespace(path="latent_samples/mixture.npz")])
+        context.setattr(sampling.mlflow_store, "files_of", lambda *_: files)
         path = damaged._files[run["run_id"], "latent_samples/mixture.npz"] = tmp_path / "mixture.npz"
         np.savez_compressed(path, samples=np.zeros((3, 2), np.float32))
         assert sampling.find(damaged, run, "mixture").shape == (3, 2)

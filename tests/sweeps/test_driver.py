@@ -159,7 +159,7 @@ def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [TrialConfig()])
     argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
     search = HyperparameterSearch(_parse(argv), argv)
-    search.opened, search.plan = [], None
+    search.opened, search.plan, search.folder = [], None, tmp_path / "s"
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "best.json").write_text("the one before")
     (tmp_path / "s" / "best.json.writing").mkdir()  # what is written beside it cannot be
