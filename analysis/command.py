@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fishernet.flags import Parser
+from fishernet.surroundings import wrong_variable
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -45,6 +46,7 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --seed, for what is drawn from stored models."""
     parser.add_argument(
         "--data-dir",
+        type=os.path.expanduser,
         metavar="FOLDER",
         help="where the data sets are; default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet",
     )
@@ -105,9 +107,16 @@ def run(analysis: Callable[[], None]) -> int:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     try:
-        from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
-
         try:
+            from mlflow import environment_variables
+
+            from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
+        except Exception as error:  # by a variable of theirs
+            print(f"error: MLflow or pandas cannot be imported here: {error}", file=sys.stderr)
+            return 2
+        try:
+            if problem := wrong_variable(vars(environment_variables).values()):
+                raise AnalysisError(problem)
             analysis()
         except AnalysisError as error:
             print(f"error: {error}", file=sys.stderr)

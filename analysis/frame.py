@@ -8,7 +8,7 @@ import difflib
 import json
 import math
 import os
-import re
+import shlex
 import sqlite3
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,13 +23,15 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from fishernet import commands
+from fishernet.commands import hide_password
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.plan import expand
+from fishernet.surroundings import pass_by_proxy
 
 CONFIG_FIELDS = tuple(f.name for f in fields(TrialConfig))
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 SCORES_TAG = "fishernet.scores."  # and a group: what made that group's scores of a run
-DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
 PAGE = 1000
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
@@ -63,6 +65,22 @@ class Sweep:
         """The metric of that name on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
 
+    def command(self, script: str, *words: str) -> str:
+        """The command that runs a script such as analysis/report.py on this sweep, from wherever it is pasted."""
+        uri = hide_password(commands.absolute_uri(self.uri))
+        return commands.script(script, "--name", self.name, "--tracking-uri", uri, *words)
+
+    def driver_command(self, flag: str, *words: str) -> str:
+        """The command that goes on with this sweep: ``flag`` is --resume, or --name to extend it."""
+        command = [*commands.driver("sweep"), flag, self.name, *words]
+        if os.environ.get(commands.COMMAND_VARIABLE):  # it adds where the records are
+            return shlex.join(command)
+        uri = commands.absolute_uri(self.uri)
+        own = uri.startswith("sqlite:////") and uri.endswith("/mlflow.db")  # the store that a storage path has
+        storage = str(Path(uri.removeprefix("sqlite:///")).parent) if own else self.plan.get("storage_path")
+        command += ["--storage-path", storage] if storage else []
+        return shlex.join([*command, "--tracking-uri", hide_password(uri)])
+
     @cached_property
     def configs(self) -> tuple[TrialConfig, ...]:
         """Every planned trial config, from the plan's list ``configs`` or from its compact form."""
@@ -88,6 +106,7 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
     Raises AnalysisError when there is no store, no sweep, or none of that name; it lists those known.
     """
     _check_store(uri)
+    pass_by_proxy(uri)
     try:
         client = MlflowClient(tracking_uri=uri)
         experiments = _pages(client.search_experiments, filter_string=f"tags.`fishernet.kind` = '{kind}'")
@@ -97,7 +116,7 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
         known = list(dict.fromkeys(names[run.info.experiment_id] for run in newest_first))
         if not known:
             raise AnalysisError(
-                f"No {kind} is recorded in {_shown(uri)} yet. `python sweeps/{DRIVERS[kind]}` makes one; "
+                f"No {kind} is recorded in {hide_password(uri)} yet. `{shlex.join(commands.driver(kind))}` makes one; "
                 "--tracking-uri names another store."
             )
         if name is not None and name not in known:
@@ -229,7 +248,7 @@ def say_missing(sweep: Sweep, missing: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     return (
         f"{len(missing)} of {len(sweep.configs)} planned runs have not finished ({counts}); "
-        f"`python sweeps/latent_sweep.py --resume {sweep.name}` trains them."
+        f"`{sweep.driver_command('--resume')}` trains them."
     )
 
 
@@ -267,22 +286,17 @@ def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no {kind} named {name} in {_shown(uri)}.{hint} Latest first, there are: {shown}."
+    return f"There is no {kind} named {name} in {hide_password(uri)}.{hint} Latest first, there are: {shown}."
 
 
 def _unreadable(uri: str, error: MlflowException) -> str:
-    message = _shown(str(error).strip().partition("\n")[0].rstrip("."))
+    message = hide_password(str(error).strip().partition("\n")[0].rstrip("."))
     # MLflow's words for no answer are a chain of the exceptions of three libraries.
     why = "the server does not answer" if "Max retries exceeded" in message else message
     return (
-        f"MLflow cannot read {_shown(uri)}: {why}. --tracking-uri takes sqlite:///PATH for a file and http://HOST:PORT for a "
-        "server."
+        f"MLflow cannot read {hide_password(uri)}: {why}. --tracking-uri takes sqlite:///PATH for a file and http://HOST:PORT "
+        "for a server."
     )
-
-
-def _shown(text: str) -> str:
-    """The text, a URI or one that quotes it, without a password."""
-    return re.sub(r"//[^/@]*@", "//", text)
 
 
 def _plan(parent: Run, name: str) -> dict[str, Any]:

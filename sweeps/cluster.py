@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fishernet.surroundings import ray_start_error
 from sweeps.planning import Devices, usable_cpus
 
 ENVIRONMENT = {
@@ -71,11 +72,9 @@ def connect(
             _check_answers(address)
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
         if address is None:
-            raise ClusterError(
-                f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-            ) from None
+            raise ClusterError(ray_start_error(error)) from None
+        reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
     deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
     while (there := ray.cluster_resources()).get("CPU", 0) < 1 or (address and there.get("GPU", 0) < gpus):

@@ -13,9 +13,11 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import compact, expand
+from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -28,9 +30,9 @@ from sweeps.driver import (
     shape,
 )
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
-from sweeps.tracking_store import shown
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -65,7 +67,6 @@ class LatentSweep(Driver):
     """A plan of trial configs, in cohorts."""
 
     kind, installed = "sweep", "fishernet-sweep"
-    script = Path(__file__).resolve()
 
     def asked(self) -> list[TrialConfig]:
         return configs_from_flags(self.args)
@@ -92,7 +93,7 @@ class LatentSweep(Driver):
         from analysis import report
 
         ray.shutdown()  # scores are computed by a private Ray of their own
-        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.storage / self.name / "report")]
+        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.folder / "report")]
         # --gpus counts those of the cluster, where there is one.
         for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):
             if (value := getattr(self.args, flag)) is not None:
@@ -128,7 +129,7 @@ class LatentSweep(Driver):
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
-        print(f"tracking   {shown(self.uri)}")
+        print(f"tracking   {hide_password(self.uri)}")
         print(f"storage    {self.storage / name}")
 
     def launch(
@@ -191,7 +192,7 @@ class LatentSweep(Driver):
 
         print()
         try:
-            report(name, self.uri, self.storage / name / "figures")
+            report(name, self.uri, self.folder / "figures")
         except AnalysisError as error:
             print(f"no figure: {error}\n")
             return False

@@ -14,6 +14,8 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from fishernet.commands import hide_password as shown
+from fishernet.commands import python
 from fishernet.config import TrialConfig
 from fishernet.provenance import commit, machine, versions
 from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
@@ -26,7 +28,6 @@ from sweeps.tracking_store import (
     pages,
     reason_of,
     sentences,
-    shown,
     sqlite_path,
 )
 
@@ -108,11 +109,12 @@ class SweepTracking:
             client = client_of(uri)
             experiment = client.get_experiment_by_name(name)
             if experiment and experiment.lifecycle_stage == "deleted":
+                words = ["-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id]
+                words += [] if uri.startswith("http") else ["--backend-store-uri", shown(uri)]
                 raise TrackingError(
-                    f"the {kind} {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose "
-                    "another name, or have MLflow forget it: mlflow gc "
-                    f"--experiment-ids {experiment.experiment_id} "
-                    "--backend-store-uri <the server's store>"
+                    f"the {kind} {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose another name, or have "
+                    f"MLflow forget it: {python(*words)}"
+                    + (", with --backend-store-uri and the store of that server" if uri.startswith("http") else "")
                 )
             if experiment and experiment.tags.get("fishernet.kind") != kind:
                 raise TrackingError(

@@ -2,7 +2,6 @@
 
 import logging
 import os
-import re
 import shutil
 import socket
 import sqlite3
@@ -12,7 +11,9 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies
+
+from fishernet.commands import hide_password as shown
+from fishernet.surroundings import pass_by_proxy, proxy_of, wrong_variable
 
 SETTINGS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
@@ -76,9 +77,10 @@ def check_uri(uri: str) -> None:
 
 def _check_server(uri: str) -> None:
     parts = urlsplit(uri)
+    pass_by_proxy(uri)
     try:
         # MLflow takes seconds to import, so first whether anything listens; a proxy may reach what this machine cannot.
-        if not getproxies():
+        if not proxy_of(uri):
             address = (str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80))
             socket.create_connection(address, timeout=5).close()
     except OSError as error:
@@ -109,15 +111,24 @@ def _check_server(uri: str) -> None:
         )
     if answer.status_code != 200 and "RESOURCE_DOES_NOT_EXIST" not in said:
         raise TrackingError(
-            f"what answers at {shown(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}"
+            f"what answers at {shown(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}{_by_proxy(uri)}"
         )
 
 
 def _no_server(uri: str, error: Exception) -> TrackingError:
+    if way := _by_proxy(uri):
+        return TrackingError(f"no tracking server answers at {shown(uri)} ({reason_of(error)}){way}")
     return TrackingError(
         f"no tracking server answers at {shown(uri)} ({reason_of(error)}); start one (mlflow server "
         f"--port {urlsplit(uri).port or 5000}) or correct the tracking URI"
     )
+
+
+def _by_proxy(uri: str) -> str:
+    """What to do where a proxy may be the reason, as the rest of a sentence; empty where there is none."""
+    if not (proxy := proxy_of(uri)):
+        return ""
+    return f"; it is asked by the proxy {shown(proxy)}: if it can be reached without, set no_proxy={urlsplit(uri).hostname}"
 
 
 def _check_sqlite(uri: str) -> None:
@@ -153,11 +164,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(file).absolute() if scheme.split("+")[0] == "sqlite" and file not in ("", ":memory:") else None
 
 
-def shown(uri: str) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 @contextmanager
 def sentences(uri: str) -> Iterator[None]:
     prepare_mlflow()
@@ -174,8 +180,13 @@ def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
-
+    try:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
+        from mlflow import environment_variables
+    except Exception as error:  # by a variable of MLflow's
+        raise TrackingError(f"MLflow cannot be imported here: {reason_of(error)}") from error
+    if problem := wrong_variable(vars(environment_variables).values()):
+        raise TrackingError(problem)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
 

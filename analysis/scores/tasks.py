@@ -24,6 +24,7 @@ from tqdm import tqdm
 from analysis.frame import SCORES_TAG, AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from fishernet.surroundings import ray_start_error, settle_private_ray
 
 # Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
 ENVIRONMENT = {
@@ -122,6 +123,10 @@ def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
 
 
 def _start_ray(gpus: int) -> Any:
+    try:
+        settle_private_ray()
+    except OSError as error:
+        raise AnalysisError(f"Ray cannot be started on this machine: {error}.") from None
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Workers import these packages from where they are, installed or not.
@@ -143,10 +148,7 @@ def _start_ray(gpus: int) -> Any:
             include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
-        raise AnalysisError(
-            f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-        ) from None
+        raise AnalysisError(ray_start_error(error)) from None
     return ray
 
 
