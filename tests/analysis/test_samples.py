@@ -169,10 +169,8 @@ def test_figure_10_shows_prior_samples_on_the_left_and_density_samples_on_the_ri
 def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(trained, monkeypatch):
     picture = samples.density_samples(trained, 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
-    assert (
-        "no samples of the paper's MKDE; with NIFTy installed `" in picture.caption
-        and "/analysis/frechet.py --name trained --tracking-uri sqlite:" in picture.caption
-    )
+    assert "no samples of the paper's MKDE; with NIFTy installed `" in picture.caption
+    assert "/analysis/frechet.py --name trained --tracking-uri sqlite:" in picture.caption
     monkeypatch.setitem(sys.modules, "nifty8", None)
     with pytest.raises(AnalysisError, match="needs NIFTy"):  # no substitute for what was asked for
         samples.density_samples(trained, 5, "mkde")
