@@ -83,7 +83,7 @@ def drawn(rng: random.Random) -> dict[str, str]:
 
 @pytest.mark.long
 def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(tmp_path):
-    """Two hundred and forty processes of a command that imports nothing slow; those that import all are the next test's."""
+    """Two hundred processes of a command that imports nothing slow; those that import all are the next tests'."""
 
     def check(number: int) -> None:
         rng, folder = random.Random(number), tmp_path / str(number)
@@ -113,7 +113,7 @@ def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(tm
         assert stat.S_IMODE(plan.stat().st_mode) & 0o600 == 0o600, case
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(check, range(240)))
+        list(pool.map(check, range(200)))
 
 
 IMPORTING = """
@@ -156,7 +156,62 @@ def test_libraries_are_imported_and_a_figure_is_drawn_the_same_in_any_surroundin
         return (tmp_path / f"{number}.png").read_bytes()
 
     with ThreadPoolExecutor(2) as pool:
-        assert len(set(pool.map(check, range(7)))) == 1
+        assert len(set(pool.map(check, range(3)))) == 1
+
+
+FORKING = """
+import contextlib, io, json, os, random, sys
+from pathlib import Path
+import sklearn.datasets, torch
+from fishernet import __main__ as solo, surroundings
+from fishernet.data import load_data
+from sweeps import latent_sweep
+from sweeps.tracking_store import prepare_mlflow
+from tests.test_surroundings import drawn, furnish
+
+prepare_mlflow()
+load_data("digits")
+tiny = {"model": "VAE", "dataset": "digits", "train_size": 40, "epochs": 1, "hidden_width": 4, "hidden_layers": 1}
+Path("plan.json").write_text(json.dumps([tiny]))
+root = Path.cwd()
+for number in range(24):
+    if not os.fork():
+        folder = root / str(number)
+        folder.mkdir()
+        os.chdir(folder)
+        furnish(folder, ["empty", "modules of our names", "another matplotlibrc"][number % 3])
+        for stream in (1, 2):
+            os.dup2(os.open("said", os.O_WRONLY | os.O_CREAT | os.O_APPEND), stream)
+        os.environ.update(drawn(random.Random(2000 + number)))
+        for closed in [(), (0,), (1,), (0, 1)][number % 4]:
+            os.close(closed)
+        os.umask([0o022, 0o777][number % 2])
+        surroundings.settle()
+        status = solo.main([f"--plan={root}/plan.json", "--out=out", "--device=cpu", "--threads=1"])
+        status = status or latent_sweep.main(["--preset=quick", "--models=AE", "--dry-run", "--gpus=0"])
+        os._exit(status)
+    _, ended = os.wait()
+    print(number, os.waitstatus_to_exitcode(ended), flush=True)
+"""
+
+
+@pytest.mark.long
+def test_training_and_a_dry_run_are_the_same_in_any_surroundings(tmp_path):
+    """What is read after the imports: forks of one process, each in surroundings of its own."""
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING], cwd=tmp_path, env=clean() | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"},
+        capture_output=True, text=True, timeout=500, check=False,
+    )  # fmt: skip
+    ended = dict(line.split() for line in done.stdout.splitlines())
+    assert len(ended) == 24, done.stderr
+    said = {
+        number: (tmp_path / number / "said").read_text(errors="replace")
+        for number, status in ended.items()
+        if status != "0"
+    }
+    assert not said
+    records = [json.loads((tmp_path / number / "out" / "VAE-d02-s0" / "record.json").read_text()) for number in ended]
+    assert len({record["epochs"][0]["metrics"]["test/mse"] for record in records}) == 1
 
 
 WRITING = """
