@@ -88,12 +88,15 @@ def settle_private_ray() -> None:
         if not re.fullmatch(r"\d{1,9}|\d{1,9}\.\d+|true|false|disabled", os.environ[name]):
             del os.environ[name]
     asked = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
-    problems = [socket_problem(folder) for folder in [*asked, "/tmp"]]
-    if all(problems):
+    problems: list[str] = []
+    for folder in [*asked, "/tmp"]:
+        if not (problem := socket_problem(folder)):
+            break
+        problems.append(problem)
+    else:
         raise OSError(f"{problems[0]}; set RAY_TMPDIR to a short path of a folder that can be written to")
-    folder = [*asked, "/tmp"][problems.index("")]
     os.environ["RAY_TMPDIR"] = str(Path(folder).absolute())
-    if problems[0]:
+    if problems:
         print(f"{problems[0]}; they go below {folder}", file=sys.stderr)
 
 
@@ -107,11 +110,9 @@ def socket_problem(folder: str) -> str:
         path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         return f"the temporary folder {path} cannot be made ({error.strerror}), and Ray's sockets go there"
-    return (
-        ""
-        if os.access(path, os.W_OK | os.X_OK)
-        else f"the temporary folder {path} takes no files, such as Ray's sockets"
-    )
+    if not os.access(path, os.W_OK | os.X_OK):
+        return f"the temporary folder {path} cannot be written to, and Ray's sockets go there"
+    return ""
 
 
 def ray_start_error(error: BaseException) -> str:
