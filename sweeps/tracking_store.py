@@ -104,7 +104,7 @@ def _check_server(uri: str) -> None:
             f"the tracking server {shown(uri)} asks who you are; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
-    if answer.status_code == 403:
+    if answer.status_code == 403 and not proxy_of(uri):
         raise TrackingError(
             f"the tracking server {shown(uri)} refuses this client ({said}); MLflow does so where it is "
             "reached by a name it was not started with: mlflow server --allowed-hosts"

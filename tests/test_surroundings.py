@@ -9,8 +9,11 @@ import shlex
 import stat
 import subprocess
 import sys
+import threading
 import warnings
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
@@ -24,6 +27,7 @@ from sweeps import latent_sweep
 from sweeps.driver import DATABASES, folder_name, name_problem
 from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.progress import Progress
+from sweeps.tracking_store import TrackingError, check_uri, prepare_mlflow
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = "/tmp/" + "x" * 90
@@ -358,6 +362,52 @@ def test_the_advice_is_for_the_reason(error, advice):
 def test_a_password_is_hidden_and_a_file_is_shown_as_it_is(uri, shown):
     assert hide_password(uri) == shown
     assert "secret" not in hide_password(uri)
+
+
+@contextlib.contextmanager
+def serving(status: int, answer: bytes) -> Iterator[str]:
+    """The address of a server that gives the same answer to every question."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(answer)))
+            self.end_headers()
+            self.wfile.write(answer)
+
+        def log_message(self, *given: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+@pytest.mark.parametrize("variable", ["http_proxy", "HTTP_PROXY", "ALL_PROXY"])
+def test_a_proxy_is_passed_by_for_this_machine_and_named_for_others(variable, monkeypatch):
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("no_proxy", "")  # which is then as before after the test
+    with serving(404, b'{"error_code": "RESOURCE_DOES_NOT_EXIST"}') as mlflow, serving(403, b"not by me") as proxy:
+        for by in (proxy, "http://me:secret@127.0.0.1:1", "garbage", "socks5://127.0.0.1:1"):
+            monkeypatch.setenv(variable, by)
+            check_uri(mlflow)
+            monkeypatch.setenv("no_proxy", "")
+            with pytest.raises(TrackingError, match=r"asked by the proxy .* set no_proxy=mlflow\.example") as caught:
+                check_uri("http://mlflow.example.invalid:5000")
+            assert "secret" not in str(caught.value)
+            assert "start one" not in str(caught.value)
+            assert "--allowed-hosts" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["MLFLOW_HTTP_REQUEST_TIMEOUT", "MLFLOW_TRACKING_INSECURE_TLS"])
+def test_a_variable_that_mlflow_cannot_take_is_named_before_anything_starts(name, monkeypatch, capsys):
+    monkeypatch.setenv(name, "abc")
+    with pytest.raises(TrackingError, match=f"the variable {name} holds what MLflow cannot take"):
+        prepare_mlflow()
+    assert analysis_command.run(lambda: None) == 2
+    assert f"the variable {name} holds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("file", [*DATABASES, "artifacts", "lab.db"])
