@@ -6,6 +6,7 @@ import json
 import os
 import random
 import shlex
+import sqlite3
 import stat
 import subprocess
 import sys
@@ -511,3 +512,48 @@ def test_a_terminal_that_cannot_clear_a_line_is_sent_no_escapes(term, escapes, m
     assert (b"\x1b" in os.read(master, 4096)) == escapes
     with contextlib.suppress(OSError):
         os.close(master)
+
+
+# All at once in each: a sweep that ends well in them ends well in each alone.
+SWEEPS = {
+    "as Jupyter, SLURM and another Ray leave it": ("umask 0777;", "", {
+        "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error",
+        "RAY_TMPDIR": LONG, "RAY_ADDRESS": "1.2.3.4:6379", "RAY_JOB_CONFIG_JSON_ENV_VAR": "none",
+        "RAY_gcs_server_request_timeout_seconds": "abc", "TUNE_MAX_PENDING_TRIALS_PG": "abc", "OMP_NUM_THREADS": "abc",
+        "MLFLOW_RUN_ID": "abc", "MLFLOW_ENABLE_ASYNC_LOGGING": "true", "CUDA_VISIBLE_DEVICES": "abc", "http_proxy": "garbage",
+    }),
+    "as a daemon without a home": ("", "<&- >&- 2>&-", {
+        "HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/x", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
+        "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "2",
+    }),
+    "to a full disk": ("", ">/dev/full 2>/dev/full", {"MLFLOW_TRACKING_URI": "sqlite:///me@lab.db"}),
+}  # fmt: skip
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("name", SWEEPS)
+def test_a_sweep_in_hostile_surroundings_ends_with_its_runs_finished(name, tmp_path):
+    limit, streams, environment = SWEEPS[name]
+    for place in PLACES:
+        if not PLACES[place]:
+            furnish(tmp_path, place)
+    words = [
+        sys.executable,
+        str(ROOT / "sweeps" / "latent_sweep.py"),
+        "--preset=quick",
+        "--models=VAE",
+        "--latent-dims=2",
+    ]
+    words += ["--seeds=1", "--epochs=1", "--hidden-width=8", "--gpus=0", "--name=s"]
+    done = subprocess.run(
+        ["bash", "-c", f"{limit} {shlex.join(words)} {streams}"],
+        cwd=tmp_path, env=clean() | environment, capture_output=True, timeout=500, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr.decode(errors="replace")[-3000:]
+    store = tmp_path / ("me@lab.db" if "MLFLOW_TRACKING_URI" in environment else "fishernet-results/mlflow.db")
+    with contextlib.closing(sqlite3.connect(store)) as records:
+        assert records.execute("select name, status from runs order by name").fetchall() == [
+            ("VAE-d02-s0", "FINISHED"),
+            ("s", "FINISHED"),
+        ]
+    assert (tmp_path / "fishernet-results" / "s" / "figures" / "mse_curves.png").stat().st_size > 0
