@@ -115,6 +115,15 @@ def socket_problem(folder: str) -> str:
     return ""
 
 
+def by_python_path(job_config: Any) -> Any:
+    """The same ``ray.job_config.JobConfig`` for workers that import by PYTHONPATH alone.
+
+    Ray would have them look first in the driver's current folder, where a file may have the name of one of these packages.
+    """
+    job_config._runtime_env_has_working_dir = lambda: True
+    return job_config
+
+
 def ray_start_error(error: BaseException) -> str:
     """Why Ray did not start on this machine, and what helps against that, as a sentence."""
     reason = " ".join(str(error).split())[:300] or type(error).__name__
@@ -123,7 +132,7 @@ def ray_start_error(error: BaseException) -> str:
         return f"{said}; allow more open files: ulimit -n 4096"
     if re.search(r"no space left|Errno 28\b|quota", reason, re.I):
         return f"{said}; make room there, or set RAY_TMPDIR to a short path of another folder"
-    if re.search(r"permission|read-only|Errno (13|30)\b", reason, re.I):
+    if re.search(r"Errno (13|30)\b", reason) and os.environ.get("RAY_TMPDIR", "/tmp") in reason:
         return f"{said}; set RAY_TMPDIR to a short path of a folder that can be written to"
     if re.search(r"cannot allocate|out of memory|Errno 12\b|resource temporarily|can't start new thread", reason, re.I):
         return f"{said}; free memory or end other processes, or raise the limits of this shell (ulimit -a)"

@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from fishernet.surroundings import ray_start_error
+from fishernet.surroundings import by_python_path, ray_start_error
 from sweeps.planning import Devices, usable_cpus
 
 ENVIRONMENT = {
@@ -29,6 +29,7 @@ for _name, _value in ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads these variables when it is imported)
 from ray._private import ray_constants, utils  # noqa: E402
+from ray.job_config import JobConfig  # noqa: E402
 
 utils.set_sigterm_handler = lambda handler: None  # the driver's own answer stays, also while Ray starts
 
@@ -128,7 +129,10 @@ def _start_private_ray(gpus: int, cpus: int, quiet: dict[str, Any]) -> None:
     for attempt in range(1, STARTS + 1):
         try:
             # "local" keeps away from any other Ray on this machine, running or dead.
-            ray.init(address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+            ray.init(
+                address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False,
+                job_config=by_python_path(JobConfig()), **quiet,
+            )  # fmt: skip
         except Exception:  # a bare one where its processes are not up in time
             ray.shutdown()
             if attempt == STARTS:

@@ -336,6 +336,10 @@ class Driver(ABC):
 
     def train(self, name: str, asked: Any | None) -> int:
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
+        if sys.flags.optimize > 1:  # Ray Tune cannot be imported then
+            raise UsageError(
+                "Python runs without docstrings, which Ray reads; start it without -OO and PYTHONOPTIMIZE=2"
+            )
         import torch  # noqa: F401
 
         if not self.args.address:

@@ -327,13 +327,15 @@ def test_rays_files_go_where_they_fit_and_that_is_said(monkeypatch, capsys):
         (RuntimeError("Failed to start GCS. Last connection error: x"), "is it very busy"),
         (OSError(24, "Too many open files"), "ulimit -n"),
         (OSError(28, "No space left on device"), "make room there"),
-        (PermissionError(13, "Permission denied"), "set RAY_TMPDIR"),
+        (PermissionError(13, "Permission denied", "/tmp/ray/session"), "set RAY_TMPDIR"),
+        (PermissionError(13, "Permission denied", "/usr/bin/python"), ""),
         (RuntimeError("can't start new thread"), "ulimit -a"),
         (ValueError("Expecting value: line 1 column 1 (char 0)"), ""),
         (AttributeError("'NoneType' object has no attribute 'x'"), ""),
     ],
 )
-def test_the_advice_is_for_the_reason(error, advice):
+def test_the_advice_is_for_the_reason(error, advice, monkeypatch):
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
     said = ray_start_error(error)
     assert str(error) in said
     assert advice in said
@@ -524,7 +526,7 @@ SWEEPS = {
     }),
     "as a daemon without a home": ("", "<&- >&- 2>&-", {
         "HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/x", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-        "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "2",
+        "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "1",
     }),
     "to a full disk": ("", ">/dev/full 2>/dev/full", {"MLFLOW_TRACKING_URI": "sqlite:///me@lab.db"}),
 }  # fmt: skip

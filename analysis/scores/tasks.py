@@ -24,7 +24,7 @@ from tqdm import tqdm
 from analysis.frame import SCORES_TAG, AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
-from fishernet.surroundings import ray_start_error, settle_private_ray
+from fishernet.surroundings import by_python_path, ray_start_error, settle_private_ray
 
 # Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
 ENVIRONMENT = {
@@ -145,7 +145,7 @@ def _start_ray(gpus: int) -> Any:
         # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
         ray.init(
             address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
-            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()), log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         raise AnalysisError(ray_start_error(error)) from None
