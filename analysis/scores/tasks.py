@@ -145,7 +145,8 @@ def _start_ray(gpus: int) -> Any:
         # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
         ray.init(
             address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
-            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()), log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()),
+            log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         raise AnalysisError(ray_start_error(error)) from None
