@@ -28,6 +28,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.surroundings import entry_point
 
 # pandas, SciPy, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -60,6 +61,7 @@ LISTED = 3  # comparisons a cell of the table writes out
 CONFIRMED, NOT_CONFIRMED, NOT_ENOUGH = "confirmed", "not confirmed", "not enough runs"
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
@@ -79,7 +81,7 @@ def exhibits(stored: "StoredSweep") -> Iterator["Table"]:
     by_epoch = runs[runs["variant"].isin(PAPER_MODELS) & runs["latent_dim"].isin(FIGURE_3_DIMS)]
     epochs = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
     features, _ = _features(runs)
-    runs, left_out = frechet.of_one_network(runs, features, sweep.typed)
+    runs, left_out = frechet.of_one_network(runs, features, sweep.command)
     yield table(Evidence(runs, epochs, sweep.held_out, left_out), stored.command_for)
 
 

@@ -13,6 +13,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +25,7 @@ PAPER_DIM = 5  # Figure A1's
 SCORES = {"trace": "trace", "nmi": "NMI", "ari": "ARI"}
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
@@ -57,9 +59,7 @@ def exhibits(stored: "StoredSweep", latent_dim: int | None = None) -> Iterator["
     from analysis.frame import AnalysisError
 
     if "clusters/trace" not in stored.runs:
-        why = (
-            f"No run has cluster scores; `python analysis/cluster_table.py --name {stored.sweep.typed}` computes them."
-        )
+        why = f"No run has cluster scores; `{stored.sweep.command('analysis/cluster_table.py')}` computes them."
         yield Absent("cluster_trace", "Table A2. Cluster trace", why)
         return
     yield cluster_table(stored.runs, paper.table_a2(stored.sweep.configs[0].dataset))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from fishernet.flags import Parser
+from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, READING, default_tracking_uri, set_environment
 from fishernet.services.schema import folder_name
 
@@ -47,6 +48,7 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --seed, for what is drawn from stored models."""
     parser.add_argument(
         "--data-dir",
+        type=os.path.expanduser,
         metavar="FOLDER",
         help="where the data sets are; default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet",
     )
@@ -106,8 +108,16 @@ def run(analysis: Callable[[], None]) -> int:
     """Run the analysis; return 0, or after a line on stderr 2 when what was asked for cannot be drawn, 130 when interrupted."""
     set_environment(READING)
     try:
-        from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
+        try:
+            from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
 
+            mlflow_store.prepare_mlflow()
+        except mlflow_store.TrackingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:  # by a variable of theirs
+            print(f"error: pandas cannot be imported here: {error}", file=sys.stderr)
+            return 2
         try:
             analysis()
         except AnalysisError as error:

@@ -6,6 +6,7 @@ TrialConfig. This module only reads. Types come back through TrialConfig, as MLf
 
 import difflib
 import math
+import os
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +17,14 @@ from typing import Any
 
 import pandas as pd
 
+from fishernet import commands
+from fishernet.commands import hide_password
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.plan import expand
 from fishernet.services import mlflow_store, schema
 from fishernet.services.schema import CONFIG_FIELDS
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
-DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
 
@@ -49,11 +51,6 @@ class Sweep:
     moved: str = ""
 
     @property
-    def typed(self) -> str:
-        """Its name as one types it in a command: whoever can write to MLflow names experiments."""
-        return shlex.quote(self.name)
-
-    @property
     def begun_as(self) -> str:
         """The name it was begun under, another one where it was renamed in MLflow."""
         return self.tags.get(schema.SWEEP) or self.name
@@ -66,6 +63,15 @@ class Sweep:
     def score(self, name: str) -> str:
         """The metric of that name on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
+
+    def command(self, script: str, *words: str) -> str:
+        """The command that runs a script such as analysis/report.py on this sweep, from wherever it is pasted."""
+        uri = hide_password(commands.absolute_uri(self.uri))
+        return commands.script(script, "--name", self.name, "--tracking-uri", uri, *words)
+
+    def driver_command(self, flag: str, *words: str) -> str:
+        """The command that goes on with this sweep: ``flag`` is --resume, or --name to extend it."""
+        return _driver_command("sweep", self.uri, self.plan.get("storage_path"), flag, self.name, *words)
 
     @cached_property
     def configs(self) -> tuple[TrialConfig, ...]:
@@ -103,10 +109,10 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
         found = mlflow_store.sweeps(client, kind)
         known = [experiment.name for experiment, _ in found]
         if name is not None and name not in known:
-            _say_if_deleted(client, name, kind)
+            _say_if_deleted(client, name, uri, kind)
         if not known:
             raise AnalysisError(
-                f"No {kind} is recorded in {mlflow_store.shown(uri)} yet. `python sweeps/{DRIVERS[kind]}` makes one; "
+                f"No {kind} is recorded in {hide_password(uri)} yet. `{shlex.join(commands.driver(kind))}` makes one; "
                 "--tracking-uri names another store."
             )
         if name is not None and name not in known:
@@ -235,8 +241,19 @@ def say_missing(sweep: Sweep, missing: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     return (
         f"{len(missing)} of {len(sweep.configs)} planned runs have not finished ({counts}); "
-        f"`python sweeps/latent_sweep.py --resume {sweep.typed}` trains them."
+        f"`{sweep.driver_command('--resume')}` trains them."
     )
+
+
+def _driver_command(kind: str, uri: str, storage: str | None, *words: str) -> str:
+    """The driver of that kind with these words, the store and the storage path: ``storage`` where the store names none."""
+    command = [*commands.driver(kind), *words]
+    if os.environ.get(commands.COMMAND_VARIABLE):  # it adds where the records are
+        return shlex.join(command)
+    if (file := mlflow_store.sqlite_path(uri)) and file.name == "mlflow.db":  # the store that a storage path has
+        storage = str(file.parent)
+    command += ["--storage-path", storage] if storage else []
+    return shlex.join([*command, "--tracking-uri", hide_password(commands.absolute_uri(uri))])
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -250,18 +267,17 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _say_if_deleted(client: Any, name: str, kind: str) -> None:
+def _say_if_deleted(client: Any, name: str, uri: str, kind: str) -> None:
     """Raise AnalysisError where the run that holds that sweep's plan, or all of it, is in MLflow's trash."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.tags.get(schema.KIND) != kind:
         return
     if experiment.lifecycle_stage == "deleted":
         raise AnalysisError(
-            f"The {kind} {name} was deleted in MLflow; `mlflow experiments restore --experiment-id {experiment.experiment_id}` "
-            "restores it."
+            f"The {kind} {name} was deleted in MLflow; `{mlflow_store.restore_command(uri, experiment)}` restores it."
         )
     if mlflow_store.parents(client, [experiment.experiment_id], deleted=True):
-        command = f"python sweeps/{DRIVERS[kind]} --resume {shlex.quote(name)}"
+        command = _driver_command(kind, uri, None, "--resume", name)
         raise AnalysisError(f"The run that holds the plan of {name} was deleted in MLflow; `{command}` restores it.")
 
 
@@ -269,7 +285,7 @@ def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no {kind} named {name} in {mlflow_store.shown(uri)}.{hint} Latest first, there are: {shown}."
+    return f"There is no {kind} named {name} in {hide_password(uri)}.{hint} Latest first, there are: {shown}."
 
 
 def _config(run: Any) -> TrialConfig | None:

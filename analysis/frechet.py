@@ -7,7 +7,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -39,6 +40,7 @@ DISTANCE = {
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
@@ -133,12 +135,12 @@ def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
     from analysis import paper
     from analysis.exhibits import Absent
 
-    runs, left_out = of_one_network(stored.runs, features, stored.sweep.typed)
+    runs, left_out = of_one_network(stored.runs, features, stored.sweep.command)
     scores = tidy(runs, features)
     if scores.empty:
         why = (
             "No run has these scores; "
-            f"`python analysis/frechet.py --name {stored.sweep.typed} --features {features}` computes them."
+            f"`{stored.sweep.command('analysis/frechet.py', '--features', features)}` computes them."
         )
         yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
         return
@@ -148,10 +150,13 @@ def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
     yield other_scores_table(scores, features, left_out)
 
 
-def of_one_network(runs: "pd.DataFrame", features: str, sweep: str) -> tuple["pd.DataFrame", list[str]]:
+def of_one_network(
+    runs: "pd.DataFrame", features: str, command: Callable[..., str]
+) -> tuple["pd.DataFrame", list[str]]:
     """The runs without image scores that other weights made than those of most runs; where there are any, a sentence on them.
 
     Distances on the features of two networks do not compare. Of two networks with as many runs the first by fingerprint counts.
+    ``command`` is ``Sweep.command``.
     """
     from fishernet.plan import format_numbers
 
@@ -171,10 +176,11 @@ def of_one_network(runs: "pd.DataFrame", features: str, sweep: str) -> tuple["pd
     for i, images in others:
         kept.loc[i, columns[images]] = math.nan
     n, dims = len({i for i, _ in others}), runs["latent_dim"][sorted({i for i, _ in made_with})]
-    flags = f"--features {features}{' --inception-weights FILE' * (features == 'inception')}"
+    flags = ["--features", features, *(["--inception-weights", "FILE"] if features == "inception" else [])]
+    flags += ["--latent-dims", format_numbers(dims)]
     return kept, [
-        f"Left out are scores of {n} run{'s' * (n > 1)}, as other weights of the {features} network made them; `python "
-        f"analysis/frechet.py --name {sweep} {flags} --latent-dims {format_numbers(dims)}` scores all runs with the same."
+        f"Left out are scores of {n} run{'s' * (n > 1)}, as other weights of the {features} network made them; "
+        f"`{command('analysis/frechet.py', *flags)}` scores all runs with the same."
     ]
 
 

@@ -19,6 +19,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.surroundings import entry_point
 
 # torch, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ HALVES = np.array([-0.5, 0.5])
 LEGEND: Any = {"handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.6}  # dots need less room than lines
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
     parser = command.parser(

@@ -14,6 +14,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
 
 from analysis import command
 from fishernet.services.mlflow_store import default_tracking_uri
+from fishernet.surroundings import entry_point
 
 # pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ PAPER_EPOCH_DIMS = (2, 5, 10)  # the latent dimensions of the paper's Figure 3
 MOST_EPOCH_DIMS = 4  # as many as there are line styles to tell apart
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
     parser = command.parser(

@@ -15,6 +15,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
 
 from analysis import command, frechet
 from fishernet.services import mlflow_store, schema
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -27,6 +28,7 @@ ARTIFACTS = "report"  # folder of the parent run's artifacts
 TUNING = "What the best setting of each model gains, and what is left of the differences between models."
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to report."""
     parser = command.parser(

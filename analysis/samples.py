@@ -15,6 +15,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet.surroundings import entry_point
 
 # numpy, torch, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -50,6 +51,7 @@ LETTER = 14  # the width of one, about
 LABEL = 20  # letters in a line of a row's label
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
     parser = command.parser(

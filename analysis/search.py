@@ -5,6 +5,7 @@ python analysis/search.py --name SEARCH
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,7 +15,9 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from fishernet import commands
 from fishernet.services import mlflow_store, schema
+from fishernet.surroundings import entry_point
 
 # Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ CONFIDENCE = 0.95
 MOST_TICKS = 6  # as many values as one panel names
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
     parser = command.parser(
@@ -465,7 +469,7 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
     runs = stored.runs.assign(line=usual_lines(stored.runs), tuned=stored.runs["setting"].map(is_tuned))
     if not runs["tuned"].any():
         raise AnalysisError(
-            f"No run of sweep {stored.sweep.name} has a tuned setting; `python sweeps/hyperparameter_search.py` finds them and "
+            f"No run of sweep {stored.sweep.name} has a tuned setting; `{shlex.join(commands.driver('search'))}` finds them and "
             "writes the plan for such a sweep."
         )
     rows, shown = [], []

@@ -134,12 +134,13 @@ class StoredSweep:
 
     def command_for(self, variants: Sequence[str], dims: Sequence[int]) -> str:
         """The sentence that says which command trains these."""
-        models = " ".join(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
+        models = list(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
         listed = ",".join(str(d) for d in dims)
-        command = f"python sweeps/latent_sweep.py --name {self.sweep.typed}"
         if not models:
-            return f"`{command} --plan FILE`, the file with these settings at d = {listed}, trains what is missing."
-        return f"`{command} --models {models} --latent-dims {listed}`, with the sweep's other settings, trains what is missing."
+            command = self.sweep.driver_command("--name", "--plan", "FILE")
+            return f"`{command}`, the file with these settings at d = {listed}, trains what is missing."
+        command = self.sweep.driver_command("--name", "--models", *models, "--latent-dims", listed)
+        return f"`{command}`, with the sweep's other settings, trains what is missing."
 
     def artifact(self, run: pd.Series, name: str) -> Path:
         """A local copy of a file stored with the run; raises AnalysisError when the run has none of that name."""
@@ -155,9 +156,8 @@ class StoredSweep:
             except mlflow_store.failures() as error:
                 reason = str(error).partition("\n")[0]
                 raise AnalysisError(
-                    f"{name} of {what} cannot be had from MLflow ({reason}). Was the artifact folder moved or deleted? "
-                    f"`python sweeps/latent_sweep.py --resume {self.sweep.typed}` does not make it again; training the run "
-                    "under another --name does."
+                    f"{name} of {what} cannot be had from MLflow ({reason}). If the artifact folder was moved, move it back; if "
+                    "it was deleted, --resume does not make it again, and training the run under another --name does."
                 ) from error
             self._files[run_id, name] = Path(path)
         return self._files[run_id, name]

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # ahead of the imports, in which Ctrl-C would be a t
 import argparse
 import functools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -21,8 +22,10 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser, checkpoint_interval
 from fishernet.plan import DataError, PlanError, read_plan, stackable
+from fishernet.surroundings import entry_point
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     parser = Parser(
@@ -38,7 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="JSON: a list of trial configs (latent_sweep.py --write-plan)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the records")
-    parser.add_argument("--data-dir", default=None, help="where the data sets are; else FISHERNET_DATA_DIR")
+    parser.add_argument(
+        "--data-dir", type=os.path.expanduser, default=None, help="where the data sets are; else FISHERNET_DATA_DIR"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes the GPU when there is one")
     parser.add_argument(
         "--cohort-size", type=int, default=0, help="members trained in lockstep; 0: all on a GPU, 1 on a CPU"
@@ -204,5 +209,4 @@ def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:
 
 
 if __name__ == "__main__":
-    interrupts.outlive_readers()
     sys.exit(main())

@@ -251,6 +251,8 @@ def _typed(f: "dataclasses.Field[Any]", value: Any) -> Any:
     try:
         if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
             raise ValueError
+        if kind is not str and "_" in str(value):  # 1_000 is a number to Python alone
+            raise ValueError
         typed = kind(value)
         fits = (not choices or typed in choices) and (not valid or valid(typed))
     except (TypeError, ValueError, OverflowError):

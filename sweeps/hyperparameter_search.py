@@ -15,10 +15,11 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from fishernet import commands
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
-from fishernet.services.mlflow_store import shown
+from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -29,7 +30,6 @@ from sweeps.driver import (
     duration,
     import_drawing,
     shape,
-    started_by,
 )
 from sweeps.planning import Devices, dataset_from_flag, flagged, model_overrides, seeds_from_flag
 from sweeps.space import (
@@ -54,10 +54,10 @@ DEFAULTS: dict[str, Any] = {
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
 VALIDATION_SIZES = {"fashion-mnist": 10_000, "mnist": 10_000}  # of other data sets a sixth
-LATENT_SWEEP = Path(__file__).resolve().with_name("latent_sweep.py")
 RUNG_SHARE = 9  # the first rung is after a ninth of the epochs
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -261,7 +261,6 @@ class HyperparameterSearch(Driver):
     """Optuna's studies, a trial of each a cohort of seeds."""
 
     kind, installed = "search", "fishernet-search"
-    script = Path(__file__).resolve()
     kept_flags: Mapping[str, Any] = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
 
     def asked(self) -> SearchPlan:
@@ -326,7 +325,7 @@ class HyperparameterSearch(Driver):
                 )
         print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
         print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
-        print(f"tracking   {shown(self.uri)}")
+        print(f"tracking   {commands.hide_password(self.uri)}")
         print(f"storage    {self.folder}")
 
     def launch(
@@ -406,7 +405,7 @@ class HyperparameterSearch(Driver):
             write_json(file, [config.to_dict() for config in plan])
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
-            print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
+            print(f"  {shlex.join([*commands.driver('sweep'), *words])}\n")
         try:
             report(name, self.uri, self.folder / "figures")
         except AnalysisError as error:
@@ -418,7 +417,7 @@ class HyperparameterSearch(Driver):
     def ui_command(self) -> str:
         from sweeps.studies import storage_url
 
-        return f"{super().ui_command()}\nlook at the studies: optuna-dashboard {storage_url(self.storage)}"
+        return f"{super().ui_command()}\nlook at the studies: {shlex.join(['optuna-dashboard', storage_url(self.storage)])}"
 
 
 def describe_search(plan: SearchPlan) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +32,8 @@ from fishernet.services.mlflow_store import (
     prepare_mlflow,
     uri_source,
 )
-from sweeps.driver import name_problem
+from fishernet.surroundings import entry_point
+from sweeps.driver import name_problem, storage_problem
 from sweeps.lock import hold_lock
 from sweeps.planning import describe_plan
 from sweeps.tracking import SweepTracking
@@ -177,11 +178,10 @@ def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
     return configs
 
 
-def main(argv: list[str] | None = None) -> int:
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all is imported, 1 some is not, 2 bad usage, 130 interrupted."""
     interrupts.exit_at_once()
-    if argv is None:
-        interrupts.outlive_readers()
     try:
         return _main(argv)
     except KeyboardInterrupt:
@@ -191,14 +191,14 @@ def main(argv: list[str] | None = None) -> int:
         interrupts.ignore() if argv is None else interrupts.raise_keyboard_interrupt()
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
     parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
     parser.add_argument("--storage-path", type=Path, default=Path(DEFAULT_STORAGE), help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    if problem := name_problem("--name", "sweep", arguments.name):
+    if problem := name_problem("--name", "sweep", arguments.name) or storage_problem(arguments.storage_path):
         parser.error(problem)
     uri = arguments.tracking_uri or default_tracking_uri(arguments.storage_path)
     try:

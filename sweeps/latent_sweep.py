@@ -13,11 +13,12 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import compact, expand
 from fishernet.services import schema
-from fishernet.services.mlflow_store import shown
+from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -32,6 +33,7 @@ from sweeps.driver import (
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -66,7 +68,6 @@ class LatentSweep(Driver):
     """A plan of trial configs, in cohorts."""
 
     kind, installed = "sweep", "fishernet-sweep"
-    script = Path(__file__).resolve()
 
     def asked(self) -> list[TrialConfig]:
         return configs_from_flags(self.args)
@@ -129,7 +130,7 @@ class LatentSweep(Driver):
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
-        print(f"tracking   {shown(self.uri)}")
+        print(f"tracking   {hide_password(self.uri)}")
         print(f"storage    {self.folder}")
 
     def launch(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fishernet.config import TrialConfig, matters
+from fishernet.flags import number
 from fishernet.plan import PlanError
 
 Value = int | float | str
@@ -101,7 +102,7 @@ def parse_domain(name: str, text: str) -> Domain:
     if scale:
         key, _, size = scale.partition("=")
         try:
-            step = type(low)(size)
+            step = number(type(low))(size)
         except ValueError:
             step = 0
         if key != "step" or not 0 < step <= high - low:

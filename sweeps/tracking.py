@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.provenance import commit, machine, versions
 from fishernet.services import schema
@@ -24,11 +25,12 @@ from fishernet.services.mlflow_store import (
     default_artifact_root,
     files_of,
     follow_files,
+    forget_command,
     log_batch,
     parents,
     reason_of,
+    restore_command,
     sentences,
-    shown,
     sqlite_path,
     sweeps,
 )
@@ -82,7 +84,7 @@ class SweepTracking:
             run.config: _Child(run.run_id, "" if run.status == "RUNNING" else run.status, run.last_epoch)
             for run in self.found.values()
         }
-        self._queue = Queue(self._write_epochs, shown(uri), lambda line: self.say(line))
+        self._queue = Queue(self._write_epochs, hide_password(uri), lambda line: self.say(line))
         self._closed: bool | None = None
 
     @classmethod
@@ -97,7 +99,7 @@ class SweepTracking:
         if path := sqlite_path(uri):
             uri = f"sqlite:///{path.as_posix()}"  # absolute: the current folder may change
             artifact_root = artifact_root or default_artifact_root(path.parent)
-        missing = f"there is no {kind} named {name} in {shown(uri)}"
+        missing = f"there is no {kind} named {name} in {hide_password(uri)}"
         if path and not path.exists() and not create:
             raise TrackingError(f"{missing}; that store does not exist yet")
         with sentences(uri):
@@ -105,15 +107,13 @@ class SweepTracking:
             experiment = client.get_experiment_by_name(name)
             if experiment and experiment.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"the {kind} {name} was deleted in {shown(uri)}, and MLflow keeps it and its name; restore it (mlflow "
-                    f"experiments restore --experiment-id {experiment.experiment_id}, with MLFLOW_TRACKING_URI set), choose "
-                    "another name, or have MLflow forget it and its runs for good: mlflow gc "
-                    f"--experiment-ids {experiment.experiment_id} "
-                    "--backend-store-uri <the server's store>"
+                    f"the {kind} {name} was deleted in {hide_password(uri)}, and MLflow keeps it and its name; restore it "
+                    f"({restore_command(uri, experiment)}), choose another name, or have MLflow forget it and its runs for "
+                    f"good ({forget_command(uri, experiment)})"
                 )
             if experiment and experiment.tags.get(schema.KIND) != kind:
                 raise TrackingError(
-                    f"{name} is an MLflow experiment in {shown(uri)}, but no {kind}; choose another name"
+                    f"{name} is an MLflow experiment in {hide_password(uri)}, but no {kind}; choose another name"
                 )
             ids = [experiment.experiment_id] if experiment else []
             parent = next(iter(parents(client, ids)), None)
@@ -250,7 +250,7 @@ class SweepTracking:
             done = self._queue.drain(patience_seconds)
         if not done:
             self.say(
-                f"not yet written to {shown(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
+                f"not yet written to {hide_password(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
                 f"resuming {self.name} writes them"
             )
         self._queue.stop()

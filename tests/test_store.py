@@ -137,7 +137,7 @@ def test_a_deleted_parent_is_restored_by_resume_and_until_then_named_by_analyses
     before, (_, parent, _) = both_see(results), ids(results)
     client(results).delete_run(parent)
     with pytest.raises(
-        frame.AnalysisError, match=r"holds the plan of mine was deleted in MLflow; `.*--resume mine` restores"
+        frame.AnalysisError, match=r"holds the plan of mine was deleted in MLflow; `.*--resume mine .*` restores"
     ):
         frame.find_sweep(NAME, uri_of(results))
     said: list[str] = []
@@ -401,7 +401,8 @@ def test_any_name_becomes_one_folder_below_the_results(
     assert folder.name == "report"
     assert folder.resolve().parent.parent == tmp_path / "fishernet-results"
     assert [path.name for path in (tmp_path / "fishernet-results").iterdir()] == [folder.parent.name]
-    assert folder.parent.name not in schema.RESERVED_NAMES
+    assert folder.parent.name.casefold() not in schema.FOLDERS
+    assert not any(schema.begins_as(folder.parent.name, file) for file in schema.DATABASES)
     assert schema.folder_name(name + "x") != folder.parent.name
 
 

@@ -49,7 +49,7 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
         return "mkde", ""
     return "mixture", (
         "These runs have no samples of the paper's MKDE; with NIFTy installed "
-        f"`python analysis/frechet.py --name {stored.sweep.typed} --images mkde` draws them."
+        f"`{stored.sweep.command('analysis/frechet.py', '--images', 'mkde')}` draws them."
     )
 
 

@@ -24,6 +24,7 @@ from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
 from fishernet.services import mlflow_store
 from fishernet.services.schema import SCORES
+from fishernet.surroundings import by_python_path, ray_start_error, settle_private_ray
 
 # Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
 ENVIRONMENT = {
@@ -129,6 +130,10 @@ def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> Non
 
 
 def _start_ray(gpus: int) -> Any:
+    try:
+        settle_private_ray()
+    except OSError as error:
+        raise AnalysisError(f"Ray cannot be started on this machine: {error}.") from None
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Workers import these packages from where they are, installed or not.
@@ -147,13 +152,11 @@ def _start_ray(gpus: int) -> Any:
         # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
         ray.init(
             address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
-            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()),
+            log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
-        raise AnalysisError(
-            f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-        ) from None
+        raise AnalysisError(ray_start_error(error)) from None
     return ray
 
 

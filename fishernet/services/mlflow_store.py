@@ -2,7 +2,7 @@
 
 import logging
 import os
-import re
+import shlex
 import shutil
 import socket
 import sqlite3
@@ -13,9 +13,11 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
-from urllib.request import getproxies, url2pathname
+from urllib.request import url2pathname
 
+from fishernet.commands import hide_password, python
 from fishernet.services.schema import KIND, PLAN, ROLE
+from fishernet.surroundings import pass_by_proxy, proxy_of, wrong_variable
 
 DEFAULT_STORAGE = "fishernet-results"
 WRITING = {
@@ -70,7 +72,7 @@ def check_uri(uri: str, *, make: bool = True) -> None:
         parts = urlsplit(uri)
         scheme, host, port = parts.scheme.split("+")[0], parts.hostname, parts.port
     except ValueError as error:
-        raise TrackingError(f"{shown(uri)} is not a tracking URI: {error}") from error
+        raise TrackingError(f"{hide_password(uri)} is not a tracking URI: {error}") from error
     if scheme == "sqlite":
         _check_sqlite(uri, make)
     elif scheme in ("", "file") or len(scheme) == 1:  # one letter: a drive
@@ -80,23 +82,24 @@ def check_uri(uri: str, *, make: bool = True) -> None:
         )
     elif scheme not in ("http", "https", *DATABASE_PORTS):
         known = ", ".join(("sqlite", "http", "https", *DATABASE_PORTS))
-        raise TrackingError(f"the tracking URI {shown(uri)} starts with {scheme}, which is none of {known}")
+        raise TrackingError(f"the tracking URI {hide_password(uri)} starts with {scheme}, which is none of {known}")
     elif not host:
-        raise TrackingError(f"the tracking URI {shown(uri)} names no host")
+        raise TrackingError(f"the tracking URI {hide_password(uri)} names no host")
     elif scheme in DATABASE_PORTS:
         try:
             socket.create_connection((host, port or DATABASE_PORTS[scheme]), timeout=3).close()
         except OSError as error:
-            raise TrackingError(f"no database answers at {shown(uri)}: {reason_of(error)}") from error
+            raise TrackingError(f"no database answers at {hide_password(uri)}: {reason_of(error)}") from error
     else:
         _check_server(uri)
 
 
 def _check_server(uri: str) -> None:
     parts = urlsplit(uri)
+    pass_by_proxy(uri)
     try:
         # MLflow takes seconds to import, so first whether anything listens; a proxy may reach what this machine cannot.
-        if not getproxies():
+        if not proxy_of(uri):
             address = (str(parts.hostname), parts.port or (443 if parts.scheme == "https" else 80))
             socket.create_connection(address, timeout=5).close()
     except OSError as error:
@@ -117,25 +120,35 @@ def _check_server(uri: str) -> None:
     said = " ".join(answer.text.split())[:200]
     if answer.status_code == 401:
         raise TrackingError(
-            f"the tracking server {shown(uri)} asks who you are; set MLFLOW_TRACKING_USERNAME and "
+            f"the tracking server {hide_password(uri)} asks who you are; set MLFLOW_TRACKING_USERNAME and "
             "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN"
         )
-    if answer.status_code == 403:
+    if answer.status_code == 403 and not proxy_of(uri):
         raise TrackingError(
-            f"the tracking server {shown(uri)} refuses this client ({said}); MLflow does so where it is "
+            f"the tracking server {hide_password(uri)} refuses this client ({said}); MLflow does so where it is "
             "reached by a name it was not started with: mlflow server --allowed-hosts"
         )
     if answer.status_code != 200 and "RESOURCE_DOES_NOT_EXIST" not in said:
         raise TrackingError(
-            f"what answers at {shown(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}"
+            f"what answers at {hide_password(uri)} is no working MLflow server: HTTP {answer.status_code}, {said}{_by_proxy(uri)}"
         )
 
 
 def _no_server(uri: str, error: Exception) -> TrackingError:
+    if way := _by_proxy(uri):
+        return TrackingError(f"no tracking server answers at {hide_password(uri)} ({reason_of(error)}){way}")
     return TrackingError(
-        f"no tracking server answers at {shown(uri)} ({reason_of(error)}); start one (mlflow server "
+        f"no tracking server answers at {hide_password(uri)} ({reason_of(error)}); start one (mlflow server "
         f"--port {urlsplit(uri).port or 5000}) or correct the tracking URI"
     )
+
+
+def _by_proxy(uri: str) -> str:
+    """What to do where a proxy may be the reason, as the rest of a sentence; empty where there is none."""
+    if not (proxy := proxy_of(uri)):
+        return ""
+    host = urlsplit(uri).hostname
+    return f"; it is asked by the proxy {hide_password(proxy)}: if it can be reached without, set no_proxy={host}"
 
 
 def _check_sqlite(uri: str, make: bool) -> None:
@@ -181,11 +194,6 @@ def sqlite_path(uri: str) -> Path | None:
     return Path(file).absolute() if scheme.split("+")[0] == "sqlite" and file not in ("", ":memory:") else None
 
 
-def shown(uri: str) -> str:
-    """The URI without a password."""
-    return re.sub(r"//[^/@]*@", "//", uri)
-
-
 @contextmanager
 def sentences(uri: str) -> Iterator[None]:
     """What goes wrong with the store becomes a TrackingError."""
@@ -193,7 +201,7 @@ def sentences(uri: str) -> Iterator[None]:
     try:
         yield
     except failures() as error:
-        raise TrackingError(f"MLflow at {shown(uri)} fails: {reason_of(error)}") from error
+        raise TrackingError(hide_password(f"MLflow at {uri} fails: {reason_of(error)}")) from error
 
 
 def failures() -> tuple[type[Exception], ...]:
@@ -223,8 +231,13 @@ def set_environment(settings: Mapping[str, str]) -> None:
 def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
     set_environment(WRITING)
-    import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
-
+    try:
+        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
+        from mlflow import environment_variables
+    except Exception as error:  # by a variable of MLflow's
+        raise TrackingError(f"MLflow cannot be imported here: {reason_of(error)}") from error
+    if problem := wrong_variable(vars(environment_variables).values()):
+        raise TrackingError(problem)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
 
@@ -366,6 +379,18 @@ def files_of(uri: str, run_id: str) -> Any:
     place = client_of(uri).get_run(run_id).info.artifact_uri
     beside = _beside(uri, place, 3)  # EXPERIMENT/RUN/artifacts
     return get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
+
+
+def restore_command(uri: str, experiment: Any) -> str:
+    """The command that takes an experiment out of MLflow's trash."""
+    words = ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment.experiment_id]
+    return f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(uri))} {python(*words)}"
+
+
+def forget_command(uri: str, experiment: Any) -> str:
+    """The command that deletes for good an experiment that is in MLflow's trash; a server's takes the server's own store."""
+    store = "STORE-OF-THE-SERVER" if uri.startswith("http") else hide_password(uri)
+    return python("-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id, "--backend-store-uri", store)
 
 
 def moved_here(uri: str, experiment: Any) -> str:

@@ -34,9 +34,10 @@ CONFIG_FIELDS = tuple(f.name for f in fields(TrialConfig))
 PCA = "pca/test_mse"  # of a parent run: by number of components
 EVERY_EPOCH = ("train/loss", "epoch_seconds", "train_seconds")  # metrics that no epoch goes without
 BY_EPOCH = ("train/", "test/", "validation/")  # how the metrics of epochs begin
-# Names of sweeps: what every file system takes as a folder, and no file of the storage path.
+# Names of sweeps: what every file system takes as a folder, and nothing that stands in the storage path beside theirs.
+# SQLite makes files of its own whose names begin as the database's.
 NAME = re.compile(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w")
-RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")
+DATABASES, FOLDERS = ("mlflow.db", "optuna.db"), ("artifacts",)
 FOLDER_BYTES = 255  # as long as file systems take a name
 
 
@@ -166,7 +167,13 @@ def folder_name(name: str) -> str:
 
 def is_name(name: str) -> bool:
     """Whether a driver takes this as a sweep's name."""
-    return name not in RESERVED_NAMES and NAME.fullmatch(name) is not None and len(name.encode()) <= FOLDER_BYTES
+    taken = name.casefold() in FOLDERS or any(begins_as(name, file) for file in DATABASES)
+    return not taken and NAME.fullmatch(name) is not None and len(name.encode()) <= FOLDER_BYTES
+
+
+def begins_as(name: str, file: str) -> bool:
+    """Whether a folder of that name could stand where the database ``file``, or what SQLite makes beside it, does."""
+    return name.casefold().startswith(file.casefold())
 
 
 def _digest(text: str) -> str:

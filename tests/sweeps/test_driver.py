@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENDING = """
 import argparse, atexit, sys
 from pathlib import Path
+from fishernet.surroundings import entry_point
 from sweeps.driver import Driver
 
 def log(line):
@@ -52,7 +53,7 @@ class Ending(Driver):
 
 atexit.register(log, "atexit")
 flags = {"storage_path": sys.argv[2] + ".results", "tracking_uri": "sqlite:////s.db", "data_dir": None, "resume": None}
-Ending(argparse.Namespace(**flags), []).main(last=True)
+entry_point(lambda argv: Ending(argparse.Namespace(**flags), []).main(last=True))()
 """
 
 
