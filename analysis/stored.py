@@ -22,17 +22,12 @@ from safetensors import SafetensorError, safe_open
 from analysis.frame import CONFIG_FIELDS, AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
-from fishernet.data import DataError, ImageData, load_data
+from fishernet.data import DATASETS, DataError, ImageData, load_data
 from fishernet.models import Autoencoder
 from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
 
-CLASS_NAMES = {
-    "fashion-mnist": (
-        "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-}  # fmt: skip
 SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
 BATCH = 2000  # images per forward pass; decides memory alone
 # What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
@@ -107,7 +102,7 @@ class StoredSweep:
     @property
     def class_names(self) -> tuple[str, ...]:
         """A name for each of ``classes``; raises as it does."""
-        names = CLASS_NAMES.get(self.images.name)
+        names = DATASETS[self.images.name].classes if self.images.name in DATASETS else ()
         return tuple(names[label] if names else str(label) for label in self.classes)
 
     @property

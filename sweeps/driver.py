@@ -502,10 +502,6 @@ def typed(path: Path) -> str:
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
-def shape(shape: tuple[int, int, int]) -> str:
-    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'colour'}"
-
-
 def duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:.1f} hours"

@@ -25,7 +25,6 @@ from sweeps.driver import (
     check_shared_flags,
     duration,
     import_drawing,
-    shape,
 )
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
 from sweeps.tracking_store import shown
@@ -124,7 +123,7 @@ class LatentSweep(Driver):
         self, name: str, configs: list[TrialConfig], cohorts: list[list[TrialConfig]], devices: Devices, data: Any
     ) -> None:
         print(f"sweep      {name}: {describe_plan(configs)}")
-        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"images     {data}")
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
