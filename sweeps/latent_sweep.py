@@ -111,10 +111,13 @@ class LatentSweep(Driver):
         return 0
 
     def dry_run(self, name: str, configs: list[TrialConfig]) -> int:
+        from fishernet.pca import pca_seconds
+
         data, devices = self.load_data(configs[0]), self.connect() if self.args.address else self.devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)
         if (seconds := self.estimate(cohorts, devices, data)) is not None:
+            seconds += pca_seconds(data.train, data.test, sorted({c.latent_dim for c in configs}))
             print(f"time       about {duration(seconds)} by a measured step of each model, evaluation included")
         print("nothing was started or written (--dry-run)")
         return 0
@@ -176,7 +179,7 @@ class LatentSweep(Driver):
         )
 
     def _describe(self, configs: list[TrialConfig], tracking: Any, data: Any) -> None:
-        from fishernet.evaluation import pca_test_mse
+        from fishernet.pca import pca_test_mse
 
         plan = compact(configs)
         self.describe(tracking, plan, plan["base"], describe_plan(configs), data)

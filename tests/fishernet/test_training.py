@@ -10,8 +10,9 @@ import torch
 from fishernet.cohort import Cohort, load_model
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.data import ImageData
-from fishernet.evaluation import evaluate, latent_means, pca_test_mse
+from fishernet.evaluation import evaluate, latent_means
 from fishernet.models import MODELS
+from fishernet.pca import pca_test_mse
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
