@@ -168,7 +168,9 @@ class Driver(ABC):
         self.storage = Path(os.path.realpath(args.storage_path))
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
         self.name = ""  # once it has begun to be recorded
-        self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
+        self.args.data_dir = args.data_dir and os.path.realpath(
+            os.path.expanduser(args.data_dir)
+        )  # workers may run elsewhere
 
     @abstractmethod
     def asked(self) -> Any:
