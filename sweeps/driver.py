@@ -168,9 +168,8 @@ class Driver(ABC):
         self.storage = Path(os.path.realpath(args.storage_path))
         self.uri = args.tracking_uri or default_tracking_uri(self.storage)
         self.name = ""  # once it has begun to be recorded
-        self.args.data_dir = args.data_dir and os.path.realpath(
-            os.path.expanduser(args.data_dir)
-        )  # workers may run elsewhere
+        data_dir = args.data_dir and os.path.expanduser(args.data_dir)  # noqa: PTH111 (Path raises for a ~user there is not)
+        self.args.data_dir = data_dir and os.path.realpath(data_dir)  # workers may run elsewhere
 
     @abstractmethod
     def asked(self) -> Any:

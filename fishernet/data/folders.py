@@ -290,10 +290,8 @@ def _problem(image: Any, content: bytes) -> str:
         bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     if bits > 8 or image.mode[0] in "IF":  # I, I;16, I;16B, F
         return f"has more than 8 bits per channel (Pillow's {image.mode}). Convert it to 8 bits."
-    if image.format == "TIFF" and set(image.tag_v2.get(SAMPLE_FORMAT, (1,))) - {
-        1,
-        4,
-    }:  # whole and without sign, or unstated
+    # 1 is whole and without sign, 4 unstated
+    if image.format == "TIFF" and not set(image.tag_v2.get(SAMPLE_FORMAT, (1,))) <= {1, 4}:
         return "holds numbers with a sign. Convert it to 8 bits without."
     if image.mode not in GREY_MODES + COLOUR_MODES:
         return f"is in the colour space {image.mode}. Convert it to RGB or grey."
