@@ -28,6 +28,7 @@ IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
 MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
+MOST_NUMBERS = 10_000 * 3 * 64 * 64  # of all images decoded for one score
 MOST_CLASSES = 100  # k-means takes time by images times classes, its figure by their square
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 OVERLAP_ARTIFACT = "scores/clusters.json"
@@ -64,6 +65,7 @@ def score_images(
             latents, settings = fit_and_draw(name, fitted_to, seed)
             if name != "prior":
                 scored.samples[name] = latents, settings
+        latents = latents[: n_scored(len(test), test[0].numel())]
         # Images in parts, of which the features are kept: 10,000 large ones would not fit the memory.
         shape = tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)
@@ -78,6 +80,11 @@ def score_images(
             "remarks": result.remarks + extractor.remarks(shape),
         }
     return scored
+
+
+def n_scored(n_real: int, n_numbers: int) -> int:
+    """How many images of a set are scored at the most: fewer where they are large, but no fewer than there are real ones."""
+    return max(n_real, MOST_NUMBERS // n_numbers)
 
 
 def some_real(test: Images) -> Images:

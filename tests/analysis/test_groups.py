@@ -64,6 +64,13 @@ def test_of_many_real_images_some_are_compared_the_same_ones_always(monkeypatch)
     assert torch.equal(groups.some_real(images), some)
 
 
+@pytest.mark.parametrize(
+    ("n_real", "n_numbers", "n"), [(360, 784, 10_000), (12, 3 * 128**2, 2500), (8, 512**2, 468), (5000, 512**2, 5000)]
+)
+def test_fewer_large_images_are_decoded_and_never_fewer_than_there_are_real_ones(n_real, n_numbers, n):
+    assert min(10_000, groups.n_scored(n_real, n_numbers)) == n
+
+
 def test_too_many_classes_for_clusters_are_a_sentence(scored, monkeypatch):
     monkeypatch.setattr(groups, "MOST_CLASSES", 9)
     with pytest.raises(AnalysisError, match="of 10 classes; clusters are compared with 9 at most"):
