@@ -200,7 +200,7 @@ def exhibits(stored: "StoredSweep", epoch_dims: Sequence[int] | None = None) -> 
 
 
 def mse_table(sweep: "Sweep", runs: "pd.DataFrame") -> "Table":
-    """MSE per pixel by variant and latent_dim, with PCA as the floor of linear autoencoders."""
+    """MSE per pixel by variant and latent_dim, with PCA, the best linear autoencoder of the training images, beside them."""
     import pandas as pd
 
     from analysis import frame
@@ -212,12 +212,15 @@ def mse_table(sweep: "Sweep", runs: "pd.DataFrame") -> "Table":
     for variant, line in data.groupby("variant", sort=False):
         by_dim = cells(line, "latent_dim", 5)
         rows.append({"model": str(variant)} | {f"d = {d}": by_dim.get(d, "") for d in dims})
-    rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
+    if has_pca := any(d in sweep.pca for d in dims):
+        rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
     caption = (
         f"{sweep.held_out} MSE per pixel of the reconstruction from the posterior mean at the last epoch (equations 32-33), "
-        f"lower is better; mean ± standard deviation over {seeds(data)}. PCA with d components, "
-        "fitted to the training images, is the floor of every linear autoencoder. AE samples nothing: what is left of the gap to "
-        "it is the price of a posterior."
+        f"lower is better; mean ± standard deviation over {seeds(data)}. "
+        + "PCA with d components is fitted to the training images, of which no linear autoencoder leaves less; of other images "
+        "one may leave a little less. "
+        * has_pca
+        + "AE samples nothing: what is left of the gap to it is the price of a posterior."
     )
     missing = frame.say_missing(sweep, frame.missing_cells(sweep, runs))
     return Table("mse", "Reconstruction error", f"{caption} {missing}".strip(), data, pd.DataFrame(rows))

@@ -44,6 +44,9 @@ MOST_PANELS_PER_ROW = 3
 # Sizes in dots, of which style.save makes style.DPI an inch: a pixel of an image is then a square of whole dots.
 WIDTH = 1400
 IMAGE = 84  # about, whatever the number of its pixels
+LARGEST_IMAGE = (
+    2 * IMAGE
+)  # larger ones are averaged to it: ten in a row, and a row for each model and dimension, make a sheet
 GAP = 3  # between images
 SPACE = 36  # between panels, and between groups of rows
 LINE = 36  # of text
@@ -276,6 +279,7 @@ def mosaic(images: "torch.Tensor", n_columns: int) -> "npt.NDArray[Any]":
     """
     import numpy as np
 
+    images = _reduced(images)
     dots = _dots_per_pixel(images.shape[2:])
     enlarged = images.numpy().repeat(dots, axis=2).repeat(dots, axis=3)
     n, channels, height, width = enlarged.shape
@@ -289,8 +293,23 @@ def mosaic(images: "torch.Tensor", n_columns: int) -> "npt.NDArray[Any]":
 
 def columns_of_grids(panels_per_row: int, image_shape: Sequence[int]) -> int:
     """How many images of that shape (channels, height, width) stand side by side in each of the panels."""
-    width = image_shape[2] * _dots_per_pixel(image_shape[1:])
+    size = _drawn_size(image_shape[1:])
+    width = size[1] * _dots_per_pixel(size)
     return max(1, ((WIDTH + SPACE) // panels_per_row - SPACE + GAP) // (width + GAP))
+
+
+def _drawn_size(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width at which an image of that size is drawn, before its pixels are enlarged."""
+    factor = min(1.0, LARGEST_IMAGE / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _reduced(images: "torch.Tensor") -> "torch.Tensor":
+    """The images, large ones averaged to what is drawn of them."""
+    from torch.nn.functional import interpolate
+
+    size = _drawn_size(images.shape[2:])
+    return images if size == tuple(images.shape[2:]) else interpolate(images, size=size, mode="area")
 
 
 def _dots_per_pixel(size: Sequence[int]) -> int:

@@ -1,11 +1,12 @@
 """A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
 
 import json
+import math
 import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import fields
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,7 @@ from safetensors import SafetensorError, safe_open
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
-from fishernet.data import DataError, ImageData, load_data
+from fishernet.data import DATASETS, DataError, ImageData, load_data
 from fishernet.models import Autoencoder
 from fishernet.services import mlflow_store
 from fishernet.services.schema import CONFIG_FIELDS
@@ -28,13 +29,8 @@ from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
 
-CLASS_NAMES = {
-    "fashion-mnist": (
-        "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-}  # fmt: skip
 SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
-BATCH = 2000  # images per forward pass; decides memory alone
+BATCH, NUMBERS = 2000, 2000 * 1024  # images per forward pass, and their pixels; decides memory alone
 # What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
 DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
@@ -107,7 +103,7 @@ class StoredSweep:
     @property
     def class_names(self) -> tuple[str, ...]:
         """A name for each of ``classes``; raises as it does."""
-        names = CLASS_NAMES.get(self.images.name)
+        names = DATASETS[self.images.name].classes if self.images.name in DATASETS else ()
         return tuple(names[label] if names else str(label) for label in self.classes)
 
     @property
@@ -250,10 +246,17 @@ def decode(model: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -> 
     """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
     device = next(model.parameters()).device
     latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
-    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(BATCH)])
+    n = batch_of(math.prod(image_shape))
+    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(n)])
     return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
 
 
-def _batches(model: Autoencoder, images: torch.Tensor) -> list[torch.Tensor]:
+def batch_of(n_pixels: int) -> int:
+    """How many images of so many numbers to take at once: fewer where they are larger."""
+    return max(1, min(BATCH, NUMBERS // n_pixels))
+
+
+def _batches(model: Autoencoder, images: torch.Tensor) -> Iterator[torch.Tensor]:
     device = next(model.parameters()).device
-    return [part.flatten(1).to(device).float().div(255)[None] for part in images.split(BATCH)]
+    for part in images.split(batch_of(images[0].numel())):
+        yield part.flatten(1).to(device).float().div(255)[None]

@@ -78,7 +78,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     import torch
 
     from fishernet.data import load_data
-    from fishernet.evaluation import pca_test_mse
+    from fishernet.pca import pca_test_mse
     from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
     from fishernet.splitting import FittedCohort

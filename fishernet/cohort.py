@@ -14,6 +14,8 @@ from fishernet.models import MODELS, Autoencoder
 from fishernet.networks import StackedLayer
 from fishernet.state import CohortState, Record, copy_corner
 
+DRAWN_NUMBERS = 2**24  # 64 MiB: of cg's noise, as wide as an image
+
 
 class Cohort:
     """The members' stacked model and optimiser, the epochs they have behind them, and what those reported.
@@ -48,6 +50,10 @@ class Cohort:
     def draw_orders(self, epoch: int, n: int) -> Tensor:
         """Each member's order of the training images in this epoch, (n_members, n)."""
         return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
+
+    def images_per_draw(self) -> int:
+        """For how many images to draw noise at once, that a member's stays below DRAWN_NUMBERS; the same in every cohort."""
+        return max(1, DRAWN_NUMBERS // max(1, sum(self.model.noise_widths(1))))
 
     def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> list[Tensor]:
         """Standard normals for n images: what the model asks for, (n_members, n, width), drawn in each member's own width."""

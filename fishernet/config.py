@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from fishernet.data import DATASETS
+
 # The likelihood each model takes where none is named: FisherNet's is the paper's equation 9. The paper names none for
 # VAE and CVAE; Bernoulli comes closest to its plateau (section 3.1.2). AE's unit Gaussian is the squared error.
 LIKELIHOOD_OF_MODEL = {
@@ -17,7 +19,7 @@ LIKELIHOOD_OF_MODEL = {
     "AE": "gaussian",
 }
 MODEL_NAMES = tuple(LIKELIHOOD_OF_MODEL)
-DATASET_NAMES = ("fashion-mnist", "mnist", "digits")  # any other name is a path
+DATASET_NAMES = tuple(DATASETS)  # any other name is a path
 LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 AXES = ("model", "latent_dim", "seed")
 ACTIVATION_NAMES = ("relu", "elu", "gelu", "silu", "softplus", "tanh")

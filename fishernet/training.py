@@ -109,7 +109,8 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = No
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
     losses = []
-    for block in order.split(cohort.config.batch_size * STEPS_PER_DRAW, dim=1):
+    steps = max(1, min(STEPS_PER_DRAW, cohort.images_per_draw() // cohort.config.batch_size))
+    for block in order.split(cohort.config.batch_size * steps, dim=1):
         noise = cohort.draw_noise(streams, block.shape[1])
         batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise)), strict=True)
         losses += [step(index, own) for index, *own in batches]  # the epoch's last batch may be smaller

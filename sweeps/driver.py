@@ -521,10 +521,6 @@ def check_storage(storage: Path) -> None:
         raise UsageError(f"--storage-path {storage} cannot be written to")
 
 
-def shape(shape: tuple[int, int, int]) -> str:
-    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'colour'}"
-
-
 def duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
     return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:.1f} hours"

@@ -17,6 +17,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
 from fishernet import commands
 from fishernet.config import LIKELIHOOD_OF_MODEL, MODEL_NAMES, MODELLING_CHOICES, TrialConfig
+from fishernet.data import DATASETS
 from fishernet.flags import Parser
 from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
 from fishernet.surroundings import entry_point
@@ -29,7 +30,6 @@ from sweeps.driver import (
     check_shared_flags,
     duration,
     import_drawing,
-    shape,
 )
 from sweeps.planning import Devices, dataset_from_flag, flagged, model_overrides, seeds_from_flag
 from sweeps.space import (
@@ -53,7 +53,6 @@ DEFAULTS: dict[str, Any] = {
     "models": list(MODEL_NAMES), "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
-VALIDATION_SIZES = {"fashion-mnist": 10_000, "mnist": 10_000}  # of other data sets a sixth
 RUNG_SHARE = 9  # the first rung is after a ninth of the epochs
 
 
@@ -269,8 +268,9 @@ class HyperparameterSearch(Driver):
         if size is not None:
             return plan_from_flags(self.args, _count("--validation-size", size, "images held out to score trials on"))
         dataset = self.args.dataset or DEFAULTS["dataset"]
-        plan = plan_from_flags(self.args, VALIDATION_SIZES.get(dataset, 1))  # what is wrong is said before data is read
-        if dataset in VALIDATION_SIZES:
+        usual = DATASETS[dataset].validation_size if dataset in DATASETS else 0  # of other data sets a sixth
+        plan = plan_from_flags(self.args, usual or 1)  # what is wrong is said before data is read
+        if usual:
             return plan
         check_dataset(plan.example.dataset)
         from fishernet.data import load_data
@@ -323,7 +323,7 @@ class HyperparameterSearch(Driver):
                 print(
                     f"           that is {grid_size(study.space):.0f} settings in all: some will be tried more than once"
                 )
-        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"images     {data}")
         print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
         print(f"tracking   {commands.hide_password(self.uri)}")
         print(f"storage    {self.folder}")

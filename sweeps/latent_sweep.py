@@ -28,7 +28,6 @@ from sweeps.driver import (
     check_shared_flags,
     duration,
     import_drawing,
-    shape,
 )
 from sweeps.planning import Devices, add_plan_flags, configs_from_flags, describe_plan, extended_plan, make_cohorts
 
@@ -114,10 +113,13 @@ class LatentSweep(Driver):
         return 0
 
     def dry_run(self, name: str, configs: list[TrialConfig]) -> int:
+        from fishernet.pca import pca_seconds
+
         data, devices = self.load_data(configs[0]), self.connect() if self.args.address else self.devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)
         if (seconds := self.estimate(cohorts, devices, data)) is not None:
+            seconds += pca_seconds(data.train, data.test, sorted({c.latent_dim for c in configs}))
             print(f"time       about {duration(seconds)} by a measured step of each model, evaluation included")
         print("nothing was started or written (--dry-run)")
         return 0
@@ -126,7 +128,7 @@ class LatentSweep(Driver):
         self, name: str, configs: list[TrialConfig], cohorts: list[list[TrialConfig]], devices: Devices, data: Any
     ) -> None:
         print(f"sweep      {name}: {describe_plan(configs)}")
-        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"images     {data}")
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
@@ -179,7 +181,7 @@ class LatentSweep(Driver):
         )
 
     def _describe(self, configs: list[TrialConfig], tracking: Any, data: Any) -> None:
-        from fishernet.evaluation import pca_test_mse
+        from fishernet.pca import pca_test_mse
 
         plan = compact(configs)
         self.describe(tracking, plan, plan["base"], describe_plan(configs), data)

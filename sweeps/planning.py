@@ -118,7 +118,7 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
 
 def dataset_from_flag(dataset: str) -> str:
     """The name, or the absolute path where it is one: workers may run elsewhere."""
-    path = os.path.expanduser(dataset)  # noqa: PTH111 (Path raises for a word like ~nobody, and below for a long name)
+    path = os.path.expanduser(dataset)  # noqa: PTH111 (Path raises for a ~user that does not exist, and for a long name)
     if dataset and dataset not in DATASET_NAMES and os.path.exists(path):  # noqa: PTH110
         return os.path.realpath(path)
     return dataset

@@ -27,6 +27,9 @@ RECONSTRUCTION = "reconstruction"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
+MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
+MOST_NUMBERS = 10_000 * 3 * 64 * 64  # of all images decoded for one score
+MOST_CLASSES = 100  # k-means takes time by images times classes, its figure by their square
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 OVERLAP_ARTIFACT = "scores/clusters.json"
 Images = torch.Tensor  # uint8 (n, channels, height, width)
@@ -61,16 +64,34 @@ def score_images(
             latents, settings = fit_and_draw(name, fitted_to, seed)
             if name != "prior":
                 scored.samples[name] = latents, settings
-        images = decode(model, latents, tuple(test.shape[1:]))
-        result = distances.score(real, extractor.features(images), seed)
+        latents = latents[: n_scored(len(test), test[0].numel())]
+        # Images in parts, of which the features are kept: 10,000 large ones would not fit the memory.
+        shape = tuple(test.shape[1:])
+        at_once = extractor.batch_of(shape)
+        parts = (latents[start : start + at_once] for start in range(0, len(latents), at_once))
+        features = np.concatenate([extractor.features(decode(model, part, shape)) for part in parts])
+        result = distances.score(real, features, seed)
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
             "features": extractor.fingerprint,
-            "n_images": len(images),
+            "n_images": len(latents),
             "n_real": len(test),
-            "remarks": result.remarks,
+            "remarks": result.remarks + extractor.remarks(shape),
         }
     return scored
+
+
+def n_scored(n_real: int, n_numbers: int) -> int:
+    """How many images of a set are scored at the most: fewer where they are large, but no fewer than there are real ones."""
+    return max(n_real, MOST_NUMBERS // n_numbers)
+
+
+def some_real(test: Images) -> Images:
+    """The held-out images that others are compared with: of more than MOST_REAL so many, drawn once and for all."""
+    if len(test) <= MOST_REAL:
+        return test
+    drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:MOST_REAL]
+    return test[drawn.sort().values]
 
 
 def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
@@ -145,9 +166,10 @@ def ensure_distances(
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
-    real = real_features(extractor, stored.images.test.float() / 255, cache)
+    test = some_real(stored.images.test)
+    real = real_features(extractor, test, cache)
     jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
-    shared = [device.type, extractor.to("cpu"), real, stored.images.train, stored.images.test]
+    shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
     return run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 
@@ -202,6 +224,8 @@ def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np
     means, labels = stored.latents(run)
     if labels is None:
         raise AnalysisError(f"The images of sweep {stored.sweep.name} have no labels to compare clusters with.")
+    if (n := len(np.unique(labels))) > MOST_CLASSES:
+        raise AnalysisError(f"The labels are of {n} classes; clusters are compared with {MOST_CLASSES} at most.")
     return means, labels
 
 

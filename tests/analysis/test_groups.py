@@ -51,6 +51,32 @@ def test_what_a_task_logs_is_what_the_run_in_this_process_gives(scored):
             assert run[f"classifier/{images}/{score}"] == pytest.approx(value, rel=1e-3, abs=1e-4), (images, score)
 
 
+def test_of_many_real_images_some_are_compared_the_same_ones_always(monkeypatch):
+    """Nearest neighbours take time by the square of their number."""
+    images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 2, 2)
+    assert groups.some_real(images) is images
+    monkeypatch.setattr(groups, "MOST_REAL", 20)
+    some = groups.some_real(images)
+    values = some[:, 0, 0, 0].tolist()
+    assert len(values) == 20
+    assert values == sorted(set(values))
+    assert values != list(range(20))
+    assert torch.equal(groups.some_real(images), some)
+
+
+@pytest.mark.parametrize(
+    ("n_real", "n_numbers", "n"), [(360, 784, 10_000), (12, 3 * 128**2, 2500), (8, 512**2, 468), (5000, 512**2, 5000)]
+)
+def test_fewer_large_images_are_decoded_and_never_fewer_than_there_are_real_ones(n_real, n_numbers, n):
+    assert min(10_000, groups.n_scored(n_real, n_numbers)) == n
+
+
+def test_too_many_classes_for_clusters_are_a_sentence(scored, monkeypatch):
+    monkeypatch.setattr(groups, "MOST_CLASSES", 9)
+    with pytest.raises(AnalysisError, match="of 10 classes; clusters are compared with 9 at most"):
+        groups._latents(scored, scored.pick("VAE", 2))
+
+
 def test_the_samples_of_a_fitted_density_are_stored_with_the_run(scored):
     run = scored.pick("VAE", 2)
     stored = groups.find(scored, run, "mixture")

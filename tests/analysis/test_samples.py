@@ -214,6 +214,18 @@ def test_every_pixel_of_an_image_is_a_sharp_square_in_the_png(trained, figure_7,
         assert np.abs(np.diff(expected)).max() > 20
 
 
+@pytest.mark.parametrize("shape", [(3, 128, 128), (1, 512, 512), (1, 2000, 3000), (3, 4000, 10)])
+def test_a_sheet_does_not_grow_with_the_pixels_of_large_images(shape):
+    images = torch.linspace(0, 1, 2)[:, None, None, None].expand(2, *shape)
+    pixels = samples.mosaic(images, 2)
+    limit = max(samples.LARGEST_IMAGE, samples.IMAGE)
+    assert pixels.shape[0] <= limit
+    assert pixels.shape[1] <= 2 * limit + samples.GAP
+    assert pixels[:, 0].max() == 0  # the first is black, the second white
+    assert pixels[:, -1].min() == 1
+    assert samples.columns_of_grids(3, shape) >= 2
+
+
 def test_colour_images_keep_their_colours():
     images = torch.rand(5, 3, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels = samples.mosaic(images, 3)

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from fishernet.cohort import Cohort, load_model
+from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import MODEL_NAMES, TrialConfig
 from fishernet.data import ImageData
-from fishernet.evaluation import evaluate, latent_means, pca_test_mse
+from fishernet.evaluation import evaluate, evaluation_batch, latent_means
 from fishernet.models import MODELS
+from fishernet.pca import pca_test_mse
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
@@ -307,6 +308,20 @@ def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
     for d, mse in pca_test_mse(images.train, images.test, [0, 1, 5, 90]).items():
         residual = (y - mean) - (y - mean) @ axes[:d].T @ axes[:d]
         assert mse == pytest.approx(float(residual.square().mean()), rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("n_pixels", "n"), [(64, 500), (784, 500), (1024, 500), (3 * 128**2, 64), (512**2, 64), (4096, 125)]
+)
+def test_an_evaluation_takes_no_more_images_at_once_than_training_where_they_are_large(n_pixels, n):
+    assert evaluation_batch(n_pixels, least=64) == n
+
+
+def test_noise_as_wide_as_large_images_is_drawn_for_few_of_them(small, images):
+    cohorts = {s: make([TrialConfig(model="FisherNet", sampler=s, **small)], images) for s in ("cholesky", "cg")}
+    n_pixels = images.train[0].numel()
+    assert cohorts["cholesky"].images_per_draw() == DRAWN_NUMBERS
+    assert cohorts["cg"].images_per_draw() == DRAWN_NUMBERS // (n_pixels + 1)
 
 
 def test_a_linear_autoencoder_never_beats_pca(small, images):

@@ -905,6 +905,16 @@ def test_originals_stand_above_reconstructions_enlarged_by_a_whole_factor(
         assert (shown[1::2, 1::2] == images[3].transpose(1, 2, 0)).all()
 
 
+def test_a_picture_does_not_grow_with_the_pixels_of_large_images(tmp_path: Path) -> None:
+    originals = np.full((2, 1, 1000, 500), 200, np.uint8)
+    originals[1] = 0
+    np.savez(tmp_path / "pictures.npz", originals=originals, reconstructions=originals)
+    reconstruction_picture(tmp_path / "pictures.npz", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (2 * 112 + 4, 2 * 224 + 4)
+        assert [picture.getpixel((x, 300)) for x in (50, 160)] == [200, 0]
+
+
 def test_a_file_without_pictures_is_named(tmp_path: Path) -> None:
     np.savez(tmp_path / "pictures.npz", originals=np.zeros((2, 1, 4, 4), np.uint8))
     with pytest.raises(ValueError, match=r"pictures\.npz does not hold originals and reconstructions"):

@@ -303,6 +303,36 @@ def test_images_of_any_shape_and_labels_of_any_number_will_do(shape, monkeypatch
     assert steps == [(step, 40) for step in range(1, 41)]
 
 
+@pytest.mark.parametrize(("shape", "seen"), [((1, 512, 512), (64, 64)), ((3, 128, 96), (64, 48))])
+def test_the_classifier_sees_large_images_averaged_and_says_so(shape, seen, monkeypatch):
+    """So that neither its training nor a batch grows with the images' pixels."""
+    monkeypatch.setattr(features, "LEAST_STEPS", 20)
+    shades = torch.tensor([20, 220] * 3, dtype=torch.uint8)
+    images, labels = shades[:, None, None, None].expand(6, *shape).clone(), torch.tensor([0, 1] * 3)
+    largest = []
+    hook = nn.modules.module.register_module_forward_hook(lambda _, x, y: largest.append(y.numel() // len(y)))
+    made = train_classifier(ImageData("shades", images, images[:2], labels, labels[:2], "", "test"))
+    found = made.features(images)
+    hook.remove()
+    # 64 feature maps of the convolutions, at half the height and width
+    assert max(largest) <= 64 * seen[0] * seen[1] // 4
+    assert made.test_accuracy == 1
+    np.testing.assert_array_equal(found, made.features(images.float() / 255))
+    assert made.remarks(shape) == [
+        f"The classifier sees images of {shape[1]} x {shape[2]} pixels averaged to {seen[0]} x {seen[1]}."
+    ]
+    assert made.remarks((1, 28, 28)) == []
+
+
+@pytest.mark.parametrize("kind", [Inception, Classifier])
+@pytest.mark.parametrize("side", [28, 64, 299, 512, 4096])
+def test_a_batch_has_at_most_so_many_pixels(kind, side):
+    n = kind.batch_of(kind, (3, side, side))
+    assert 1 <= n <= kind.batch_size
+    assert n == 1 or n * side**2 <= kind.batch_pixels
+    assert side > 64 or n == kind.batch_size  # what usual images get
+
+
 def test_without_two_classes_there_is_no_classifier(digits):
     for missing in ("train_labels", "test_labels"):
         with pytest.raises(AnalysisError) as error:
