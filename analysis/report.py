@@ -148,7 +148,7 @@ def tuning(stored: "StoredSweep", searched: "Sweep | None") -> list["Exhibit"]:
 
     made: list[Exhibit] = []
     if stored.runs["setting"].map(search.is_tuned).any():
-        made += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored))
+        made += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored, searched))
     if searched:
         made += _kept("best_settings", "Best settings", lambda: search.search_exhibits(searched))
     return made

@@ -266,6 +266,11 @@ class HyperparameterSearch(Driver):
 
     def asked(self) -> SearchPlan:
         self._check_test_seeds()
+        plan = self._planned()
+        self._check_test_seeds(plan)
+        return plan
+
+    def _planned(self) -> SearchPlan:
         size = self.args.validation_size
         if size is not None:
             return plan_from_flags(self.args, _count("--validation-size", size, "images held out to score trials on"))
@@ -284,12 +289,19 @@ class HyperparameterSearch(Driver):
             self._check_test_seeds()
         return super().run(asked)
 
-    def _check_test_seeds(self) -> None:
-        if self.args.test_seeds is not None:
-            try:
-                seeds_from_flag(self.args.test_seeds)
-            except PlanError as error:
-                raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+    def _check_test_seeds(self, plan: SearchPlan | None = None) -> None:
+        """Raises PlanError where they are no seeds, or some of those that the plan's trials are chosen by."""
+        if self.args.test_seeds is None:
+            return
+        try:
+            seeds = seeds_from_flag(self.args.test_seeds)
+        except PlanError as error:
+            raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+        if plan and (seen := set(seeds) & set(plan.seeds)):
+            raise PlanError(
+                f"--test-seeds are of the runs that show what the best settings are worth, and seeds {format_numbers(seen)} "
+                f"help to choose these settings (--seeds {format_numbers(plan.seeds)}); name others, or leave the flag out"
+            )
 
     def stored(self, plan: dict[str, Any]) -> SearchPlan:
         return SearchPlan.from_dict(plan)
@@ -337,6 +349,7 @@ class HyperparameterSearch(Driver):
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
 
+        self._check_test_seeds(plan)
         runs = tracking.found
 
         def to_dict(job: Any) -> dict[str, Any]:
