@@ -7,6 +7,7 @@ import argparse
 import math
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Failures, Part, all_of
 
 # Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -46,21 +48,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--optuna", metavar="URL", help="Optuna's storage, sqlite:///PATH; default: where the search said it is"
     )
     options: argparse.Namespace = parser.parse_args(argv)
-    return command.run(lambda: report(options.name, options.tracking_uri, options.out, options.optuna))
+    return command.run(lambda: int(report(options.name, options.tracking_uri, options.out, options.optuna).n > 0))
 
 
 def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, optuna_url: str | None = None
-) -> None:
-    """Write every figure and table of a search and print the table; raises AnalysisError."""
+) -> Failures:
+    """Write every figure and table of a search and print the table; one that fails takes no other along. Raises AnalysisError."""
     from analysis import frame
 
     sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri(), kind="search")
-    made = list(search_exhibits(sweep, optuna_url))
-    command.show(made, command.output_folder(out, sweep.name))
+    parts = list(search_parts(sweep, optuna_url))
+    folder = command.output_folder(out, sweep.name)
+    failures = Failures(folder, passing=(frame.AnalysisError,))
+    command.show([exhibit for part in parts for exhibit in failures.exhibits(*part)], folder, failures)
+    return failures
 
 
 def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["Exhibit"]:
+    """What ``search_parts`` makes, and what they raise."""
+    return all_of(search_parts(sweep, optuna_url))
+
+
+def search_parts(sweep: "Sweep", optuna_url: str | None = None) -> Iterator[Part]:
     """Everything a search shows, from its studies in Optuna's storage and its runs in MLflow; raises AnalysisError."""
     from analysis.exhibits import Absent
     from analysis.frame import AnalysisError
@@ -69,20 +79,20 @@ def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["
     trials = trials_frame(studies)
     if trials.empty or not (trials["state"] == "complete").any():
         raise AnalysisError(f"No trial of the search {sweep.name} is complete yet, so there is no best one to show.")
-    yield best_table(sweep, studies, trials)
-    yield history(trials)
-    yield importance(studies)
+    yield Part("best_settings", "Best settings", lambda: best_table(sweep, studies, trials))
+    yield Part("search_history", "Search history", lambda: history(trials))
+    yield Part("parameter_importance", "What the score depends on", lambda: importance(studies))
     for study in trials["study"].unique():
         of_study = trials[trials["study"] == study]
         if (of_study["state"] == "complete").any():
-            yield parallel_coordinates(study, of_study)
-            yield slices(study, of_study)
-    if "kl" in trials:
-        yield pareto_front(studies, trials)
-    else:
-        yield Absent(
-            "pareto_front", "Pareto front", "The search minimised the MSE alone; --sampler nsga-ii scores KL too."
-        )
+            yield Part(
+                f"parallel_coordinates_{study}", f"{study}: settings of the completed trials",
+                partial(parallel_coordinates, study, of_study),
+            )  # fmt: skip
+            yield Part(f"slices_{study}", f"{study}: score against each setting", partial(slices, study, of_study))
+    front = ("pareto_front", "Pareto front")
+    alone = Absent(*front, "The search minimised the MSE alone; --sampler nsga-ii scores KL too.")
+    yield Part(*front, lambda: pareto_front(studies, trials) if "kl" in trials else alone)
 
 
 def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "optuna.Study"]:

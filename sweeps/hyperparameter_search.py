@@ -399,10 +399,16 @@ class HyperparameterSearch(Driver):
             name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
         )
 
-    def draw(self, name: str) -> bool:
+    def draw(self, name: str) -> None:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
-        from analysis.frame import AnalysisError
         from analysis.search import report
+
+        with self.parts.part("best_plan", lambda why: print(f"no plan of the best settings: {why}\n")):
+            self._print_best(name)
+        self.parts.n += report(name, self.uri, self.storage / name / "figures").n
+        print()
+
+    def _print_best(self, name: str) -> None:
         from sweeps import studies
 
         try:
@@ -418,13 +424,6 @@ class HyperparameterSearch(Driver):
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
-        try:
-            report(name, self.uri, self.storage / name / "figures")
-        except AnalysisError as error:
-            print(f"no figure: {error}\n")
-            return False
-        print()
-        return True
 
     def ui_command(self) -> str:
         from sweeps.studies import storage_url

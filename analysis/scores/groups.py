@@ -24,6 +24,9 @@ from fishernet.models import Autoencoder
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
+# How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of
+# reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
+HOW = "as many as real, 256 grey values"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
@@ -59,19 +62,25 @@ def score_images(
             if means is None and name != "prior":
                 means = posterior_means(model, train)
             fitted_to = np.zeros((1, model.latent_dims[0]), np.float32) if means is None else means
-            latents, settings = fit_and_draw(name, fitted_to, seed)
+            latents, settings = fit_and_draw(name, fitted_to, seed, len(test))
             if name != "prior":
                 scored.samples[name] = latents, settings
-        images = decode(model, latents, tuple(test.shape[1:]))
+        images = grey_values(decode(model, latents[: len(test)], tuple(test.shape[1:])))
         result = distances.score(real, extractor.features(images), seed)
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
             "features": extractor.fingerprint,
+            "how": HOW,
             "n_images": len(images),
             "n_real": len(test),
             "remarks": result.remarks,
         }
     return scored
+
+
+def grey_values(images: Images) -> Images:
+    """Images in [0, 1] at the nearest of the 256 grey values that the real ones have, and files would."""
+    return images.mul(255).round().div(255)
 
 
 def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
@@ -130,8 +139,8 @@ def ensure_distances(
 
     Of runs with a latent_dim in ``dims``, or of all where it is empty. Scores by other weights than are at hand count as lacking.
 
-    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. Raises
-    AnalysisError when the features cannot be had.
+    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. A ``cache`` that
+    cannot be kept costs time alone. Raises AnalysisError when the features cannot be had, or test images are too few.
     """
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
 
@@ -142,14 +151,20 @@ def ensure_distances(
     at_hand = _extractor_at_hand(stored, features, weights)
     if not lacking(at_hand):
         return []
+    if (n := len(stored.images.test)) <= distances.K:
+        raise AnalysisError(
+            f"Distances look at {distances.K} nearest neighbours, so they need {distances.K + 1} {stored.sweep.held_out} images "
+            f"or more; {stored.sweep.name} has {n}."
+        )
     # A task without a GPU of its own still sees them all.
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
-    real = real_features(extractor, stored.images.test.float() / 255, cache)
+    said: list[str] = []
+    real = real_features(extractor, stored.images.test.float() / 255, cache, say=said.append)
     jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, stored.images.test]
-    return run_jobs(stored, jobs, gpus=gpus, shared=shared)
+    return said + run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 
 def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
@@ -191,8 +206,11 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
 
 
 def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) -> bool:
-    made_with = run["scores"].get(features, {}).get(name, {}).get("features")
-    return made_with is not None and (extractor is None or extractor.fingerprint == made_with)
+    about = run["scores"].get(features, {}).get(name, {})
+    made_with = about.get("features")
+    return (
+        made_with is not None and about.get("how") == HOW and (extractor is None or extractor.fingerprint == made_with)
+    )
 
 
 def _rows(runs: pd.DataFrame) -> list[pd.Series]:
@@ -209,5 +227,6 @@ def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np
 def _sets(
     stored: StoredSweep, run: pd.Series, names: Sequence[str]
 ) -> tuple[Autoencoder, int, dict[str, Array | None]]:
-    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name) for name in names}
+    n = len(stored.images.test)
+    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name, n) for name in names}
     return stored.model(run), int(run["seed"]), known
