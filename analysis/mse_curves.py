@@ -307,9 +307,20 @@ def _remarks(sweep: "Sweep", runs: "pd.DataFrame", epoch_dims: Sequence[int] | N
         remarks.append(f"Finished before the last epoch planned, and drawn as they are: {n_short}.")
     if n_repeated:
         remarks.append(f"Run more than once, of which the most advanced is drawn: {n_repeated}.")
+    remarks += _say_inexact(finished)
     if epoch_dims is None and dims != list(PAPER_EPOCH_DIMS):
         remarks.append(f"mse_by_epoch shows d = {_listed(dims)}; --epoch-dims chooses others.")
     return remarks
+
+
+def _say_inexact(runs: "pd.DataFrame") -> list[str]:
+    """How many FisherNets' last epochs were trained on draws that are not what their configs promise; nothing where none were."""
+    from analysis.stored import config_of
+    from fishernet.training import remark
+
+    rows = ((config_of(run), {str(name): value for name, value in run.items()}) for _, run in runs.iterrows())
+    said = [words for row in rows if (words := remark(*row))]
+    return [f"Draws of {len(said)} runs were not exact in the last epoch, as in one where {said[0]}."] if said else []
 
 
 def _table(means: "pd.DataFrame") -> str:
