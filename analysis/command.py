@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.parts import Failures, Part
 from fishernet.flags import Parser
 from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, READING, default_tracking_uri, set_environment
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
     from analysis.stored import StoredSweep
 
-Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit"]]
+Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit | Part"]]
 
 
 def parser(prog: str, description: str, example: str, folder: str = "figures") -> argparse.ArgumentParser:
@@ -58,12 +59,14 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parser: argparse.ArgumentParser, make: Make, argv: Sequence[str] | None) -> int:
-    """An analysis from its flags to its files: write what ``make`` shows and print it; 0, or 2 after a sentence."""
+    """An analysis from its flags to its files: write what ``make`` shows and print it; 0, 1 where a part of it failed as nobody
+    foresaw, or 2 after a sentence.
+    """
     options = parser.parse_args(argv)
     return run(lambda: _show(make, options))
 
 
-def _show(make: Make, options: argparse.Namespace) -> None:
+def _show(make: Make, options: argparse.Namespace) -> int:
     from analysis import frame
     from analysis.stored import StoredSweep
 
@@ -73,22 +76,40 @@ def _show(make: Make, options: argparse.Namespace) -> None:
     if sweep.moved:
         print(sweep.moved)
     stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
-    made = list(make(stored, options))  # all of it before the first file is written
-    show(made, output_folder(options.out, sweep.name))
+    folder = output_folder(options.out, sweep.name)
+    stored.failures = failures = Failures(folder, passing=(frame.AnalysisError,))
+    made: list[Exhibit] = []  # all of it before the first file is written
+    for item in make(stored, options):
+        made += failures.exhibits(*item) if isinstance(item, Part) else [item]
+    show(made, folder, failures)
     if missing := frame.say_missing(sweep, frame.missing_cells(sweep, stored.all_runs)):
         print(missing)
+    return int(failures.n > 0)
 
 
-def show(made: Iterable["Exhibit"], folder: Path) -> None:
+def show(made: Iterable["Exhibit"], folder: Path, failures: Failures) -> None:
     """Print each and write its files; raises AnalysisError when the folder does not take them."""
     from analysis import exhibits
 
     for exhibit in made:
-        print(exhibits.as_text(exhibit))
-        with writing_to(folder):
-            paths = exhibits.write(exhibit, folder)
+        shown, paths = written(exhibit, folder, failures)
+        print(exhibits.as_text(shown))
         for path in paths:
             print(f"  {path}")
+
+
+def written(exhibit: "Exhibit", folder: Path, failures: Failures) -> "tuple[Exhibit, list[Path]]":
+    """The exhibit and its files; where it cannot be written, such as a figure that cannot be laid out, why in its place.
+
+    Raises AnalysisError when the folder does not take any.
+    """
+    from analysis import exhibits
+    from analysis.frame import AnalysisError
+
+    why: list[str] = []
+    with failures.part(exhibit.stem, why.append, passing=(AnalysisError,)), writing_to(folder):
+        return exhibit, exhibits.write(exhibit, folder)
+    return exhibits.Absent(exhibit.stem, exhibit.title, why[0]), []
 
 
 @contextmanager
@@ -104,8 +125,10 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def run(analysis: Callable[[], None]) -> int:
-    """Run the analysis; return 0, or after a line on stderr 2 when what was asked for cannot be drawn, 130 when interrupted."""
+def run(analysis: Callable[[], int | None]) -> int:
+    """Run the analysis; return its status, 0 where it gives none, or after a line on stderr 2 when what was asked for cannot be
+    drawn, 130 when interrupted.
+    """
     set_environment(READING)
     try:
         try:
@@ -119,14 +142,13 @@ def run(analysis: Callable[[], None]) -> int:
             print(f"error: pandas cannot be imported here: {error}", file=sys.stderr)
             return 2
         try:
-            analysis()
+            return analysis() or 0
         except AnalysisError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
 def output_folder(out: Path | None, sweep_name: str, below: str = "figures") -> Path:

@@ -19,6 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.parts import Failures
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
 from fishernet.data import DATASETS, DataError, ImageData, load_data
@@ -41,7 +42,10 @@ class StoredSweep:
     ``seed`` chooses the run that pictures show where several seeds were trained; without it the lowest.
     """
 
+    failures: Failures  # of what is made of it; a page has its own
+
     def __init__(self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None) -> None:
+        self.failures = Failures()
         self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
         self._models: dict[str, Autoencoder] = {}
         self._files: dict[tuple[str, str], Path] = {}

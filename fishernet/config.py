@@ -122,9 +122,9 @@ class TrialConfig:
     )
     sampler: str = _field(
         "cholesky",
-        "how FisherNet draws from N(mu, M^-1): cholesky of the explicit M, or cg, conjugate gradients of eq. 28-31, "
-        "which never forms M",
-        choices=("cholesky", "cg"),
+        "how FisherNet draws from N(mu, M^-1): cholesky of the explicit M, in float32, or cholesky-float64, where M's "
+        "eigenvalues exceed 1e5; or cg, conjugate gradients of eq. 28-31, which never forms M",
+        choices=("cholesky", "cholesky-float64", "cg"),
     )
     cg_tolerance: float = _field(
         1e-4,
@@ -137,8 +137,8 @@ class TrialConfig:
     )
     precision: str = _field(
         "float32",
-        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, in every product; "
-        "bfloat16, 7-bit mantissas. All else stays float32, such as sampler cg",
+        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, also in the "
+        "gradient of M; bfloat16, 7-bit mantissas. All else stays float32, such as M and the products of sampler cg",
         choices=("float32", "tf32", "bfloat16"),
     )
     train_size: int = _field(

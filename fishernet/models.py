@@ -27,6 +27,9 @@ from fishernet.networks import (
     StackedLayer,
 )
 
+# Metrics of an epoch that tell where the arithmetic of FisherNet's draws ends; training.remark says it.
+CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
+
 
 class Activate(nn.Module):
     """An activation as a layer."""
@@ -114,6 +117,11 @@ class Autoencoder(nn.Module, ABC):
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
         """How many standard normals an image needs, one entry per array; the first is padded to the cohort's d."""
         return (latent_dim,)
+
+    @property
+    def extremes(self) -> dict[str, Tensor]:
+        """By metric, the largest value that training has met since these were set to 0, (n_members,)."""
+        return {}
 
     @abstractmethod
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
@@ -214,6 +222,20 @@ class FisherNet(Autoencoder):
     """
 
     decoder: Dense
+    largest: Tensor
+
+    def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
+        super().__init__(configs, image_shape, n_train)
+        self.register_buffer("largest", torch.zeros(len(configs)), persistent=False)
+
+    @property
+    def extremes(self) -> dict[str, Tensor]:
+        """Of cg the largest residual it stopped at; else the largest number on M's diagonal."""
+        return {CG_RESIDUAL if self.config.sampler == "cg" else LARGEST_PRECISION: self.largest}
+
+    def _note(self, values: Tensor) -> None:
+        if self.training:
+            torch.maximum(self.largest, values.detach(), out=self.largest)  # in place: a recorded step keeps its memory
 
     def noise_widths(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim, self.n_pixels) if self.config.sampler == "cg" else (latent_dim,)
@@ -232,12 +254,16 @@ class FisherNet(Autoencoder):
                 eta, n_star = noise
                 linearised, root_information = self.root_information(mean)
                 tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
-                return cg_residual(
+                residual, remainder = cg_residual(
                     linearised, root_information, n_star, eta, tolerance=tolerance, max_iterations=limit
-                ), None
-            return cholesky_residual(self.precision(mean), noise[0])
+                )
+                self._note(remainder)
+                return residual, None
+            precision = self.precision(mean, torch.float64 if self.config.sampler == "cholesky-float64" else None)
+            self._note(precision.diagonal(dim1=-2, dim2=-1).amax((1, 2)).to(mean.dtype))
+            return cholesky_residual(precision, noise[0])
 
-    def precision(self, mean: Tensor) -> Tensor:
+    def precision(self, mean: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """M at mean, (n_members, n, d, d): equation 20. What pads a smaller member has the prior's 1."""
         with self.arithmetic():
             linearised, root_information = self.root_information(mean)
@@ -246,12 +272,13 @@ class FisherNet(Autoencoder):
             with self.arithmetic():
                 jacobian = linearised.part(members, d).jacobian()
             # Outside: Cholesky needs more digits than bfloat16 has.
-            blocks.append(latent_precision(jacobian, root_information[members]))
+            blocks.append(latent_precision(jacobian, root_information[members], dtype))
         return torch.cat([padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
 
     def posterior_covariance(self, x: Tensor) -> Tensor:
-        """M^-1 at the encoded mean (section 2.4)."""
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision(self.posterior_mean(x))))
+        """M^-1 at the encoded mean (section 2.4), by way of float64."""
+        mean = self.posterior_mean(x)
+        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision(mean, torch.float64))).to(mean.dtype)
 
     def forward(self, x: Tensor, noise: Sequence[Tensor]) -> Outcome:
         mean = self.posterior_mean(x)
@@ -271,7 +298,7 @@ class FisherNet(Autoencoder):
         loss = kl_weight * terms["half_squared_z"] - log_likelihood - constant + terms["noise_prior"]
         if log_det is not None:
             terms["half_log_det"] = 0.5 * log_det
-            # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2 exactly, as residual^T M residual = |eta|^2.
+            # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding.
             log_ratio = 0.5 * (log_det - noise[0].square().sum(2)) + terms["half_squared_z"]
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":

@@ -6,15 +6,18 @@ import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fishernet.cohort import Cohort
+from fishernet.config import TrialConfig
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
+from fishernet.fisher import LARGEST_IN_FLOAT32
+from fishernet.models import CG_RESIDUAL, LARGEST_PRECISION
 from fishernet.state import Record
 
 # Noise is drawn for so many steps at once: on a GPU a draw for each member and step would cost more than the step.
@@ -106,6 +109,8 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
 def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = None) -> Tensor:
     """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
     cohort.model.train()
+    for largest in cohort.model.extremes.values():
+        largest.zero_()
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
     losses = []
@@ -220,4 +225,26 @@ def _train_metrics(cohort: Cohort, losses: Tensor, n_images: int) -> list[dict[s
     if (variance := cohort.model.noise_variance) is not None:
         for member, value in zip(metrics, variance.cpu(), strict=True):
             member["noise_variance"] = value.item()
+    for name, values in cohort.model.extremes.items():
+        for member, value in zip(metrics, values.cpu(), strict=True):
+            member[name] = value.item()
     return metrics
+
+
+def remark(config: TrialConfig, metrics: Mapping[str, float]) -> str:
+    """A sentence where the draws of an epoch with these metrics were not what the config promises; else empty."""
+    left = metrics.get(CG_RESIDUAL, 0)
+    if left > 1.001 * config.cg_tolerance:  # whose square is what is compared
+        return (
+            f"conjugate gradients stopped after {config.cg_iterations} iterations at a residual of {left:.2g}, and cg_tolerance "
+            f"is {config.cg_tolerance:g}:  draws are too narrow in the widest directions; set cg_iterations to "
+            f"{max(5 * config.latent_dim, 2 * config.cg_iterations)}, or sampler to cholesky, which costs as much as "
+            f"{-(-config.latent_dim // 2)} iterations"
+        )
+    largest = metrics.get(LARGEST_PRECISION, 0)
+    if largest > LARGEST_IN_FLOAT32 and config.sampler == "cholesky":
+        return (
+            f"M's diagonal reaches {largest:.2g}; beyond {LARGEST_IN_FLOAT32:g} float32 may leave draws and ln|M| off by more "
+            "than 1%; sampler cholesky-float64 forms and factors M in float64"
+        )
+    return ""

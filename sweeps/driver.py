@@ -14,6 +14,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+from analysis.parts import Failures
 from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
@@ -185,6 +186,7 @@ class Driver(ABC):
         self.uri = commands.absolute_uri(args.tracking_uri or default_tracking_uri(self.storage))
         self.name = ""  # once it has begun to be recorded
         self.folder = self.storage  # the sweep's own, once that is known
+        self.parts = Failures(passing=(OSError, UsageError))  # of its end
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
 
     @abstractmethod
@@ -212,8 +214,8 @@ class Driver(ABC):
         """Train what is missing and close the books; returns the exit status."""
 
     @abstractmethod
-    def draw(self, name: str) -> bool:
-        """Print tables and draw figures of what is finished; false where nothing is."""
+    def draw(self, name: str) -> None:
+        """Print tables and draw figures of what is finished; raises AnalysisError where nothing is."""
 
     def main(self, *, last: bool = False) -> int:
         """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted; ``last``: the process ends with it."""
@@ -424,7 +426,7 @@ class Driver(ABC):
         tracking.describe(plan, params, command, f"{summary}\n\n    {command}\n")
 
     def conclude(
-        self, name: str, n_runs: int, failures: Mapping[TrialConfig, str], tracking: Any, *,
+        self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: Any, *,
         interrupted: bool, resumable: bool = False,
     ) -> int:  # fmt: skip
         """Close the books, print table, failures, how to look and how to go on; returns the exit status.
@@ -437,29 +439,29 @@ class Driver(ABC):
             print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
         patience = PATIENCE_INTERRUPTED_SECONDS if interrupted else PATIENCE_SECONDS
         drawn = True
+        self.parts = Failures(self.folder / "figures", passing=(OSError, UsageError))
         if not tracking.flush(patience):
             patience = 0  # it was waited for
         else:
             try:
-                if self.draw(name):  # seen in MLflow without a chart to set up
-                    tracking.log_parent_artifacts(self.folder / "figures")
+                with self.parts.part("figures", lambda why: print(f"no figure: {why}\n")):
+                    self.draw(name)
+                    tracking.log_parent_artifacts(self.folder / "figures")  # seen in MLflow without a chart to set up
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
-        written = tracking.close(
-            "KILLED" if interrupted else "FAILED" if failures or resumable else "FINISHED", patience
-        )
+        written = tracking.close("KILLED" if interrupted else "FAILED" if failed or resumable else "FINISHED", patience)
         written = written and drawn and not tracking.refused
-        if failures:
-            print(f"{len(failures)} of {n_runs} runs failed:")
-            for config, reason in failures.items():
+        if failed:
+            print(f"{len(failed)} of {n_runs} runs failed:")
+            for config, reason in failed.items():
                 print(f"  {config.run_name}: {reason}")
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
         else:
             launch.remove_checkpoints(self.folder)
-        return 130 if interrupted else int(bool(failures) or resumable or not written)
+        return 130 if interrupted else int(bool(failed) or resumable or not written or self.parts.n > 0)
 
     def ui_command(self) -> str:
         if self.uri.startswith("http"):

@@ -264,6 +264,11 @@ class HyperparameterSearch(Driver):
 
     def asked(self) -> SearchPlan:
         self._check_test_seeds()
+        plan = self._planned()
+        self._check_test_seeds(plan)
+        return plan
+
+    def _planned(self) -> SearchPlan:
         size = self.args.validation_size
         if size is not None:
             return plan_from_flags(self.args, _count("--validation-size", size, "images held out to score trials on"))
@@ -283,12 +288,19 @@ class HyperparameterSearch(Driver):
             self._check_test_seeds()
         return super().run(asked)
 
-    def _check_test_seeds(self) -> None:
-        if self.args.test_seeds is not None:
-            try:
-                seeds_from_flag(self.args.test_seeds)
-            except PlanError as error:
-                raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+    def _check_test_seeds(self, plan: SearchPlan | None = None) -> None:
+        """Raises PlanError where they are no seeds, or some of those that the plan's trials are chosen by."""
+        if self.args.test_seeds is None:
+            return
+        try:
+            seeds = seeds_from_flag(self.args.test_seeds)
+        except PlanError as error:
+            raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+        if plan and (seen := set(seeds) & set(plan.seeds)):
+            raise PlanError(
+                f"--test-seeds are of the runs that show what the best settings are worth, and seeds {format_numbers(seen)} "
+                f"help to choose these settings (--seeds {format_numbers(plan.seeds)}); name others, or leave the flag out"
+            )
 
     def stored(self, plan: dict[str, Any]) -> SearchPlan:
         return SearchPlan.from_dict(plan)
@@ -336,6 +348,7 @@ class HyperparameterSearch(Driver):
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
 
+        self._check_test_seeds(plan)
         runs = tracking.found
 
         def to_dict(job: Any) -> dict[str, Any]:
@@ -387,10 +400,16 @@ class HyperparameterSearch(Driver):
             name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
         )
 
-    def draw(self, name: str) -> bool:
+    def draw(self, name: str) -> None:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
-        from analysis.frame import AnalysisError
         from analysis.search import report
+
+        with self.parts.part("best_plan", lambda why: print(f"no plan of the best settings: {why}\n")):
+            self._print_best(name)
+        self.parts.n += report(name, self.uri, self.folder / "figures").n
+        print()
+
+    def _print_best(self, name: str) -> None:
         from sweeps import studies
 
         try:
@@ -406,13 +425,6 @@ class HyperparameterSearch(Driver):
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*commands.driver('sweep'), *words])}\n")
-        try:
-            report(name, self.uri, self.folder / "figures")
-        except AnalysisError as error:
-            print(f"no figure: {error}\n")
-            return False
-        print()
-        return True
 
     def ui_command(self) -> str:
         from sweeps.studies import storage_url

@@ -137,6 +137,15 @@ class Study:
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
 
+    def scores(self) -> list[dict[int, float]]:
+        """Score by epoch of each suggestion: a trial that died and its retries, which have its values, are one."""
+        first: dict[int, int] = {}  # trial -> the one it is, at last, a retry of
+        merged: dict[int, dict[int, float]] = {}
+        for trial in self.trials():
+            first[trial.number] = first.get(trial.user_attrs.get(RETRY_OF, -1), trial.number)
+            merged.setdefault(first[trial.number], {}).update(trial.intermediate_values)
+        return list(merged.values())
+
     def n_asked(self) -> int:
         """How much of the budget is spent; a trial that died and its retry count once."""
         trials = self.trials()
@@ -357,8 +366,7 @@ class Search(Searcher):
             attempt.trial.report(attempt.values[epoch][0], epoch)
         if epoch not in self.plan.rungs or max(known, default=0) > epoch:  # no rung, or one it has passed
             return False
-        there = (trial.intermediate_values for trial in attempt.study.trials())
-        scores = sorted(values[epoch] for values in there if epoch in values)
+        scores = sorted(values[epoch] for values in attempt.study.scores() if epoch in values)
         return attempt.values[epoch][0] > scores[max(0, len(scores) // self.plan.reduction_factor - 1)]
 
     def _scores(self, metrics: Mapping[str, float]) -> tuple[float, ...]:

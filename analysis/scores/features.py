@@ -10,7 +10,7 @@ import math
 import socket
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -369,34 +369,30 @@ FEATURE_NAMES = (Inception.name, Classifier.name)
 
 
 def real_features(
-    extractor: Extractor, images: Tensor, cache: Path | None, progress: Progress | None = None
-) -> RealFeatures:
+    extractor: Extractor, images: Tensor, cache: Path | None, progress: Progress | None = None,
+    say: Callable[[str], object] = print,
+) -> RealFeatures:  # fmt: skip
     """The features of real images and what distances need of them, kept below the folder ``cache``, if one is given.
 
     The file's name holds the network's fingerprint and a hash of the images, so nothing else is found there; a damaged
-    one is made anew. Raises AnalysisError when the folder cannot be written to.
+    one is made anew. Where the folder cannot be written to, ``say`` is told so, and nothing is kept.
     """
     if cache is None:
         return RealFeatures.of(extractor.features(images, progress))
-    path = cache / f"real-{extractor.name}-{extractor.fingerprint}-{_sha256({'images': images})}.npz"
-    try:
-        return RealFeatures.load(path)
-    except (OSError, ValueError):  # not there yet, or damaged
-        pass
-    with _written_below(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+    name = f"real-{extractor.name}-{extractor.fingerprint}-{_sha256({'images': images})}.npz"
+    with suppress(OSError, ValueError, RuntimeError):  # not there yet, damaged, or ~ of a user without a home
+        return RealFeatures.load(cache.expanduser() / name)
     real = RealFeatures.of(extractor.features(images, progress))
-    with _written_below(cache):
-        real.save(path)
-    return real
-
-
-@contextmanager
-def _written_below(cache: Path) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
-        raise AnalysisError(f"{cache} is where features are kept, and writing there failed: {error}.") from error
+        folder = cache.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        real.save(folder / name)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        say(
+            f"Features of the real images are kept in {cache} (--cache), and writing there failed: {reason}. They were computed."
+        )
+    return real
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:

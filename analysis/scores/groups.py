@@ -24,11 +24,13 @@ from fishernet.services.schema import TAG_LENGTH
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
+# How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of
+# reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
+HOW = "as many as real, 256 grey values"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
 MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
-MOST_NUMBERS = 10_000 * 3 * 64 * 64  # of all images decoded for one score
 MOST_CLASSES = 100  # k-means takes time by images times classes, its figure by their square
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 OVERLAP_ARTIFACT = "scores/clusters.json"
@@ -61,19 +63,19 @@ def score_images(
             if means is None and name != "prior":
                 means = posterior_means(model, train)
             fitted_to = np.zeros((1, model.latent_dims[0]), np.float32) if means is None else means
-            latents, settings = fit_and_draw(name, fitted_to, seed)
+            latents, settings = fit_and_draw(name, fitted_to, seed, len(test))
             if name != "prior":
                 scored.samples[name] = latents, settings
-        latents = latents[: n_scored(len(test), test[0].numel())]
-        # Images in parts, of which the features are kept: 10,000 large ones would not fit the memory.
-        shape = tuple(test.shape[1:])
+        # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
+        latents, shape = latents[: len(test)], tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)
         parts = (latents[start : start + at_once] for start in range(0, len(latents), at_once))
-        features = np.concatenate([extractor.features(decode(model, part, shape)) for part in parts])
+        features = np.concatenate([extractor.features(grey_values(decode(model, part, shape))) for part in parts])
         result = distances.score(real, features, seed)
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
             "features": extractor.fingerprint,
+            "how": HOW,
             "n_images": len(latents),
             "n_real": len(test),
             "remarks": result.remarks + extractor.remarks(shape),
@@ -81,9 +83,9 @@ def score_images(
     return scored
 
 
-def n_scored(n_real: int, n_numbers: int) -> int:
-    """How many images of a set are scored at the most: fewer where they are large, but no fewer than there are real ones."""
-    return max(n_real, MOST_NUMBERS // n_numbers)
+def grey_values(images: Images) -> Images:
+    """Images in [0, 1] at the nearest of the 256 grey values that the real ones have, and files would."""
+    return images.mul(255).round().div(255)
 
 
 def some_real(test: Images) -> Images:
@@ -150,8 +152,8 @@ def ensure_distances(
 
     Of runs with a latent_dim in ``dims``, or of all where it is empty. Scores by other weights than are at hand count as lacking.
 
-    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. Raises
-    AnalysisError when the features cannot be had.
+    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. A ``cache`` that
+    cannot be kept costs time alone. Raises AnalysisError when the features cannot be had, or test images are too few.
     """
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
 
@@ -162,15 +164,21 @@ def ensure_distances(
     at_hand = _extractor_at_hand(stored, features, weights)
     if not lacking(at_hand):
         return []
+    if (n := len(stored.images.test)) <= distances.K:
+        raise AnalysisError(
+            f"Distances look at {distances.K} nearest neighbours, so they need {distances.K + 1} {stored.sweep.held_out} images "
+            f"or more; {stored.sweep.name} has {n}."
+        )
     # A task without a GPU of its own still sees them all.
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
+    said: list[str] = []
     test = some_real(stored.images.test)
-    real = real_features(extractor, test, cache)
+    real = real_features(extractor, test, cache, say=said.append)
     jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
-    return run_jobs(stored, jobs, gpus=gpus, shared=shared)
+    return said + run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 
 def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
@@ -212,8 +220,11 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
 
 
 def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) -> bool:
-    made_with = run["scores"].get(features, {}).get(name, {}).get("features")
-    return made_with is not None and (extractor is None or extractor.fingerprint == made_with)
+    about = run["scores"].get(features, {}).get(name, {})
+    made_with = about.get("features")
+    return (
+        made_with is not None and about.get("how") == HOW and (extractor is None or extractor.fingerprint == made_with)
+    )
 
 
 def _rows(runs: pd.DataFrame) -> list[pd.Series]:
@@ -232,5 +243,6 @@ def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np
 def _sets(
     stored: StoredSweep, run: pd.Series, names: Sequence[str]
 ) -> tuple[Autoencoder, int, dict[str, Array | None]]:
-    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name) for name in names}
+    n = len(some_real(stored.images.test))
+    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name, n) for name in names}
     return stored.model(run), int(run["seed"]), known

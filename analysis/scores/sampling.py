@@ -20,7 +20,7 @@ from analysis.stored import DAMAGED, StoredSweep, posterior_means
 from fishernet.services import mlflow_store
 
 Array = npt.NDArray[np.float32]
-N_SAMPLES = 10_000  # as the paper draws, section 3.3.1
+N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with
 FOLDER = "latent_samples"
 
 
@@ -53,8 +53,8 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
     )
 
 
-def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
-    """The run's stored samples of a density, where it has them; raises AnalysisError for a damaged file."""
+def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) -> Array | None:
+    """The run's stored samples of a density, where it has n of them; raises AnalysisError for a damaged file."""
     name = f"{FOLDER}/{density}.npz"
     try:
         files = mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).list_artifacts(FOLDER)
@@ -65,20 +65,22 @@ def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
     path = stored.artifact(run, name)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["samples"]
+            samples: Array = arrays["samples"]
     except DAMAGED as error:
         hint = "Once it is deleted from the run's artifacts, samples are drawn again."
         raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}. {hint}") from error
+    return samples if len(samples) >= n else None
 
 
-def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int) -> tuple[Array, dict[str, Any]]:
-    """N_SAMPLES draws from the density fitted to latent means (n, d), and what it was fitted with.
+def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SAMPLES) -> tuple[Array, dict[str, Any]]:
+    """N_SAMPLES independent draws, or n where that is more, from the density fitted to latent means (n, d), and what it was
+    fitted with.
 
     The means should be the training images': then nothing of the test set enters what is compared with it (the paper does not
     say which it took). The seed is the run's: independent over seeds, paired between models, as their training is.
     """
     fitted = densities.fit(density, means, seed)
-    return fitted.sample(N_SAMPLES, np.random.default_rng(seed)), fitted.settings
+    return fitted.sample(max(n, N_SAMPLES), np.random.default_rng(seed)), fitted.settings
 
 
 def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: dict[str, Any]) -> None:

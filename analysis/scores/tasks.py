@@ -10,6 +10,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -64,7 +65,8 @@ class Job:
 
 
 def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Sequence[Any] = ()) -> list[str]:
-    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed.
+    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed, whatever
+    it raised: the others go on.
 
     ``shared`` are large arguments put before each job's own, sent to the workers once. Raises AnalysisError when Ray cannot
     start, has fewer GPUs than asked for, or MLflow does not take the scores.
@@ -80,24 +82,30 @@ def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Seq
             for function in {job.function for job in jobs}
         }
         failures: list[str] = []
+
+        def part(job: Job, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+            stem = f"{job.group}-{job.run['run_id']}"
+            start = f"{job.group} scores of {job.what} {how}: "
+            return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
+
         waiting = list(reversed(jobs))
         running: dict[Any, Job] = {}
         with tqdm(total=len(jobs), desc=f"scores: {jobs[0].group}", unit="run", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < slots:
-                    job = waiting.pop()
-                    try:
+                    job, n = waiting.pop(), len(failures)
+                    with part(job, "are missing"):  # this run's artifacts; the others may be whole
                         running[remote[job.function].remote(*references, *job.arguments())] = job
-                    except AnalysisError as error:  # this run's artifacts; the others may be whole
-                        failures.append(f"{job.group} scores of {job.what} are missing: {error}")
-                        bar.update()
+                    bar.update(len(failures) - n)
                 if running:
                     done, _ = ray.wait(list(running), num_returns=1)
                     job = running.pop(done[0])
-                    try:
-                        log(stored, job, ray.get(done[0]))
-                    except ray.exceptions.RayError as error:
-                        failures.append(f"{job.group} scores of {job.what} failed: {_last_line(error)}")
+                    scored: list[Scored] = []
+                    with part(job, "failed"):
+                        scored.append(ray.get(done[0]))
+                    for result in scored:
+                        with part(job, "failed", AnalysisError):  # a store that takes none of them
+                            log(stored, job, result)
                     bar.update()
         return failures
     finally:
@@ -158,8 +166,3 @@ def _start_ray(gpus: int) -> Any:
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
         raise AnalysisError(ray_start_error(error)) from None
     return ray
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -232,3 +232,11 @@ def test_records_that_do_not_fit_are_computed_without_what_training_held(small, 
     cohort.write_records(tmp_path)
     assert tried == [False, True]
     assert json.loads(next(tmp_path.glob("*/record.json")).read_text())["status"] == "finished"
+
+
+def test_what_is_to_be_said_of_numbers_is_said_once_for_the_cohort(images, small):
+    configs = [TrialConfig(latent_dim=3, seed=s, sampler="cg", cg_iterations=1, **small) for s in range(3)]
+    cohort, said = fitted(configs, images)
+    run(cohort)
+    (line,) = said
+    assert line.startswith("FisherNet-cg-d03-s0 and 2 other runs of its cohort, epoch 1: conjugate gradients stopped")

@@ -14,7 +14,7 @@ from fishernet.evaluation import evaluate, evaluation_batch, latent_means
 from fishernet.models import MODELS
 from fishernet.pca import pca_test_mse
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
-from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
+from fishernet.training import ResidentImages, Step, remark, set_arithmetic, train, train_epoch
 
 # Every model, and every option of the models that have them.
 VARIANTS = [
@@ -24,6 +24,7 @@ VARIANTS = [
     {"model": "FisherNet", "objective": "eq24"},
     {"model": "FisherNet", "objective": "eq25-residual"},
     {"model": "FisherNet", "sampler": "cg"},
+    {"model": "FisherNet", "sampler": "cholesky-float64"},
     {"model": "FisherNet", "likelihood": "bernoulli"},
     {"model": "FisherNet", "noise": "closed-form"},
     {
@@ -81,6 +82,47 @@ def test_a_member_of_a_padded_cohort_trains_as_it_would_alone(variant, small, im
             assert torch.allclose(tensor, together.member_weights(i)[name], rtol=1e-7, atol=1e-9), name
         scores = [evaluate(cohort, ResidentImages.of(images.test, torch.device("cpu"))) for cohort in (alone, together)]
         assert scores[0][0] == pytest.approx(scores[1][i], rel=1e-9)
+
+
+def test_an_epoch_notes_the_largest_number_on_the_diagonal_of_m(small, images):
+    """Of each member, over the epoch's images at the weights of their steps: here one step, so those at the start."""
+    small |= {"batch_size": len(images.train)}
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    cohort = make([TrialConfig(latent_dim=d, noise_start=-4, **small) for d in (2, 3)], images)
+    x = resident.take(torch.arange(len(images.train)).expand(2, -1))
+    expected = cohort.model.precision(cohort.model.posterior_mean(x)).diagonal(dim1=-2, dim2=-1).amax((1, 2))
+    metrics = next(train(cohort, images))
+    assert [record["metrics"]["train/largest_precision"] for record in metrics] == pytest.approx(expected.tolist())
+    cohort.model.largest.fill_(1e9)  # of the epoch alone
+    again = next(train(cohort, images))
+    assert again[0]["metrics"]["train/largest_precision"] < 1e8
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampler": "cg", "cg_iterations": 1}, "conjugate gradients stopped after 1 iterations at a residual of"),
+        ({"sampler": "cg"}, ""),
+        ({"noise_start": -30}, "M's diagonal reaches"),
+        ({"noise_start": -30, "sampler": "cholesky-float64"}, ""),
+        ({"noise_start": -4}, ""),
+        ({"model": "VAE"}, ""),
+    ],
+)
+def test_draws_that_are_not_what_the_config_promises_are_said(settings, said, small, images):
+    config = TrialConfig(latent_dim=3, **small | settings)
+    metrics = run(make([config], images), images)
+    words = {remark(config, epoch[0]) for epoch in metrics}
+    assert all(sentence.startswith(said) if said else not sentence for sentence in words), words
+
+
+def test_a_float64_factor_trains_as_the_float32_one_where_both_are_exact(small, images):
+    losses = [
+        [epoch[0]["train/loss"] for epoch in run(make([TrialConfig(sampler=s, latent_dim=3, **small)], images), images)]
+        for s in ("cholesky", "cholesky-float64")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1]
 
 
 def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, images):

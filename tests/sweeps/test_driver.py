@@ -152,6 +152,22 @@ def test_what_cannot_be_drawn_is_a_sentence_and_the_command_that_draws_it_later(
     assert tracking._closed
 
 
+def test_what_fails_at_the_end_as_nobody_foresaw_is_a_sentence_and_the_books_are_closed(tmp_path, capsys):
+    def drawing() -> bool:
+        raise ZeroDivisionError("division by zero")
+
+    tracking = a_tracking(lambda *given: None)
+    (tmp_path / "s" / "ray").mkdir(parents=True)
+    assert ended(tmp_path, drawing).conclude("s", 1, {}, tracking, interrupted=False) == 1
+    path = tmp_path / "s" / "figures" / "traceback-figures.txt"
+    out = capsys.readouterr().out
+    assert f"no figure: ZeroDivisionError: division by zero; the traceback is in {path}." in out
+    assert "resume with: " not in out  # all runs are finished and stored
+    assert not (tmp_path / "s" / "ray").exists()
+    assert "in drawing\n" in path.read_text()
+    assert tracking._closed
+
+
 def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     """Not even where it was there before and the disk is full."""
     from sweeps import hyperparameter_search

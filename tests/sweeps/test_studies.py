@@ -274,6 +274,21 @@ def test_a_trial_that_died_is_tried_again_at_the_next_start_and_counts_once(tmp_
     assert player.search().n_left() == 0
 
 
+def test_a_trial_that_died_and_its_retry_stand_in_a_rung_once(tmp_path):
+    """Of six at the rung two pass: the trial of 0.45 beside one of 0.4, which counted twice would take both places."""
+    scores = {"t000": 0.5, "t001": 0.4, "t002": 0.6, "t003": 0.7, "t004": 0.8, "t005": 0.4, "t006": 0.45}
+
+    def score(config: TrialConfig, epoch: int) -> float:
+        return scores[config.setting] / epoch
+
+    player = Player(tmp_path, plan_of("--trials", "5"), score=score, deaths={1})
+    player.play()
+    player.deaths, player.plan = set(), plan_of("--trials", "6")
+    trials = player.play().studies[0].trials()
+    assert trials[5].user_attrs["retry_of"] == 1
+    assert trials[6].last_step > 1
+
+
 def test_what_ended_in_optuna_and_not_in_mlflow_is_trained_again_and_told_once(tmp_path):
     """The driver may die between the two: then MLflow gets the end as well, and Optuna keeps what it has."""
     player = Player(tmp_path, plan_of("--trials", "6"), loses_the_end=True)
