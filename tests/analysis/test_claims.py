@@ -12,6 +12,7 @@ import pytest
 from analysis import claims, paper
 from analysis.claims import CLAIMS, Evidence
 from analysis.frame import load_epochs
+from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
 
 DIMS = (2, 3, 5, 10, 15, 20)
@@ -578,6 +579,15 @@ def test_really_trained_runs_give_a_row_per_claim(trained):
     row = made.data[made.data["part"] == "FisherNet − VAE, d = 5, epoch 1"].iloc[0]
     assert row["mean"] == pytest.approx((first["FisherNet"] - first["VAE"]).loc[5].mean())
     assert row["n_seeds"] == 2
+
+
+def test_a_sweeps_failed_runs_are_in_the_caption_and_beside_the_comparison_they_are_lacking_in(curves):
+    (made,) = claims.exhibits(StoredSweep(curves))
+    assert "2 runs failed or stopped and gave no number: VAE d = 20 (1), AE d = 20 (1);" in made.caption
+    shown = made.shown.set_index("claim")["these runs show"]
+    said = "Not counted, as they gave no number: VAE d = 20 seed 0 (failed: the loss is not finite)."
+    assert {claim for claim, cell in shown.items() if said in cell} >= {"FN3", "FN4"}
+    assert said not in shown["FN6"]
 
 
 def test_the_command_writes_the_table_and_prints_it(trained, tmp_path, capsys):
