@@ -571,7 +571,7 @@ def test_really_trained_runs_give_a_row_per_claim(trained):
     assert made.shown["claim"].tolist() == ASKED
     assert set(made.shown["verdict"]) == {"not asked of these data"}  # the images are digits
     assert (made.data["verdict"] == "not asked of these data").all()
-    assert made.data["mean"].notna().sum() > 30  # and are measured all the same
+    assert made.data["mean"].notna().sum() > 10  # and are measured all the same
     assert not made.shown.isna().any(axis=None)
     assert "Other data: digits" in made.caption
     epochs = load_epochs(trained.sweep, trained.runs, ["test/mse"])
