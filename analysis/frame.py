@@ -205,6 +205,19 @@ def usable(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
     return runs[(runs["status"] == "FINISHED") & finite]
 
 
+def failed(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
+    """The runs that have ended and are not ``usable``: failed, killed, or with a last value that is not finite.
+
+    ``state`` says what became of each: ``failed: the loss is not finite``.
+    """
+    ended = runs[runs["status"].isin(("FINISHED", "FAILED", "KILLED")) & ~runs.index.isin(usable(runs, value).index)]
+    states = [
+        f"finished with a {value} that is not finite" if run["status"] == "FINISHED" else _state(run)
+        for _, run in ended.iterrows()
+    ]
+    return ended.assign(state=pd.Series(states, index=ended.index, dtype=str))
+
+
 def summary(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
     """Per variant and latent_dim over the usable runs: n_seeds, mean, sd, min, max.
 

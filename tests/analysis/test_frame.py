@@ -86,6 +86,18 @@ def test_a_finished_run_without_a_finite_value_is_left_out(store):
     assert "AE" not in set(frame.usable(runs)["model"])
 
 
+def test_runs_that_ended_without_a_number_are_the_failed_the_killed_and_those_that_are_not_finite(runs, store):
+    """Not those that still run, and not what a finished run of the same config replaced."""
+    lost = frame.failed(runs)
+    assert lost[["variant", "latent_dim", "seed", "state"]].values.tolist() == [
+        ["VAE", 20, 0, "failed: the loss is not finite"],
+        ["AE", 20, 1, "killed at epoch 1 of 4"],
+    ]
+    odd = frame.failed(frame.load_runs(frame.find_sweep("odd", store.uri)))
+    assert odd[["variant", "state"]].values.tolist() == [["AE", "finished with a test/mse that is not finite"]]
+    assert frame.failed(lost.iloc[:0]).empty
+
+
 def test_of_several_runs_of_one_config_the_finished_one_counts(store):
     runs = frame.load_runs(frame.find_sweep("odd", store.uri))
     repeated = runs[runs["n_runs"] > 1]
