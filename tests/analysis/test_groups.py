@@ -5,11 +5,67 @@ import pytest
 import torch
 
 from analysis.frame import AnalysisError
-from analysis.scores import clusters, distances, groups, tasks
-from analysis.scores.sampling import latent_samples
-from analysis.stored import decode
+from analysis.scores import clusters, distances, groups, sampling, tasks
+from analysis.scores.features import Extractor
+from analysis.scores.sampling import fit_and_draw, latent_samples
+from analysis.stored import decode, posterior_means
+from fishernet.config import TrialConfig
+from fishernet.models import AE
 
 SETS = ("reconstruction", "prior", "mixture")
+
+
+class Halves(Extractor):
+    """The mean grey values of both halves of an image; it keeps those of every set it is given."""
+
+    name = "halves"
+    n_features = 2
+    batch_size = 1000
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(1, 1), "cpu")
+        self.seen: list[np.ndarray] = []
+
+    def features(self, images, progress=None):
+        self.seen.append(super().features(images, progress))
+        return self.seen[-1]
+
+    def _of(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).unflatten(1, (2, -1)).mean(2)
+
+
+def mean_grey() -> AE:
+    """Its one latent number is the mean grey value, and what it decodes is an image of that grey."""
+    config = TrialConfig(model="AE", latent_dim=1, hidden_layers=0, decoder_output="linear")
+    model = AE([config], (1, 4, 4), 100)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.heads_of_encoder["mean"].weight.fill_(1 / 16)
+        model.decoder.layers[0].weight.fill_(1)
+    return model
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held_out_ones(swapped, monkeypatch):
+    """Training images are dark and held-out ones bright, or the other way round: so is all that comes of them."""
+    monkeypatch.setattr(sampling, "N_SAMPLES", 300)
+    generator = torch.Generator().manual_seed(0)
+    dark, bright = (
+        torch.randint(low, low + 60, (200, 1, 4, 4), dtype=torch.uint8, generator=generator) for low in (20, 170)
+    )
+    train, test = (bright, dark) if swapped else (dark, bright)
+    extractor = Halves()
+    real = distances.RealFeatures.of(extractor.features(test.float() / 255))
+    sets = {"reconstruction": None, "mixture": None, "kde": None}
+    scored = groups.score_images("cpu", extractor, real, train, test[:50], mean_grey(), 0, sets)
+    of_reconstructions, *of_samples = (seen[:, 0] for seen in extractor.seen[1:])
+    np.testing.assert_allclose(of_reconstructions, test[:50].float().div(255).mean((1, 2, 3)), rtol=1e-5)
+    means = train.double().div(255).mean((1, 2, 3))
+    for greys in of_samples:
+        assert greys.mean() == pytest.approx(means.mean().item(), abs=5 * means.std().item() / 300**0.5)
+    assert set(scored.samples) == {"mixture", "kde"}
+    assert {about["n_real"] for about in scored.about.values()} == {50}
 
 
 @pytest.fixture(scope="module")
@@ -58,6 +114,16 @@ def test_the_samples_of_a_fitted_density_are_stored_with_the_run(scored):
     assert stored.shape == (10_000, 2)
     np.testing.assert_array_equal(latent_samples(scored, run, "mixture"), stored)
     assert groups.find(scored, run, "kde") is None
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_stored_samples_are_of_the_density_of_the_training_means_with_the_seed_of_their_run(scored, seed):
+    runs = scored.runs
+    run = runs[(runs["variant"] == "VAE") & (runs["latent_dim"] == 5) & (runs["seed"] == seed)].iloc[0]
+    expected, _ = fit_and_draw("mixture", posterior_means(scored.model(run), scored.images.train), seed)
+    stored = groups.find(scored, run, "mixture")
+    # float32 means of another number of threads: a draw at the edge of its component may fall to the next.
+    assert (np.abs(stored - expected).max(axis=1) < 1e-2 * expected.std()).mean() > 0.99
 
 
 def test_the_classifier_is_trained_once_and_stored_with_the_sweep(scored):

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import http.server
+import itertools
 import os
 import pickle
 import socket
@@ -301,6 +302,26 @@ def test_images_of_any_shape_and_labels_of_any_number_will_do(shape, monkeypatch
     assert made.test_accuracy == 1
     assert made.features(images.float() / 255).shape == (6, made.n_features)
     assert steps == [(step, 40) for step in range(1, 41)]
+
+
+def test_test_images_and_their_labels_decide_the_accuracy_alone(monkeypatch):
+    """With wrong labels of the test images the accuracy is 0, and the weights are what they were."""
+    monkeypatch.setattr(features, "LEAST_STEPS", 40)
+    shades = torch.tensor([20, 120, 220, 20, 120, 220], dtype=torch.uint8)
+    images, labels = shades[:, None, None, None].expand(6, 1, 8, 8).clone(), torch.tensor([0, 1, 2, 0, 1, 2])
+    right = ImageData("shades", images, images[:3], labels, labels[:3], "", "test")
+    wrong = dataclasses.replace(right, test=images[1:3], test_labels=labels[:2])
+    of_right, of_wrong = train_classifier(right), train_classifier(wrong)
+    assert (of_right.test_accuracy, of_wrong.test_accuracy) == (1, 0)
+    assert of_wrong.fingerprint == of_right.fingerprint
+
+
+def test_every_pass_of_the_classifier_takes_each_image_once_in_an_order_of_its_own():
+    """But for the rest that fills no batch: 12 images in batches of 5 are two, and two images wait."""
+    batches = list(itertools.islice(features._batches(12, 5, seed=0), 6))
+    passes = [torch.cat(batches[i : i + 2]).tolist() for i in (0, 2, 4)]
+    assert all(len(set(order)) == 10 and set(order) <= set(range(12)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
 
 
 def test_without_two_classes_there_is_no_classifier(digits):
