@@ -5,11 +5,71 @@ import pytest
 import torch
 
 from analysis.frame import AnalysisError
-from analysis.scores import clusters, distances, groups, tasks
+from analysis.scores import clusters, distances, groups, sampling, tasks
+from analysis.scores.features import Extractor
 from analysis.scores.sampling import latent_samples
 from analysis.stored import decode
+from fishernet.config import TrialConfig
+from fishernet.models import AE
 
 SETS = ("reconstruction", "prior", "mixture")
+
+
+class Halves(Extractor):
+    """The mean grey values of both halves of an image; it keeps those of every set it is given."""
+
+    name = "halves"
+    n_features = 2
+    batch_size = 1000
+    batch_pixels = 1000 * 16
+
+    def __init__(self) -> None:
+        super().__init__(torch.nn.Linear(1, 1), "cpu")
+        self.seen: list[np.ndarray] = []
+
+    def features(self, images, progress=None):
+        self.seen.append(super().features(images, progress))
+        return self.seen[-1]
+
+    def _of(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).unflatten(1, (2, -1)).mean(2)
+
+
+def mean_grey() -> AE:
+    """Its one latent number is the mean grey value, and what it decodes is an image of that grey."""
+    config = TrialConfig(model="AE", latent_dim=1, hidden_layers=0, decoder_output="linear")
+    model = AE([config], (1, 4, 4), 100)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.heads_of_encoder["mean"].weight.fill_(1 / 16)
+        model.decoder.layers[0].weight.fill_(1)
+    return model
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held_out_ones(swapped, monkeypatch):
+    """Training images are dark and held-out ones bright, or the other way round: so is all that comes of them."""
+    monkeypatch.setattr(sampling, "N_SAMPLES", 300)
+    generator = torch.Generator().manual_seed(0)
+    dark, bright = (
+        torch.randint(low, low + 60, (200, 1, 4, 4), dtype=torch.uint8, generator=generator) for low in (20, 170)
+    )
+    train, test = (bright, dark) if swapped else (dark, bright)
+    extractor = Halves()
+    real = distances.RealFeatures.of(extractor.features(test.float() / 255))
+    sets = {"reconstruction": None, "mixture": None, "kde": None}
+    scored = groups.score_images("cpu", extractor, real, train, test[:50], mean_grey(), 0, sets)
+    of_reconstructions, *of_samples = (seen[:, 0] for seen in extractor.seen[1:])
+    half_a_grey_value = 0.5 / 255 + 1e-6
+    expected = test[:50].float().div(255).mean((1, 2, 3))
+    np.testing.assert_allclose(of_reconstructions, expected, rtol=0, atol=half_a_grey_value)
+    means = train.double().div(255).mean((1, 2, 3))
+    for greys in of_samples:
+        assert greys.mean() == pytest.approx(means.mean().item(), abs=5 * means.std().item() / len(greys) ** 0.5)
+        assert len(greys) == 50
+    assert set(scored.samples) == {"mixture", "kde"}
+    assert {about["n_real"] for about in scored.about.values()} == {50}
 
 
 @pytest.fixture(scope="module")

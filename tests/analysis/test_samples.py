@@ -14,8 +14,8 @@ from PIL import Image
 from analysis import samples, style
 from analysis.exhibits import Absent, Picture
 from analysis.frame import AnalysisError
-from analysis.scores.sampling import latent_samples
-from analysis.stored import StoredSweep, decode
+from analysis.scores.sampling import fit_and_draw, latent_samples
+from analysis.stored import StoredSweep, decode, posterior_means
 from tests.analysis.conftest import TRAINED_DIMS
 
 REPOSITORY = Path(samples.__file__).parents[1]
@@ -80,6 +80,18 @@ def test_each_panel_shows_what_its_model_decodes_from_the_same_prior_draws(train
         np.testing.assert_array_equal(run[["z1", "z2"]], z[:n])
     assert abs(z.mean()) < 0.05  # standard normal, 20,000 numbers: five standard errors are 0.035
     assert abs(z.std() - 1) < 0.03
+
+
+def test_samples_of_a_density_are_of_the_training_images_means_and_of_the_runs_own_seed(trained):
+    """The prior's are the same for every model of a seed, and others for another seed."""
+    both = [StoredSweep(trained.sweep, seed=seed).pick("AE", 5) for seed in (0, 1)]
+    for seed, run in enumerate(both):
+        means = posterior_means(trained.model(run), trained.images.train)
+        np.testing.assert_array_equal(latent_samples(trained, run, "kde"), fit_and_draw("kde", means, seed)[0])
+    vae, fishernet = (trained.pick(variant, 5) for variant in ("VAE", "FisherNet"))
+    np.testing.assert_array_equal(latent_samples(trained, vae, "prior"), latent_samples(trained, fishernet, "prior"))
+    ours, others = (latent_samples(trained, run, "prior") for run in both)
+    assert abs(np.corrcoef(ours.ravel(), others.ravel())[0, 1]) < 5 / ours.size**0.5
 
 
 def test_panels_of_runs_with_other_seeds_show_the_same_draws_and_say_the_seeds(trained):

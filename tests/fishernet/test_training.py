@@ -1,11 +1,14 @@
 """One contract for every model: solo equals cohort, resumed equals uninterrupted, evaluation leaves no trace."""
 
+import hashlib
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
 from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import MODEL_NAMES, TrialConfig
@@ -13,6 +16,7 @@ from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, evaluation_batch, latent_means
 from fishernet.models import MODELS
 from fishernet.pca import pca_test_mse
+from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, remark, set_arithmetic, train, train_epoch
 
@@ -128,7 +132,8 @@ def test_a_float64_factor_trains_as_the_float32_one_where_both_are_exact(small, 
 def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, images):
     """Loshchilov and Hutter 2019, algorithm 2, first step: Adam moves by rate x sign, decay takes rate x decay x weight off."""
     resident = ResidentImages.of(images.train, torch.device("cpu"))
-    small |= {"batch_size": len(images.train), "learning_rate": 1e-3}  # one step an epoch
+    # One step an epoch; xi begins where decay would move it.
+    small |= {"batch_size": len(images.train), "learning_rate": 1e-3, "noise_start": -1.0}
     states = []
     for fields in ({}, {"weight_decay": 0.5, "noise_learning_rate": 0.25}):
         cohort = make([TrialConfig(latent_dim=3, **small | fields)], images)
@@ -178,6 +183,139 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(variant, device, sm
     assert run(resumed, images) == expected[1:]
     for name, tensor in whole._tensors().items():
         assert torch.equal(tensor, resumed._tensors()[name]), name
+
+
+class Draws(TorchFunctionMode):
+    """Notes of every random number that torch draws: what for, by which function, from which seed, and what state it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purpose, self.noted = "", []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.rand, torch.randn, torch.randperm):
+            generator = kwargs["generator"]
+            state = hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+            self.noted.append(((self.purpose, func.__name__), generator.initial_seed(), state))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("model", "n_streams"), [({"model": "VAE"}, 6), ({"sampler": "cg"}, 6), ({"model": "AE"}, 3)], ids=str
+)
+def test_every_use_of_randomness_has_a_stream_of_its_own_and_no_number_is_used_twice(
+    model, n_streams, small, images, monkeypatch
+):
+    """Weights, each epoch's order, each epoch's noise, evaluation: six streams a seed here, of AE, without noise, three.
+
+    A stream goes on from block to block. Evaluation alone draws the same again, and nothing is torch's global random state.
+    """
+    monkeypatch.setattr("fishernet.training.STEPS_PER_DRAW", 1)
+    monkeypatch.setattr("fishernet.evaluation.EVALUATION_BATCH", 16)
+    train_images, test_images = (ResidentImages.of(x, torch.device("cpu")) for x in (images.train, images.test))
+    before = torch.get_rng_state()
+    with Draws() as draws:
+        draws.purpose = "weights"
+        cohort = make([TrialConfig(latent_dim=2, seed=seed, **small | model) for seed in (0, 1)], images)
+        for epoch in (1, 2):
+            draws.purpose = f"epoch {epoch}"
+            train_epoch(cohort, train_images)
+            draws.purpose = f"evaluation {epoch}"
+            evaluate(cohort, test_images)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again = ([note[1:] for note in draws.noted if note[0][0] == f"evaluation {epoch}"] for epoch in (1, 2))
+    assert first == again
+    noted = [note for note in draws.noted if note[0][0] != "evaluation 2"]
+    streams = {(purpose, seed) for purpose, seed, _ in noted}
+    assert len(streams) == 2 * n_streams
+    assert len({seed for _, seed in streams}) == 2 * n_streams
+    assert max(Counter(state for *_, state in noted).values()) == 1
+
+
+def test_no_two_seeds_epochs_or_purposes_share_a_stream(small, images):
+    """Also not where seed and epoch have the same sum, product or digits, and in the 32 bits that a CPU's generator takes."""
+    cohort = make(
+        [TrialConfig(model="AE", seed=seed, **small) for seed in (0, 1, 2, 3, 11, 12, 111, 2**31 - 1)], images
+    )
+    names = ("order", "noise", "evaluation")
+    seeds = [g.initial_seed() for name in names for epoch in range(125) for g in cohort.streams(name, epoch)]
+    seeds += [config.seed for config in cohort.configs]  # of the weights
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds) == 8 * (3 * 125 + 1)
+
+
+def test_runs_of_one_seed_are_paired_whatever_the_model_and_its_latent_dim(small, images):
+    """They begin with the same encoder and see the same images in the same order, so differences over seeds are paired."""
+    cohorts = [
+        make([TrialConfig(model=model, latent_dim=d, seed=s, **small) for d, s in ((2, 3), (5, 3), (2, 4))], images)
+        for model in ("FisherNet", "VAE", "AE")
+    ]
+    orders = torch.cat([cohort.draw_orders(2, 96) for cohort in cohorts])
+    first_weights = torch.cat([cohort.model.trunk[0].layers[0].weight for cohort in cohorts])
+    for own in (orders, first_weights):
+        of_seed_3, of_seed_4 = own[[0, 1, 3, 4, 6, 7]], own[[2, 5, 8]]
+        assert torch.equal(of_seed_3, of_seed_3[:1].expand_as(of_seed_3))
+        assert torch.equal(of_seed_4, of_seed_4[:1].expand_as(of_seed_4))
+        assert not torch.equal(own[0], own[2])
+    for i in (0, 2):
+        noise = [cohort.draw_noise(cohort.streams("noise", 1), 7)[0][i, :, :2] for cohort in cohorts[:2]]
+        assert torch.equal(*noise)
+
+
+def test_noise_is_standard_normal_and_not_of_twice_its_variance(small, images):
+    """Second and fourth moments 1 and 3, within five standard errors, sqrt(2/n) and sqrt(96/n)."""
+    cohort = make([TrialConfig(sampler="cg", latent_dim=d, **small) for d in (2, 3)], images)
+    eta, n_star = cohort.draw_noise(cohort.streams("noise", 1), 20_000)
+    for draws in (eta[0, :, :2], eta[1], n_star):
+        n = draws.numel()
+        squares = draws.double().square()
+        assert abs(draws.double().mean()) < 5 / n**0.5
+        assert abs(squares.mean() - 1) < 5 * (2 / n) ** 0.5
+        assert abs(squares.square().mean() - 3) < 5 * (96 / n) ** 0.5
+        assert abs(2 * squares.mean() - 1) > 5 * (2 / n) ** 0.5
+
+
+@pytest.mark.parametrize("model", ["FisherNet", "VAE"])
+def test_a_step_follows_the_gradient_of_each_members_mean_loss_over_its_batch(model, small, images):
+    """Looked at itself, as Adam hides any factor of the gradient; also where a batch is smaller than the others."""
+    cohort = make([TrialConfig(model=model, latent_dim=d, seed=d, **small) for d in (2, 5)], images)
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    for n in (20, 16):
+        index, noise = torch.arange(2 * n).view(2, n), cohort.draw_noise(cohort.streams("noise", 1), n)
+        loss = cohort.model(resident.take(index), noise).loss
+        expected = torch.autograd.grad(loss[0].sum() / n + loss[1].sum() / n, list(cohort.model.parameters()))
+        assert torch.allclose(Step(cohort, resident)(index, noise), loss.sum(1), rtol=1e-6)
+        for (name, parameter), gradient in zip(cohort.model.named_parameters(), expected, strict=True):
+            assert gradient.norm() > 0, name
+            assert (parameter.grad - gradient).norm() < 1e-5 * gradient.norm(), name
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_every_image_once(small, images):
+    """Of weights that stand still, at a rate of 1e-30: 96 images in batches of 20 and one of 16, which counts less."""
+    cohort = make([TrialConfig(model="AE", latent_dim=2, **small | {"learning_rate": 1e-30})], images)
+    loss = cohort.model(ResidentImages.of(images.train, torch.device("cpu")).take(torch.arange(96)[None]), ()).loss[0]
+    batches = loss[cohort.draw_orders(1, 96)[0]].split(20)
+    assert next(train(cohort, images))[0]["metrics"]["train/loss"] == pytest.approx(loss.mean().item(), rel=1e-6)
+    mean_of_batch_means = torch.stack([batch.mean() for batch in batches]).mean().item()
+    assert mean_of_batch_means != pytest.approx(loss.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_scores_are_the_means_over_the_images_of_the_loss_its_terms_and_the_error_of_one_sample(model, small, images):
+    cohort = make([TrialConfig(model=model, latent_dim=2, **small)], images)
+    resident = ResidentImages.of(images.test, torch.device("cpu"))
+    x, noise = resident.take(torch.arange(40)[None]), cohort.draw_noise(cohort.streams("evaluation", 0), 40)
+    outcome = cohort.model(x, noise)
+    expected = {
+        "mse": (x - cohort.model.reconstruct(cohort.model.posterior_mean(x))).square().mean(),
+        "mse_sample": (x - torch.sigmoid(outcome.output)).square().mean(),
+        "loss": outcome.loss.mean(),
+        **{name: values.mean() for name, values in outcome.terms.items()},
+    }
+    scores = evaluate(cohort, resident)[0]
+    assert scores == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-5)
+    assert next(iter(scores)) == "mse"  # MLflow's comparison opens with it
+    assert (scores["mse"] == scores["mse_sample"]) == (model == "AE")
 
 
 @every_variant
@@ -341,6 +479,21 @@ def test_the_stored_weights_reopen_to_the_same_model(variant, small, images):
         assert torch.allclose(alone, means[i], rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="do not fit"):
         load_model(configs[0], images.image_shape, 96, cohort.member_weights(1))
+
+
+def test_a_runs_record_holds_the_held_out_images_alone_to_the_nearest_grey_value(small, images, tmp_path):
+    cohort = make([TrialConfig(model="VAE", latent_dim=d, **small) for d in (2, 3)], images)
+    write_records(tmp_path, cohort, images)
+    x = ResidentImages.of(images.test, torch.device("cpu")).take(torch.arange(40)[None].expand(2, -1))
+    means = cohort.model.posterior_mean(x).detach()
+    restored = cohort.model.reconstruct(means).detach().numpy()
+    for i, config in enumerate(cohort.configs):
+        latents, pictures = (np.load(tmp_path / config.run_name / f"{name}.npz") for name in ("latents", "pictures"))
+        np.testing.assert_allclose(latents["means"], means[i, :, : config.latent_dim], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(latents["labels"], images.test_labels)
+        np.testing.assert_array_equal(pictures["originals"], images.test[:10])
+        error = pictures["reconstructions"].reshape(10, -1) - 255 * restored[i, :10]
+        assert np.abs(error).max() <= 0.5 + 1e-3  # float32 has 1e-5 of 255
 
 
 def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):

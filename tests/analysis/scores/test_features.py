@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import http.server
+import itertools
 import os
 import pickle
 import socket
@@ -331,6 +332,26 @@ def test_a_batch_has_at_most_so_many_pixels(kind, side):
     assert 1 <= n <= kind.batch_size
     assert n == 1 or n * side**2 <= kind.batch_pixels
     assert side > 64 or n == kind.batch_size  # what usual images get
+
+
+def test_test_images_and_their_labels_decide_the_accuracy_alone(monkeypatch):
+    """With wrong labels of the test images the accuracy is 0, and the weights are what they were."""
+    monkeypatch.setattr(features, "LEAST_STEPS", 40)
+    shades = torch.tensor([20, 120, 220, 20, 120, 220], dtype=torch.uint8)
+    images, labels = shades[:, None, None, None].expand(6, 1, 8, 8).clone(), torch.tensor([0, 1, 2, 0, 1, 2])
+    right = ImageData("shades", images, images[:3], labels, labels[:3], "", "test")
+    wrong = dataclasses.replace(right, test=images[1:3], test_labels=labels[:2])
+    of_right, of_wrong = train_classifier(right), train_classifier(wrong)
+    assert (of_right.test_accuracy, of_wrong.test_accuracy) == (1, 0)
+    assert of_wrong.fingerprint == of_right.fingerprint
+
+
+def test_every_pass_of_the_classifier_takes_each_image_once_in_an_order_of_its_own():
+    """But for the rest that fills no batch: 12 images in batches of 5 are two, and two images wait."""
+    batches = list(itertools.islice(features._batches(12, 5, seed=0), 6))
+    passes = [torch.cat(batches[i : i + 2]).tolist() for i in (0, 2, 4)]
+    assert all(len(set(order)) == 10 and set(order) <= set(range(12)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
 
 
 def test_without_two_classes_there_is_no_classifier(digits):
