@@ -161,7 +161,7 @@ def folder_name(name: str) -> str:
     """
     if is_name(name):
         return name
-    kept = re.sub(r"[^\w+=,@-]+", "-", name).encode()[: FOLDER_BYTES - 9].decode(errors="ignore").strip("-")
+    kept = re.sub(r"[^\w+=,@-]+", "-", name)[:60].strip("+=,@-")
     return f"{kept or 'sweep'}-{_digest(name)[:8]}"
 
 
