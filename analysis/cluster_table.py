@@ -13,6 +13,8 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Part, all_of
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,6 +26,7 @@ PAPER_DIM = 5  # Figure A1's
 SCORES = {"trace": "trace", "nmi": "NMI", "ari": "ARI"}
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
@@ -39,15 +42,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.main(parser, _make, argv)
 
 
-def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Exhibit"]:
+def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Part | Exhibit"]:
     from analysis.scores.groups import ensure_clusters
 
     for failure in ensure_clusters(stored):
         print(failure)
-    yield from exhibits(stored, options.latent_dim)
+    yield from parts(stored, options.latent_dim)
 
 
 def exhibits(stored: "StoredSweep", latent_dim: int | None = None) -> Iterator["Exhibit"]:
+    """What ``parts`` makes, and what they raise."""
+    return all_of(parts(stored, latent_dim))
+
+
+def parts(stored: "StoredSweep", latent_dim: int | None = None) -> Iterator["Part | Exhibit"]:
     """Table A2 with NMI and ARI, and Figure A1, from the cluster scores that the runs have.
 
     Raises AnalysisError when latent_dim has no finished run.
@@ -57,15 +65,19 @@ def exhibits(stored: "StoredSweep", latent_dim: int | None = None) -> Iterator["
     from analysis.frame import AnalysisError
 
     if "clusters/trace" not in stored.runs:
-        why = f"No run has cluster scores; `python analysis/cluster_table.py --name {stored.sweep.name}` computes them."
+        why = f"No run has cluster scores; `{stored.sweep.command('analysis/cluster_table.py')}` computes them."
         yield Absent("cluster_trace", "Table A2. Cluster trace", why)
         return
-    yield cluster_table(stored.runs, paper.table_a2(stored.sweep.configs[0].dataset))
+    yield Part(
+        "cluster_trace", "Table A2. Cluster trace",
+        lambda: cluster_table(stored.runs, paper.table_a2(stored.sweep.configs[0].dataset)),
+    )  # fmt: skip
     dims = sorted(stored.runs["latent_dim"].unique())
     if latent_dim is not None and latent_dim not in dims:
         shown = ", ".join(str(d) for d in dims)
         raise AnalysisError(f"--latent-dim {latent_dim} is not a dimension of a finished run; there are d = {shown}.")
-    yield overlap_picture(stored, latent_dim or (PAPER_DIM if PAPER_DIM in dims else dims[0]))
+    d = latent_dim or (PAPER_DIM if PAPER_DIM in dims else dims[0])
+    yield Part("cluster_overlap", "Figure A1. Labels against clusters", lambda: overlap_picture(stored, d))
 
 
 def cluster_table(runs: "pd.DataFrame", paper_traces: "pd.DataFrame") -> "Exhibit":

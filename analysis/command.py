@@ -8,13 +8,17 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from analysis.parts import Failures, Part
 from fishernet.flags import Parser
+from fishernet.services import mlflow_store
+from fishernet.services.mlflow_store import DEFAULT_STORAGE, READING, default_tracking_uri, set_environment
+from fishernet.services.schema import folder_name
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
     from analysis.stored import StoredSweep
 
-Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit"]]
+Make = Callable[["StoredSweep", argparse.Namespace], Iterable["Exhibit | Part"]]
 
 
 def parser(prog: str, description: str, example: str, folder: str = "figures") -> argparse.ArgumentParser:
@@ -30,13 +34,13 @@ def parser(prog: str, description: str, example: str, folder: str = "figures") -
         "--tracking-uri",
         metavar="URI",
         help="MLflow's records, sqlite:///PATH or http://HOST:PORT; default: $MLFLOW_TRACKING_URI, else "
-        "sqlite:///fishernet-results/mlflow.db",
+        f"sqlite:///{DEFAULT_STORAGE}/mlflow.db",
     )
     parser.add_argument(
         "--out",
         metavar="FOLDER",
         type=Path,
-        help=f"where figures and CSV files go; default: fishernet-results/SWEEP/{folder}",
+        help=f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}",
     )
     return parser
 
@@ -45,6 +49,7 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
     """--data-dir and --seed, for what is drawn from stored models."""
     parser.add_argument(
         "--data-dir",
+        type=os.path.expanduser,
         metavar="FOLDER",
         help="where the data sets are; default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet",
     )
@@ -54,35 +59,57 @@ def add_picture_flags(parser: argparse.ArgumentParser) -> None:
 
 
 def main(parser: argparse.ArgumentParser, make: Make, argv: Sequence[str] | None) -> int:
-    """An analysis from its flags to its files: write what ``make`` shows and print it; 0, or 2 after a sentence."""
+    """An analysis from its flags to its files: write what ``make`` shows and print it; 0, 1 where a part of it failed as nobody
+    foresaw, or 2 after a sentence.
+    """
     options = parser.parse_args(argv)
     return run(lambda: _show(make, options))
 
 
-def _show(make: Make, options: argparse.Namespace) -> None:
+def _show(make: Make, options: argparse.Namespace) -> int:
     from analysis import frame
     from analysis.stored import StoredSweep
 
-    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(options.name, options.tracking_uri or default_tracking_uri())
     if options.name is None:
         print(f"sweep {sweep.name}, the one started last (--name takes another)\n")
+    if sweep.moved:
+        print(sweep.moved)
     stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
-    made = list(make(stored, options))  # all of it before the first file is written
-    show(made, output_folder(options.out, sweep.name))
+    folder = output_folder(options.out, sweep.name)
+    stored.failures = failures = Failures(folder, passing=(frame.AnalysisError,))
+    made: list[Exhibit] = []  # all of it before the first file is written
+    for item in make(stored, options):
+        made += failures.exhibits(*item) if isinstance(item, Part) else [item]
+    show(made, folder, failures)
     if missing := frame.say_missing(sweep, frame.missing_cells(sweep, stored.all_runs)):
         print(missing)
+    return int(failures.n > 0)
 
 
-def show(made: Iterable["Exhibit"], folder: Path) -> None:
+def show(made: Iterable["Exhibit"], folder: Path, failures: Failures) -> None:
     """Print each and write its files; raises AnalysisError when the folder does not take them."""
     from analysis import exhibits
 
     for exhibit in made:
-        print(exhibits.as_text(exhibit))
-        with writing_to(folder):
-            paths = exhibits.write(exhibit, folder)
+        shown, paths = written(exhibit, folder, failures)
+        print(exhibits.as_text(shown))
         for path in paths:
             print(f"  {path}")
+
+
+def written(exhibit: "Exhibit", folder: Path, failures: Failures) -> "tuple[Exhibit, list[Path]]":
+    """The exhibit and its files; where it cannot be written, such as a figure that cannot be laid out, why in its place.
+
+    Raises AnalysisError when the folder does not take any.
+    """
+    from analysis import exhibits
+    from analysis.frame import AnalysisError
+
+    why: list[str] = []
+    with failures.part(exhibit.stem, why.append, passing=(AnalysisError,)), writing_to(folder):
+        return exhibit, exhibits.write(exhibit, folder)
+    return exhibits.Absent(exhibit.stem, exhibit.title, why[0]), []
 
 
 @contextmanager
@@ -98,31 +125,37 @@ def writing_to(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def run(analysis: Callable[[], None]) -> int:
-    """Run the analysis; return 0, or after a line on stderr 2 when what was asked for cannot be drawn, 130 when interrupted."""
-    # A server that is down is then reported in seconds: MLflow's own seven retries take some four minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+def run(analysis: Callable[[], int | None]) -> int:
+    """Run the analysis; return its status, 0 where it gives none, or after a line on stderr 2 when what was asked for cannot be
+    drawn, 130 when interrupted.
+    """
+    set_environment(READING)
     try:
-        from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
-
         try:
-            analysis()
+            from analysis.frame import AnalysisError  # here, as pandas and MLflow take seconds to import
+
+            mlflow_store.prepare_mlflow()
+        except mlflow_store.TrackingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:  # by a variable of theirs
+            print(f"error: pandas cannot be imported here: {error}", file=sys.stderr)
+            return 2
+        try:
+            return analysis() or 0
         except AnalysisError as error:
             print(f"error: {error}", file=sys.stderr)
             return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
 
 
-def output_folder(out: Path | None, sweep_name: str) -> Path:
-    """The folder figures go to, made if need be; raises AnalysisError when it cannot be written to."""
+def output_folder(out: Path | None, sweep_name: str, below: str = "figures") -> Path:
+    """The folder files go to, made if need be: ``out``, else the sweep's; raises AnalysisError where it cannot be had."""
     from analysis.frame import AnalysisError
 
-    folder = out or Path("fishernet-results") / sweep_name / "figures"
+    folder = out or Path(DEFAULT_STORAGE) / folder_name(sweep_name) / below
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

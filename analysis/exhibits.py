@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from analysis import style
 
 WIDTH = 110  # characters of a line in the terminal
-PROSE = 20  # characters: a cell longer than that, in a table with prose, is prose
+PROSE = 24  # characters: a cell longer than that, in a table with prose, is prose
 
 
 @dataclass(frozen=True)

@@ -5,32 +5,26 @@ TrialConfig. This module only reads. Types come back through TrialConfig, as MLf
 """
 
 import difflib
-import json
 import math
 import os
-import re
-import sqlite3
-from collections.abc import Mapping, Sequence
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Run
-from mlflow.exceptions import MlflowException
 
+from fishernet import commands
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.families import FAMILIES, all_fields, trial_config
 from fishernet.plan import expand
+from fishernet.services import mlflow_store, schema
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
-SCORES_TAG = "fishernet.scores."  # and a group: what made that group's scores of a run
-DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
-PAGE = 1000
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
 
@@ -43,7 +37,8 @@ class Sweep:
     """One sweep as its parent run describes it.
 
     ``plan`` is what the sweep set out to train, ``pca`` the MSE per pixel of principal component analysis by
-    number of components, on the images the sweep was scored on, ``tags`` what else the parent run says of itself.
+    number of components, on the images the sweep was scored on, ``tags`` what else the parent run says of itself,
+    ``moved`` a sentence where its files are not where MLflow has them.
     """
 
     name: str
@@ -53,6 +48,12 @@ class Sweep:
     pca: dict[int, float]
     uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
+    moved: str = ""
+
+    @property
+    def begun_as(self) -> str:
+        """The name it was begun under, another one where it was renamed in MLflow."""
+        return self.tags.get(schema.SWEEP) or self.name
 
     @property
     def held_out(self) -> str:
@@ -62,6 +63,15 @@ class Sweep:
     def score(self, name: str) -> str:
         """The metric of that name on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
+
+    def command(self, script: str, *words: str) -> str:
+        """The command that runs a script such as analysis/report.py on this sweep, from wherever it is pasted."""
+        uri = hide_password(commands.absolute_uri(self.uri))
+        return commands.script(script, "--name", self.name, "--tracking-uri", uri, *words)
+
+    def driver_command(self, flag: str, *words: str) -> str:
+        """The command that goes on with this sweep: ``flag`` is --resume, or --name to extend it."""
+        return _driver_command("sweep", self.uri, self.plan.get("storage_path"), flag, self.name, *words)
 
     @cached_property
     def configs(self) -> tuple[TrialConfig, ...]:
@@ -76,10 +86,16 @@ class Sweep:
             ) from error
 
 
-def default_tracking_uri() -> str:
-    """$MLFLOW_TRACKING_URI, else the SQLite store that sweeps make below the current folder."""
-    store = (Path.cwd() / "fishernet-results" / "mlflow.db").as_posix()
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{store}"
+@contextmanager
+def reading(uri: str) -> Iterator[None]:
+    """What goes wrong with MLflow's store becomes an AnalysisError."""
+    try:
+        with mlflow_store.sentences(uri):
+            yield
+    except mlflow_store.TrackingError as error:
+        raise AnalysisError(
+            f"{_capital(error)}. --tracking-uri takes sqlite:///PATH for a file and http://HOST:PORT for a server."
+        ) from error
 
 
 def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
@@ -87,33 +103,32 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
 
     Raises AnalysisError when there is no store, no sweep, or none of that name; it lists those known.
     """
-    _check_store(uri)
-    try:
-        client = MlflowClient(tracking_uri=uri)
-        experiments = _pages(client.search_experiments, filter_string=f"tags.`fishernet.kind` = '{kind}'")
-        names = {experiment.experiment_id: experiment.name for experiment in experiments}
-        parents = _runs(client, list(names), "tags.`fishernet.role` = 'sweep'") if names else []
-        newest_first = sorted(parents, key=lambda run: run.info.start_time, reverse=True)
-        known = list(dict.fromkeys(names[run.info.experiment_id] for run in newest_first))
+    with reading(uri):
+        mlflow_store.check_uri(uri, make=False)
+        client = mlflow_store.client_of(uri)
+        found = mlflow_store.sweeps(client, kind)
+        known = [experiment.name for experiment, _ in found]
+        if name is not None and name not in known:
+            _say_if_deleted(client, name, uri, kind)
         if not known:
             raise AnalysisError(
-                f"No {kind} is recorded in {_shown(uri)} yet. `python sweeps/{DRIVERS[kind]}` makes one; "
+                f"No {kind} is recorded in {hide_password(uri)} yet. `{shlex.join(commands.driver(kind))}` makes one; "
                 "--tracking-uri names another store."
             )
         if name is not None and name not in known:
             raise AnalysisError(_no_such_sweep(name, known, uri, kind))
-        parent = next(run for run in newest_first if name in (None, names[run.info.experiment_id]))
-        return Sweep(
-            name=names[parent.info.experiment_id],
-            experiment_id=parent.info.experiment_id,
-            parent_run_id=parent.info.run_id,
-            plan=_plan(parent, names[parent.info.experiment_id]),
-            pca={m.step: m.value for m in client.get_metric_history(parent.info.run_id, "pca/test_mse")},
-            uri=uri,
-            tags=parent.data.tags,
-        )
-    except MlflowException as error:
-        raise AnalysisError(_unreadable(uri, error)) from error
+        experiment, parent = next(pair for pair in found if name in (None, pair[0].name))
+        pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA))
+    try:
+        plan = schema.plan_of(parent.data.tags)
+    except schema.SchemaError as error:
+        raise AnalysisError(f"In the parent run of sweep {experiment.name}, {parent.info.run_id}, {error}.") from error
+    if plan is None:
+        raise AnalysisError(f"The parent run of sweep {experiment.name}, {parent.info.run_id}, has no plan yet.")
+    moved = mlflow_store.moved_here(uri, experiment)
+    return Sweep(
+        experiment.name, parent.info.experiment_id, parent.info.run_id, plan, pca, uri, parent.data.tags, moved
+    )
 
 
 def load_runs(sweep: Sweep) -> pd.DataFrame:
@@ -128,31 +143,28 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
     Of several runs of one config the most advanced is kept: a finished one before others, then the one with
     most epochs, then the latest.
     """
-    client = MlflowClient(tracking_uri=sweep.uri)
-    try:
-        children = _runs(client, [sweep.experiment_id], f"tags.`mlflow.parentRunId` = '{sweep.parent_run_id}'")
-    except MlflowException as error:
-        raise AnalysisError(_unreadable(sweep.uri, error)) from error
-
-    by_config: dict[TrialConfig, list[Run]] = {}
-    for run in children:
-        by_config.setdefault(_config(run), []).append(run)
+    with reading(sweep.uri):
+        client = mlflow_store.client_of(sweep.uri)
+        by_config: dict[TrialConfig, list[Any]] = {}
+        for run in mlflow_store.children(client, sweep.experiment_id):
+            if config := _config(run):
+                by_config.setdefault(config, []).append(run)
     rows = []
     for config, runs_of_config in by_config.items():
-        run = max(runs_of_config, key=_progress)
+        run = max(runs_of_config, key=schema.progress)
         rows.append(
-            config.to_dict()
+            _last_values(sweep, run, config)
+            | config.to_dict()
             | {
                 "config": config,
                 "variant": config.variant,
                 "run_id": run.info.run_id,
                 "status": run.info.status,
-                "reason": run.data.tags.get("fishernet.reason", ""),
-                "n_epochs": _last_epoch(run),
+                "reason": run.data.tags.get(schema.REASON, ""),
+                "n_epochs": schema.last_epoch(run),
                 "n_runs": len(runs_of_config),
-                "scores": _scores(run),
+                "scores": schema.scores_of(run.data.tags),
             }
-            | run.data.metrics
         )
     own = [name for name in all_fields() if name in TrialConfig.names() or any(name in row for row in rows)]
     names = [*own, "config", "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
@@ -168,23 +180,23 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
 def load_epochs(sweep: Sweep, runs: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     """The history of each metric in each of the runs: run_id, config columns, variant, epoch, metric, value.
 
-    An epoch recorded twice, as after an interruption, counts once, with what was recorded last.
+    An epoch recorded twice, as after an interruption, counts once, with what was recorded last. What stands at a step that
+    is no epoch of the run, somebody else wrote.
     """
-    client = MlflowClient(tracking_uri=sweep.uri)
-    wanted = [(run_id, metric) for run_id in runs["run_id"] for metric in metrics]
-    try:
+    n_epochs = dict(zip(runs["run_id"], runs["epochs"], strict=True))
+    wanted = [(run_id, metric) for run_id in n_epochs for metric in metrics]
+    with reading(sweep.uri):
+        client = mlflow_store.client_of(sweep.uri)
         if sweep.uri.startswith(("http:", "https:")):
             with ThreadPoolExecutor(THREADS) as pool:
                 histories = list(pool.map(lambda key: client.get_metric_history(*key), wanted))
         else:
             histories = [client.get_metric_history(*key) for key in wanted]
-    except MlflowException as error:
-        raise AnalysisError(_unreadable(sweep.uri, error)) from error
 
     rows = []
     for (run_id, metric), history in zip(wanted, histories, strict=True):
-        last_record = {m.step: m.value for m in sorted(history, key=lambda m: (m.step, m.timestamp))}
-        rows += [(run_id, epoch, metric, value) for epoch, value in last_record.items()]
+        values = schema.by_step(history, last=n_epochs[run_id])
+        rows += [(run_id, epoch, metric, value) for epoch, value in values.items()]
     types = {"epoch": int, "metric": str, "value": float}
     epochs = pd.DataFrame(rows, columns=["run_id", *types]).astype(types)
     return runs[["run_id", *config_columns(runs), "variant"]].merge(epochs, on="run_id")
@@ -201,6 +213,19 @@ def usable(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
         return runs.iloc[:0]
     finite = runs[value].map(math.isfinite).astype(bool)
     return runs[(runs["status"] == "FINISHED") & finite]
+
+
+def failed(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
+    """The runs that have ended and are not ``usable``: failed, killed, or with a last value that is not finite.
+
+    ``state`` says what became of each: ``failed: the loss is not finite``.
+    """
+    ended = runs[runs["status"].isin(("FINISHED", "FAILED", "KILLED")) & ~runs.index.isin(usable(runs, value).index)]
+    states = [
+        f"finished with a {value} that is not finite" if run["status"] == "FINISHED" else _state(run)
+        for _, run in ended.iterrows()
+    ]
+    return ended.assign(state=pd.Series(states, index=ended.index, dtype=str))
 
 
 def summary(runs: pd.DataFrame, value: str = "test/mse") -> pd.DataFrame:
@@ -239,8 +264,19 @@ def say_missing(sweep: Sweep, missing: pd.DataFrame) -> str:
     counts = ", ".join(f"{n} {kind}" for kind, n in kinds.items())
     return (
         f"{len(missing)} of {len(sweep.configs)} planned runs have not finished ({counts}); "
-        f"`python sweeps/latent_sweep.py --resume {sweep.name}` trains them."
+        f"`{sweep.driver_command('--resume')}` trains them."
     )
+
+
+def _driver_command(kind: str, uri: str, storage: str | None, *words: str) -> str:
+    """The driver of that kind with these words, the store and the storage path: ``storage`` where the store names none."""
+    command = [*commands.driver(kind), *words]
+    if os.environ.get(commands.COMMAND_VARIABLE):  # it adds where the records are
+        return shlex.join(command)
+    if (file := mlflow_store.sqlite_path(uri)) and file.name == "mlflow.db":  # the store that a storage path has
+        storage = str(file.parent)
+    command += ["--storage-path", storage] if storage else []
+    return shlex.join([*command, "--tracking-uri", hide_password(commands.absolute_uri(uri))])
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
@@ -254,91 +290,50 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _check_store(uri: str) -> None:
-    """Raise AnalysisError unless an SQLite uri leads to an MLflow store: MLflow would create one there."""
-    if not uri.startswith("sqlite:"):
+def _say_if_deleted(client: Any, name: str, uri: str, kind: str) -> None:
+    """Raise AnalysisError where the run that holds that sweep's plan, or all of it, is in MLflow's trash."""
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None or experiment.tags.get(schema.KIND) != kind:
         return
-    path = Path(uri.removeprefix("sqlite:///").partition("?")[0])
-    if not path.is_file():
+    if experiment.lifecycle_stage == "deleted":
         raise AnalysisError(
-            f"There is no MLflow store at {path}. Sweeps write fishernet-results/mlflow.db where they are "
-            "started; --tracking-uri sqlite:///PATH or http://HOST:PORT names another."
+            f"The {kind} {name} was deleted in MLflow; `{mlflow_store.restore_command(uri, experiment)}` restores it."
         )
-    try:
-        with closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-            found = connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'experiments'").fetchone()
-    except sqlite3.DatabaseError as error:
-        raise AnalysisError(f"{path} cannot be read as an SQLite database: {error}.") from error
-    if not found:
-        raise AnalysisError(f"{path} is an SQLite database, but not an MLflow store; --tracking-uri names another.")
+    if mlflow_store.parents(client, [experiment.experiment_id], deleted=True):
+        command = _driver_command(kind, uri, None, "--resume", name)
+        raise AnalysisError(f"The run that holds the plan of {name} was deleted in MLflow; `{command}` restores it.")
 
 
 def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no {kind} named {name} in {_shown(uri)}.{hint} Latest first, there are: {shown}."
+    return f"There is no {kind} named {name} in {hide_password(uri)}.{hint} Latest first, there are: {shown}."
 
 
-def _unreadable(uri: str, error: MlflowException) -> str:
-    message = _shown(str(error).strip().partition("\n")[0].rstrip("."))
-    # MLflow's words for no answer are a chain of the exceptions of three libraries.
-    why = "the server does not answer" if "Max retries exceeded" in message else message
-    return (
-        f"MLflow cannot read {_shown(uri)}: {why}. --tracking-uri takes sqlite:///PATH for a file and http://HOST:PORT for a "
-        "server."
-    )
-
-
-def _shown(text: str) -> str:
-    """The text, a URI or one that quotes it, without a password."""
-    return re.sub(r"//[^/@]*@", "//", text)
-
-
-def _plan(parent: Run, name: str) -> dict[str, Any]:
-    """The sweep's plan: JSON in fishernet.plan, fishernet.plan.1, … (MLflow limits a tag)."""
-    tags, texts = parent.data.tags, [parent.data.tags.get("fishernet.plan", "")]
-    while (following := f"fishernet.plan.{len(texts)}") in tags:
-        texts.append(tags[following])
-    try:
-        # A plan that was once longer leaves tags behind, so what follows the closing brace is none of it.
-        plan: dict[str, Any] = json.JSONDecoder().raw_decode("".join(texts))[0]
-    except ValueError as error:
-        raise AnalysisError(
-            f"The parent run of sweep {name}, {parent.info.run_id}, has no readable plan in its "
-            f"tag fishernet.plan: {error}."
-        ) from error
-    return plan
-
-
-def _config(run: Run) -> TrialConfig:
+def _config(run: Any) -> TrialConfig | None:
     """The run's TrialConfig; a field that is newer than the run takes its default."""
-    values = {k: v for k, v in run.data.params.items() if k in all_fields()}
     try:
-        # A driver that dies while it makes a run may leave it without parameters, but not without its tags.
-        values = values or json.loads(run.data.tags["fishernet.config"])
-        return trial_config(values)
-    except (KeyError, ValueError) as error:
-        raise AnalysisError(f"Run {run.info.run_id} has no readable trial config: {error}.") from error
+        return schema.config_of(run)
+    except schema.SchemaError as error:
+        raise AnalysisError(f"{_capital(error)}.") from error
 
 
-def _scores(run: Run) -> dict[str, Any]:
-    """Group -> what its tag says of the run's scores; a tag that is not JSON counts as none."""
-    scores = {}
-    for name, text in run.data.tags.items():
-        if name.startswith(SCORES_TAG):
-            with suppress(ValueError):
-                scores[name.removeprefix(SCORES_TAG)] = json.loads(text)
-    return scores
+def _last_values(sweep: Sweep, run: Any, config: TrialConfig) -> dict[str, float]:
+    """The last value of every metric; of the metrics of epochs, at the last epoch that has one."""
+    values = {name: schema.number(value) for name, value in run.data.metrics.items()}
+    if names := schema.misplaced(run, config):
+        with reading(sweep.uri):
+            client = mlflow_store.client_of(sweep.uri)
+            histories = {name: client.get_metric_history(run.info.run_id, name) for name in names}
+        for name, history in histories.items():
+            by_epoch = schema.by_step(history, last=config.epochs)
+            values[name] = by_epoch[max(by_epoch)] if by_epoch else math.nan
+    return values
 
 
-def _last_epoch(run: Run) -> int:
-    # Steps are public only in the message form; RunData.metrics drops them.
-    return max((metric.step for metric in run.to_proto().data.metrics), default=0)
-
-
-def _progress(run: Run) -> tuple[bool, int, int]:
-    return run.info.status == "FINISHED", _last_epoch(run), run.info.start_time or 0
+def _capital(error: Exception) -> str:
+    return str(error)[:1].upper() + str(error)[1:]
 
 
 def _state(run: "pd.Series[Any]") -> str:
@@ -361,19 +356,3 @@ def _tell_apart(runs: pd.DataFrame) -> "pd.Series[str]":
                 if name not in ("latent_dim", "seed") and group[name].nunique() > 1:
                     labels[group.index] += f" {name}=" + group[name].astype(str)
     return labels
-
-
-def _runs(client: MlflowClient, experiment_ids: Sequence[str], filter_string: str) -> list[Run]:
-    return _pages(client.search_runs, experiment_ids=experiment_ids, filter_string=filter_string)
-
-
-def _pages(search: Any, **arguments: Any) -> list[Any]:
-    """Everything a paged search finds."""
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(**arguments, max_results=PAGE, page_token=token)
-        found += page
-        token = page.token
-        if not token:
-            return found

@@ -7,7 +7,7 @@ import argparse
 import math
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,8 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Part, all_of
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -36,9 +38,11 @@ DISTANCE = {
     "inception": "Fréchet Inception distance (FID)",
     "classifier": "Fréchet distance on classifier features, not FID",
 }
+OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
     parser = command.parser(
@@ -90,11 +94,11 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU; default: all there are")
 
 
-def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Exhibit"]:
+def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Part | Exhibit"]:
     features, failures = ensure(stored, options)
     for failure in failures:
         print(failure)
-    yield from exhibits(stored, features)
+    yield from parts(stored, features)
 
 
 def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, list[str]]:
@@ -111,9 +115,7 @@ def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, lis
     gpus = there if options.gpus is None else options.gpus
     if not 0 <= gpus <= there:
         raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
-    features = options.features
-    if features == "auto":
-        features = "inception" if gpus or options.inception_weights else "classifier"
+    features = chosen_features(options, gpus)
     sets = options.images or [name for name in SETS if name != "mkde" or mkde_installed()]
     swept = set(stored.runs["latent_dim"])
     if absent := sorted(set(options.latent_dims or ()) - swept):
@@ -123,64 +125,104 @@ def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, lis
         )
     dims = options.latent_dims or [d for d in PAPER_DIMS if d in swept]
     weights = options.inception_weights if features == "inception" else None
-    cache = options.cache.expanduser()
-    failures = ensure_distances(stored, features, sets, dims=dims, gpus=gpus, weights=weights, cache=cache)
+    failures = ensure_distances(stored, features, sets, dims=dims, gpus=gpus, weights=weights, cache=options.cache)
     return features, failures
 
 
+def chosen_features(options: argparse.Namespace, gpus: int | None) -> str:
+    """What --features says, and of auto what it stands for."""
+    if options.features != "auto":
+        return str(options.features)
+    return "inception" if gpus or options.inception_weights else "classifier"
+
+
 def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
-    """Table 1 and the other scores, from what the runs have."""
+    """What ``parts`` makes, and what they raise."""
+    return all_of(parts(stored, features))
+
+
+def parts(stored: "StoredSweep", features: str, why: str = "") -> Iterator["Part | Exhibit"]:
+    """Table 1 and the other scores, from what the runs have; ``why`` they have none, where that is known."""
     from analysis import paper
     from analysis.exhibits import Absent
 
-    runs, left_out = of_one_network(stored.runs, features, stored.sweep.name)
+    runs, left_out = of_one_network(stored.runs, features, stored.sweep.command)
     scores = tidy(runs, features)
     if scores.empty:
-        why = (
+        why = why or (
             "No run has these scores; "
-            f"`python analysis/frechet.py --name {stored.sweep.name} --features {features}` computes them."
+            f"`{stored.sweep.command('analysis/frechet.py', '--features', features)}` computes them."
         )
         yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
         return
     held_out, said = stored.sweep.held_out, paper.table_1(stored.sweep.configs[0].dataset)
     notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
-    yield frechet_table(scores, features, said, notes, held_out)
-    yield other_scores_table(scores, features, left_out)
+    yield Part(
+        f"frechet_{features}", f"Table 1. {DISTANCE[features]}",
+        lambda: frechet_table(scores, features, said, notes, held_out),
+    )  # fmt: skip
+    yield Part(f"image_scores_{features}", OTHER_TITLE, lambda: other_scores_table(scores, features, left_out))
 
 
-def of_one_network(runs: "pd.DataFrame", features: str, sweep: str) -> tuple["pd.DataFrame", list[str]]:
+def of_one_network(
+    runs: "pd.DataFrame", features: str, command: Callable[..., str]
+) -> tuple["pd.DataFrame", list[str]]:
     """The runs without image scores that other weights made than those of most runs; where there are any, a sentence on them.
 
-    Distances on the features of two networks do not compare. Of two networks with as many runs the first by fingerprint counts.
+    Distances on the features of two networks do not compare, nor such that were made in different ways. Of two networks with as
+    many runs the first by fingerprint counts, and the newer way. ``command`` is ``Sweep.command``.
     """
     from fishernet.plan import format_numbers
 
     columns = {images: [name for name in map(str, runs) if name.startswith(f"{features}/{images}/")] for images in SETS}
     made_with = {
-        (i, images): scores.get(features, {}).get(images, {}).get("features", "")
+        (i, images): _made_with(scores.get(features, {}).get(images, {}))
         for images, names in columns.items()
         for i, scores, there in zip(runs.index, runs["scores"], runs[names].notna().any(axis=1), strict=True)
         if there
     }
     n_runs = Counter(fingerprint for _, fingerprint in {(i, found) for (i, _), found in made_with.items()})
-    if len(n_runs) < 2:
+    if not n_runs:
         return runs, []
-    chosen = min(n_runs, key=lambda fingerprint: (-n_runs[fingerprint], fingerprint))
-    others = [place for place, fingerprint in made_with.items() if fingerprint != chosen]
+    chosen = min(n_runs, key=lambda made: (-n_runs[made], not made[1], made))
+    flags = ["--features", features, *(["--inception-weights", "FILE"] if features == "inception" else [])]
+    flattered = [] if chosen[1] else _say_flattered(runs, features, command("analysis/frechet.py", *flags))
+    others = [place for place, made in made_with.items() if made != chosen]
+    if not others:
+        return runs, flattered
     kept = runs.assign(scores=runs["scores"].map(partial(_only_by, chosen, features)))
     for i, images in others:
         kept.loc[i, columns[images]] = math.nan
     n, dims = len({i for i, _ in others}), runs["latent_dim"][sorted({i for i, _ in made_with})]
-    flags = f"--features {features}{' --inception-weights FILE' * (features == 'inception')}"
+    by = f"other weights of the {features} network"
+    if len({how for _, how in n_runs}) > 1:
+        by += ", or an older version with other numbers of images,"
+    again = command("analysis/frechet.py", *flags, "--latent-dims", format_numbers(dims))
     return kept, [
-        f"Left out are scores of {n} run{'s' * (n > 1)}, as other weights of the {features} network made them; `python "
-        f"analysis/frechet.py --name {sweep} {flags} --latent-dims {format_numbers(dims)}` scores all runs with the same."
+        f"Left out are scores of {n} run{'s' * (n > 1)}, as {by} made them; `{again}` scores all runs with the same.",
+        *flattered,
     ]
 
 
-def _only_by(fingerprint: str, features: str, scores: dict[str, Any]) -> dict[str, Any]:
-    about = {name: of for name, of in scores.get(features, {}).items() if of.get("features", "") == fingerprint}
+def _made_with(about: Mapping[str, Any]) -> tuple[str, str]:
+    """The network's fingerprint, and how its features were used; empty of scores that older versions made."""
+    return about.get("features", ""), about.get("how", "")
+
+
+def _only_by(chosen: tuple[str, str], features: str, scores: dict[str, Any]) -> dict[str, Any]:
+    about = {name: of for name, of in scores.get(features, {}).items() if _made_with(of) == chosen}
     return {**scores, features: about}
+
+
+def _say_flattered(runs: "pd.DataFrame", features: str, again: str) -> list[str]:
+    """Of older scores: that samples, of which there were more than reconstructions, have the smaller bias."""
+    sets = [(name, of) for scores in runs["scores"] for name, of in scores.get(features, {}).items()]
+    if all(of.get("n_images", 0) <= of.get("n_real", 0) for name, of in sets if name != "reconstruction"):
+        return []
+    return [
+        "There are more samples than reconstructions, and the bias of a distance falls with their number, so samples look better "
+        f"than they are; `{again}` scores as many of both."
+    ]
 
 
 def say_images(runs: "pd.DataFrame", features: str, held_out: str = "test") -> list[str]:
@@ -293,7 +335,7 @@ def other_scores_table(scores: "pd.DataFrame", features: str, remarks: Sequence[
     )
     return Table(
         f"image_scores_{features}",
-        "KID, precision and recall, density and coverage",
+        OTHER_TITLE,
         " ".join([caption, *remarks]),
         data,
         pd.DataFrame(rows),

@@ -6,7 +6,7 @@ python analysis/latent_space.py --name SWEEP
 import math
 import sys
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,8 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Part, all_of
+from fishernet.surroundings import entry_point
 
 # torch, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -70,6 +72,7 @@ HALVES = np.array([-0.5, 0.5])
 LEGEND: Any = {"handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.6}  # dots need less room than lines
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
     parser = command.parser(
@@ -90,20 +93,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=DENSITIES,
         help="the latent density of Figure 9; default: mkde where the runs have its samples, else mixture",
     )
-    return command.main(parser, lambda stored, o: exhibits(stored, image=o.image, density=o.density), argv)
+    return command.main(parser, lambda stored, o: parts(stored, image=o.image, density=o.density), argv)
 
 
 def exhibits(stored: "StoredSweep", *, image: int | None = None, density: str | None = None) -> "Iterator[Exhibit]":
+    """What ``parts`` makes, and what they raise."""
+    return all_of(parts(stored, image=image, density=density))
+
+
+def parts(stored: "StoredSweep", *, image: int | None = None, density: str | None = None) -> Iterator[Part]:
     """Figures 4, 5 and 6, the numbers of their ellipses, and Figure 9; Absent each where no run at d = 2 can show it.
 
     ``image`` and ``density`` as on the command line. Raises AnalysisError for an image that is not there, a density that
     cannot be fitted here, and what StoredSweep raises.
     """
-    yield latent_means(stored)
-    yield uncertainty_of_one_image(stored, image)
-    yield uncertainty_of_shoes(stored)
-    yield ellipse_sizes(stored)
-    yield density_samples(stored, density)
+    makers: dict[str, Callable[[], Exhibit]] = {
+        "latent_means": lambda: latent_means(stored),
+        "uncertainty_of_one_image": lambda: uncertainty_of_one_image(stored, image),
+        "uncertainty_of_shoes": lambda: uncertainty_of_shoes(stored),
+        "ellipse_sizes": lambda: ellipse_sizes(stored),
+        "density_samples": lambda: density_samples(stored, density),
+    }
+    for stem, make in makers.items():
+        yield Part(stem, TITLES[stem], make)
 
 
 def latent_means(stored: "StoredSweep") -> "Exhibit":

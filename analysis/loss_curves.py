@@ -5,7 +5,8 @@ python analysis/loss_curves.py --name SWEEP
 
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,8 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Part, all_of
+from fishernet.surroundings import entry_point
 
 # pandas, torch, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ PANELS_PER_ROW = 3
 ROW_INCHES = 2.0
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
     parser = command.parser(
@@ -37,10 +41,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         "sweep's records in MLflow. Writes loss_and_mse and loss_by_epoch, each as PNG, PDF and CSV.",
         "python analysis/loss_curves.py --name figure-2",
     )
-    return command.main(parser, lambda stored, _: exhibits(stored), argv)
+    return command.main(parser, lambda stored, _: parts(stored), argv)
 
 
-def exhibits(stored: "StoredSweep") -> "list[Exhibit]":
+def exhibits(stored: "StoredSweep") -> "Iterator[Exhibit]":
+    """What ``parts`` makes, and what they raise."""
+    return all_of(parts(stored))
+
+
+def parts(stored: "StoredSweep") -> "Iterator[Part | Exhibit]":
     """Figure 1 for each variant of FisherNet, and the loss by epoch of all variants."""
     from analysis import frame
     from analysis.exhibits import Absent
@@ -48,11 +57,18 @@ def exhibits(stored: "StoredSweep") -> "list[Exhibit]":
     held_out, loss = stored.sweep.held_out, stored.sweep.score("loss")
     runs = frame.usable(stored.runs, loss)
     of_model = runs[runs["model"] == MODEL]
-    made: list[Exhibit] = [loss_and_mse(of_model, variant, held_out) for variant in of_model["variant"].unique()]
-    if not made:
+    for variant in of_model["variant"].unique():
+        yield Part(*_loss_and_mse(variant), partial(loss_and_mse, of_model, variant, held_out))
+    if of_model.empty:
         why = f"No run of {MODEL} with a {loss} has finished; {stored.command_for([MODEL], PAPER_DIMS)}"
-        made = [Absent("loss_and_mse", "Figure 1. Loss and MSE against the latent dimension", why)]
-    return [*made, loss_by_epoch(stored)]
+        yield Absent("loss_and_mse", "Figure 1. Loss and MSE against the latent dimension", why)
+    yield Part("loss_by_epoch", "Loss by epoch", partial(loss_by_epoch, stored))
+
+
+def _loss_and_mse(variant: str) -> tuple[str, str]:
+    """Stem and title; plain FisherNet's file needs no more name."""
+    stem = "_".join(["loss_and_mse", *re.findall(r"\w+", variant)[1:]])
+    return stem, f"Figure 1. Loss and MSE of {variant} against the latent dimension"
 
 
 def loss_and_mse(runs: "pd.DataFrame", variant: str, held_out: str = "test") -> "Picture":
@@ -74,8 +90,7 @@ def loss_and_mse(runs: "pd.DataFrame", variant: str, held_out: str = "test") -> 
         f"{_say_correlation(loss_mse_correlation(own, held_out))}"
     )
     return Picture(
-        "_".join(["loss_and_mse", *re.findall(r"\w+", variant)[1:]]),  # plain FisherNet's needs no more name
-        f"Figure 1. Loss and MSE of {variant} against the latent dimension",
+        *_loss_and_mse(variant),
         caption,
         plot_loss_and_mse(runs, variant, held_out),
         data,

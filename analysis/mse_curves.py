@@ -13,13 +13,16 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Failures, Part, all_of
+from fishernet.services.mlflow_store import default_tracking_uri
+from fishernet.surroundings import entry_point
 
 # pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.figure import Figure
 
-    from analysis.exhibits import Exhibit, Picture, Table
+    from analysis.exhibits import Picture, Table
     from analysis.frame import Sweep
     from analysis.stored import StoredSweep
 
@@ -27,6 +30,7 @@ PAPER_EPOCH_DIMS = (2, 5, 10)  # the latent dimensions of the paper's Figure 3
 MOST_EPOCH_DIMS = 4  # as many as there are line styles to tell apart
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
     parser = command.parser(
@@ -42,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="latent dimensions drawn by epoch; default: 2,5,10, or up to three of those that were swept",
     )
     options = parser.parse_args(argv)
-    return command.run(lambda: report(options.name, options.tracking_uri, options.out, options.epoch_dims))
+    return command.run(lambda: int(report(options.name, options.tracking_uri, options.out, options.epoch_dims).n > 0))
 
 
 def draw(
@@ -56,9 +60,13 @@ def draw(
     Raises AnalysisError when the sweep is not there, no run of it has finished, or out cannot be written to.
     """
     from analysis import frame
+    from analysis.exhibits import write
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri())
-    return _write(sweep, frame.load_runs(sweep), out, epoch_dims)
+    sweep = frame.find_sweep(name, tracking_uri or default_tracking_uri())
+    folder, parts = _planned(sweep, frame.load_runs(sweep), out, epoch_dims)
+    made = list(all_of(parts))
+    with command.writing_to(folder):
+        return [path for picture in made for path in write(picture, folder)]
 
 
 def plot_mse_against_latents(runs: "pd.DataFrame", pca: Mapping[int, float], held_out: str = "test") -> "Figure":
@@ -170,32 +178,40 @@ def report(
     tracking_uri: str | None = None,
     out: Path | None = None,
     epoch_dims: Sequence[int] | None = None,
-) -> None:
-    """What ``draw`` does, and print the means, what is missing and the paths written."""
+) -> Failures:
+    """What ``draw`` does, and print the means, what is missing and the paths written; a figure that fails takes nothing along."""
     from analysis import frame
+    from analysis.exhibits import Absent, Exhibit, as_text
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(name, tracking_uri or default_tracking_uri())
     if name is None:
         print(f"sweep {sweep.name}, the one started last (--name draws another)\n")
+    if sweep.moved:
+        print(sweep.moved)
     runs = frame.load_runs(sweep)
-    paths = _write(sweep, runs, out, epoch_dims)
+    folder, parts = _planned(sweep, runs, out, epoch_dims)
+    failures = Failures(folder, passing=(frame.AnalysisError,))
+    pictures: list[Exhibit] = [picture for part in parts for picture in failures.exhibits(*part)]
+    written = [command.written(picture, folder, failures) for picture in pictures]
     print(f"{sweep.held_out} MSE per pixel, mean ± standard deviation over seeds (number of seeds)\n")
     print(_table(frame.summary(runs, sweep.score("mse"))))
     print()
-    for line in [*_remarks(sweep, runs, epoch_dims), *paths]:
+    for line in _remarks(sweep, runs, epoch_dims):
         print(line)
+    for picture, paths in written:
+        print(as_text(picture)) if isinstance(picture, Absent) else print(*paths, sep="\n")
+    return failures
 
 
-def exhibits(stored: "StoredSweep", epoch_dims: Sequence[int] | None = None) -> Iterator["Exhibit"]:
+def parts(stored: "StoredSweep", epoch_dims: Sequence[int] | None = None) -> Iterator[Part]:
     """The table of means, and Figures 2 and 3."""
-    yield mse_table(stored.sweep, stored.runs)
-    yield from pictures(
-        stored.sweep, stored.runs, choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims)
-    )
+    yield Part("mse", "Reconstruction error", lambda: mse_table(stored.sweep, stored.runs))
+    dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims)
+    yield from pictures(stored.sweep, stored.runs, dims)
 
 
 def mse_table(sweep: "Sweep", runs: "pd.DataFrame") -> "Table":
-    """MSE per pixel by variant and latent_dim, with PCA as the floor of linear autoencoders."""
+    """MSE per pixel by variant and latent_dim, with PCA, the best linear autoencoder of the training images, beside them."""
     import pandas as pd
 
     from analysis import frame
@@ -207,47 +223,54 @@ def mse_table(sweep: "Sweep", runs: "pd.DataFrame") -> "Table":
     for variant, line in data.groupby("variant", sort=False):
         by_dim = cells(line, "latent_dim", 5)
         rows.append({"model": str(variant)} | {f"d = {d}": by_dim.get(d, "") for d in dims})
-    rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
+    if has_pca := any(d in sweep.pca for d in dims):
+        rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
     caption = (
         f"{sweep.held_out} MSE per pixel of the reconstruction from the posterior mean at the last epoch (equations 32-33), "
-        f"lower is better; mean ± standard deviation over {seeds(data)}. PCA with d components, "
-        "fitted to the training images, is the floor of every linear autoencoder. AE samples nothing: what is left of the gap to "
-        "it is the price of a posterior."
+        f"lower is better; mean ± standard deviation over {seeds(data)}. "
+        + "PCA with d components is fitted to the training images, of which no linear autoencoder leaves less; of other images "
+        "one may leave a little less. "
+        * has_pca
+        + "AE samples nothing: what is left of the gap to it is the price of a posterior."
     )
     missing = frame.say_missing(sweep, frame.missing_cells(sweep, runs))
     return Table("mse", "Reconstruction error", f"{caption} {missing}".strip(), data, pd.DataFrame(rows))
 
 
-def pictures(sweep: "Sweep", runs: "pd.DataFrame", epoch_dims: Sequence[int]) -> list["Picture"]:
+def pictures(sweep: "Sweep", runs: "pd.DataFrame", epoch_dims: Sequence[int]) -> list[Part]:
     """Figures 2 and 3 of finished runs, with their data."""
     from analysis import frame
     from analysis.exhibits import Picture
 
-    epochs = frame.load_epochs(sweep, runs, [sweep.score("mse")])
-    by_epoch = frame.spread(epochs, [*frame.CURVE, "epoch"]).assign(held_out=sweep.held_out)
-    return [
-        Picture(
-            "mse_curves",
-            "Figure 2. MSE against the latent dimension",
+    stems = ("mse_curves", "Figure 2. MSE against the latent dimension"), ("mse_by_epoch", "Figure 3. MSE by epoch")
+
+    def against_latents() -> "Picture":
+        return Picture(
+            *stems[0],
             f"{sweep.held_out} MSE per pixel at the last epoch; the bands are one standard deviation over seeds. The "
             "paper's axis runs from 0.010 to 0.0275, its VAE levels off at about 0.0175.",
             plot_mse_against_latents(runs, sweep.pca, sweep.held_out),
             _curves_data(sweep, runs),
-        ),
-        Picture(
-            "mse_by_epoch",
-            "Figure 3. MSE by epoch",
+        )
+
+    def by_epoch() -> "Picture":
+        epochs = frame.load_epochs(sweep, runs, [sweep.score("mse")])
+        return Picture(
+            *stems[1],
             f"{sweep.held_out} MSE per pixel after each epoch, d = {_listed(epoch_dims)}; the file of numbers has every d. "
             "The paper shows 50 epochs on an axis from 0.010 to 0.040.",
             plot_mse_by_epoch(epochs[epochs["latent_dim"].isin(epoch_dims)], sweep.held_out),
-            by_epoch,
-        ),
-    ]
+            frame.spread(epochs, [*frame.CURVE, "epoch"]).assign(held_out=sweep.held_out),
+        )
+
+    return [Part(*stem, make) for stem, make in zip(stems, (against_latents, by_epoch), strict=True)]
 
 
-def _write(sweep: "Sweep", runs: "pd.DataFrame", out: Path | None, epoch_dims: Sequence[int] | None) -> list[Path]:
+def _planned(
+    sweep: "Sweep", runs: "pd.DataFrame", out: Path | None, epoch_dims: Sequence[int] | None
+) -> tuple[Path, list[Part]]:
+    """The folder, made, and the figures for it; raises AnalysisError."""
     from analysis import frame
-    from analysis.exhibits import write
 
     finished = frame.usable(runs, sweep.score("mse"))
     if finished.empty:
@@ -256,10 +279,7 @@ def _write(sweep: "Sweep", runs: "pd.DataFrame", out: Path | None, epoch_dims: S
             f"Sweep {sweep.name} has no finished run with a {sweep.score('mse')} to draw. {missing}".strip()
         )
     dims = choose_epoch_dims(finished["latent_dim"].unique().tolist(), epoch_dims)
-    folder = command.output_folder(out, sweep.name)
-    made = pictures(sweep, finished, dims)
-    with command.writing_to(folder):
-        return [path for picture in made for path in write(picture, folder)]
+    return command.output_folder(out, sweep.name), pictures(sweep, finished, dims)
 
 
 def _curves_data(sweep: "Sweep", runs: "pd.DataFrame") -> "pd.DataFrame":
@@ -295,9 +315,19 @@ def _remarks(sweep: "Sweep", runs: "pd.DataFrame", epoch_dims: Sequence[int] | N
         remarks.append(f"Finished before the last epoch planned, and drawn as they are: {n_short}.")
     if n_repeated:
         remarks.append(f"Run more than once, of which the most advanced is drawn: {n_repeated}.")
+    remarks += _say_inexact(finished)
     if epoch_dims is None and dims != list(PAPER_EPOCH_DIMS):
         remarks.append(f"mse_by_epoch shows d = {_listed(dims)}; --epoch-dims chooses others.")
     return remarks
+
+
+def _say_inexact(runs: "pd.DataFrame") -> list[str]:
+    """How many runs' last epochs were not what their configs promise, by what their models say; nothing where none were."""
+    from fishernet.families import family
+
+    rows = ((run["config"], {str(name): value for name, value in run.items()}) for _, run in runs.iterrows())
+    said = [words for config, own in rows if (words := family(config.model).load().remark(config, own))]
+    return [f"Draws of {len(said)} runs were not exact in the last epoch, as in one where {said[0]}."] if said else []
 
 
 def _table(means: "pd.DataFrame") -> str:

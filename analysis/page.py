@@ -25,7 +25,8 @@ NUMBER = re.compile(
 )
 LONG = 32  # characters: a column with such a cell is prose, whose lines may break
 BROAD = 140  # characters: a table wider than that is printed across the page
-VERDICTS = {"confirmed": "yes", "not confirmed": "no", "not enough runs": "open"}  # cell -> class of its pill
+# Cell -> class of its pill; what is not asked of these data, and answers to questions, are of none of these.
+VERDICTS = {"confirmed": "yes", "contradicted": "no", "undecided": "open", "too short": "open"}
 
 
 @dataclass(frozen=True)

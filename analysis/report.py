@@ -4,17 +4,21 @@ python -m analysis.report --name SWEEP
 """
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command, frechet
+from analysis.parts import Failures
+from fishernet.services import mlflow_store, schema
+from fishernet.surroundings import entry_point
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -27,6 +31,7 @@ ARTIFACTS = "report"  # folder of the parent run's artifacts
 TUNING = "What the best setting of each model gains, and what is left of the differences between models."
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to report."""
     parser = command.parser(
@@ -44,32 +49,44 @@ def main(argv: Sequence[str] | None = None) -> int:
     return command.run(lambda: report(options))
 
 
-def report(options: argparse.Namespace) -> None:
-    """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are."""
-    from mlflow import MlflowClient
-    from mlflow.exceptions import MlflowException
+def report(options: argparse.Namespace) -> int:
+    """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are.
 
+    Returns 1 where a part failed in a way that nobody foresaw; the page is there with all others.
+    """
     from analysis import exhibits, frame, page
     from analysis.stored import StoredSweep
 
-    sweep = frame.find_sweep(options.name, options.tracking_uri or frame.default_tracking_uri())
+    sweep = frame.find_sweep(options.name, options.tracking_uri or mlflow_store.default_tracking_uri())
     searched = frame.find_sweep(options.search, sweep.uri, kind="search") if options.search else None
     stored = StoredSweep(sweep, data_dir=options.data_dir, seed=options.seed)
     print(f"sweep {sweep.name}: {len(stored.runs)} of {len(sweep.configs)} planned runs have finished")
-    remarks = [] if options.no_scores else compute(stored, options)
-    made = sections(stored, searched)
-    folder = command.output_folder(options.out or Path("fishernet-results") / sweep.name / "report", sweep.name)
-    html = page.render(
-        f"{sweep.name}: the FisherNet paper's figures and tables", introduction(stored), facts(stored), made, remarks
-    )
+    if sweep.moved:
+        print(sweep.moved)
+    folder = command.output_folder(options.out, sweep.name, "report")
+    stored.failures = failures = Failures(folder)
+    said = {} if options.no_scores else compute(stored, options)
+    remarks = [sentence for sentences in said.values() for sentence in sentences]
+    drawn = sections(stored, searched, {name: sentences[0] for name, sentences in said.items() if sentences})
+    made, paths = [], []
+    for section in drawn:  # what cannot be written could not be shown either
+        written = [command.written(exhibit, folder, failures) for exhibit in section.exhibits]
+        paths += [path for _, files in written for path in files]
+        made.append(replace(section, exhibits=[exhibit for exhibit, _ in written]))
+    above: list[str] = []
+    about: dict[str, str] = {}
+    with failures.part("introduction", remarks.append):
+        above = introduction(stored)
+    with failures.part("facts", remarks.append):
+        about = facts(stored)
+    html = page.render(f"{sweep.name}: the FisherNet paper's figures and tables", above, about, made, remarks)
     with command.writing_to(folder):
-        paths = [path for section in made for exhibit in section.exhibits for path in exhibits.write(exhibit, folder)]
         (folder / PAGE).write_text(html, encoding="utf-8")
-    client = MlflowClient(tracking_uri=sweep.uri)
     try:
+        files = mlflow_store.files_of(sweep.uri, sweep.parent_run_id)
         for path in [folder / PAGE, *paths]:
-            client.log_artifact(sweep.parent_run_id, str(path), ARTIFACTS)
-    except (MlflowException, OSError) as error:
+            files.log_artifact(str(path), ARTIFACTS)
+    except mlflow_store.failures() as error:
         print(f"The report could not be logged to the sweep's run in MLflow: {error}.")
     for exhibit in (exhibit for section in made for exhibit in section.exhibits):
         if isinstance(exhibit, exhibits.Absent):
@@ -79,65 +96,73 @@ def report(options: argparse.Namespace) -> None:
     for remark in remarks:
         print(remark)
     print(f"\n{folder / PAGE}, and {len(paths)} files of its figures and tables beside it")
+    return int(failures.n > 0)
 
 
-def compute(stored: "StoredSweep", options: argparse.Namespace) -> list[str]:
-    """All scores that the runs lack; a sentence for each part that cannot be had."""
-    from analysis.frame import AnalysisError
-    from analysis.scores.groups import ensure_clusters, ensure_ellipses
+def compute(stored: "StoredSweep", options: argparse.Namespace) -> dict[str, list[str]]:
+    """All scores that the runs lack; by group a sentence for each part that cannot be had."""
+    import torch
 
-    remarks: list[str] = []
-    parts: list[Callable[[], list[str]]] = [
-        lambda: ensure_clusters(stored),
-        lambda: ensure_ellipses(stored),
-        lambda: frechet.ensure(stored, options)[1],
-    ]
-    for part in parts:
-        try:
-            remarks += part()
-        except AnalysisError as error:
-            remarks.append(str(error))
-    return remarks
+    from analysis.scores import groups
+
+    gpus = torch.cuda.device_count() if options.gpus is None else options.gpus
+    parts: dict[str, Callable[[], list[str]]] = {
+        "clusters": lambda: groups.ensure_clusters(stored),
+        "ellipses": lambda: groups.ensure_ellipses(stored),
+        frechet.chosen_features(options, gpus): lambda: frechet.ensure(stored, options)[1],
+    }
+    said: dict[str, list[str]] = {name: [] for name in parts}
+    for name, part in parts.items():
+        with stored.failures.part(name, said[name].append):
+            said[name] += part()
+    return said
 
 
-def sections(stored: "StoredSweep", searched: "Sweep | None" = None) -> list["Section"]:
-    """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
+def sections(
+    stored: "StoredSweep", searched: "Sweep | None" = None, reasons: Mapping[str, str] = MappingProxyType({})
+) -> list["Section"]:
+    """The report's parts; what cannot be shown stands in its place with the reason, as far as ``reasons`` know it by the group of
+    scores. ``searched``: a search shown as well.
+    """
     from analysis import claims, cluster_table, latent_space, loss_curves, mse_curves, samples
     from analysis.page import Section
 
+    kept = stored.failures.exhibits
     distances: list[Exhibit] = []
     for features in frechet.FEATURES:
         title = f"Table 1. {frechet.DISTANCE[features]}"
-        distances += _kept(f"frechet_{features}", title, partial(frechet.exhibits, stored, features))
+        distances += kept(
+            f"frechet_{features}", title, partial(frechet.parts, stored, features, reasons.get(features, ""))
+        )
     return [
         Section(
             "Claims",
             "What the paper says, what these runs show, and whether that bears it out.",
-            _kept("claims", "Claims", lambda: claims.exhibits(stored)),
+            kept("claims", "Claims", lambda: claims.exhibits(stored)),
         ),
         Section(
             "Reconstruction",
             "How error and loss change with the latent dimension and during training (section 3.1).",
             [
-                *_kept("mse", "Reconstruction error", lambda: mse_curves.exhibits(stored)),
-                *_kept("loss_and_mse", "Figure 1. Loss and MSE", lambda: loss_curves.exhibits(stored)),
+                *kept("mse", "Reconstruction error", lambda: mse_curves.parts(stored)),
+                *kept("loss_and_mse", "Figure 1. Loss and MSE", lambda: loss_curves.parts(stored)),
             ],
         ),
         *([Section("Tuning", TUNING, tuned)] if (tuned := tuning(stored, searched)) else []),
         Section(
             "Latent space",
             "Where the images lie, and how certain the models are of it (section 3.2).",
-            _kept("latent_space", "Figures 4 to 6 and 9", lambda: latent_space.exhibits(stored)),
+            kept("latent_space", "Figures 4 to 6 and 9", lambda: latent_space.parts(stored)),
         ),
         Section(
             "Samples",
             "New images, and how far they are from real ones (section 3.3).",
-            [*distances, *_kept("samples", "Figures 7, 8 and 10", lambda: samples.exhibits(stored))],
+            [*distances, *kept("samples", "Figures 7, 8 and 10", lambda: samples.parts(stored))],
         ),
         Section(
             "Clusters",
             "Whether k-means finds the labels in the latent means (Appendix B).",
-            _kept("cluster_trace", "Table A2 and Figure A1", lambda: cluster_table.exhibits(stored)),
+            kept("cluster_trace", "Table A2 and Figure A1", lambda: cluster_table.parts(stored)),
         ),
     ]
 
@@ -146,11 +171,12 @@ def tuning(stored: "StoredSweep", searched: "Sweep | None") -> list["Exhibit"]:
     """Tuned against usual settings, where the sweep trained both: nobody misses them elsewhere. And what the search found."""
     from analysis import search
 
+    kept = stored.failures.exhibits
     made: list[Exhibit] = []
     if stored.runs["setting"].map(search.is_tuned).any():
-        made += _kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored))
+        made += kept("tuned_settings", "Paper setting against tuned setting", lambda: search.tuning(stored, searched))
     if searched:
-        made += _kept("best_settings", "Best settings", lambda: search.search_exhibits(searched))
+        made += kept("best_settings", "Best settings", lambda: search.search_parts(searched))
     return made
 
 
@@ -176,34 +202,20 @@ def facts(stored: "StoredSweep") -> dict[str, str]:
     sweep, config = stored.sweep, stored.sweep.configs[0]
     found = {
         "Sweep": sweep.name,
-        "Command": sweep.tags.get("fishernet.command", ""),
+        "Command": sweep.tags.get(schema.COMMAND, ""),
         "Runs": f"{len(stored.runs)} finished of {len(sweep.configs)} planned",
         "Images": f"{config.dataset}, fingerprint {sweep.plan.get('data_fingerprint', 'unknown')}, scored on {sweep.held_out}",
-        "Commit": sweep.tags.get("mlflow.source.git.commit", ""),
-        "Machine": _listed(sweep.tags.get("fishernet.machine", "{}")),
-        "Versions": _listed(sweep.tags.get("fishernet.versions", "{}")),
+        "Commit": sweep.tags.get(schema.COMMIT, ""),
+        "Machine": _listed(schema.json_tag(sweep.tags, schema.MACHINE)),
+        "Versions": _listed(schema.json_tag(sweep.tags, schema.VERSIONS)),
         "Parent run": sweep.parent_run_id,
     }
     return {name: value for name, value in found.items() if value}
 
 
-def _listed(text: str) -> str:
+def _listed(facts: Mapping[str, Any]) -> str:
     """``{"torch": "2.15"}`` as ``torch 2.15``."""
-    return ", ".join(f"{name} {value}" for name, value in json.loads(text).items() if value)
-
-
-def _kept(stem: str, title: str, make: Callable[[], Iterable["Exhibit"]]) -> list["Exhibit"]:
-    """What ``make`` yields; where it cannot, the reason in its place."""
-    from analysis.exhibits import Absent
-    from analysis.frame import AnalysisError
-
-    def all_but_failures() -> Iterator["Exhibit"]:
-        try:
-            yield from make()
-        except AnalysisError as error:
-            yield Absent(stem, title, str(error))
-
-    return list(all_but_failures())
+    return ", ".join(f"{name} {value}" for name, value in facts.items() if value)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ import argparse
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +16,8 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Part, all_of
+from fishernet.surroundings import entry_point
 
 # numpy, torch, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -43,6 +46,9 @@ MOST_PANELS_PER_ROW = 3
 # Sizes in dots, of which style.save makes style.DPI an inch: a pixel of an image is then a square of whole dots.
 WIDTH = 1400
 IMAGE = 84  # about, whatever the number of its pixels
+LARGEST_IMAGE = (
+    2 * IMAGE
+)  # larger ones are averaged to it: ten in a row, and a row for each model and dimension, make a sheet
 GAP = 3  # between images
 SPACE = 36  # between panels, and between groups of rows
 LINE = 36  # of text
@@ -50,6 +56,7 @@ LETTER = 14  # the width of one, about
 LABEL = 20  # letters in a line of a row's label
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
     parser = command.parser(
@@ -71,12 +78,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=DENSITIES,
         help="the density of Figure 10; default: mkde where the runs have its samples, else mixture",
     )
-    return command.main(parser, lambda stored, o: exhibits(stored, o.latent_dims, o.density), argv)
+    return command.main(parser, lambda stored, o: parts(stored, o.latent_dims, o.density), argv)
 
 
 def exhibits(
     stored: "StoredSweep", latent_dims: Sequence[int] | None = None, density: str | None = None
 ) -> "Iterator[Exhibit]":
+    """What ``parts`` makes, and what they raise."""
+    return all_of(parts(stored, latent_dims, density))
+
+
+def parts(
+    stored: "StoredSweep", latent_dims: Sequence[int] | None = None, density: str | None = None
+) -> Iterator[Part]:
     """Figures 7, 8 and 10 and the reconstructions; Absent each where no finished run can show it.
 
     ``latent_dims`` and ``density`` as on the command line. Raises AnalysisError for a density that was asked for and cannot be
@@ -84,10 +98,26 @@ def exhibits(
     """
     runs = stored.runs
     for d in latent_dims or sorted({*PAPER_FIGURES, *_ends(runs[runs["model"].map(_has_prior)])}):
-        yield prior_samples(stored, d)
+        yield Part(*_prior_samples(d), partial(prior_samples, stored, d))
     for d in latent_dims or [DENSITY_DIM]:
-        yield density_samples(stored, d, density)
-    yield reconstructions(stored, latent_dims or sorted(_ends(runs) | {DENSITY_DIM} & set(runs["latent_dim"])))
+        yield Part(*_density_samples(d), partial(density_samples, stored, d, density))
+    dims = latent_dims or sorted(_ends(runs) | {DENSITY_DIM} & set(runs["latent_dim"]))
+    yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims))
+
+
+def _prior_samples(d: int) -> tuple[str, str]:
+    """Stem and title."""
+    figure = PAPER_FIGURES.get(d, "As Figure 8")
+    return f"prior_samples_d{d:02d}", f"{figure}. Images decoded from prior samples, d = {d}"
+
+
+def _density_samples(d: int) -> tuple[str, str]:
+    title = f"Figure 10. Images of FisherNet from samples of the prior and of a latent density, d = {d}"
+    return f"density_samples_images_d{d:02d}", title
+
+
+def _reconstructions(dims: Sequence[int]) -> tuple[str, str]:
+    return "reconstructions", f"Reconstructions at d = {_listed(dims)}"
 
 
 def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
@@ -98,8 +128,7 @@ def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
     from analysis.scores.sampling import latent_samples
     from analysis.stored import decode
 
-    stem = f"prior_samples_d{d:02d}"
-    title = f"{PAPER_FIGURES.get(d, 'As Figure 8')}. Images decoded from prior samples, d = {d}"
+    stem, title = _prior_samples(d)
     variants = [variant for variant in _variants(stored) if _has_prior(_model(variant))]
     runs = _runs_at(stored, variants, d)
     if not runs:
@@ -136,8 +165,7 @@ def density_samples(stored: "StoredSweep", d: int, density: str | None = None) -
     from analysis.scores.sampling import latent_samples, usual_density
     from analysis.stored import decode
 
-    stem = f"density_samples_images_d{d:02d}"
-    title = f"Figure 10. Images of FisherNet from samples of the prior and of a latent density, d = {d}"
+    stem, title = _density_samples(d)
     variants = [variant for variant in _variants(stored) if _model(variant) == "FisherNet"]
     runs = _runs_at(stored, variants, d)
     if not runs:
@@ -170,7 +198,7 @@ def reconstructions(stored: "StoredSweep", dims: Sequence[int]) -> "Exhibit":
     from analysis.exhibits import Absent, Picture
     from analysis.stored import decode, posterior_means
 
-    stem, title = "reconstructions", f"Reconstructions at d = {_listed(dims)}"
+    stem, title = _reconstructions(dims)
     held_out, variants = stored.sweep.held_out, _variants(stored)
     runs = [run for d in dims for run in _runs_at(stored, variants, d)]
     if not runs:
@@ -278,6 +306,7 @@ def mosaic(images: "torch.Tensor", n_columns: int) -> "npt.NDArray[Any]":
     """
     import numpy as np
 
+    images = _reduced(images)
     dots = _dots_per_pixel(images.shape[2:])
     enlarged = images.numpy().repeat(dots, axis=2).repeat(dots, axis=3)
     n, channels, height, width = enlarged.shape
@@ -291,8 +320,23 @@ def mosaic(images: "torch.Tensor", n_columns: int) -> "npt.NDArray[Any]":
 
 def columns_of_grids(panels_per_row: int, image_shape: Sequence[int]) -> int:
     """How many images of that shape (channels, height, width) stand side by side in each of the panels."""
-    width = image_shape[2] * _dots_per_pixel(image_shape[1:])
+    size = _drawn_size(image_shape[1:])
+    width = size[1] * _dots_per_pixel(size)
     return max(1, ((WIDTH + SPACE) // panels_per_row - SPACE + GAP) // (width + GAP))
+
+
+def _drawn_size(size: Sequence[int]) -> tuple[int, int]:
+    """Height and width at which an image of that size is drawn, before its pixels are enlarged."""
+    factor = min(1.0, LARGEST_IMAGE / max(size))
+    return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
+
+
+def _reduced(images: "torch.Tensor") -> "torch.Tensor":
+    """The images, large ones averaged to what is drawn of them."""
+    from torch.nn.functional import interpolate
+
+    size = _drawn_size(images.shape[2:])
+    return images if size == tuple(images.shape[2:]) else interpolate(images, size=size, mode="area")
 
 
 def _dots_per_pixel(size: Sequence[int]) -> int:

@@ -5,8 +5,10 @@ python analysis/search.py --name SEARCH
 
 import argparse
 import math
+import shlex
 import sys
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,10 @@ if not __package__:  # started as a script: its own folder leads sys.path, and t
     sys.path[0] = str(Path(__file__).resolve().parents[1])
 
 from analysis import command
+from analysis.parts import Failures, Part, all_of
+from fishernet import commands
+from fishernet.services import mlflow_store, schema
+from fishernet.surroundings import entry_point
 
 # Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
 if TYPE_CHECKING:
@@ -34,6 +40,7 @@ CONFIDENCE = 0.95
 MOST_TICKS = 6  # as many values as one panel names
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
     parser = command.parser(
@@ -46,21 +53,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--optuna", metavar="URL", help="Optuna's storage, sqlite:///PATH; default: where the search said it is"
     )
     options: argparse.Namespace = parser.parse_args(argv)
-    return command.run(lambda: report(options.name, options.tracking_uri, options.out, options.optuna))
+    return command.run(lambda: int(report(options.name, options.tracking_uri, options.out, options.optuna).n > 0))
 
 
 def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, optuna_url: str | None = None
-) -> None:
-    """Write every figure and table of a search and print the table; raises AnalysisError."""
+) -> Failures:
+    """Write every figure and table of a search and print the table; one that fails takes no other along. Raises AnalysisError."""
     from analysis import frame
 
-    sweep = frame.find_sweep(name, tracking_uri or frame.default_tracking_uri(), kind="search")
-    made = list(search_exhibits(sweep, optuna_url))
-    command.show(made, command.output_folder(out, sweep.name))
+    sweep = frame.find_sweep(name, tracking_uri or mlflow_store.default_tracking_uri(), kind="search")
+    parts = list(search_parts(sweep, optuna_url))
+    folder = command.output_folder(out, sweep.name)
+    failures = Failures(folder, passing=(frame.AnalysisError,))
+    command.show([exhibit for part in parts for exhibit in failures.exhibits(*part)], folder, failures)
+    return failures
 
 
 def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["Exhibit"]:
+    """What ``search_parts`` makes, and what they raise."""
+    return all_of(search_parts(sweep, optuna_url))
+
+
+def search_parts(sweep: "Sweep", optuna_url: str | None = None) -> Iterator[Part]:
     """Everything a search shows, from its studies in Optuna's storage and its runs in MLflow; raises AnalysisError."""
     from analysis.exhibits import Absent
     from analysis.frame import AnalysisError
@@ -69,20 +84,20 @@ def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["
     trials = trials_frame(studies)
     if trials.empty or not (trials["state"] == "complete").any():
         raise AnalysisError(f"No trial of the search {sweep.name} is complete yet, so there is no best one to show.")
-    yield best_table(sweep, studies, trials)
-    yield history(trials)
-    yield importance(studies)
+    yield Part("best_settings", "Best settings", lambda: best_table(sweep, studies, trials))
+    yield Part("search_history", "Search history", lambda: history(trials))
+    yield Part("parameter_importance", "What the score depends on", lambda: importance(studies))
     for study in trials["study"].unique():
         of_study = trials[trials["study"] == study]
         if (of_study["state"] == "complete").any():
-            yield parallel_coordinates(study, of_study)
-            yield slices(study, of_study)
-    if "kl" in trials:
-        yield pareto_front(studies, trials)
-    else:
-        yield Absent(
-            "pareto_front", "Pareto front", "The search minimised the MSE alone; --sampler nsga-ii scores KL too."
-        )
+            yield Part(
+                f"parallel_coordinates_{study}", f"{study}: settings of the completed trials",
+                partial(parallel_coordinates, study, of_study),
+            )  # fmt: skip
+            yield Part(f"slices_{study}", f"{study}: score against each setting", partial(slices, study, of_study))
+    front = ("pareto_front", "Pareto front")
+    alone = Absent(*front, "The search minimised the MSE alone; --sampler nsga-ii scores KL too.")
+    yield Part(*front, lambda: pareto_front(studies, trials) if "kl" in trials else alone)
 
 
 def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "optuna.Study"]:
@@ -92,23 +107,28 @@ def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "op
 
     from analysis.frame import AnalysisError
 
-    url = optuna_url or str(sweep.plan.get("optuna", ""))
-    path = Path(url.removeprefix("sqlite:///"))
-    if url.startswith("sqlite:///") and not path.is_file():  # Optuna would make one
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    planned = optuna_url or str(sweep.plan.get("optuna", ""))
+    path, urls = Path(planned.removeprefix("sqlite:///")), [planned]
+    if not optuna_url and (store := mlflow_store.sqlite_path(sweep.uri)):
+        urls.insert(0, f"sqlite:///{store.with_name(path.name).as_posix()}")  # where both were moved or copied
+    urls = [u for u in urls if not u.startswith("sqlite:///") or Path(u.removeprefix("sqlite:///")).is_file()]
+    if not urls:  # Optuna would make one
         raise AnalysisError(
             f"The studies of the search {sweep.name} are in {path}, which is not there; --optuna names another place."
         )
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    try:
-        storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-        names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-        ours = [name for name in names if name.startswith(f"{sweep.name}/")]
-        studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
-    except (SQLAlchemyError, ValueError, RuntimeError) as error:
-        raise AnalysisError(f"Optuna's storage {url} cannot be read: {' '.join(str(error).split())[:200]}.") from error
-    if not studies:
-        raise AnalysisError(f"Optuna's storage {url} holds no study of the search {sweep.name}.")
-    return studies
+    for url in urls:
+        try:
+            storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
+            names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
+            ours = [name for name in names if name.startswith(f"{sweep.begun_as}/")]
+            studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
+        except (SQLAlchemyError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split())[:200]
+            raise AnalysisError(f"Optuna's storage {url} cannot be read: {reason}.") from error
+        if studies:
+            return studies
+    raise AnalysisError(f"Optuna's storage {urls[-1]} holds no study of the search {sweep.name}.")
 
 
 def trials_frame(studies: dict[str, "optuna.Study"]) -> "pd.DataFrame":
@@ -200,13 +220,12 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
 
 
 def _run_ids(sweep: "Sweep", study: str, trial: int) -> list[str]:
-    from mlflow import MlflowClient
+    from analysis import frame
 
-    found = MlflowClient(tracking_uri=sweep.uri).search_runs(
-        [sweep.experiment_id],
-        f"tags.`fishernet.search.study` = '{study}' and tags.`fishernet.search.trial` = '{trial}'",
-    )
-    return [run.info.run_id for run in found]
+    with frame.reading(sweep.uri):
+        of_trial = f"tags.`{schema.STUDY}` = '{study}' and tags.`{schema.TRIAL}` = '{trial}'"
+        found = mlflow_store.children(mlflow_store.client_of(sweep.uri), sweep.experiment_id, of_trial)
+        return [run.info.run_id for run in found]
 
 
 def history(trials: "pd.DataFrame") -> "Picture":
@@ -249,7 +268,7 @@ def history(trials: "pd.DataFrame") -> "Picture":
 
 
 def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
-    """fANOVA main effects of the varied fields on ln MSE, a row of bars per study."""
+    """fANOVA main effects of the varied fields on ln MSE, a panel per study; of a conditional field among those that have it."""
     import pandas as pd
 
     from analysis import style
@@ -258,8 +277,9 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
     stem, title = "parameter_importance", "What the score depends on"
     rows = []
     for name, study in studies.items():
-        for field, share in _importances(study).items():
-            rows.append({"study": name, "field": field, "importance": share})
+        for field, share, n_trials, conditional in _importances(study):
+            row = {"study": name, "field": field, "importance": share, "trials": n_trials, "conditional": conditional}
+            rows.append(row)
     if not rows:
         return Absent(
             stem, title, f"fANOVA wants at least {FEWEST_FOR_IMPORTANCE} completed trials of different scores."
@@ -269,49 +289,75 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
     with style.new_grid(1, len(names), width=2.6) as (figure, grid):
         for axes, name in zip(grid[0], names, strict=True):
             bars = data[data["study"] == name].sort_values("importance")
-            axes.barh(bars["field"].str.replace("_", " "), bars["importance"], color=style.colour(_model(name)))
+            labels = bars["field"].str.replace("_", " ") + bars["conditional"].map({True: " *", False: ""})
+            drawn = axes.barh(labels, bars["importance"], color=style.colour(_model(name)))
+            for bar, conditional in zip(drawn, bars["conditional"], strict=True):
+                bar.set_alpha(0.45 if conditional else 1)
             axes.set_title(name, fontsize=9)
             axes.set_xlim(0, 1)
             axes.grid(visible=False, axis="y")
             axes.set_xlabel("share of the\nvariance of ln MSE")
-    return Picture(
-        stem,
-        title,
-        "fANOVA (Hutter, Hoos, Leyton-Brown 2014): the share of the variance of ln MSE over the searched ranges that each field "
-        "accounts for alone, by a random forest fitted to the completed trials; what is missing to 1 are interactions of several "
-        "fields. A field that only some trials have, such as `noise_start`, is assessed among those that have it. Of few trials "
-        "it is rough.",
-        figure,
-        data,
+    caption = (
+        "fANOVA (Hutter, Hoos, Leyton-Brown 2014): the share of the variance of ln MSE over the searched ranges, logarithmic "
+        "where the search is, that each field accounts for alone, by a random forest fitted to the completed trials; of the "
+        "fields that every trial has, what is missing to 1 are interactions of several. Of few trials it is rough."
     )
+    if data["conditional"].any():
+        caption += (
+            " Pale, with a star: fields that only some trials have. Theirs is the share of the variance among those trials "
+            "alone, by a forest of their own, so it does not add up with the others."
+        )
+    return Picture(stem, title, caption, figure, data)
 
 
-def _importances(study: "optuna.Study") -> dict[str, float]:
-    """Of the fields that all completed trials have; of a field that only some have, among those."""
+def _importances(study: "optuna.Study") -> list[tuple[str, float, int, bool]]:
+    """Field, share, of how many trials, and whether others lack the field: of the fields that all completed trials have among
+    all, of a field that only some have among those; the largest share first.
+    """
     import optuna
 
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     common = sorted(optuna.search_space.intersection_search_space(complete))
-    shares = _main_effects(study, complete, common)
+    found = [(field, share, len(complete), False) for field, share in _main_effects(complete, common).items()]
     for field in sorted({name for trial in complete for name in trial.params} - set(common)):
         having = [trial for trial in complete if field in trial.params]
-        shares |= {k: v for k, v in _main_effects(study, having, [*common, field]).items() if k == field}
-    return dict(sorted(shares.items(), key=lambda item: -item[1]))
+        shares = _main_effects(having, [*common, field])
+        found += [(field, shares[field], len(having), True)] if field in shares else []
+    return sorted(found, key=lambda row: -row[1])
 
 
-def _main_effects(
-    study: "optuna.Study", trials: Sequence["optuna.trial.FrozenTrial"], fields: Sequence[str]
-) -> dict[str, float]:
-    """Of the completed trials that have all of the fields, which ``trials`` are; nothing where these are too few or all alike."""
+def _main_effects(trials: Sequence["optuna.trial.FrozenTrial"], fields: Sequence[str]) -> dict[str, float]:
+    """fANOVA's share of each field, on the search's own scales, of completed trials that have all of them; nothing where these
+    are too few or all alike.
+    """
     import optuna
 
     if not fields or len(trials) < FEWEST_FOR_IMPORTANCE or len({t.values[0] for t in trials}) < 2:
         return {}
+    optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it announces a study that nobody sees
+    study = optuna.create_study()
+    study.add_trials([_on_scale(trial, fields) for trial in trials])
     # Not get_param_importances, which makes the shares sum to one: where fields interact, each would seem to matter alone.
-    shares = optuna.importance.FanovaImportanceEvaluator(seed=TREES_SEED).evaluate(
-        study, params=list(fields), target=lambda trial: math.log(trial.values[0])
-    )
+    shares = optuna.importance.FanovaImportanceEvaluator(seed=TREES_SEED).evaluate(study, params=list(fields))
     return {name: float(share) for name, share in shares.items() if math.isfinite(share)}
+
+
+def _on_scale(trial: "optuna.trial.FrozenTrial", fields: Sequence[str]) -> "optuna.trial.FrozenTrial":
+    """The trial with the log10 of what is searched on a logarithmic scale, which Optuna's fANOVA takes for linear, and ln MSE."""
+    import optuna
+    from optuna.distributions import FloatDistribution, IntDistribution
+
+    params, distributions = dict(trial.params), dict(trial.distributions)
+    for name in fields:
+        range_ = distributions[name]
+        if isinstance(range_, FloatDistribution | IntDistribution) and range_.log:
+            params[name] = math.log10(params[name])
+            distributions[name] = FloatDistribution(math.log10(range_.low), math.log10(range_.high))
+    return optuna.trial.create_trial(
+        value=math.log(trial.values[0]),
+        params={name: params[name] for name in fields},
+        distributions={name: distributions[name] for name in fields},
+    )
 
 
 def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
@@ -446,10 +492,11 @@ def pareto_front(studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> 
     )
 
 
-def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
+def tuning(stored: "StoredSweep", searched: "Sweep | None" = None) -> Iterator["Exhibit"]:
     """Tuned against usual settings, of a sweep that trained the plan a search wrote: per model, and between models.
 
-    Raises AnalysisError where no run of a tuned setting has finished.
+    ``searched``, the search, says how the settings were chosen, which the sweep does not know. Raises AnalysisError where no run
+    of a tuned setting has finished.
     """
     import pandas as pd
 
@@ -460,7 +507,7 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
     runs = stored.runs.assign(line=usual_lines(stored.runs), tuned=stored.runs["setting"].map(is_tuned))
     if not runs["tuned"].any():
         raise AnalysisError(
-            f"No run of sweep {stored.sweep.name} has a tuned setting; `python sweeps/hyperparameter_search.py` finds them and "
+            f"No run of sweep {stored.sweep.name} has a tuned setting; `{shlex.join(commands.driver('search'))}` finds them and "
             "writes the plan for such a sweep."
         )
     rows, shown = [], []
@@ -470,7 +517,8 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
         tuned, usual = of_line[of_line["tuned"]], of_line[~of_line["tuned"]]
         gain = paired(tuned[score], usual[score])
         row = {"model": line, "latent_dim": d, "usual": usual[score].mean(), "usual_sd": usual[score].std(),
-               "tuned": tuned[score].mean(), "tuned_sd": tuned[score].std(), "n_seeds": len(tuned)}  # fmt: skip
+               "tuned": tuned[score].mean(), "tuned_sd": tuned[score].std(),
+               "n_seeds": len(tuned.index.intersection(usual.index))}  # fmt: skip
         rows.append(row | dict(zip(("difference", "low", "high"), gain, strict=True)))
         shown.append(
             {
@@ -481,13 +529,13 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
         )  # fmt: skip
     held_out = stored.sweep.held_out
     n_seeds = sorted({row["n_seeds"] for row in rows})
-    seeds = f"{n_seeds[0]} to {n_seeds[-1]} seeds" if len(n_seeds) > 1 else f"{n_seeds[0]} seed{'s' * (n_seeds[0] > 1)}"
+    pairs = f"{n_seeds[0]} to {n_seeds[-1]}" if len(n_seeds) > 1 else f"{n_seeds[0]}"
     yield Table(
         "tuned_settings",
         "Paper setting against tuned setting",
-        f"{held_out.capitalize()} MSE per pixel, mean ± one standard deviation over {seeds}; differences are paired over seeds, "
-        "in brackets the 95% interval of Student's t, which needs three. Settings were chosen on validation images, with other "
-        "seeds, by a search with the same number of trials for each model.",
+        f"{held_out.capitalize()} MSE per pixel, mean ± one standard deviation over seeds; differences are paired over the seeds "
+        f"that both settings have ({pairs}), in brackets the 95% interval of Student's t, which needs three. "
+        + _how_chosen(runs.loc[runs["tuned"], "seed"], searched),
         pd.DataFrame(rows),
         pd.DataFrame(shown),
     )
@@ -501,6 +549,22 @@ def tuning(stored: "StoredSweep") -> Iterator["Exhibit"]:
             pd.DataFrame([data for data, _ in between]),
             pd.DataFrame([cells for _, cells in between]),
         )
+
+
+def _how_chosen(seeds: "pd.Series[int]", searched: "Sweep | None") -> str:
+    """Who chose the settings, by how many trials of which seeds, and which of these seeds the tuned runs have again."""
+    from fishernet.plan import format_numbers
+
+    if searched is None:
+        return "The settings were chosen before; `--search NAME` names the search, and says by which trials and seeds."
+    plan = searched.plan["search"]
+    chosen = (
+        f"The settings were chosen by the search {searched.name}, {plan['n_trials']} trials for each model, of seeds "
+        f"{format_numbers(plan['seeds'])}, on validation images."
+    )
+    if again := set(seeds) & set(plan["seeds"]):
+        return f"{chosen} Seeds {format_numbers(again)} are among these: they helped to choose what they are now shown for."
+    return f"{chosen} The runs shown have other seeds."
 
 
 def _between_models(runs: "pd.DataFrame", score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:

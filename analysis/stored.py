@@ -1,11 +1,12 @@
 """A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
 
 import json
+import math
 import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,27 +15,22 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 from safetensors import SafetensorError, safe_open
 
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.parts import Failures
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
-from fishernet.data import DataError, ImageData, load_data
+from fishernet.data import DATASETS, DataError, ImageData, load_data
 from fishernet.families import all_fields, trial_config
 from fishernet.models.base import Autoencoder
+from fishernet.services import mlflow_store
 from fishernet.state import checksum
 
 Array = npt.NDArray[np.float32]
 
-CLASS_NAMES = {
-    "fashion-mnist": (
-        "T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )
-}  # fmt: skip
 SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
-BATCH = 2000  # images per forward pass; decides memory alone
+BATCH, NUMBERS = 2000, 2000 * 1024  # images per forward pass, and their pixels; decides memory alone
 # What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
 DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
@@ -45,7 +41,10 @@ class StoredSweep:
     ``seed`` chooses the run that pictures show where several seeds were trained; without it the lowest.
     """
 
+    failures: Failures  # of what is made of it; a page has its own
+
     def __init__(self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None) -> None:
+        self.failures = Failures()
         self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
         self._models: dict[str, Autoencoder] = {}
         self._files: dict[tuple[str, str], Path] = {}
@@ -107,7 +106,7 @@ class StoredSweep:
     @property
     def class_names(self) -> tuple[str, ...]:
         """A name for each of ``classes``; raises as it does."""
-        names = CLASS_NAMES.get(self.images.name)
+        names = DATASETS[self.images.name].classes if self.images.name in DATASETS else ()
         return tuple(names[label] if names else str(label) for label in self.classes)
 
     @property
@@ -134,12 +133,13 @@ class StoredSweep:
 
     def command_for(self, variants: Sequence[str], dims: Sequence[int]) -> str:
         """The sentence that says which command trains these."""
-        models = " ".join(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
+        models = list(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
         listed = ",".join(str(d) for d in dims)
-        command = f"python sweeps/latent_sweep.py --name {self.sweep.name}"
         if not models:
-            return f"`{command} --plan FILE`, the file with these settings at d = {listed}, trains what is missing."
-        return f"`{command} --models {models} --latent-dims {listed}`, with the sweep's other settings, trains what is missing."
+            command = self.sweep.driver_command("--name", "--plan", "FILE")
+            return f"`{command}`, the file with these settings at d = {listed}, trains what is missing."
+        command = self.sweep.driver_command("--name", "--models", *models, "--latent-dims", listed)
+        return f"`{command}`, with the sweep's other settings, trains what is missing."
 
     def artifact(self, run: pd.Series, name: str) -> Path:
         """A local copy of a file stored with the run; raises AnalysisError when the run has none of that name."""
@@ -151,13 +151,12 @@ class StoredSweep:
             folder = self._downloads / run_id / Path(name).parent
             folder.mkdir(parents=True, exist_ok=True)
             try:
-                path = MlflowClient(tracking_uri=self.sweep.uri).download_artifacts(run_id, name, str(folder))
-            except (MlflowException, OSError) as error:
+                path = mlflow_store.files_of(self.sweep.uri, run_id).download_artifacts(name, str(folder))
+            except mlflow_store.failures() as error:
                 reason = str(error).partition("\n")[0]
                 raise AnalysisError(
-                    f"{name} of {what} cannot be had from MLflow ({reason}). Was the artifact folder moved or deleted? "
-                    f"`python sweeps/latent_sweep.py --resume {self.sweep.name}` does not make it again; training the run "
-                    "under another --name does."
+                    f"{name} of {what} cannot be had from MLflow ({reason}). If the artifact folder was moved, move it back; if "
+                    "it was deleted, --resume does not make it again, and training the run under another --name does."
                 ) from error
             self._files[run_id, name] = Path(path)
         return self._files[run_id, name]
@@ -252,10 +251,17 @@ def decode(model: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -> 
     """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
     device = next(model.parameters()).device
     latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
-    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(BATCH)])
+    n = batch_of(math.prod(image_shape))
+    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(n)])
     return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
 
 
-def _batches(model: Autoencoder, images: torch.Tensor) -> list[torch.Tensor]:
+def batch_of(n_pixels: int) -> int:
+    """How many images of so many numbers to take at once: fewer where they are larger."""
+    return max(1, min(BATCH, NUMBERS // n_pixels))
+
+
+def _batches(model: Autoencoder, images: torch.Tensor) -> Iterator[torch.Tensor]:
     device = next(model.parameters()).device
-    return [part.flatten(1).to(device).float().div(255)[None] for part in images.split(BATCH)]
+    for part in images.split(batch_of(images[0].numel())):
+        yield part.flatten(1).to(device).float().div(255)[None]

@@ -30,6 +30,8 @@ INCHES = (6.4, 3.6)
 DPI = 200
 
 RC: Any = {
+    # A matplotlibrc of the user's, or of the current folder, counts for figures of the user's own.
+    **{name: value for name, value in matplotlib.rcParamsDefault.items() if not name.startswith("backend")},
     "font.family": "DejaVu Sans",  # ships with matplotlib: the same figure on every machine
     "font.size": 9,
     "axes.labelsize": 10,

@@ -96,7 +96,7 @@ def covariance_error(config: TrialConfig, weights: Weights, pixels: torch.Tensor
         factor = torch.linalg.cholesky(latent_precision(one.jacobian(), own)[0, 0])
         many = Linearised(one.weights, [slope.expand(-1, N_DRAWS, -1) for slope in one.slopes])
         n_star, eta = torch.randn(1, N_DRAWS, model.n_pixels), torch.randn(1, N_DRAWS, config.latent_dim)
-        z = cg_residual(many, own.expand(-1, N_DRAWS, -1), n_star, eta,
+        z, _ = cg_residual(many, own.expand(-1, N_DRAWS, -1), n_star, eta,
                         tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)[0]  # fmt: skip
         theta = (many.pull(own * n_star) + eta)[0]
         exact = torch.cholesky_solve(theta.T, factor).T

@@ -8,6 +8,7 @@ if __name__ == "__main__":  # ahead of the imports, in which Ctrl-C would be a t
 import argparse
 import functools
 import json
+import os
 import shlex
 import sys
 from collections.abc import Sequence
@@ -19,10 +20,13 @@ from safetensors import SafetensorError
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
+from fishernet.data import DataError
 from fishernet.flags import Parser, checkpoint_interval
-from fishernet.plan import DataError, PlanError, read_plan, stackable
+from fishernet.plan import PlanError, read_plan, stackable
+from fishernet.surroundings import entry_point
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     parser = Parser(
@@ -38,7 +42,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="JSON: a list of trial configs (latent_sweep.py --write-plan)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the records")
-    parser.add_argument("--data-dir", default=None, help="where the data sets are; else FISHERNET_DATA_DIR")
+    parser.add_argument(
+        "--data-dir", type=os.path.expanduser, default=None, help="where the data sets are; else FISHERNET_DATA_DIR"
+    )
     parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1; auto takes the GPU when there is one")
     parser.add_argument(
         "--cohort-size", type=int, default=0, help="members trained in lockstep; 0: all on a GPU, 1 on a CPU"
@@ -73,7 +79,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     import torch
 
     from fishernet.data import load_data
-    from fishernet.evaluation import pca_test_mse
+    from fishernet.pca import pca_test_mse
     from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
     from fishernet.splitting import FittedCohort
@@ -204,5 +210,4 @@ def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> Any:
 
 
 if __name__ == "__main__":
-    interrupts.outlive_readers()
     sys.exit(main())

@@ -14,6 +14,8 @@ from fishernet.models.base import Autoencoder, Noise
 from fishernet.networks.stacked import Stacked
 from fishernet.state import CohortState, Record, copy_corner
 
+DRAWN_NUMBERS = 2**24  # 64 MiB: of cg's noise, as wide as an image
+
 
 class Cohort:
     """The members' stacked model and optimiser, the epochs they have behind them, and what those reported.
@@ -53,6 +55,10 @@ class Cohort:
     def draw_orders(self, epoch: int, n: int) -> Tensor:
         """Each member's order of the training images in this epoch, (n_members, n)."""
         return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
+
+    def images_per_draw(self) -> int:
+        """For how many images to draw noise at once, that a member's stays below DRAWN_NUMBERS; the same in every cohort."""
+        return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.noise(1).values())))
 
     def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
         """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width.

@@ -8,9 +8,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
 from typing import Any, Self
 
+from fishernet.data import DATASETS
 from fishernet.networks import NETWORKS
 
-DATASET_NAMES = ("fashion-mnist", "mnist", "digits")  # any other name is a path
+DATASET_NAMES = tuple(DATASETS)  # any other name is a path
 LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
@@ -146,8 +147,8 @@ class TrialConfig:
     )
     precision: str = field(
         "float32",
-        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, in every product; "
-        "bfloat16, 7-bit mantissas. All else stays float32, such as sampler cg",
+        "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, also in the "
+        "gradient of M; bfloat16, 7-bit mantissas. All else stays float32, such as M and the products of sampler cg",
         role="computing",
         choices=("float32", "tf32", "bfloat16"),
     )
@@ -257,6 +258,8 @@ def typed(f: "Field[Any]", value: Any) -> Any:
     must = f"one of {', '.join(choices)}" if choices else f.metadata["must"]
     try:
         if isinstance(value, bool) or (kind is int and isinstance(value, float) and not value.is_integer()):
+            raise ValueError
+        if kind is not str and "_" in str(value):  # 1_000 is a number to Python alone
             raise ValueError
         number = kind(value)
         fits = (not choices or number in choices) and (not valid or valid(number))

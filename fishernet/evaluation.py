@@ -12,8 +12,13 @@ from fishernet.cohort import Cohort
 if TYPE_CHECKING:
     from fishernet.training import ResidentImages
 
-# Images per forward pass in evaluation; scores are sums over images, so it only decides speed and memory.
-EVALUATION_BATCH = 500
+# Images per forward pass in evaluation, and their pixels; scores are sums over images, so it only decides speed and memory.
+EVALUATION_BATCH, EVALUATION_NUMBERS = 500, 500 * 1024
+
+
+def evaluation_batch(n_pixels: int, least: int) -> int:
+    """Fewer images where they are larger, so that no evaluation needs the memory that a training batch of ``least`` does not."""
+    return max(min(least, EVALUATION_BATCH), min(EVALUATION_BATCH, EVALUATION_NUMBERS // n_pixels))
 
 
 @contextmanager
@@ -28,20 +33,21 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUATION_BATCH) -> list[dict[str, float]]:
+def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> list[dict[str, float]]:
     """One dict of scores per member, means over the images.
 
     mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
     mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, nats per image.
     The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of
-    their own; the global random state and the training mode are left as found.
+    their own; the global random state and the training mode are left as found. ``batch_size`` 0 takes ``evaluation_batch``.
     """
-    model = cohort.model
+    model, batch_size = cohort.model, batch_size or _batch(cohort, images)
     noise_streams = cohort.streams("evaluation", 0)
     # Drawn per fixed block of images, whatever the batch size, so that scores do not depend on it.
     sums: dict[str, Tensor] = {}
+    at_once = min(EVALUATION_BATCH, cohort.images_per_draw())
     with evaluating(model):
-        for block in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH):
+        for block in torch.arange(len(images), device=cohort.device).split(at_once):
             noise = cohort.draw_noise(noise_streams, len(block))
             for part in torch.arange(len(block), device=cohort.device).split(batch_size):
                 x = images.take(block[part].expand(len(cohort), -1))
@@ -59,6 +65,10 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = EVALUAT
     return [dict(zip(sums, column.tolist(), strict=True)) for column in table.T]
 
 
+def _batch(cohort: Cohort, images: "ResidentImages") -> int:
+    return evaluation_batch(images.pixels.shape[1], cohort.config.batch_size)
+
+
 def _mse(x: Tensor, f: Tensor) -> Tensor:
     return (x - f).square().mean(2)
 
@@ -69,7 +79,7 @@ def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
     with evaluating(cohort.model):
         batches = [
             cohort.model.posterior_mean(images.take(index.expand(len(cohort), -1))).cpu()
-            for index in torch.arange(len(images), device=cohort.device).split(EVALUATION_BATCH)
+            for index in torch.arange(len(images), device=cohort.device).split(_batch(cohort, images))
         ]
     means = torch.cat(batches, dim=1)
     return [means[i, :, : c.latent_dim].contiguous() for i, c in enumerate(cohort.configs)]
@@ -82,16 +92,3 @@ def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
     with evaluating(cohort.model):
         f = cohort.model.reconstruct(cohort.model.posterior_mean(x))
     return f.mul(255).round().clamp(0, 255).byte().cpu()
-
-
-def pca_test_mse(train: Tensor, test: Tensor, dims: list[int]) -> dict[int, float]:
-    """Test MSE per pixel of PCA with d components fitted on the training images, where no linear autoencoder has a lower one.
-
-    uint8 images, (n, ...); exact in float64, from the covariance of the pixels. d beyond the number of pixels counts as all.
-    """
-    x, y = (images.flatten(1).double() / 255 for images in (train, test))
-    mean = x.mean(0)
-    components = torch.linalg.eigh((x - mean).T @ (x - mean)).eigenvectors.flip(1)  # descending eigenvalues
-    energy = ((y - mean) @ components).square().mean(0)  # per component
-    total = (y - mean).square().sum(1).mean()
-    return {d: max(0.0, float(total - energy[:d].sum())) / x.shape[1] for d in dims}

@@ -131,10 +131,10 @@ class FisherNetConfig(ELBOConfig):
     )
     sampler: str = field(
         "cholesky",
-        "how FisherNet draws from N(mu, M^-1): cholesky of the explicit M, or cg, conjugate gradients of eq. 28-31, "
-        "which never forms M",
+        "how FisherNet draws from N(mu, M^-1): cholesky of the explicit M, in float32, or cholesky-float64, where M's "
+        "eigenvalues exceed 1e5; or cg, conjugate gradients of eq. 28-31, which never forms M",
         role="choice",
-        choices=("cholesky", "cg"),
+        choices=("cholesky", "cholesky-float64", "cg"),
         search=None,  # the same distribution
     )
     cg_tolerance: float = field(

@@ -1,22 +1,47 @@
 """What the command lines of all packages share."""
 
 import argparse
+import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that takes no abbreviations, and no ``--flag=--``, which argparse makes an empty list of."""
+    """An ArgumentParser that takes no abbreviations, and no ``--flag=--``, which argparse makes an empty list of.
+
+    In a path ``~`` is the home, which a shell leaves alone after an equals sign; ``1_000`` is no number. Words are text in
+    UTF-8, as MLflow and Ray keep them.
+    """
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        for kind in (int, float):
+            self.register("type", kind, number(kind))
+        self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # noqa: PTH111 (for a word like ~nobody)
 
     def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:  # type: ignore[override]
         words = sys.argv[1:] if args is None else args
         if word := next((word for word in words if word.startswith("--") and word.endswith("=--")), None):
             self.error(f"{word.removesuffix('=--')} takes a value; got '--'")
+        for before, word in zip(["", *words], words, strict=False):
+            if any("\ud800" <= letter <= "\udfff" for letter in word):
+                flag = word.partition("=")[0] if word.startswith("--") else before
+                self.error(f"{flag.encode('ascii', 'backslashreplace').decode()} takes text in UTF-8; got {word!a}")
         return super().parse_args(words, namespace)
+
+
+def number(kind: type[int] | type[float]) -> Callable[[str], float]:
+    """The type ``kind`` of a flag, without the underscores that Python lets stand between digits."""
+
+    def typed(text: str) -> float:
+        if "_" in text:
+            raise ValueError
+        return kind(text)
+
+    typed.__name__ = kind.__name__  # which argparse says
+    return typed
 
 
 def checkpoint_interval(text: str) -> int:

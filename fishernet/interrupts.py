@@ -46,19 +46,33 @@ class _Lasting:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             self._stream.flush()
 
 
 def outlive_readers() -> None:
-    """From now on what is printed to a reader that has gone is lost and stops nothing: Ctrl-C ends the tee of `| tee log` too."""
-    for name in ("stdout", "stderr"):
-        if stream := getattr(sys, name):  # None where it was closed before Python started
+    r"""From now on nothing that is printed stops anything, nor does a stream that is not there.
+
+    What goes to a reader that has gone, or to a full disk, is lost: Ctrl-C ends the tee of `| tee log` too. A character that the
+    stream's encoding lacks is written as its number, as ``\xb1``. A stream that was closed before Python started is os.devnull,
+    as a file that is opened later would get its number, and what libraries print.
+    """
+    for number, (name, mode) in enumerate({"stdin": "r", "stdout": "w", "stderr": "w"}.items()):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free: this one
+            os.set_inheritable(number, True)
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(number, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
+        if mode == "w" and not isinstance(stream := getattr(sys, name), _Lasting):
+            if hasattr(stream, "reconfigure"):
+                stream.reconfigure(errors="backslashreplace")
             setattr(sys, name, _Lasting(stream))
 
 

@@ -1,13 +1,11 @@
 """A plan: the list of trial configs of one sweep, its compact form, and the file it is read from."""
 
-import difflib
 import json
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from fishernet.config import DATASET_NAMES, TrialConfig
+from fishernet.config import TrialConfig
 from fishernet.families import family, trial_config
 
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
@@ -15,26 +13,6 @@ MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
 
 class PlanError(ValueError):
     """A plan that cannot be run; the message says which flag, file or field and what to do."""
-
-
-class DataError(ValueError):
-    """The images cannot be used; the message says which file or flag, what was found and what to do."""
-
-
-def check_dataset(dataset: str) -> None:
-    """Raises DataError where it is neither a name nor a path that exists; takes no time."""
-    if dataset not in DATASET_NAMES and not os.path.exists(os.path.expanduser(dataset)):  # noqa: PTH110, PTH111
-        raise unknown_dataset(dataset)
-
-
-def unknown_dataset(dataset: str) -> DataError:
-    """What to raise where a dataset is neither a name nor a path that images can be read from."""
-    found = "is another kind of file" if os.path.exists(os.path.expanduser(dataset)) else "does not exist"  # noqa: PTH110, PTH111
-    close = difflib.get_close_matches(dataset.lower(), DATASET_NAMES, n=1)
-    return DataError(
-        f"dataset is {', '.join(DATASET_NAMES)}, or the path of an .npz or .npy file or of a folder of images; "
-        f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
-    )
 
 
 def parse_numbers(text: str) -> list[int]:

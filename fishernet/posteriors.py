@@ -5,7 +5,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -64,42 +64,56 @@ class DiagonalGaussian(Posterior):
 
 
 class PrecisionGaussian(Posterior):
-    """N(mean, M^-1) of an explicit precision M, (n_members, n, d, d), whose padding has the prior's 1."""
+    """N(mean, M^-1) of an explicit precision M, (n_members, n, d, d), whose padding has the prior's 1.
 
-    def __init__(self, mean: Tensor, precision: Tensor, own: Tensor) -> None:
-        self.mean, self.precision, self.own = mean, precision, own
+    ``form`` gives M in the numbers asked for; draws are made with those of ``dtype``, by default the networks' own.
+    """
+
+    def __init__(
+        self, mean: Tensor, form: Callable[[torch.dtype | None], Tensor], own: Tensor, dtype: torch.dtype | None = None
+    ) -> None:
+        self.mean, self.form, self.own = mean, form, own
+        self.precision = form(dtype)
 
     def residual(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A draw from N(0, M^-1), and ln|M|, (n_members, n)."""
         return cholesky_residual(self.precision, noise["eta"])
 
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
-        """ln q(z) = (ln|M| - |eta|^2 - d ln 2 pi)/2 exactly, as residual^T M residual = |eta|^2."""
+        """ln q(z) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding."""
         residual, log_det = self.residual(noise)
         return Draw(self.mean + residual, self._log_normal(noise["eta"]) + 0.5 * log_det)
 
     def covariance(self) -> Tensor:
-        return torch.cholesky_inverse(torch.linalg.cholesky(self.precision))
+        return _inverse(self.form, self.mean.dtype)
 
 
 class ImplicitPrecisionGaussian(Posterior):
-    """N(mean, M^-1) of M = J^T R^T R J + 1 that is never formed: draws by conjugate gradients, without ln|M|."""
+    """N(mean, M^-1) of M = J^T R^T R J + 1 that draws never form: by conjugate gradients, without ln|M|."""
 
     def __init__(
-        self, mean: Tensor, jacobian: Jacobian, root: Root, own: Tensor, *, tolerance: float, max_iterations: int
-    ) -> None:
-        self.mean, self.jacobian, self.root, self.own = mean, jacobian, root, own
-        self.tolerance, self.max_iterations = tolerance, max_iterations
+        self, mean: Tensor, form: Callable[[torch.dtype | None], Tensor], jacobian: Jacobian, root: Root, own: Tensor, *,
+        tolerance: float, max_iterations: int, note: Callable[[Tensor], None],
+    ) -> None:  # fmt: skip
+        self.mean, self.form, self.jacobian, self.root, self.own = mean, form, jacobian, root, own
+        self.tolerance, self.max_iterations, self.note = tolerance, max_iterations, note
 
     def residual(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, None]:
-        """A draw from N(0, M^-1)."""
-        return cg_residual(
+        """A draw from N(0, M^-1); ``note`` is told what is left of the equation."""
+        residual, remainder = cg_residual(
             self.jacobian, self.root, noise["n_star"], noise["eta"],
             tolerance=self.tolerance, max_iterations=self.max_iterations,
-        ), None  # fmt: skip
+        )  # fmt: skip
+        self.note(remainder)
+        return residual, None
 
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
         return Draw(self.mean + self.residual(noise)[0], None)
 
     def covariance(self) -> Tensor:
-        raise NotImplementedError("the covariance of a precision that is never formed")
+        return _inverse(self.form, self.mean.dtype)
+
+
+def _inverse(form: Callable[[torch.dtype | None], Tensor], dtype: torch.dtype) -> Tensor:
+    """M^-1 by way of float64."""
+    return torch.cholesky_inverse(torch.linalg.cholesky(form(torch.float64))).to(dtype)

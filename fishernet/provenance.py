@@ -29,7 +29,7 @@ def versions() -> dict[str, str]:
 def machine() -> dict[str, Any]:
     """Host, processor, cores, GPUs, system."""
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []
     names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     gpus = _output("nvidia-smi", "--query-gpu=name", "--format=csv,noheader")  # torch would take memory there
     return {
@@ -56,7 +56,10 @@ def count_gpus() -> int:
 
 def _output(*command: str) -> str:
     """What the command prints; empty where it is missing or fails."""
+    # GIT_DIR, as a hook of git's has it, would have the commit of another checkout.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+        done = subprocess.run(command, capture_output=True, timeout=10, check=True, env=environment)
+        return done.stdout.decode(errors="replace").strip()
     except (OSError, subprocess.SubprocessError):
         return ""

@@ -10,6 +10,7 @@ import torch
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
+from fishernet.families import family
 from fishernet.records import write_failure, write_records
 from fishernet.state import CohortState, Record
 from fishernet.training import set_arithmetic, train
@@ -52,6 +53,7 @@ class FittedCohort:
         self._live: Cohort | None = None  # the only part, on the device
         self._training: Iterator[object] = iter(())  # its epochs
         self._n_told = self.epoch
+        self._remarked: set[TrialConfig] = set()
 
     @property
     def epoch(self) -> int:
@@ -94,7 +96,24 @@ class FittedCohort:
             }
             if self.ended or self.epoch > self._n_told:
                 self._n_told = self.epoch
+                self._remark(new)
                 yield {name: records for name, records in new.items() if records}
+
+    def _remark(self, new: dict[str, list[Record]]) -> None:
+        """Say what is to be said of the members' numbers: of each once, and of several at a time in one line."""
+        found = [
+            (config, record["epoch"], words)
+            for config in self.configs
+            if config not in self._remarked
+            for record in new[config.run_name]
+            if (words := family(config.model).load().remark(config, record["metrics"]))
+        ]
+        if found:
+            config, epoch, words = found[0]
+            runs = {config for config, _, _ in found}
+            others = f" and {len(runs) - 1} other runs of its cohort" if len(runs) > 1 else ""
+            self._say(f"{config.run_name}{others}, epoch {epoch}: {words}")
+            self._remarked |= runs
 
     def write_records(self, folder: Path) -> None:
         """One record folder per member below ``folder``; a member that did not fit leaves its epochs and its reason."""

@@ -107,11 +107,14 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
 def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = None) -> Tensor:
     """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
     cohort.model.train()
+    for largest in cohort.model.extremes.values():
+        largest.zero_()
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     cohort.model.begin_epoch(epoch)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
     losses = []
-    for block in order.split(cohort.config.batch_size * STEPS_PER_DRAW, dim=1):
+    steps = max(1, min(STEPS_PER_DRAW, cohort.images_per_draw() // cohort.config.batch_size))
+    for block in order.split(cohort.config.batch_size * steps, dim=1):
         noise = cohort.draw_noise(streams, block.shape[1])
         batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
         # The epoch's last batch may be smaller.
@@ -227,4 +230,7 @@ def _train_metrics(cohort: Cohort, losses: Tensor, n_images: int) -> list[dict[s
     if (variance := cohort.model.likelihood.noise_variance) is not None:
         for member, value in zip(metrics, variance.cpu(), strict=True):
             member["noise_variance"] = value.item()
+    for name, values in cohort.model.extremes.items():
+        for member, value in zip(metrics, values.cpu(), strict=True):
+            member[name] = value.item()
     return metrics

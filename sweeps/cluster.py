@@ -9,6 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from fishernet.surroundings import by_python_path, ray_start_error
 from sweeps.planning import Devices, usable_cpus
 
 ENVIRONMENT = {
@@ -28,6 +29,7 @@ for _name, _value in ENVIRONMENT.items():
 
 import ray  # noqa: E402  (reads these variables when it is imported)
 from ray._private import ray_constants, utils  # noqa: E402
+from ray.job_config import JobConfig  # noqa: E402
 
 utils.set_sigterm_handler = lambda handler: None  # the driver's own answer stays, also while Ray starts
 
@@ -71,11 +73,9 @@ def connect(
             _check_answers(address)
             ray.init(address=address, runtime_env={"env_vars": {"PYTHONPATH": path}}, **quiet)
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
         if address is None:
-            raise ClusterError(
-                f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-            ) from None
+            raise ClusterError(ray_start_error(error)) from None
+        reason = " ".join(str(error).split())[:300]
         raise ClusterError(f"--address {address}: no Ray cluster can be joined there ({reason})") from None
     deadline = time.monotonic() + WAIT_FOR_NODES_SECONDS
     while (there := ray.cluster_resources()).get("CPU", 0) < 1 or (address and there.get("GPU", 0) < gpus):
@@ -129,7 +129,10 @@ def _start_private_ray(gpus: int, cpus: int, quiet: dict[str, Any]) -> None:
     for attempt in range(1, STARTS + 1):
         try:
             # "local" keeps away from any other Ray on this machine, running or dead.
-            ray.init(address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False, **quiet)
+            ray.init(
+                address="local", num_cpus=n_cpus, num_gpus=gpus, include_dashboard=False,
+                job_config=by_python_path(JobConfig()), **quiet,
+            )  # fmt: skip
         except Exception:  # a bare one where its processes are not up in time
             ray.shutdown()
             if attempt == STARTS:

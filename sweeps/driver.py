@@ -9,35 +9,38 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from fishernet import interrupts
+from analysis.parts import Failures
+from fishernet import commands, interrupts
+from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
+from fishernet.data import DataError, check_dataset
 from fishernet.flags import checkpoint_interval
-from fishernet.plan import DataError, PlanError, check_dataset
-from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
-from sweeps.tracking_store import (
+from fishernet.plan import PlanError
+from fishernet.services import schema
+from fishernet.services.mlflow_store import (
+    DEFAULT_STORAGE,
     TrackingError,
     check_uri,
+    default_artifact_root,
     default_tracking_uri,
     prepare_mlflow,
-    shown,
+    reason_of,
     sqlite_path,
     uri_source,
 )
+from fishernet.surroundings import settle_private_ray
+from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
 
-DEFAULT_STORAGE = "fishernet-results"
-RESERVED_NAMES = ("mlflow.db", "optuna.db", "artifacts")  # files of the storage path
 ADDRESS = r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):([1-9]\d{0,4})"
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
 # For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
 PATIENCE_SECONDS, PATIENCE_INTERRUPTED_SECONDS = 600, 60
-# Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
-# --address and --storage-path itself; and where MLflow is found from outside.
-COMMAND_VARIABLE, UI_VARIABLE = "FISHERNET_COMMAND", "FISHERNET_UI"
+UI_VARIABLE = "FISHERNET_UI"  # where a browser finds MLflow, where a driver runs in a container
 
 
 class UsageError(ValueError):
@@ -78,6 +81,7 @@ def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: st
     )  # fmt: skip
     record.add_argument(
         "--data-dir",
+        type=os.path.expanduser,
         metavar="FOLDER",
         help="where the data sets are (default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet)",
     )
@@ -118,13 +122,19 @@ def check_shared_flags(
         )
     if args.cpus_per_trial < 1:
         parser.error(f"--cpus-per-trial is a number of CPU cores of one trial, at least 1; got {args.cpus_per_trial}")
-    for flag in ("name", "resume"):
-        if (name := getattr(args, flag)) is not None and (problem := name_problem(f"--{flag}", kind, name)):
-            parser.error(problem)
-    if set("#%?") & set(str(args.storage_path)):
+    if args.name is not None and (problem := name_problem("--name", kind, args.name)):
+        parser.error(problem)
+    if args.resume is not None and not args.resume.strip():
+        parser.error(f"--resume takes the {kind}'s name in MLflow; got {args.resume!r}")
+    store = sqlite_path(args.tracking_uri or default_tracking_uri(args.storage_path))
+    name = schema.folder_name(args.resume or args.name or "-")
+    if store and store.parent == Path(os.path.realpath(args.storage_path)) and schema.begins_as(name, store.name):
         parser.error(
-            f"--storage-path becomes part of a database URL, so it goes without # % ?; got {str(args.storage_path)!r}"
+            f"--{'resume' if args.resume else 'name'} {name}: the {kind}'s folder would stand where the tracking store {store} "
+            "or what SQLite writes beside it does; choose another name"
         )
+    if problem := storage_problem(args.storage_path):
+        parser.error(problem)
     if args.address is not None and not re.fullmatch(ADDRESS, args.address):
         parser.error(f"--address is auto, or HOST:PORT of a running Ray cluster's head; got {args.address!r}")
     if args.address and args.address.startswith("ray://"):
@@ -140,12 +150,21 @@ def check_shared_flags(
 
 def name_problem(flag: str, kind: str, name: str) -> str:
     """Why a sweep or search cannot have that name, as a sentence; empty where it can."""
-    if name not in RESERVED_NAMES and re.fullmatch(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w", name):
+    if schema.is_name(name):
         return ""
+    files, folders = " or ".join(schema.DATABASES), " or ".join(schema.FOLDERS)
     return (
         f"{flag} is the {kind}'s name in MLflow and the name of its folder: up to 100 letters, digits and ._-+=,@ "
-        f"beginning with a letter or digit, and none of {', '.join(RESERVED_NAMES)}; got {name!r}"
+        f"beginning with a letter or digit, not with {files}, and not {folders}; got {name!r}"
     )
+
+
+def storage_problem(folder: Path) -> str:
+    """Why MLflow's records cannot be kept below that folder, as a sentence; empty where they can."""
+    path = os.path.realpath(folder)
+    if any(letter in "#%?" or "\ud800" <= letter <= "\udfff" for letter in path):
+        return f"--storage-path becomes part of a database URL, so it goes without # % ? and is text in UTF-8; it is {path!r}"
+    return ""
 
 
 class Driver(ABC):
@@ -155,19 +174,20 @@ class Driver(ABC):
     """
 
     kind: str  # sweep or search: the experiment's tag fishernet.kind
-    script: Path  # the command as a file
     installed: str  # and as an installed command
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: Mapping[str, Any] = MappingProxyType({
-        "tracking_uri": None, "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
+        "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
         "address": None, "data_dir": None, "checkpoint_every": 0, "report": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
         self.args, self.argv = args, argv
         self.storage = Path(os.path.realpath(args.storage_path))
-        self.uri = args.tracking_uri or default_tracking_uri(self.storage)
+        self.uri = commands.absolute_uri(args.tracking_uri or default_tracking_uri(self.storage))
         self.name = ""  # once it has begun to be recorded
+        self.folder = self.storage  # the sweep's own, once that is known
+        self.parts = Failures(passing=(OSError, UsageError))  # of its end
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
 
     @abstractmethod
@@ -195,20 +215,12 @@ class Driver(ABC):
         """Train what is missing and close the books; returns the exit status."""
 
     @abstractmethod
-    def draw(self, name: str) -> bool:
-        """Print tables and draw figures of what is finished; false where nothing is."""
+    def draw(self, name: str) -> None:
+        """Print tables and draw figures of what is finished; raises AnalysisError where nothing is."""
 
     def main(self, *, last: bool = False) -> int:
         """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted; ``last``: the process ends with it."""
         interrupts.exit_at_once()
-        if last:
-            interrupts.outlive_readers()
-        status = self._status(last)
-        if last:
-            interrupts.leave(status)
-        return status
-
-    def _status(self, last: bool) -> int:
         try:
             # Torch, Ray and MLflow take seconds to import, so what can be wrong without them is said first.
             try:
@@ -247,7 +259,7 @@ class Driver(ABC):
         check_uri(self.uri)
         if self.args.resume and (store := sqlite_path(self.uri)) and not store.exists():
             raise TrackingError(
-                f"there is no {self.kind} named {self.args.resume} in {shown(self.uri)}; that store does not exist yet"
+                f"there is no {self.kind} named {self.args.resume} in {hide_password(self.uri)}; that store does not exist yet"
             )
         if not self.args.address:
             self.check_cpus(usable_cpus())
@@ -265,6 +277,7 @@ class Driver(ABC):
             return self.train(self.args.resume, None)
         stem = re.sub(r"[^\w-]+", "-", Path(self.example(asked).dataset).stem).strip("-")[:60] or "images"
         name = self.args.name or f"{stem}-{time.strftime('%Y%m%d-%H%M%S')}"
+        self.folder = self.storage / name
         return self.dry_run(name, asked) if self.args.dry_run else self.train(name, asked)
 
     def load_data(self, config: TrialConfig) -> Any:
@@ -313,39 +326,56 @@ class Driver(ABC):
 
     def train(self, name: str, asked: Any | None) -> int:
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
+        if sys.flags.optimize > 1:  # Ray Tune cannot be imported then
+            raise UsageError(
+                "Python runs without docstrings, which Ray reads; start it without -OO and PYTHONOPTIMIZE=2"
+            )
         import torch  # noqa: F401
 
-        from sweeps import cluster
+        if not self.args.address:
+            try:
+                settle_private_ray()
+            except OSError as error:
+                raise UsageError(f"Ray cannot be started on this machine: {error}") from None
+        try:
+            from sweeps import cluster
+        except Exception as error:  # by a variable of Ray's
+            raise UsageError(f"Ray cannot be imported here: {reason_of(error)}") from error
         from sweeps.lock import hold_lock
-        from sweeps.tracking import SweepTracking, default_artifact_root
+        from sweeps.tracking import SweepTracking
 
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
         data = None if asked is None else self.load_data(self.example(asked))
         interrupts.exit_at_once(cluster.end_processes)
         check_storage(self.storage)
-        folder = self.storage / name
+        self.folder = folder = self.storage / schema.folder_name(name)
+        artifact_root = default_artifact_root(self.storage)
         unfinished = not folder.exists() or (folder / "ray").exists()
         importing = threading.Thread(target=import_all, kwargs={"digits": asked is None})
         importing.start()
         devices = self.connect() if self.args.address else None
         if asked is None and not folder.exists():  # no folder is made for a name that is not there
             importing.join()
-            SweepTracking.open(name, self.uri, artifact_root=None, create=False, kind=self.kind).close(
+            SweepTracking.open(name, self.uri, artifact_root=artifact_root, create=False, kind=self.kind).close(
                 "KILLED", patience_seconds=0
             )
-        with hold_lock(folder, name):
+        with ExitStack() as locks:
+            locks.enter_context(hold_lock(folder, name))
             if devices is None and unfinished:
                 devices = self.connect()  # as long as the imports, beside which it goes
             importing.join()
             interrupts.raise_keyboard_interrupt()
-            artifact_root = default_artifact_root(self.storage)
             tracking = SweepTracking.open(
                 name, self.uri, artifact_root=artifact_root, create=asked is not None, kind=self.kind
             )
             before = tracking.status if tracking.plan else "FAILED"
             self.name = name
             try:
+                if (begun := self.storage / schema.folder_name(tracking.begun_as)) != folder and begun.is_dir():
+                    folder = begun  # it was renamed in MLflow, and its checkpoints were not
+                    locks.enter_context(hold_lock(folder, tracking.begun_as))
+                self.folder = folder
                 stored = tracking.plan
                 if stored is None and asked is None:
                     raise UsageError(
@@ -387,12 +417,17 @@ class Driver(ABC):
 
     def describe(self, tracking: Any, plan: dict[str, Any], params: Mapping[str, Any], summary: str, data: Any) -> None:
         """Write to MLflow what is planned, and by which command."""
-        command = shlex.join([*self.program(), *(shown(word) for word in self.argv)])
-        plan = {**plan, "data_fingerprint": data.fingerprint, "held_out": data.held_out}
+        command = shlex.join([*self.program(), *(hide_password(word) for word in self.argv)])
+        plan = {
+            **plan,
+            "data_fingerprint": data.fingerprint,
+            "held_out": data.held_out,
+            "storage_path": str(self.storage),
+        }
         tracking.describe(plan, params, command, f"{summary}\n\n    {command}\n")
 
     def conclude(
-        self, name: str, n_runs: int, failures: Mapping[TrialConfig, str], tracking: Any, *,
+        self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: Any, *,
         interrupted: bool, resumable: bool = False,
     ) -> int:  # fmt: skip
         """Close the books, print table, failures, how to look and how to go on; returns the exit status.
@@ -405,35 +440,35 @@ class Driver(ABC):
             print(f"writing {tracking.backlog} records to MLflow", file=sys.stderr)
         patience = PATIENCE_INTERRUPTED_SECONDS if interrupted else PATIENCE_SECONDS
         drawn = True
+        self.parts = Failures(self.folder / "figures", passing=(OSError, UsageError))
         if not tracking.flush(patience):
             patience = 0  # it was waited for
         else:
             try:
-                if self.draw(name):  # seen in MLflow without a chart to set up
-                    tracking.log_parent_artifacts(self.storage / name / "figures")
+                with self.parts.part("figures", lambda why: print(f"no figure: {why}\n")):
+                    self.draw(name)
+                    tracking.log_parent_artifacts(self.folder / "figures")  # seen in MLflow without a chart to set up
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
-        written = tracking.close(
-            "KILLED" if interrupted else "FAILED" if failures or resumable else "FINISHED", patience
-        )
+        written = tracking.close("KILLED" if interrupted else "FAILED" if failed or resumable else "FINISHED", patience)
         written = written and drawn and not tracking.refused
-        if failures:
-            print(f"{len(failures)} of {n_runs} runs failed:")
-            for config, reason in failures.items():
+        if failed:
+            print(f"{len(failed)} of {n_runs} runs failed:")
+            for config, reason in failed.items():
                 print(f"  {config.run_name}: {reason}")
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
         else:
-            launch.remove_checkpoints(self.storage / name)
-        return 130 if interrupted else int(bool(failures) or resumable or not written)
+            launch.remove_checkpoints(self.folder)
+        return 130 if interrupted else int(bool(failed) or resumable or not written or self.parts.n > 0)
 
     def ui_command(self) -> str:
         if self.uri.startswith("http"):
-            return f"{os.environ.get(UI_VARIABLE) or shown(self.uri)} in a browser"
-        words = [python(), "-m", "mlflow", "ui", "--backend-store-uri", shown(self.uri)]
-        return f"http://127.0.0.1:5000 in a browser, after\n  {shlex.join(words)}"
+            return f"{os.environ.get(UI_VARIABLE) or hide_password(self.uri)} in a browser"
+        command = commands.python("-m", "mlflow", "ui", "--backend-store-uri", hide_password(self.uri))
+        return f"http://127.0.0.1:5000 in a browser, after\n  {command}"
 
     def how_to_go_on(self) -> str:
         return f"; resume with: {self.resume_command(self.name)}" if self.name else " before anything was started"
@@ -446,23 +481,27 @@ class Driver(ABC):
         words = []
         if os.environ.get(COMMAND_VARIABLE):
             leave_out = {*leave_out, "address", "report"}
-        elif self.storage != Path(os.path.realpath(DEFAULT_STORAGE)):
+            words += ["--tracking-uri", hide_password(self.uri)] if self.args.tracking_uri else []
+        else:  # whatever the current folder and the variables are then
             words += ["--storage-path", str(self.storage)]
+            own = self.uri == f"sqlite:///{(self.storage / 'mlflow.db').as_posix()}"
+            secret = not self.args.tracking_uri and self.uri != hide_password(self.uri)  # it stays in its variable
+            words += [] if own or secret else ["--tracking-uri", hide_password(self.uri)]
         for flag, default in self.kept_flags.items():
             if flag not in leave_out and (value := getattr(self.args, flag, default)) != default:
-                words += [f"--{flag.replace('_', '-')}", *([] if value is True else [shown(str(value))])]
+                words += [f"--{flag.replace('_', '-')}", *([] if value is True else [str(value)])]
         return words
 
     def program(self) -> list[str]:
         """The command itself as one would type it here."""
         if Path(sys.argv[0]).name == self.installed and not os.environ.get(COMMAND_VARIABLE):
-            return [typed(Path(sys.argv[0]).absolute())]
-        return started_by(self.kind, self.script)
+            return [str(Path(sys.argv[0]).absolute())]
+        return commands.driver(self.kind)
 
 
 def import_all(*, digits: bool) -> None:
     """What takes seconds to import: beside Ray's start."""
-    with suppress(ImportError):  # said where it is imported again
+    with suppress(Exception):  # said where it is imported again
         if digits:
             import sklearn.datasets  # noqa: F401
 
@@ -483,27 +522,6 @@ def check_storage(storage: Path) -> None:
         raise UsageError(f"--storage-path {storage} cannot be made a folder: {error.strerror}") from None
     if not os.access(storage, os.W_OK):
         raise UsageError(f"--storage-path {storage} cannot be written to")
-
-
-def started_by(kind: str, script: Path) -> list[str]:
-    """The words that start the driver of that kind, which is the file ``script``."""
-    if command := os.environ.get(COMMAND_VARIABLE):
-        return [*shlex.split(command), kind]
-    return [python(), typed(script)]
-
-
-def python() -> str:
-    """The running Python as one would type it here."""
-    return typed(Path(sys.executable))
-
-
-def typed(path: Path) -> str:
-    """Relative where it is below the current folder."""
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
-
-
-def shape(shape: tuple[int, int, int]) -> str:
-    return f"{shape[1]}x{shape[2]} {'grey' if shape[0] == 1 else 'colour'}"
 
 
 def duration(seconds: float) -> str:

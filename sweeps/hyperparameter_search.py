@@ -15,10 +15,13 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from fishernet import commands
 from fishernet.config import TrialConfig
+from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Parser
-from fishernet.plan import MOST_RUNS, PlanError, check_dataset, format_numbers, parse_numbers, write_json
+from fishernet.plan import MOST_RUNS, PlanError, format_numbers, parse_numbers, write_json
+from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -28,8 +31,6 @@ from sweeps.driver import (
     check_shared_flags,
     duration,
     import_drawing,
-    shape,
-    started_by,
 )
 from sweeps.planning import OURS, Devices, dataset_from_flag, flagged, import_models, model_overrides, seeds_from_flag
 from sweeps.space import (
@@ -47,17 +48,15 @@ from sweeps.space import (
     parse_domain,
     searched,
 )
-from sweeps.tracking_store import shown
 
 DEFAULTS: dict[str, Any] = {
     "models": OURS, "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
-VALIDATION_SIZES = {"fashion-mnist": 10_000, "mnist": 10_000}  # of other data sets a sixth
-LATENT_SWEEP = Path(__file__).resolve().with_name("latent_sweep.py")
 RUNG_SHARE = 9  # the first rung is after a ninth of the epochs
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -268,17 +267,22 @@ class HyperparameterSearch(Driver):
     """Optuna's studies, a trial of each a cohort of seeds."""
 
     kind, installed = "search", "fishernet-search"
-    script = Path(__file__).resolve()
     kept_flags: Mapping[str, Any] = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
 
     def asked(self) -> SearchPlan:
         self._check_test_seeds()
+        plan = self._planned()
+        self._check_test_seeds(plan)
+        return plan
+
+    def _planned(self) -> SearchPlan:
         size = self.args.validation_size
         if size is not None:
             return plan_from_flags(self.args, _count("--validation-size", size, "images held out to score trials on"))
         dataset = self.args.dataset or DEFAULTS["dataset"]
-        plan = plan_from_flags(self.args, VALIDATION_SIZES.get(dataset, 1))  # what is wrong is said before data is read
-        if dataset in VALIDATION_SIZES:
+        usual = DATASETS[dataset].validation_size if dataset in DATASETS else 0  # of other data sets a sixth
+        plan = plan_from_flags(self.args, usual or 1)  # what is wrong is said before data is read
+        if usual:
             return plan
         check_dataset(plan.example.dataset)
         from fishernet.data import load_data
@@ -291,12 +295,19 @@ class HyperparameterSearch(Driver):
             self._check_test_seeds()
         return super().run(asked)
 
-    def _check_test_seeds(self) -> None:
-        if self.args.test_seeds is not None:
-            try:
-                seeds_from_flag(self.args.test_seeds)
-            except PlanError as error:
-                raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+    def _check_test_seeds(self, plan: SearchPlan | None = None) -> None:
+        """Raises PlanError where they are no seeds, or some of those that the plan's trials are chosen by."""
+        if self.args.test_seeds is None:
+            return
+        try:
+            seeds = seeds_from_flag(self.args.test_seeds)
+        except PlanError as error:
+            raise PlanError(str(error).replace("--seeds", "--test-seeds")) from None
+        if plan and (seen := set(seeds) & set(plan.seeds)):
+            raise PlanError(
+                f"--test-seeds are of the runs that show what the best settings are worth, and seeds {format_numbers(seen)} "
+                f"help to choose these settings (--seeds {format_numbers(plan.seeds)}); name others, or leave the flag out"
+            )
 
     def stored(self, plan: dict[str, Any]) -> SearchPlan:
         return SearchPlan.from_dict(plan)
@@ -331,10 +342,10 @@ class HyperparameterSearch(Driver):
                 print(
                     f"           that is {grid_size(study.space):.0f} settings in all: some will be tried more than once"
                 )
-        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"images     {data}")
         print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
-        print(f"tracking   {shown(self.uri)}")
-        print(f"storage    {self.storage / name}")
+        print(f"tracking   {commands.hide_password(self.uri)}")
+        print(f"storage    {self.folder}")
 
     def launch(
         self, name: str, plan: SearchPlan, tracking: Any, folder: Path, data: Any, devices: Devices | None
@@ -344,6 +355,7 @@ class HyperparameterSearch(Driver):
         from sweeps.progress import Progress
         from sweeps.trial import find_checkpoints
 
+        self._check_test_seeds(plan)
         runs = tracking.found
 
         def to_dict(job: Any) -> dict[str, Any]:
@@ -352,7 +364,9 @@ class HyperparameterSearch(Driver):
             return fields
 
         try:
-            opened = studies.open_studies(plan, name, self.storage, known=bool(tracking.plan), trained=bool(runs))
+            opened = studies.open_studies(
+                plan, tracking.begun_as, self.storage, known=bool(tracking.plan), trained=bool(runs)
+            )
             studies.make_sampler(plan, 0)
             with studies.sentences(self.storage):
                 search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
@@ -393,10 +407,16 @@ class HyperparameterSearch(Driver):
             name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
         )
 
-    def draw(self, name: str) -> bool:
+    def draw(self, name: str) -> None:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
-        from analysis.frame import AnalysisError
         from analysis.search import report
+
+        with self.parts.part("best_plan", lambda why: print(f"no plan of the best settings: {why}\n")):
+            self._print_best(name)
+        self.parts.n += report(name, self.uri, self.folder / "figures").n
+        print()
+
+    def _print_best(self, name: str) -> None:
         from sweeps import studies
 
         try:
@@ -407,23 +427,16 @@ class HyperparameterSearch(Driver):
             raise UsageError(str(error)) from None
         print("", *lines, sep="\n")
         if plan:
-            file = self.storage / name / "best.json"
+            file = self.folder / "best.json"
             write_json(file, [config.to_dict() for config in plan])
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
-            print(f"  {shlex.join([*started_by('sweep', LATENT_SWEEP), *words])}\n")
-        try:
-            report(name, self.uri, self.storage / name / "figures")
-        except AnalysisError as error:
-            print(f"no figure: {error}\n")
-            return False
-        print()
-        return True
+            print(f"  {shlex.join([*commands.driver('sweep'), *words])}\n")
 
     def ui_command(self) -> str:
         from sweeps.studies import storage_url
 
-        return f"{super().ui_command()}\nlook at the studies: optuna-dashboard {storage_url(self.storage)}"
+        return f"{super().ui_command()}\nlook at the studies: {shlex.join(['optuna-dashboard', storage_url(self.storage)])}"
 
 
 def describe_search(plan: SearchPlan) -> str:

@@ -9,7 +9,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,11 +23,21 @@ from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, compact, expand
-from sweeps.driver import name_problem
+from fishernet.services import schema
+from fishernet.services.mlflow_store import (
+    DEFAULT_STORAGE,
+    TrackingError,
+    check_uri,
+    default_artifact_root,
+    default_tracking_uri,
+    prepare_mlflow,
+    uri_source,
+)
+from fishernet.surroundings import entry_point
+from sweeps.driver import name_problem, storage_problem
 from sweeps.lock import hold_lock
 from sweeps.planning import describe_plan
-from sweeps.tracking import SweepTracking, TrackingError, default_artifact_root, default_tracking_uri
-from sweeps.tracking_store import check_uri, prepare_mlflow, uri_source
+from sweeps.tracking import SweepTracking
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
@@ -105,7 +115,9 @@ def _plan(data: dict[str, Any]) -> Plan:
         data_fingerprint=str(data["data_fingerprint"]),
         held_out=str(data.get("held_out", "test")),
         command=str(data["command"]),
-        provenance={f"fishernet.{key}": json.dumps(data[key]) for key in ("versions", "machine")},
+        provenance={
+            tag: json.dumps(data[key]) for key, tag in (("versions", schema.VERSIONS), ("machine", schema.MACHINE))
+        },
     )
 
 
@@ -162,16 +174,15 @@ def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
         compacted = compact(configs)
         about = {"data_fingerprint": plan.data_fingerprint, "held_out": plan.held_out}
         note = f"Imported from records of `python -m fishernet`.\n\n{describe_plan(configs)}"
-        tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in plan.pca_test_mse])
+        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in plan.pca_test_mse])
         tracking.describe(compacted | about, compacted["base"], plan.command, note, plan.provenance)
     return configs
 
 
-def main(argv: list[str] | None = None) -> int:
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all is imported, 1 some is not, 2 bad usage, 130 interrupted."""
     interrupts.exit_at_once()
-    if argv is None:
-        interrupts.outlive_readers()
     try:
         return _main(argv)
     except KeyboardInterrupt:
@@ -181,14 +192,14 @@ def main(argv: list[str] | None = None) -> int:
         interrupts.ignore() if argv is None else interrupts.raise_keyboard_interrupt()
 
 
-def _main(argv: list[str] | None) -> int:
+def _main(argv: Sequence[str] | None) -> int:
     parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
     parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
-    parser.add_argument("--storage-path", type=Path, default=Path("fishernet-results"), help="default: %(default)s")
+    parser.add_argument("--storage-path", type=Path, default=Path(DEFAULT_STORAGE), help="default: %(default)s")
     arguments = parser.parse_args(argv)
-    if problem := name_problem("--name", "sweep", arguments.name):
+    if problem := name_problem("--name", "sweep", arguments.name) or storage_problem(arguments.storage_path):
         parser.error(problem)
     uri = arguments.tracking_uri or default_tracking_uri(arguments.storage_path)
     try:

@@ -13,9 +13,12 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, compact, expand
+from fishernet.services import schema
+from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
     Driver,
@@ -25,7 +28,6 @@ from sweeps.driver import (
     check_shared_flags,
     duration,
     import_drawing,
-    shape,
 )
 from sweeps.planning import (
     Devices,
@@ -36,9 +38,9 @@ from sweeps.planning import (
     import_models,
     make_cohorts,
 )
-from sweeps.tracking_store import shown
 
 
+@entry_point
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted."""
     arguments = list(sys.argv[1:] if argv is None else argv)
@@ -77,7 +79,6 @@ class LatentSweep(Driver):
     """A plan of trial configs, in cohorts."""
 
     kind, installed = "sweep", "fishernet-sweep"
-    script = Path(__file__).resolve()
 
     def asked(self) -> list[TrialConfig]:
         return configs_from_flags(self.args)
@@ -104,7 +105,7 @@ class LatentSweep(Driver):
         from analysis import report
 
         ray.shutdown()  # scores are computed by a private Ray of their own
-        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.storage / self.name / "report")]
+        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.folder / "report")]
         # --gpus counts those of the cluster, where there is one.
         for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):
             if (value := getattr(self.args, flag)) is not None:
@@ -124,10 +125,13 @@ class LatentSweep(Driver):
         return 0
 
     def dry_run(self, name: str, configs: list[TrialConfig]) -> int:
+        from fishernet.pca import pca_seconds
+
         data, devices = self.load_data(configs[0]), self.connect() if self.args.address else self.devices()
         cohorts = make_cohorts(configs, devices, self.args.cohort_size, data.train[0].numel())
         self._print_plan(name, configs, cohorts, devices, data)
         if (seconds := self.estimate(cohorts, devices, data)) is not None:
+            seconds += pca_seconds(data.train, data.test, sorted({c.latent_dim for c in configs}))
             print(f"time       about {duration(seconds)} by a measured step of each model, evaluation included")
         print("nothing was started or written (--dry-run)")
         return 0
@@ -136,12 +140,12 @@ class LatentSweep(Driver):
         self, name: str, configs: list[TrialConfig], cohorts: list[list[TrialConfig]], devices: Devices, data: Any
     ) -> None:
         print(f"sweep      {name}: {describe_plan(configs)}")
-        print(f"images     {len(data.train)} to train, {len(data.test)} for {data.held_out}, {shape(data.image_shape)}")
+        print(f"images     {data}")
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
         print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
-        print(f"tracking   {shown(self.uri)}")
-        print(f"storage    {self.storage / name}")
+        print(f"tracking   {hide_password(self.uri)}")
+        print(f"storage    {self.folder}")
 
     def launch(
         self, name: str, configs: list[TrialConfig], tracking: Any, folder: Path, data: Any, devices: Devices | None
@@ -189,26 +193,20 @@ class LatentSweep(Driver):
         )
 
     def _describe(self, configs: list[TrialConfig], tracking: Any, data: Any) -> None:
-        from fishernet.evaluation import pca_test_mse
+        from fishernet.pca import pca_test_mse
 
         plan = compact(configs)
         self.describe(tracking, plan, plan["base"], describe_plan(configs), data)
         floors = pca_test_mse(data.train, data.test, sorted({c.latent_dim for c in configs}))
-        tracking.log_parent_metrics([("pca/test_mse", mse, d) for d, mse in floors.items()])
+        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
 
-    def draw(self, name: str) -> bool:
-        """Print table and figures of what is finished; false where nothing is."""
-        from analysis.frame import AnalysisError
+    def draw(self, name: str) -> None:
+        """Print table and figures of what is finished."""
         from analysis.mse_curves import report
 
         print()
-        try:
-            report(name, self.uri, self.storage / name / "figures")
-        except AnalysisError as error:
-            print(f"no figure: {error}\n")
-            return False
+        self.parts.n += report(name, self.uri, self.folder / "figures").n
         print()
-        return True
 
 
 def _jobs(

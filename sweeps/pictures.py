@@ -3,14 +3,15 @@
 from pathlib import Path
 
 SIDE = 56  # pixels an image should measure on the screen, about
+LARGEST = 4 * SIDE  # larger ones are averaged to it
 GAP = 4  # pixels between images
 
 
 def reconstruction_picture(pictures_npz: Path, out_png: Path) -> None:
     """Draw ``originals`` above ``reconstructions``, uint8 (n, channels, height, width), grey or colour.
 
-    Images are enlarged by a whole factor, so that every pixel stays a square. Raises ValueError for a file
-    that does not hold two such arrays.
+    Images are enlarged by a whole factor, so that every pixel stays a square; large ones are reduced. Raises ValueError
+    for a file that does not hold two such arrays.
     """
     import zipfile
 
@@ -29,11 +30,13 @@ def reconstruction_picture(pictures_npz: Path, out_png: Path) -> None:
         )
     n, channels, height, width = shape
     factor = max(1, round(SIDE / max(height, width)))
-    high, wide = factor * height, factor * width
+    reduction = min(1.0, LARGEST / max(height, width))
+    high, wide = max(1, round(reduction * factor * height)), max(1, round(reduction * factor * width))
+    filter_ = Image.Resampling.BOX if reduction < 1 else Image.Resampling.NEAREST
     canvas = Image.new("L" if channels == 1 else "RGB", (n * (wide + GAP) - GAP, 2 * high + GAP), "white")
     for row, images in enumerate(rows):
         for column, image in enumerate(images):
             pixels = image[0] if channels == 1 else image.transpose(1, 2, 0)  # (height, width[, 3])
-            enlarged = Image.fromarray(np.ascontiguousarray(pixels)).resize((wide, high), Image.Resampling.NEAREST)
+            enlarged = Image.fromarray(np.ascontiguousarray(pixels)).resize((wide, high), filter_)
             canvas.paste(enlarged, (column * (wide + GAP), row * (high + GAP)))
     canvas.save(out_png)

@@ -170,8 +170,9 @@ def _has(text: str, name: str) -> bool:
 
 def dataset_from_flag(dataset: str) -> str:
     """The name, or the absolute path where it is one: workers may run elsewhere."""
-    if dataset and dataset not in DATASET_NAMES and os.path.exists(dataset):  # noqa: PTH110 (Path raises for a long name)
-        return os.path.realpath(dataset)
+    path = os.path.expanduser(dataset)  # noqa: PTH111 (Path raises for a ~user that does not exist, and for a long name)
+    if dataset and dataset not in DATASET_NAMES and os.path.exists(path):  # noqa: PTH110
+        return os.path.realpath(path)
     return dataset
 
 

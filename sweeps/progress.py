@@ -1,5 +1,6 @@
 """One live line while a sweep runs; silent where the output is no terminal."""
 
+import os
 import shutil
 import sys
 import threading
@@ -20,7 +21,7 @@ class Progress:
         self.best: dict[str, float] = {}
         self.note = "starting workers (half a minute the first time)"
         self._first: tuple[float, int] | None = None
-        self._live = stream.isatty()
+        self._live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"  # which cannot clear a line
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from fishernet.config import VARIABLE_ROLES, TrialConfig
 from fishernet.families import all_fields, family, matters, trial_config, typed_value
+from fishernet.flags import number
 from fishernet.plan import PlanError
 
 Value = int | float | str
@@ -103,7 +104,7 @@ def parse_domain(name: str, text: str) -> Domain:
     if scale:
         key, _, size = scale.partition("=")
         try:
-            step = type(low)(size)
+            step = number(type(low))(size)
         except ValueError:
             step = 0
         if key != "step" or not 0 < step <= high - low:

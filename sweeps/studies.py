@@ -26,11 +26,12 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
 from fishernet.families import all_fields
+from fishernet.services import schema
+from fishernet.services.mlflow_store import create_whole, reason_of
 from fishernet.training import DIVERGED
 from sweeps.launch import Job
 from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
 from sweeps.tracking import TrackedRun
-from sweeps.tracking_store import create_whole, reason_of
 
 STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
 STATES = {TrialState.COMPLETE: "complete", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed"}
@@ -112,7 +113,8 @@ def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool
     ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
     if ours and not known:
         raise StudiesError(
-            f"{url} holds studies of a search {name} already, and MLflow knows none of that name; choose another --name, or "
+            f"{url} holds studies of a search {name} already, and MLflow has no plan of that name; --resume {name} goes on where "
+            "its run was deleted in MLflow; otherwise choose another --name, or "
             f"delete them: optuna delete-study --storage {url} --study-name {ours[0]}"
         )
     if trained and not ours:
@@ -135,6 +137,15 @@ class Study:
 
     def trials(self) -> list[FrozenTrial]:
         return self.study.get_trials(deepcopy=False)
+
+    def scores(self) -> list[dict[int, float]]:
+        """Score by epoch of each suggestion: a trial that died and its retries, which have its values, are one."""
+        first: dict[int, int] = {}  # trial -> the one it is, at last, a retry of
+        merged: dict[int, dict[int, float]] = {}
+        for trial in self.trials():
+            first[trial.number] = first.get(trial.user_attrs.get(RETRY_OF, -1), trial.number)
+            merged.setdefault(first[trial.number], {}).update(trial.intermediate_values)
+        return list(merged.values())
 
     def n_asked(self) -> int:
         """How much of the budget is spent; a trial that died and its retry count once."""
@@ -281,9 +292,9 @@ class Search(Searcher):
     def tags(self, trial: Any) -> dict[str, str]:
         attempt = self._attempts[trial.trial_id]
         return {
-            "fishernet.search.study": attempt.study.plan.name,
-            "fishernet.search.trial": str(attempt.trial.number),
-            "fishernet.search.state": "running" if attempt.told is None else STATES[attempt.told],
+            schema.STUDY: attempt.study.plan.name,
+            schema.TRIAL: str(attempt.trial.number),
+            schema.STATE: "running" if attempt.told is None else STATES[attempt.told],
         }
 
     # What Tune calls, in the driver's one thread.
@@ -356,8 +367,7 @@ class Search(Searcher):
             attempt.trial.report(attempt.values[epoch][0], epoch)
         if epoch not in self.plan.rungs or max(known, default=0) > epoch:  # no rung, or one it has passed
             return False
-        there = (trial.intermediate_values for trial in attempt.study.trials())
-        scores = sorted(values[epoch] for values in there if epoch in values)
+        scores = sorted(values[epoch] for values in attempt.study.scores() if epoch in values)
         return attempt.values[epoch][0] > scores[max(0, len(scores) // self.plan.reduction_factor - 1)]
 
     def _scores(self, metrics: Mapping[str, float]) -> tuple[float, ...]:

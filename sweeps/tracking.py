@@ -8,44 +8,35 @@ import json
 import re
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
+from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
-from fishernet.families import trial_config
 from fishernet.provenance import commit, machine, versions
-from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
-from sweeps.tracking_store import (
+from fishernet.services import schema
+from fishernet.services.mlflow_store import (
     TrackingError,
     check_uri,
+    children,
     client_of,
     default_artifact_root,
-    default_tracking_uri,
-    pages,
+    files_of,
+    follow_files,
+    forget_command,
+    log_batch,
+    parents,
     reason_of,
+    restore_command,
     sentences,
-    shown,
     sqlite_path,
+    sweeps,
 )
+from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
 
-__all__ = [
-    "SweepTracking",
-    "TrackedRun",
-    "TrackingError",
-    "check_uri",
-    "default_artifact_root",
-    "default_tracking_uri",
-    "list_sweeps",
-]
-
-TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
-PLURAL = {"sweep": "sweeps", "search": "searches"}  # kinds of experiments, in the tag fishernet.kind
-TRIALS, PARENTS = "tags.`fishernet.role` = 'trial'", "tags.`fishernet.role` = 'sweep'"
-# What the UI shows in its column Source.
-SOURCE = {"mlflow.source.name": "fishernet", "mlflow.source.type": "LOCAL"}
+PLURAL = {"sweep": "sweeps", "search": "searches"}  # kinds of experiments
 Artifacts = Callable[[], Path | None] | Path | None
 
 
@@ -58,6 +49,7 @@ class TrackedRun:
     status: str  # RUNNING, FINISHED, FAILED or KILLED
     last_epoch: int  # 0: none
     reason: str = ""  # why it FAILED or was KILLED
+    parent_run_id: str = ""  # what it hangs on in MLflow's page
 
 
 @dataclass
@@ -68,6 +60,7 @@ class _Child:
     status: str = ""
     last_epoch: int = 0
     in_doubt: bool = False  # the server was asked to make it, and an answer was missing
+    started: int = 0  # milliseconds since 1970, where this process makes it
 
 
 class SweepTracking:
@@ -78,16 +71,20 @@ class SweepTracking:
 
     def __init__(self, name: str, uri: str, client: Any, parent: Any, log: Log) -> None:
         self.name, self.parent_run_id = name, parent.info.run_id
-        self.plan = _read_plan(parent.data.tags)
+        self.begun_as = parent.data.tags.get(schema.SWEEP) or name  # another name where the experiment was renamed
+        self.plan = _plan(parent, name)
         self._uri, self._client, self._experiment_id, self.say = uri, client, parent.info.experiment_id, log
         self._parent_status = parent.info.status
-        self.found = self.runs()  # as they were when it was opened: of 10,000, reading them takes half a minute
+        # As they were when it was opened: of 10,000, reading them takes half a minute.
+        found = self._all_runs()
+        self.found = _most_advanced(found)
+        self._elsewhere = [run for run in found if run.parent_run_id != self.parent_run_id]
         # A run found RUNNING may lack its params (its driver died): "" has ensure add them.
         self._children = {
             run.config: _Child(run.run_id, "" if run.status == "RUNNING" else run.status, run.last_epoch)
             for run in self.found.values()
         }
-        self._queue = Queue(self._write_epochs, shown(uri), lambda line: self.say(line))
+        self._queue = Queue(self._write_epochs, hide_password(uri), lambda line: self.say(line))
         self._closed: bool | None = None
 
     @classmethod
@@ -102,7 +99,7 @@ class SweepTracking:
         if path := sqlite_path(uri):
             uri = f"sqlite:///{path.as_posix()}"  # absolute: the current folder may change
             artifact_root = artifact_root or default_artifact_root(path.parent)
-        missing = f"there is no {kind} named {name} in {shown(uri)}"
+        missing = f"there is no {kind} named {name} in {hide_password(uri)}"
         if path and not path.exists() and not create:
             raise TrackingError(f"{missing}; that store does not exist yet")
         with sentences(uri):
@@ -110,30 +107,37 @@ class SweepTracking:
             experiment = client.get_experiment_by_name(name)
             if experiment and experiment.lifecycle_stage == "deleted":
                 raise TrackingError(
-                    f"the {kind} {name} was deleted in {shown(uri)}, and MLflow keeps its name; choose "
-                    "another name, or have MLflow forget it: mlflow gc "
-                    f"--experiment-ids {experiment.experiment_id} "
-                    "--backend-store-uri <the server's store>"
+                    f"the {kind} {name} was deleted in {hide_password(uri)}, and MLflow keeps it and its name; restore it "
+                    f"({restore_command(uri, experiment)}), choose another name, or have MLflow forget it and its runs for "
+                    f"good ({forget_command(uri, experiment)})"
                 )
-            if experiment and experiment.tags.get("fishernet.kind") != kind:
+            if experiment and experiment.tags.get(schema.KIND) != kind:
                 raise TrackingError(
-                    f"{name} is an MLflow experiment in {shown(uri)}, but no {kind}; choose another name"
+                    f"{name} is an MLflow experiment in {hide_password(uri)}, but no {kind}; choose another name"
                 )
             ids = [experiment.experiment_id] if experiment else []
-            parents = pages(client.search_runs, experiment_ids=ids, filter_string=PARENTS)
-            parent = next(parents, None) if ids else None
+            parent = next(iter(parents(client, ids)), None)
+            if parent is None and not create and (deleted := parents(client, ids, deleted=True)):
+                parent = deleted[0]
+                client.restore_run(parent.info.run_id)
+                log(f"the run that holds the plan of {name} was deleted in MLflow; it is restored")
+                if n_deleted := sum(1 for _ in children(client, ids[0], deleted=True)):
+                    log(
+                        f"{n_deleted} runs of {name} were deleted, too; what is not restored in MLflow is trained again"
+                    )
             if parent is None and not create:
                 names = ", ".join(known for known, _, _ in list_sweeps(uri, kind)) or "none"
                 raise TrackingError(f"{missing}; the {PLURAL[kind]} there: {names}")
+            if experiment and artifact_root and (said := follow_files(uri, client, experiment, artifact_root)):
+                log(said)
             if not ids:
                 place = None  # a server chooses it; without one, MLflow takes the current folder
                 if artifact_root and not uri.startswith("http"):
                     place = (Path(artifact_root).absolute() / re.sub(r"[^\w.-]+", "-", name)).as_uri()
-                # The second tag opens the experiment in the UI as training runs; it would take it for language models.
-                kinds = {"fishernet.kind": kind, "mlflow.experimentKind": "custom_model_development"}
-                ids = [client.create_experiment(name, artifact_location=place, tags=kinds)]
+                tags = {schema.KIND: kind, **schema.EXPERIMENT}
+                ids = [client.create_experiment(name, artifact_location=place, tags=tags)]
             if parent is None:
-                tags = {"fishernet.role": "sweep", "fishernet.sweep": name, **SOURCE}
+                tags = {schema.ROLE: "sweep", schema.SWEEP: name, **schema.SOURCE}
                 parent = client.create_run(ids[0], run_name=name, tags=tags)
         return cls(name, uri, client, parent, log)
 
@@ -154,41 +158,38 @@ class SweepTracking:
 
     def runs(self) -> dict[TrialConfig, TrackedRun]:
         """Every trial config's run as MLflow holds it now, the most advanced where there are several."""
+        return _most_advanced(self._all_runs())
+
+    def _all_runs(self) -> list[TrackedRun]:
+        """The most advanced last."""
         with sentences(self._uri):
-            found = pages(
-                self._client.search_runs,
-                experiment_ids=[self._experiment_id],
-                filter_string=TRIALS,
-                order_by=["attributes.start_time ASC"],  # a run made meanwhile comes last and shifts no page
-            )
-            tracked = sorted(map(_tracked, found), key=lambda run: (run.status == "FINISHED", run.last_epoch))
-        return {run.config: run for run in tracked}
+            found = sorted(children(self._client, self._experiment_id), key=schema.progress)
+        return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
         self, plan: dict[str, Any], params: Mapping[str, Any], command: str, note: str,
         provenance: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
-        """Write what the sweep is; params that are there stay as they are, since MLflow's cannot change.
+        """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.
 
         provenance: tags that say where it was computed; otherwise this machine, its packages and its commit.
         """
         self.plan = plan
-        text = json.dumps(plan)
-        chunks = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)]
-        tags = {f"fishernet.plan.{i}" if i else "fishernet.plan": chunk for i, chunk in enumerate(chunks)}
-        tags |= {"fishernet.command": command[:TAG_LENGTH], "mlflow.note.content": note[:TAG_LENGTH]}
+        tags = schema.plan_tags(plan) | {schema.COMMAND: command[: schema.TAG_LENGTH]}
         tags |= _provenance() if provenance is None else provenance
         texts = {key: str(value) for key, value in params.items()}
-        self._put(None, lambda: self._write_description(tags, texts))
+        self._put(None, lambda: self._write_description(tags, texts, note))
+        if self._elsewhere:
+            self._put(None, self._take_in)
 
     def ensure(self, config: TrialConfig, start: float | None = None) -> None:
         """Have a RUNNING run of this config, started ``start`` seconds after 1970; a FINISHED one stays."""
         child = self._children.setdefault(config, _Child())
         if child.status in ("RUNNING", "FINISHED"):
             return
-        reopen, started = child.status != "", _milliseconds(start)
+        reopen, child.started = child.status != "", _milliseconds(start)
         child.status = "RUNNING"
-        self._put(config, lambda: self._write_run(config, child, started, reopen))
+        self._put(config, lambda: self._write_run(config, child, reopen))
 
     def log_epochs(self, config: TrialConfig, epochs: list[Epoch]) -> None:
         """Add epochs to a run; those up to the run's last one are there already and are skipped."""
@@ -203,7 +204,7 @@ class SweepTracking:
         """Set tags of a run."""
         self.ensure(config)
         child, texts = self._children[config], dict(tags)
-        self._put(config, lambda: self._batch(child.run_id, tags=texts))
+        self._put(config, lambda: log_batch(self._client, child.run_id, tags=texts))
 
     def finish(
         self, config: TrialConfig, status: str, reason: str | None = None,
@@ -249,7 +250,7 @@ class SweepTracking:
             done = self._queue.drain(patience_seconds)
         if not done:
             self.say(
-                f"not yet written to {shown(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
+                f"not yet written to {hide_password(self._uri)} ({self._queue.trouble}): {self._queue.contents()}; "
                 f"resuming {self.name} writes them"
             )
         self._queue.stop()
@@ -264,38 +265,44 @@ class SweepTracking:
 
     # What follows runs in the queue's thread, again after each failure: it may meet its own half-done work.
 
-    def _write_description(self, tags: dict[str, str], params: dict[str, str]) -> None:
-        known = self._client.get_run(self.parent_run_id).data.params
-        new = {key: value for key, value in params.items() if key not in known}
-        self._batch(self.parent_run_id, params=new, tags=tags)
+    def _write_description(self, tags: dict[str, str], params: dict[str, str], note: str) -> None:
+        known = self._client.get_run(self.parent_run_id).data
+        new = {key: value for key, value in params.items() if key not in known.params}
+        tags = tags | schema.note_tags(known.tags, note)
+        log_batch(self._client, self.parent_run_id, params=new, tags=tags)
 
-    def _write_run(self, config: TrialConfig, child: _Child, started: int, reopen: bool) -> None:
+    def _take_in(self) -> None:
+        """Hang the runs of parents that were deleted or followed by this one on this one; where a user put runs they stay."""
+        ids = [self._experiment_id]
+        other = {run.info.run_id for gone in (False, True) for run in parents(self._client, ids, deleted=gone)}
+        for run in self._elsewhere:
+            if run.parent_run_id in other - {self.parent_run_id}:
+                self._client.set_tag(run.run_id, schema.PARENT, self.parent_run_id)
+
+    def _write_run(self, config: TrialConfig, child: _Child, reopen: bool) -> None:
         if child.in_doubt and not child.run_id:
-            child.run_id = next((run.info.run_id for run in self._runs_of(config)), "")
-        if not child.run_id:
-            tags = {
-                "mlflow.parentRunId": self.parent_run_id,
-                **SOURCE,
-                "fishernet.role": "trial",
-                "fishernet.variant": config.variant,
-                "fishernet.sweep": self.name,
-                # It comes with the run, where params need a second call.
-                "fishernet.config": json.dumps(config.to_dict()),
-            }
+            child.run_id = next((run.info.run_id for run in self._made_of(config, child)), "")
+        params, has_reason = {key: str(value) for key, value in config.to_dict().items()}, False
+        if child.run_id:
+            known = self._client.get_run(child.run_id).data
+            params = {key: value for key, value in params.items() if key not in known.params}
+            has_reason = schema.REASON in known.tags
+        else:
+            tags = schema.trial_tags(config, self.begun_as, self.parent_run_id)
             doubted, child.in_doubt = child.in_doubt, True
-            made = self._client.create_run(self._experiment_id, started, tags, config.run_name)
+            made = self._client.create_run(self._experiment_id, child.started, tags, config.run_name)
             child.run_id, child.in_doubt = made.info.run_id, doubted
-        self._batch(child.run_id, params={key: str(value) for key, value in config.to_dict().items()})
+        log_batch(self._client, child.run_id, params=params)
         if reopen:
-            if "fishernet.reason" in self._client.get_run(child.run_id).data.tags:
-                self._client.delete_tag(child.run_id, "fishernet.reason")
+            if has_reason:
+                self._client.delete_tag(child.run_id, schema.REASON)
             self._client.update_run(child.run_id, status="RUNNING")
 
-    def _runs_of(self, config: TrialConfig) -> list[Any]:
+    def _made_of(self, config: TrialConfig, child: _Child) -> list[Any]:
+        """The runs that this process made, or had made without seeing an answer."""
         described = json.dumps(config.to_dict())
-        same_name = f"{TRIALS} and attributes.run_name = '{config.run_name}'"
-        runs = pages(self._client.search_runs, experiment_ids=[self._experiment_id], filter_string=same_name)
-        return [run for run in runs if run.data.tags.get("fishernet.config") == described]
+        runs = children(self._client, self._experiment_id, f"attributes.start_time = {child.started}")
+        return [run for run in runs if run.data.tags.get(schema.CONFIG) == described]
 
     def _write_epochs(self, config: TrialConfig, epochs: list[Epoch]) -> None:
         # Sending a batch again adds nothing: MLflow keeps one of equal (name, value, time, step).
@@ -304,7 +311,7 @@ class SweepTracking:
             for epoch in epochs
             for name, value in epoch["metrics"].items()
         ]
-        self._batch(self._children[config].run_id, metrics=values)
+        log_batch(self._client, self._children[config].run_id, values)
 
     def _write_end(
         self, config: TrialConfig, status: str, reason: str | None, artifacts: Artifacts, ended: int,
@@ -318,11 +325,11 @@ class SweepTracking:
         if folder is not None:
             self._upload(child.run_id, folder)
         if child.in_doubt:  # a server that was slow rather than away has made the doubted run after all
-            for run in self._runs_of(config):
+            for run in self._made_of(config, child):
                 if run.info.run_id != child.run_id and not run.data.metrics:
                     self._client.delete_run(run.info.run_id)
         if reason:
-            self._client.set_tag(child.run_id, "fishernet.reason", reason[:TAG_LENGTH])
+            self._client.set_tag(child.run_id, schema.REASON, reason[: schema.TAG_LENGTH])
         self._client.set_terminated(child.run_id, status, ended)
         if then is not None:
             then()
@@ -330,50 +337,38 @@ class SweepTracking:
     def _write_parent_metrics(self, metrics: list[tuple[str, float, int]], now: int) -> None:
         names = {name for name, _, _ in metrics}
         known = [m for name in names for m in self._client.get_metric_history(self.parent_run_id, name)]
-        there = {(m.key, m.value, m.step) for m in known}
+        there = {(m.key, schema.number(m.value), m.step) for m in known}
         new = [(name, value, now, step) for name, value, step in metrics if (name, value, step) not in there]
-        self._batch(self.parent_run_id, metrics=new)
-
-    def _batch(
-        self, run_id: str, metrics: Sequence[tuple[str, float, int, int]] = (),
-        params: Mapping[str, str] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
-    ) -> None:  # fmt: skip
-        from mlflow.entities import Metric, Param, RunTag
-
-        self._client.log_batch(
-            run_id,
-            metrics=[Metric(name, float(value), time, step) for name, value, time, step in metrics],
-            params=[Param(key, value) for key, value in params.items()],
-            tags=[RunTag(key, value) for key, value in tags.items()],
-            synchronous=True,
-        )
+        log_batch(self._client, self.parent_run_id, new)
 
     def _upload(self, run_id: str, folder: Path) -> None:
         """Every file below folder; pictures.npz as the picture it holds, record.json not: it is the run."""
         if not folder.is_dir():
             raise Refused(f"the folder of its artifacts, {folder}, does not exist")
+        files = files_of(self._uri, run_id)
         for path in sorted(p for p in folder.rglob("*") if p.is_file() and p.name != "record.json"):
             try:
                 if path.name == "pictures.npz":
-                    self._upload_picture(run_id, path)
+                    self._upload_picture(files, path)
                 else:
                     place = path.relative_to(folder).parent.as_posix()
-                    self._client.log_artifact(run_id, str(path), None if place == "." else place)
+                    files.log_artifact(str(path), None if place == "." else place)
             except FileNotFoundError as error:
                 if path.exists():  # it is the store's folder that is away, such as a mount: that may come back
                     raise
                 raise Refused(f"its file {path} has gone") from error
 
-    def _upload_picture(self, run_id: str, pictures: Path) -> None:
+    def _upload_picture(self, files: Any, pictures: Path) -> None:
         from sweeps.pictures import reconstruction_picture
 
         with tempfile.TemporaryDirectory() as scratch:
             picture = Path(scratch) / "reconstructions.png"
             try:
                 reconstruction_picture(pictures, picture)
-            except ValueError as error:
-                raise Refused(str(error)) from error
-            self._client.log_artifact(run_id, str(picture))
+            except Exception as error:  # the run's weights are what it was trained for
+                self.say(f"a run's picture of reconstructions is missing: {type(error).__name__}: {error}")
+                return
+            files.log_artifact(str(picture))
 
 
 def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:
@@ -382,36 +377,38 @@ def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:
     if (path := sqlite_path(uri)) and not path.exists():
         return []
     with sentences(uri):
-        client = client_of(uri)
-        found = pages(client.search_experiments, filter_string=f"tags.`fishernet.kind` = '{kind}'")
-        sweeps = {experiment.experiment_id: experiment for experiment in found}
-        parents = pages(client.search_runs, experiment_ids=list(sweeps), filter_string=PARENTS)
-        status = {run.info.experiment_id: run.info.status for run in (parents if sweeps else ())}
-    made = ((sweeps[i].name, status[i], sweeps[i].creation_time) for i in status)
+        found = sweeps(client_of(uri), kind)
+    made = ((experiment.name, parent.info.status, experiment.creation_time) for experiment, parent in found)
     return sorted(made, key=lambda sweep: sweep[2])
 
 
-def _tracked(run: Any) -> TrackedRun:
+def _most_advanced(runs: list[TrackedRun]) -> dict[TrialConfig, TrackedRun]:
+    return {run.config: run for run in runs}  # of equal keys the last stays
+
+
+def _tracked(run: Any) -> TrackedRun | None:
     try:
-        # A driver that died while it made the run wrote the tag and not the params.
-        config = trial_config(run.data.params or json.loads(run.data.tags["fishernet.config"]))
-    except (KeyError, ValueError) as error:
+        config = schema.config_of(run)
+    except schema.SchemaError as error:
         raise TrackingError(
-            f"run {run.info.run_name} ({run.info.run_id}) holds no trial config of this version of fishernet "
-            f"({error.args[0]}); choose another name for the sweep, or delete that run in MLflow"
+            f"{error}; go on with the version that wrote it, or choose another name for the sweep"
         ) from error
-    last_epoch = max((metric.step for metric in run.data.to_proto().metrics), default=0)
-    reason = run.data.tags.get("fishernet.reason", "")
-    return TrackedRun(run.info.run_id, config, run.info.status, last_epoch, reason)
+    if config is None:
+        return None
+    tags = run.data.tags
+    return TrackedRun(
+        run.info.run_id, config, run.info.status, schema.last_epoch(run), tags.get(schema.REASON, ""),
+        tags.get(schema.PARENT, ""),
+    )  # fmt: skip
 
 
-def _read_plan(tags: Mapping[str, str]) -> dict[str, Any] | None:
-    """The plan from its tag and the tags that continue it; what a longer plan left behind is not read."""
-    text, i = tags.get("fishernet.plan", ""), 1
-    while more := tags.get(f"fishernet.plan.{i}"):
-        text, i = text + more, i + 1
-    plan: dict[str, Any] | None = json.JSONDecoder().raw_decode(text)[0] if text else None
-    return plan
+def _plan(parent: Any, name: str) -> dict[str, Any] | None:
+    try:
+        return schema.plan_of(parent.data.tags)
+    except schema.SchemaError as error:
+        raise TrackingError(
+            f"in the run of {name} itself, {parent.info.run_id}, {error}; mend that tag in MLflow, or choose another name"
+        ) from error
 
 
 def _milliseconds(seconds: float | None = None) -> int:
@@ -419,5 +416,5 @@ def _milliseconds(seconds: float | None = None) -> int:
 
 
 def _provenance() -> dict[str, str]:
-    tags = {"fishernet.versions": json.dumps(versions()), "fishernet.machine": json.dumps(machine())}
-    return {**tags, "mlflow.source.git.commit": head} if (head := commit()) else tags
+    tags = {schema.VERSIONS: json.dumps(versions()), schema.MACHINE: json.dumps(machine())}
+    return {**tags, schema.COMMIT: head} if (head := commit()) else tags

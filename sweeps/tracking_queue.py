@@ -8,18 +8,13 @@ from contextlib import suppress
 from typing import Any
 
 from fishernet.config import TrialConfig
-from sweeps.tracking_store import reason_of
+from fishernet.services.mlflow_store import is_refusal, reason_of
 
 METRICS_PER_CALL = 1000  # MLflow's limit
 # A call costs MLflow as much as 70 values, so epochs wait for the next ones of their run: as long as keeps their writing to this
 # share of the time, and at most so many seconds, as MLflow's page looks for new ones every 30.
 SHARE, LINGER = 0.05, 10.0
 LONGEST_WAIT = 15.0  # seconds between two attempts to reach a server that is away
-# Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
-REFUSALS = (
-    "INVALID_PARAMETER_VALUE", "BAD_REQUEST", "NOT_FOUND", "RESOURCE_DOES_NOT_EXIST",
-    "RESOURCE_ALREADY_EXISTS",
-)  # fmt: skip
 Epoch = dict[str, Any]  # {"epoch": int, "time": seconds since 1970, "metrics": {name: float}}
 Record = Any  # an Epoch, or a function that writes something else
 Log = Callable[[str], Any]
@@ -129,7 +124,7 @@ class Queue:
             try:
                 records[0]() if callable(records[0]) else self._write_epochs(key, records)
             except Exception as error:  # whatever it is, this thread lives on: nobody else writes
-                if not _is_refusal(error):
+                if not _will_stay(error):
                     failures += 1
                     self._put_back(key, records)
                     self.trouble = reason_of(error)
@@ -170,12 +165,6 @@ class Queue:
             self._log(line)
 
 
-def _is_refusal(error: Exception) -> bool:
-    from mlflow.exceptions import MlflowException
-    from requests import HTTPError
-
-    if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
-        return error.response.status_code in (400, 404, 413)
-    code = error.error_code if isinstance(error, MlflowException) else None
-    # The last three say that the record is wrong, not the server.
-    return code in REFUSALS or isinstance(error, Refused | TypeError | KeyError | AttributeError)
+def _will_stay(error: Exception) -> bool:
+    # The four say that the record is wrong, not the server.
+    return is_refusal(error) or isinstance(error, Refused | TypeError | KeyError | AttributeError)

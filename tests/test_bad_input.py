@@ -129,7 +129,7 @@ def at(tmp_path_factory):
         for name in [name for name in os.environ if name.lower().endswith("_proxy") or name.startswith("MLFLOW_")]:
             patch.delenv(name)
         patch.setenv("FISHERNET_DATA_DIR", str(at / "a-folder"))
-        patch.setattr("fishernet.data._download", _no_network)
+        patch.setattr("fishernet.data.idx._download", _no_network)
         patch.chdir(at)
         yield at
 

@@ -65,6 +65,9 @@ def fit(name: str, means: npt.ArrayLike, seed: int) -> Density:
         return Prior(z.shape[1])
     if len(z) < FEWEST_MEANS:
         raise AnalysisError(f"A density is fitted to {FEWEST_MEANS} latent means or more; got {len(z)}.")
+    seed = int(
+        np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0]
+    )  # samples are drawn with default_rng(seed)
     if name == "mkde":
         from analysis.scores.mkde import fit_mkde
 

@@ -9,8 +9,8 @@ import json
 import math
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -42,6 +42,9 @@ LEAST_STEPS = 400  # small data sets pass more often
 BATCH_SIZE = 128
 LEARNING_RATE = 5e-3  # the peak of the one-cycle schedule
 LARGEST_GRID = 7  # rows and columns left of an image of 28 pixels; larger images are averaged to it
+LARGEST_SIDE = (
+    64  # pixels: larger images are averaged to it before the classifier sees them, or its training would take hours
+)
 
 
 class Extractor(ABC):
@@ -50,6 +53,7 @@ class Extractor(ABC):
     name: ClassVar[str]
     n_features: ClassVar[int]
     batch_size: ClassVar[int]
+    batch_pixels: ClassVar[int]  # of all its images; with larger ones a batch has fewer
 
     def __init__(self, network: nn.Module, device: Device) -> None:
         self.network = network.eval().requires_grad_(False).to(device)
@@ -68,17 +72,27 @@ class Extractor(ABC):
         """Start of a sha256 of the weights: with equal ones, features compare."""
         return _sha256(self.network.state_dict())
 
+    def batch_of(self, image_shape: Sequence[int]) -> int:
+        """How many images of (channels, height, width) make a batch."""
+        return max(1, min(self.batch_size, self.batch_pixels // (image_shape[1] * image_shape[2])))
+
+    def remarks(self, image_shape: Sequence[int]) -> list[str]:
+        """What a reader of scores by these features would take for granted, as sentences."""
+        return []
+
     def features(self, images: Tensor, progress: Progress | None = None) -> Features:
-        """Features (n, n_features) of images (n, channels, height, width) in [0, 1], of one channel or three.
+        """Features (n, n_features) of images (n, channels, height, width) in [0, 1], or uint8, of one channel or three.
 
         The same images give the same features; neither order nor batches matter but to float32's rounding, in which
         processors and thread counts differ too. ``progress`` is told the number of images done after each batch.
         """
         features = np.empty((len(images), self.n_features), np.float32)
+        batch_size = self.batch_of(images.shape[1:])
         with torch.inference_mode(), _exact_convolutions():
-            for start in range(0, len(images), self.batch_size):
-                batch = images[start : start + self.batch_size]
-                features[start : start + len(batch)] = self._of(batch.to(self.device)).cpu().numpy()
+            for start in range(0, len(images), batch_size):
+                batch = images[start : start + batch_size].to(self.device)
+                batch = batch.float() / 255 if batch.dtype == torch.uint8 else batch
+                features[start : start + len(batch)] = self._of(batch).cpu().numpy()
                 if progress:
                     progress(start + len(batch), len(images))
         return features
@@ -100,6 +114,7 @@ class Inception(Extractor):
     name = "inception"
     n_features = 2048
     batch_size = 32  # whose activations at 299 pixels take half a GB
+    batch_pixels = 32 * 512 * 512
 
     def __init__(self, weights: Path | None = None, device: Device = "cpu") -> None:
         if weights is None:
@@ -189,6 +204,7 @@ class Classifier(Extractor):
     name = "classifier"
     n_features = 128
     batch_size = 500
+    batch_pixels = 500 * 64 * 64
     network: nn.Sequential
 
     def __init__(self, network: nn.Sequential, training: Training, device: Device = "cpu") -> None:
@@ -232,7 +248,28 @@ class Classifier(Extractor):
                 f"The classifier was trained on images of (channels, height, width) {self.training.image_shape}; "
                 f"got {tuple(images.shape[1:])}. Train one on the data set these belong to."
             )
-        return self.network[0](images)
+        return self.network[0](_reduced(images))
+
+    def remarks(self, image_shape: Sequence[int]) -> list[str]:
+        seen = _seen_shape(image_shape)
+        if tuple(seen) == tuple(image_shape[1:]):
+            return []
+        return [
+            f"The classifier sees images of {image_shape[1]} x {image_shape[2]} pixels averaged to {seen[0]} x {seen[1]}."
+        ]
+
+
+def _seen_shape(image_shape: Sequence[int]) -> tuple[int, int]:
+    """Height and width of what the classifier sees of an image (channels, height, width)."""
+    height, width = image_shape[-2:]
+    factor = min(1.0, LARGEST_SIDE / max(height, width))
+    return max(1, round(height * factor)), max(1, round(width * factor))
+
+
+def _reduced(images: Tensor) -> Tensor:
+    """Images in [0, 1] as the classifier sees them: large ones averaged over areas."""
+    seen = _seen_shape(images.shape[1:])
+    return images if seen == tuple(images.shape[2:]) else F.interpolate(images, size=seen, mode="area")
 
 
 def train_classifier(
@@ -267,8 +304,8 @@ def train_classifier(
 
 def _classifier_network(image_shape: tuple[int, int, int], n_classes: int) -> nn.Sequential:
     """From images to features, then from features to logits."""
-    channels, *sizes = image_shape
-    grid = [min(LARGEST_GRID, math.ceil(size / 4)) for size in sizes]
+    channels = image_shape[0]
+    grid = [min(LARGEST_GRID, math.ceil(size / 4)) for size in _seen_shape(image_shape)]
     to_features = nn.Sequential(
         nn.Conv2d(channels, 32, 5, stride=2, padding=2, bias=False),  # the stride leaves a quarter of the work
         nn.BatchNorm2d(32),
@@ -296,7 +333,7 @@ def _train(network: nn.Sequential, images: Tensor, targets: Tensor, seed: int, p
     network.train()
     with _exact_convolutions():
         for step, index in zip(range(n_steps), _batches(len(images), batch_size, seed), strict=False):
-            loss = F.cross_entropy(network(images[index].float() / 255), targets[index])
+            loss = F.cross_entropy(network(_reduced(images[index].float() / 255)), targets[index])
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
@@ -318,8 +355,9 @@ def _classes(network: nn.Sequential, images: Tensor) -> Tensor:
     device = next(network.parameters()).device
     network.eval()
     with _exact_convolutions():
-        batches = images.split(Classifier.batch_size)
-        return torch.cat([network(batch.to(device).float() / 255).argmax(1).cpu() for batch in batches])
+        n = max(1, min(Classifier.batch_size, Classifier.batch_pixels // images[0, 0].numel()))
+        batches = (_reduced(batch.to(device).float() / 255) for batch in images.split(n))
+        return torch.cat([network(batch).argmax(1).cpu() for batch in batches])
 
 
 def _exact_convolutions() -> AbstractContextManager[None]:
@@ -331,34 +369,30 @@ FEATURE_NAMES = (Inception.name, Classifier.name)
 
 
 def real_features(
-    extractor: Extractor, images: Tensor, cache: Path | None, progress: Progress | None = None
-) -> RealFeatures:
+    extractor: Extractor, images: Tensor, cache: Path | None, progress: Progress | None = None,
+    say: Callable[[str], object] = print,
+) -> RealFeatures:  # fmt: skip
     """The features of real images and what distances need of them, kept below the folder ``cache``, if one is given.
 
     The file's name holds the network's fingerprint and a hash of the images, so nothing else is found there; a damaged
-    one is made anew. Raises AnalysisError when the folder cannot be written to.
+    one is made anew. Where the folder cannot be written to, ``say`` is told so, and nothing is kept.
     """
     if cache is None:
         return RealFeatures.of(extractor.features(images, progress))
-    path = cache / f"real-{extractor.name}-{extractor.fingerprint}-{_sha256({'images': images})}.npz"
-    try:
-        return RealFeatures.load(path)
-    except (OSError, ValueError):  # not there yet, or damaged
-        pass
-    with _written_below(cache):
-        cache.mkdir(parents=True, exist_ok=True)
+    name = f"real-{extractor.name}-{extractor.fingerprint}-{_sha256({'images': images})}.npz"
+    with suppress(OSError, ValueError, RuntimeError):  # not there yet, damaged, or ~ of a user without a home
+        return RealFeatures.load(cache.expanduser() / name)
     real = RealFeatures.of(extractor.features(images, progress))
-    with _written_below(cache):
-        real.save(path)
-    return real
-
-
-@contextmanager
-def _written_below(cache: Path) -> Iterator[None]:
     try:
-        yield
-    except OSError as error:
-        raise AnalysisError(f"{cache} is where features are kept, and writing there failed: {error}.") from error
+        folder = cache.expanduser()
+        folder.mkdir(parents=True, exist_ok=True)
+        real.save(folder / name)
+    except (OSError, RuntimeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        say(
+            f"Features of the real images are kept in {cache} (--cache), and writing there failed: {reason}. They were computed."
+        )
+    return real
 
 
 def _sha256(tensors: Mapping[str, Tensor]) -> str:
@@ -366,5 +400,5 @@ def _sha256(tensors: Mapping[str, Tensor]) -> str:
     digest = hashlib.sha256()
     for name, tensor in tensors.items():
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        digest.update(tensor.cpu().numpy().tobytes())
+        digest.update(np.ascontiguousarray(tensor.cpu().numpy()).data)
     return digest.hexdigest()[:16]

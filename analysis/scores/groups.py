@@ -11,8 +11,6 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 import torch
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from analysis.frame import AnalysisError
 from analysis.scores import clusters, densities, distances
@@ -22,15 +20,21 @@ from analysis.scores.tasks import Job, Scored, run_jobs
 from analysis.stored import Array, StoredSweep, decode, posterior_means
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
+from fishernet.services import mlflow_store
+from fishernet.services.schema import TAG_LENGTH
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
+# How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of
+# reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
+HOW = "as many as real, 256 grey values"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
 # From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
 N_STARTS = 50
+MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
+MOST_CLASSES = 100  # k-means takes time by images times classes, its figure by their square
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 OVERLAP_ARTIFACT = "scores/clusters.json"
-TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters of a tag, older servers 5000; 25 classes and more exceed it
 Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
@@ -60,25 +64,43 @@ def score_images(
             if means is None and name != "prior":
                 means = posterior_means(model, train)
             fitted_to = np.zeros((1, model.latent_dims[0]), np.float32) if means is None else means
-            latents, settings = fit_and_draw(name, fitted_to, seed)
+            latents, settings = fit_and_draw(name, fitted_to, seed, len(test))
             if name != "prior":
                 scored.samples[name] = latents, settings
-        images = decode(model, latents, tuple(test.shape[1:]))
-        result = distances.score(real, extractor.features(images), seed)
+        # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
+        latents, shape = latents[: len(test)], tuple(test.shape[1:])
+        at_once = extractor.batch_of(shape)
+        parts = (latents[start : start + at_once] for start in range(0, len(latents), at_once))
+        features = np.concatenate([extractor.features(grey_values(decode(model, part, shape))) for part in parts])
+        result = distances.score(real, features, seed)
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
             "features": extractor.fingerprint,
-            "n_images": len(images),
+            "how": HOW,
+            "n_images": len(latents),
             "n_real": len(test),
-            "remarks": result.remarks,
+            "remarks": result.remarks + extractor.remarks(shape),
         }
     return scored
+
+
+def grey_values(images: Images) -> Images:
+    """Images in [0, 1] at the nearest of the 256 grey values that the real ones have, and files would."""
+    return images.mul(255).round().div(255)
+
+
+def some_real(test: Images) -> Images:
+    """The held-out images that others are compared with: of more than MOST_REAL so many, drawn once and for all."""
+    if len(test) <= MOST_REAL:
+        return test
+    drawn = torch.randperm(len(test), generator=torch.Generator().manual_seed(0))[:MOST_REAL]
+    return test[drawn.sort().values]
 
 
 def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
     found = clusters.cluster(means, labels, n_starts=N_STARTS)
     scored = Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
-    if len(json.dumps(scored.about)) > TAG_LENGTH:
+    if len(json.dumps(scored.about)) > TAG_LENGTH:  # of 25 classes and more
         scored.files[OVERLAP_ARTIFACT] = {"matrix": scored.about.pop("matrix")}
     return scored
 
@@ -131,8 +153,8 @@ def ensure_distances(
 
     Of runs with a latent_dim in ``dims``, or of all where it is empty. Scores by other weights than are at hand count as lacking.
 
-    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. Raises
-    AnalysisError when the features cannot be had.
+    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. A ``cache`` that
+    cannot be kept costs time alone. Raises AnalysisError when the features cannot be had, or test images are too few.
     """
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
 
@@ -143,27 +165,34 @@ def ensure_distances(
     at_hand = _extractor_at_hand(stored, features, weights)
     if not lacking(at_hand):
         return []
+    if (n := len(stored.images.test)) <= distances.K:
+        raise AnalysisError(
+            f"Distances look at {distances.K} nearest neighbours, so they need {distances.K + 1} {stored.sweep.held_out} images "
+            f"or more; {stored.sweep.name} has {n}."
+        )
     # A task without a GPU of its own still sees them all.
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
-    real = real_features(extractor, stored.images.test.float() / 255, cache)
+    said: list[str] = []
+    test = some_real(stored.images.test)
+    real = real_features(extractor, test, cache, say=said.append)
     jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
-    shared = [device.type, extractor.to("cpu"), real, stored.images.train, stored.images.test]
-    return run_jobs(stored, jobs, gpus=gpus, shared=shared)
+    shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
+    return said + run_jobs(stored, jobs, gpus=gpus, shared=shared)
 
 
 def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
     """The sweep's classifier: the one stored with its parent run, else trained now and stored there."""
     if classifier := _stored_classifier(stored, device):
         return classifier
-    parent, client = stored.sweep.parent_run_id, MlflowClient(tracking_uri=stored.sweep.uri)
     classifier = train_classifier(stored.images, device=device)
     try:
         with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
             classifier.save(Path(folder) / CLASSIFIER_ARTIFACT)
-            client.log_artifact(parent, str(Path(folder) / CLASSIFIER_ARTIFACT))
-    except MlflowException as error:
+            files = mlflow_store.files_of(stored.sweep.uri, stored.sweep.parent_run_id)
+            files.log_artifact(str(Path(folder) / CLASSIFIER_ARTIFACT))
+    except mlflow_store.failures() as error:
         raise AnalysisError(
             f"The classifier of sweep {stored.sweep.name} cannot be stored with it: {error}."
         ) from error
@@ -173,8 +202,8 @@ def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
 def _stored_classifier(stored: StoredSweep, device: torch.device) -> Classifier | None:
     parent = stored.sweep.parent_run_id
     try:
-        files = [file.path for file in MlflowClient(tracking_uri=stored.sweep.uri).list_artifacts(parent)]
-    except MlflowException as error:
+        files = [file.path for file in mlflow_store.files_of(stored.sweep.uri, parent).list_artifacts()]
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The artifacts of sweep {stored.sweep.name} cannot be listed: {error}.") from error
     if CLASSIFIER_ARTIFACT not in files:
         return None
@@ -192,8 +221,11 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
 
 
 def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) -> bool:
-    made_with = run["scores"].get(features, {}).get(name, {}).get("features")
-    return made_with is not None and (extractor is None or extractor.fingerprint == made_with)
+    about = run["scores"].get(features, {}).get(name, {})
+    made_with = about.get("features")
+    return (
+        made_with is not None and about.get("how") == HOW and (extractor is None or extractor.fingerprint == made_with)
+    )
 
 
 def _rows(runs: pd.DataFrame) -> list[pd.Series]:
@@ -204,11 +236,14 @@ def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np
     means, labels = stored.latents(run)
     if labels is None:
         raise AnalysisError(f"The images of sweep {stored.sweep.name} have no labels to compare clusters with.")
+    if (n := len(np.unique(labels))) > MOST_CLASSES:
+        raise AnalysisError(f"The labels are of {n} classes; clusters are compared with {MOST_CLASSES} at most.")
     return means, labels
 
 
 def _sets(
     stored: StoredSweep, run: pd.Series, names: Sequence[str]
 ) -> tuple[Autoencoder, int, dict[str, Array | None]]:
-    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name) for name in names}
+    n = len(some_real(stored.images.test))
+    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name, n) for name in names}
     return stored.model(run), int(run["seed"]), known

@@ -13,15 +13,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.exceptions import MlflowException
 
 from analysis.frame import AnalysisError
 from analysis.scores import densities
 from analysis.stored import DAMAGED, StoredSweep, posterior_means
+from fishernet.services import mlflow_store
 
 Array = npt.NDArray[np.float32]
-N_SAMPLES = 10_000  # as the paper draws, section 3.3.1
+N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with
 FOLDER = "latent_samples"
 
 
@@ -50,36 +49,38 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
         return "mkde", ""
     return "mixture", (
         "These runs have no samples of the paper's MKDE; with NIFTy installed "
-        f"`python analysis/frechet.py --name {stored.sweep.name} --images mkde` draws them."
+        f"`{stored.sweep.command('analysis/frechet.py', '--images', 'mkde')}` draws them."
     )
 
 
-def find(stored: StoredSweep, run: pd.Series, density: str) -> Array | None:
-    """The run's stored samples of a density, where it has them; raises AnalysisError for a damaged file."""
-    client = MlflowClient(tracking_uri=stored.sweep.uri)
+def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) -> Array | None:
+    """The run's stored samples of a density, where it has n of them; raises AnalysisError for a damaged file."""
     name = f"{FOLDER}/{density}.npz"
     try:
-        if name not in [file.path for file in client.list_artifacts(str(run["run_id"]), FOLDER)]:
+        files = mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).list_artifacts(FOLDER)
+        if name not in [file.path for file in files]:
             return None
-    except MlflowException as error:
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The artifacts of run {run['run_id']} cannot be listed: {error}.") from error
     path = stored.artifact(run, name)
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return arrays["samples"]
+            samples: Array = arrays["samples"]
     except DAMAGED as error:
         hint = "Once it is deleted from the run's artifacts, samples are drawn again."
         raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}. {hint}") from error
+    return samples if len(samples) >= n else None
 
 
-def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int) -> tuple[Array, dict[str, Any]]:
-    """N_SAMPLES draws from the density fitted to latent means (n, d), and what it was fitted with.
+def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SAMPLES) -> tuple[Array, dict[str, Any]]:
+    """N_SAMPLES independent draws, or n where that is more, from the density fitted to latent means (n, d), and what it was
+    fitted with.
 
     The means should be the training images': then nothing of the test set enters what is compared with it (the paper does not
     say which it took). The seed is the run's: independent over seeds, paired between models, as their training is.
     """
     fitted = densities.fit(density, means, seed)
-    return fitted.sample(N_SAMPLES, np.random.default_rng(seed)), fitted.settings
+    return fitted.sample(max(n, N_SAMPLES), np.random.default_rng(seed)), fitted.settings
 
 
 def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: dict[str, Any]) -> None:
@@ -88,6 +89,6 @@ def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, sett
         path = Path(folder) / f"{density}.npz"
         np.savez_compressed(path, samples=samples, settings=np.array(json.dumps(settings)))
         try:
-            MlflowClient(tracking_uri=stored.sweep.uri).log_artifact(str(run["run_id"]), str(path), FOLDER)
-        except (MlflowException, OSError) as error:
+            mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).log_artifact(str(path), FOLDER)
+        except mlflow_store.failures() as error:
             raise AnalysisError(f"The samples of run {run['run_id']} cannot be stored with it: {error}.") from error

@@ -7,8 +7,10 @@ with the settings that made it, in its tag fishernet.scores.GROUP: what is there
 import json
 import logging
 import os
+import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,14 +18,14 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Metric
-from mlflow.exceptions import MlflowException
 from tqdm import tqdm
 
-from analysis.frame import SCORES_TAG, AnalysisError
+from analysis.frame import AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from fishernet.services import mlflow_store
+from fishernet.services.schema import SCORES
+from fishernet.surroundings import by_python_path, ray_start_error, settle_private_ray
 
 # Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
 ENVIRONMENT = {
@@ -63,7 +65,8 @@ class Job:
 
 
 def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Sequence[Any] = ()) -> list[str]:
-    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed.
+    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed, whatever
+    it raised: the others go on.
 
     ``shared`` are large arguments put before each job's own, sent to the workers once. Raises AnalysisError when Ray cannot
     start, has fewer GPUs than asked for, or MLflow does not take the scores.
@@ -79,24 +82,30 @@ def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Seq
             for function in {job.function for job in jobs}
         }
         failures: list[str] = []
+
+        def part(job: Job, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+            stem = f"{job.group}-{job.run['run_id']}"
+            start = f"{job.group} scores of {job.what} {how}: "
+            return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
+
         waiting = list(reversed(jobs))
         running: dict[Any, Job] = {}
         with tqdm(total=len(jobs), desc=f"scores: {jobs[0].group}", unit="run", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < slots:
-                    job = waiting.pop()
-                    try:
+                    job, n = waiting.pop(), len(failures)
+                    with part(job, "are missing"):  # this run's artifacts; the others may be whole
                         running[remote[job.function].remote(*references, *job.arguments())] = job
-                    except AnalysisError as error:  # this run's artifacts; the others may be whole
-                        failures.append(f"{job.group} scores of {job.what} are missing: {error}")
-                        bar.update()
+                    bar.update(len(failures) - n)
                 if running:
                     done, _ = ray.wait(list(running), num_returns=1)
                     job = running.pop(done[0])
-                    try:
-                        log(stored, job, ray.get(done[0]))
-                    except ray.exceptions.RayError as error:
-                        failures.append(f"{job.group} scores of {job.what} failed: {_last_line(error)}")
+                    scored: list[Scored] = []
+                    with part(job, "failed"):
+                        scored.append(ray.get(done[0]))
+                    for result in scored:
+                        with part(job, "failed", AnalysisError):  # a store that takes none of them
+                            log(stored, job, result)
                     bar.update()
         return failures
     finally:
@@ -108,20 +117,31 @@ def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
     """Write scores to their run; files and metrics before the tag, so that it never promises what is not there."""
     run_id, now = str(job.run["run_id"]), int(time.time() * 1000)
     about = job.run["scores"].get(job.group, {}) | scored.about
-    client = MlflowClient(tracking_uri=stored.sweep.uri)
     for density, (samples, settings) in scored.samples.items():
         keep(stored, job.run, density, samples, settings)
     try:
         for name, content in scored.files.items():
-            client.log_dict(run_id, content, name)
-        metrics = [Metric(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
-        client.log_batch(run_id, metrics=metrics)
-        client.set_tag(run_id, SCORES_TAG + job.group, json.dumps(about))
-    except (MlflowException, OSError) as error:
+            _log_json(stored.sweep.uri, run_id, Path(name), content)
+        client = mlflow_store.client_of(stored.sweep.uri)
+        metrics = [(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
+        mlflow_store.log_batch(client, run_id, metrics)
+        client.set_tag(run_id, SCORES + job.group, json.dumps(about))
+    except mlflow_store.failures() as error:
         raise AnalysisError(f"The scores of {job.what} cannot be logged to its run: {error}.") from error
 
 
+def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:
+    with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+        path = Path(folder) / name.name
+        path.write_text(json.dumps(content), encoding="utf-8")
+        mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
+
+
 def _start_ray(gpus: int) -> Any:
+    try:
+        settle_private_ray()
+    except OSError as error:
+        raise AnalysisError(f"Ray cannot be started on this machine: {error}.") from None
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     # Workers import these packages from where they are, installed or not.
@@ -140,16 +160,9 @@ def _start_ray(gpus: int) -> Any:
         # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
         ray.init(
             address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
-            include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR,
+            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()),
+            log_to_driver=False, logging_level=logging.ERROR,
         )  # fmt: skip
     except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        reason = " ".join(str(error).split())[:300]
-        raise AnalysisError(
-            f"Ray did not start on this machine ({reason}); is it very busy, or out of memory?"
-        ) from None
+        raise AnalysisError(ray_start_error(error)) from None
     return ray
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -1,16 +1,21 @@
 """FisherNet: the posterior's precision is the decoder's Fisher information (Zacherl, Frank, Enßlin, Entropy 23:1640, 2021)."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from fishernet.fisher import MOST_PADDING, alike, latent_precision, padded
+from fishernet.config import TrialConfig
+from fishernet.fisher import LARGEST_IN_FLOAT32, MOST_PADDING, alike, latent_precision, padded
 from fishernet.likelihoods.base import Root
 from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.networks.stacked import Jacobian
 from fishernet.posteriors import ImplicitPrecisionGaussian, PrecisionGaussian
+
+# Metrics of an epoch that tell where the arithmetic of the draws ends.
+CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 
 
 class FisherNet(Autoencoder):
@@ -27,6 +32,39 @@ class FisherNet(Autoencoder):
 
     decoder: Any  # has ``linearise``
     kl_weight: Tensor
+    largest: Tensor
+
+    def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
+        super().__init__(configs, image_shape, n_train)
+        self.register_buffer("largest", torch.zeros(len(configs)), persistent=False)
+
+    @property
+    def extremes(self) -> dict[str, Tensor]:
+        """Of cg the largest residual it stopped at; else the largest number on M's diagonal."""
+        return {CG_RESIDUAL if self.config.sampler == "cg" else LARGEST_PRECISION: self.largest}
+
+    @classmethod
+    def remark(cls, config: Any, metrics: Mapping[str, float]) -> str:
+        """Where conjugate gradients stopped short, or float32 is too coarse for M."""
+        left = metrics.get(CG_RESIDUAL, 0)
+        if left > 1.001 * config.cg_tolerance:  # whose square is what is compared
+            return (
+                f"conjugate gradients stopped after {config.cg_iterations} iterations at a residual of {left:.2g}, and "
+                f"cg_tolerance is {config.cg_tolerance:g}: draws are too narrow in the widest directions; set cg_iterations to "
+                f"{max(5 * config.latent_dim, 2 * config.cg_iterations)}, or sampler to cholesky, which costs as much as "
+                f"{-(-config.latent_dim // 2)} iterations"
+            )
+        largest = metrics.get(LARGEST_PRECISION, 0)
+        if largest > LARGEST_IN_FLOAT32 and config.sampler == "cholesky":
+            return (
+                f"M's diagonal reaches {largest:.2g}; beyond {LARGEST_IN_FLOAT32:g} float32 may leave draws and ln|M| off by "
+                "more than 1%; sampler cholesky-float64 forms and factors M in float64"
+            )
+        return ""
+
+    def _note(self, values: Tensor) -> None:
+        if self.training:
+            torch.maximum(self.largest, values.detach(), out=self.largest)  # in place: a recorded step keeps its memory
 
     @property
     def recordable(self) -> bool:  # type: ignore[override]
@@ -42,7 +80,7 @@ class FisherNet(Autoencoder):
         a, jacobian = self.decoder.linearise(mean)
         return jacobian, self.likelihood.root_information(a.to(mean.dtype))
 
-    def precision(self, mean: Tensor) -> Tensor:
+    def precision(self, mean: Tensor, dtype: torch.dtype | None = None) -> Tensor:
         """M at mean, (n_members, n, d, d): equation 20. What pads a smaller member has the prior's 1."""
         with self.arithmetic():
             linearised, root = self.root_information(mean)
@@ -51,19 +89,25 @@ class FisherNet(Autoencoder):
             with self.arithmetic():
                 jacobian = linearised.part(members, d).jacobian()
             # Outside: Cholesky needs more digits than bfloat16 has.
-            blocks.append(latent_precision(root.part(members).push(jacobian)))
+            blocks.append(latent_precision(root.part(members).push(jacobian), dtype))
         return torch.cat([padded(block, mean.shape[2]) for block in blocks]) if len(blocks) > 1 else blocks[0]
 
     def posterior(self, x: Tensor) -> PrecisionGaussian | ImplicitPrecisionGaussian:
         """N(mu, M^-1) (section 2.4); eq25 holds M constant in the gradient."""
         mean = self.posterior_mean(x)
         with torch.set_grad_enabled(torch.is_grad_enabled() and self.config.objective != "eq25"):
-            if self.config.sampler == "cholesky":
-                return PrecisionGaussian(mean, self.precision(mean), self.own)
-            tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
-            return ImplicitPrecisionGaussian(
-                mean, *self.root_information(mean), self.own, tolerance=tolerance, max_iterations=limit
+            form = partial(self.precision, mean)
+            if self.config.sampler == "cg":
+                tolerance, limit = self.config.cg_tolerance, self.config.cg_iterations
+                return ImplicitPrecisionGaussian(
+                    mean, form, *self.root_information(mean), self.own, tolerance=tolerance, max_iterations=limit,
+                    note=self._note,
+                )  # fmt: skip
+            q = PrecisionGaussian(
+                mean, form, self.own, torch.float64 if self.config.sampler == "cholesky-float64" else None
             )
+            self._note(q.precision.diagonal(dim1=-2, dim2=-1).amax((1, 2)).to(mean.dtype))
+            return q
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         q = self.posterior(x)
@@ -77,7 +121,7 @@ class FisherNet(Autoencoder):
         loss = self.kl_weight * terms["half_squared_z"] - log_likelihood - self.likelihood.constant + noise_prior
         if log_det is not None:
             terms["half_log_det"] = 0.5 * log_det
-            # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2 exactly, as residual^T M residual = |eta|^2.
+            # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding.
             log_ratio = 0.5 * (log_det - noise["eta"].square().sum(2)) + terms["half_squared_z"]
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":

@@ -58,8 +58,9 @@ def test_prose_gets_columns_that_break_their_lines(tmp_path):
 
 def test_the_terminal_shows_columns_or_where_a_cell_is_prose_paragraphs():
     assert "a  b\n 1  2" in as_text(table(a=[1], b=[2]))
-    text = as_text(table(id=["FN1", "FN2"], says=[PROSE, PROSE], verdict=["confirmed", "not confirmed"]))
+    text = as_text(table(id=["FN1", "FN2"], says=[PROSE, PROSE], verdict=["confirmed", "not asked of these data"]))
     assert "FN1  confirmed\n  says: FisherNet" in text
+    assert "FN2  not asked of these data\n  says: FisherNet" in text
     assert max(map(len, text.splitlines())) <= 110
 
 

@@ -12,6 +12,7 @@ import pytest
 from analysis import frame
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
+from fishernet.services.mlflow_store import default_tracking_uri
 from tests.analysis.conftest import Store, listed
 
 
@@ -86,6 +87,18 @@ def test_a_finished_run_without_a_finite_value_is_left_out(store):
     assert "AE" not in set(frame.usable(runs)["model"])
 
 
+def test_runs_that_ended_without_a_number_are_the_failed_the_killed_and_those_that_are_not_finite(runs, store):
+    """Not those that still run, and not what a finished run of the same config replaced."""
+    lost = frame.failed(runs)
+    assert lost[["variant", "latent_dim", "seed", "state"]].values.tolist() == [
+        ["VAE", 20, 0, "failed: the loss is not finite"],
+        ["AE", 20, 1, "killed at epoch 1 of 4"],
+    ]
+    odd = frame.failed(frame.load_runs(frame.find_sweep("odd", store.uri)))
+    assert odd[["variant", "state"]].values.tolist() == [["AE", "finished with a test/mse that is not finite"]]
+    assert frame.failed(lost.iloc[:0]).empty
+
+
 def test_of_several_runs_of_one_config_the_finished_one_counts(store):
     runs = frame.load_runs(frame.find_sweep("odd", store.uri))
     repeated = runs[runs["n_runs"] > 1]
@@ -142,7 +155,7 @@ def test_what_is_missing_is_said_in_a_sentence_with_the_command_to_run(store, cu
     assert said.startswith("4 of 22 planned runs have not finished")
     for count in ("1 never started", "1 running", "1 failed", "1 killed"):
         assert count in said
-    assert "python sweeps/latent_sweep.py --resume curves" in said
+    assert "/sweeps/latent_sweep.py --resume curves --storage-path" in said
     complete = frame.find_sweep("validated", store.uri)
     assert frame.say_missing(complete, frame.missing_cells(complete, frame.load_runs(complete))) == ""
     assert len(complete.configs) == 1
@@ -182,7 +195,7 @@ def test_a_missing_store_is_said_and_not_created(tmp_path):
 def test_a_file_that_is_no_mlflow_store_is_said_and_left_alone(tmp_path):
     text = tmp_path / "notes.db"
     text.write_text("no database at all, though the name says so\n" * 100)
-    with pytest.raises(frame.AnalysisError, match="cannot be read as an SQLite database"):
+    with pytest.raises(frame.AnalysisError, match="cannot be opened as a tracking store: file is not a database"):
         frame.find_sweep(None, f"sqlite:///{text}")
 
     other = tmp_path / "other.db"
@@ -190,7 +203,7 @@ def test_a_file_that_is_no_mlflow_store_is_said_and_left_alone(tmp_path):
         connection.execute("CREATE TABLE studies (id INTEGER)")
     connection.close()
     before = other.read_bytes()
-    with pytest.raises(frame.AnalysisError, match="not an MLflow store"):
+    with pytest.raises(frame.AnalysisError, match="is a database, but not MLflow's"):
         frame.find_sweep(None, f"sqlite:///{other}")
     assert other.read_bytes() == before
 
@@ -208,7 +221,7 @@ def test_a_password_is_not_repeated():
 
 
 def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(curves):
-    runs = frame.load_runs(dataclasses.replace(curves, parent_run_id="none"))
+    runs = frame.load_runs(dataclasses.replace(curves, experiment_id="0"))
     assert runs.empty
     assert {*TrialConfig.names(), "config", "variant", "status", "n_epochs"} <= set(runs.columns)
     assert set(frame.missing_cells(curves, runs)["state"]) == {"never started"}
@@ -218,9 +231,9 @@ def test_a_sweep_of_which_nothing_was_started_has_an_empty_frame_of_all_columns(
 def test_the_default_store_is_the_variable_or_the_file_below_this_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    assert frame.default_tracking_uri() == f"sqlite:///{(Path.cwd() / 'fishernet-results/mlflow.db').as_posix()}"
+    assert default_tracking_uri() == f"sqlite:///{(Path.cwd() / 'fishernet-results/mlflow.db').as_posix()}"
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow:5000")
-    assert frame.default_tracking_uri() == "http://mlflow:5000"
+    assert default_tracking_uri() == "http://mlflow:5000"
 
 
 def test_a_plan_of_another_version_is_said(curves):

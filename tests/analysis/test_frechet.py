@@ -28,25 +28,30 @@ def scored(
     return pd.DataFrame(rows)
 
 
+def command(*words):
+    """In the place of ``Sweep.command``."""
+    return " ".join(words)
+
+
 @pytest.mark.parametrize(("features", "flag"), [("inception", "--inception-weights FILE "), ("classifier", "")])
 def test_scores_by_other_weights_than_most_are_left_out_and_the_command_is_said(features, flag):
     runs = scored({("VAE", 0): "new", ("VAE", 1): "old", ("VAE", 2): "new"}, features)
-    kept, said = frechet.of_one_network(runs, features, "mine")
+    kept, said = frechet.of_one_network(runs, features, command)
     assert frechet.tidy(kept, features)["value"].unique().tolist() == [100.0]
     assert len(frechet.tidy(kept, features)) == 2 * 2 * 2
     assert said == [
-        f"Left out are scores of 1 run, as other weights of the {features} network made them; `python analysis/frechet.py "
-        f"--name mine --features {features} {flag}--latent-dims 2` scores all runs with the same."
+        f"Left out are scores of 1 run, as other weights of the {features} network made them; "
+        f"`analysis/frechet.py --features {features} {flag}--latent-dims 2` scores all runs with the same."
     ]
     assert runs[f"{features}/prior/frechet"].tolist() == [100.0, 1.0, 100.0]  # the argument is as it was
 
 
 def test_scores_by_one_network_are_all_kept_and_equal_numbers_are_decided_alike():
     runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
-    assert frechet.of_one_network(runs, "classifier", "mine") == (runs, [])
+    assert frechet.of_one_network(runs, "classifier", command) == (runs, [])
     tied = [scored(dict(pairs)) for pairs in ([(("VAE", 0), "new"), (("VAE", 1), "old")],
                                               [(("VAE", 1), "old"), (("VAE", 0), "new")])]  # fmt: skip
-    kept = [frechet.tidy(frechet.of_one_network(runs, "classifier", "mine")[0], "classifier") for runs in tied]
+    kept = [frechet.tidy(frechet.of_one_network(runs, "classifier", command)[0], "classifier") for runs in tied]
     assert [found["value"].unique().tolist() for found in kept] == [[100.0]] * 2
 
 
@@ -54,7 +59,7 @@ def test_one_run_may_have_sets_by_two_networks():
     runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
     runs.loc[0, ["classifier/prior/frechet", "classifier/prior/kid"]] = 1.0
     runs.loc[0, "scores"]["classifier"]["prior"]["features"] = "old"
-    kept, said = frechet.of_one_network(runs, "classifier", "mine")
+    kept, said = frechet.of_one_network(runs, "classifier", command)
     assert kept["classifier/reconstruction/frechet"].tolist() == [100.0, 100.0]
     assert np.isnan(kept["classifier/prior/frechet"][0])
     assert "of 1 run," in said[0]

@@ -312,3 +312,12 @@ def test_help_and_usage_errors_import_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-3:] == ["0", "2", "[]"]
     assert "--tracking-uri" in done.stdout
+
+
+def test_runs_whose_draws_were_not_exact_are_counted_under_the_table(curves, runs):
+    steep = runs.assign(**{"train/largest_precision": runs["model"].map({"FisherNet": 2e5})})
+    said = [line for line in mse_curves._remarks(curves, steep, None) if "M's diagonal" in line]
+    assert [line.split(";")[0] for line in said] == [
+        "Draws of 6 runs were not exact in the last epoch, as in one where M's diagonal reaches 2e+05"
+    ]
+    assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs, None))

@@ -1,12 +1,14 @@
 """One command from a sweep to the page, its files and its artifacts; the second time nothing is computed."""
 
+import argparse
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis import report
-from analysis.scores import tasks
+from analysis import claims, cluster_table, exhibits, frechet, latent_space, mse_curves, report, samples
+from analysis.scores import groups, tasks
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,54 @@ def test_a_second_report_computes_nothing_and_is_the_same(made, trained, tmp_pat
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
     assert report.main(arguments(trained, tmp_path)) == 0
     assert (tmp_path / report.PAGE).read_text() == (made / report.PAGE).read_text()
+
+
+def broken(*given, **named):
+    raise ZeroDivisionError("division by zero")
+
+
+def test_parts_that_fail_leave_the_page_and_all_other_parts(made, trained, tmp_path, monkeypatch, capsys):
+    """In every place at once: a score group, a claim, a table, figures of each module, the page's own facts, and a file."""
+    write = exhibits.write
+    monkeypatch.setattr(
+        exhibits,
+        "write",
+        lambda exhibit, folder: broken() if exhibit.stem == "loss_by_epoch" else write(exhibit, folder),
+    )
+    places = {
+        "uncertainty_of_shoes": (latent_space, "uncertainty_of_shoes"), "prior_samples_d02": (samples, "mosaic"),
+        "mse_curves": (mse_curves, "plot_mse_against_latents"), "claims": (claims, "exhibits"),
+        "image_scores_classifier": (frechet, "other_scores_table"), "cluster_overlap": (cluster_table, "overlap_picture"),
+        "facts": (report, "facts"), "clusters": (groups, "ensure_clusters"),
+    }  # fmt: skip
+    for module, name in places.values():
+        monkeypatch.setattr(module, name, broken)
+    assert report.main(arguments(trained, tmp_path)) == 1
+    titles = [re.findall(r'<h3 id="([^"]*)-title">', (folder / report.PAGE).read_text()) for folder in (made, tmp_path)]
+    assert titles[0] == titles[1]
+    page = (tmp_path / report.PAGE).read_text()
+    for stem in (*places, "loss_by_epoch"):
+        assert f"the traceback is in {tmp_path / f'traceback-{stem}.txt'}" in page, stem
+        assert "ZeroDivisionError" in (tmp_path / f"traceback-{stem}.txt").read_text()
+    there, before = ({p.name for p in folder.glob("*.png")} for folder in (tmp_path, made))
+    assert {"latent_means.png", "uncertainty_of_one_image.png", "loss_and_mse.png", "mse_by_epoch.png"} < there < before
+    assert (tmp_path / "frechet_classifier.csv").exists()
+
+
+def test_fewer_test_images_than_neighbours_are_said_in_place_of_table_1(trained):
+    from analysis.stored import StoredSweep
+
+    few = StoredSweep(trained.sweep)
+    few.__dict__["images"] = replace(trained.images, test=trained.images.test[:5])
+    options = argparse.Namespace(
+        features="inception", gpus=0, images=None, latent_dims=None, inception_weights=None, cache=Path("cache")
+    )
+    said = report.compute(few, options)
+    sentence = "they need 6 test images or more; trained has 5."
+    assert said["inception"][0].endswith(sentence)
+    assert few.failures.n == 0  # it is foreseen
+    table, *_ = few.failures.exhibits("x", "X", lambda: frechet.parts(few, "inception", said["inception"][0]))
+    assert table.why.endswith(sentence)
 
 
 def test_a_sweep_that_is_not_there_is_a_sentence_that_lists_those_that_are(trained, tmp_path, capsys):

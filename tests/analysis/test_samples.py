@@ -14,8 +14,8 @@ from PIL import Image
 from analysis import samples, style
 from analysis.exhibits import Absent, Picture
 from analysis.frame import AnalysisError
-from analysis.scores.sampling import latent_samples
-from analysis.stored import StoredSweep, decode
+from analysis.scores.sampling import fit_and_draw, latent_samples
+from analysis.stored import StoredSweep, decode, posterior_means
 from tests.analysis.conftest import TRAINED_DIMS
 
 REPOSITORY = Path(samples.__file__).parents[1]
@@ -82,6 +82,18 @@ def test_each_panel_shows_what_its_model_decodes_from_the_same_prior_draws(train
     assert abs(z.std() - 1) < 0.03
 
 
+def test_samples_of_a_density_are_of_the_training_images_means_and_of_the_runs_own_seed(trained):
+    """The prior's are the same for every model of a seed, and others for another seed."""
+    both = [StoredSweep(trained.sweep, seed=seed).pick("AE", 5) for seed in (0, 1)]
+    for seed, run in enumerate(both):
+        means = posterior_means(trained.model(run), trained.images.train)
+        np.testing.assert_array_equal(latent_samples(trained, run, "kde"), fit_and_draw("kde", means, seed)[0])
+    vae, fishernet = (trained.pick(variant, 5) for variant in ("VAE", "FisherNet"))
+    np.testing.assert_array_equal(latent_samples(trained, vae, "prior"), latent_samples(trained, fishernet, "prior"))
+    ours, others = (latent_samples(trained, run, "prior") for run in both)
+    assert abs(np.corrcoef(ours.ravel(), others.ravel())[0, 1]) < 5 / ours.size**0.5
+
+
 def test_panels_of_runs_with_other_seeds_show_the_same_draws_and_say_the_seeds(trained):
     mixed = subset(trained, lambda runs: (runs["variant"] != "VAE") | (runs["seed"] == 1))
     picture = samples.prior_samples(mixed, 2)
@@ -111,8 +123,8 @@ def test_an_ae_has_no_prior_samples_and_the_caption_says_so(trained, figure_7):
 def test_a_model_without_a_run_is_left_out_with_the_command_that_trains_it(trained):
     picture = samples.prior_samples(subset(trained, lambda runs: runs["model"] != "CVAE"), 2)
     assert texts(picture.figure) == ["FisherNet", "VAE", "VAE gaussian-learned"]
-    assert "No run of CVAE at d = 2 has finished; `python sweeps/latent_sweep.py --name trained" in picture.caption
-    assert "--models CVAE --latent-dims 2`" in picture.caption
+    assert "No run of CVAE at d = 2 has finished; `" in picture.caption
+    assert "/sweeps/latent_sweep.py --name trained --models CVAE --latent-dims 2 --storage-path" in picture.caption
 
 
 def test_without_any_run_at_that_dimension_there_is_a_command_in_the_figures_place(trained):
@@ -169,10 +181,8 @@ def test_figure_10_shows_prior_samples_on_the_left_and_density_samples_on_the_ri
 def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(trained, monkeypatch):
     picture = samples.density_samples(trained, 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
-    assert (
-        "no samples of the paper's MKDE; with NIFTy installed `python analysis/frechet.py --name trained"
-        in picture.caption
-    )
+    assert "no samples of the paper's MKDE; with NIFTy installed `" in picture.caption
+    assert "/analysis/frechet.py --name trained --tracking-uri sqlite:" in picture.caption
     monkeypatch.setitem(sys.modules, "nifty8", None)
     with pytest.raises(AnalysisError, match="needs NIFTy"):  # no substitute for what was asked for
         samples.density_samples(trained, 5, "mkde")
@@ -214,6 +224,18 @@ def test_every_pixel_of_an_image_is_a_sharp_square_in_the_png(trained, figure_7,
         # the colour map's 256 greys and the renderer each round; a blurred edge would be off by tens
         assert np.abs(found - expected).max() <= 2
         assert np.abs(np.diff(expected)).max() > 20
+
+
+@pytest.mark.parametrize("shape", [(3, 128, 128), (1, 512, 512), (1, 2000, 3000), (3, 4000, 10)])
+def test_a_sheet_does_not_grow_with_the_pixels_of_large_images(shape):
+    images = torch.linspace(0, 1, 2)[:, None, None, None].expand(2, *shape)
+    pixels = samples.mosaic(images, 2)
+    limit = max(samples.LARGEST_IMAGE, samples.IMAGE)
+    assert pixels.shape[0] <= limit
+    assert pixels.shape[1] <= 2 * limit + samples.GAP
+    assert pixels[:, 0].max() == 0  # the first is black, the second white
+    assert pixels[:, -1].min() == 1
+    assert samples.columns_of_grids(3, shape) >= 2
 
 
 def test_colour_images_keep_their_colours():

@@ -15,6 +15,7 @@ VARIANTS = [
     {"model": "FisherNet", "objective": "eq24"},
     {"model": "FisherNet", "objective": "eq25-residual"},
     {"model": "FisherNet", "sampler": "cg"},
+    {"model": "FisherNet", "sampler": "cholesky-float64"},
     {"model": "FisherNet", "likelihood": "bernoulli"},
     {"model": "FisherNet", "noise": "closed-form"},
     {

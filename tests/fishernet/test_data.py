@@ -17,16 +17,9 @@ import torch
 from PIL import Image
 
 from fishernet.config import TrialConfig
-from fishernet.data import (
-    DATA_DIR_VARIABLE,
-    DATASETS,
-    IDX_DATASETS,
-    IDX_SHAPES,
-    DataError,
-    _download,
-    _tensor,
-    load_data,
-)
+from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, load_data
+from fishernet.data.idx import IDX_DATASETS, IDX_SHAPES, _download
+from fishernet.data.loading import _tensor
 
 ROOT = Path(__file__).parents[2]
 
@@ -453,8 +446,22 @@ BAD_ARRAYS = {
         {"train": ONE, "test": ONE[:2], "test_labels": np.arange(3)},
         ["array test_labels of", "2 whole numbers", "(3,)", "leave"],
     ),
-    "one-hot labels": ({"images": ONE, "labels": np.eye(6, dtype=int)}, ["6 whole", "(6, 6)", "leave"]),
-    "float labels": ({"images": ONE, "labels": np.arange(6.0)}, ["6 whole", "float64", "leave"]),
+    "two-hot labels": ({"images": ONE, "labels": np.eye(6, dtype=int) + np.eye(6, k=1, dtype=int)}, ["6 whole", "(6, 6)"]),
+    "labels of two columns": ({"images": ONE, "labels": np.arange(12).reshape(6, 2)}, ["6 whole", "(6, 2)", "leave"]),
+    "fractional labels": ({"images": ONE, "labels": np.arange(6) / 2}, ["6 whole", "float64", "leave"]),
+    "labels of NaN": ({"images": ONE, "labels": np.full(6, np.nan)}, ["6 whole", "float64", "leave"]),
+    "labels in words": ({"images": ONE, "labels": np.array(list("abcdef"))}, ["6 whole", "<U1", "leave"]),
+    "labels beyond int64": ({"images": ONE, "labels": np.full(6, 2**63, np.uint64)}, ["6 whole", "uint64", "leave"]),
+    "floats of a 16-step scale": ({"images": INDEX % 17 / 1.0}, ["from 0.0 to 16.0", "Divide it by 16"]),
+    "floats beyond 1 by resampling": ({"images": INDEX / 119 * 1.0000002}, ["1.0000002", "Clip it"]),
+    "floats below 0 by resampling": ({"images": INDEX / 119 - 0.05}, ["-0.05", "Clip it"]),
+    "floats from -1 to 1": ({"images": INDEX / 59.5 - 1}, ["from -1.0 to 1.0", "(x + 1) / 2"]),
+    "floats of 12 bits": ({"images": INDEX * 30.0}, ["3570.0", "Rescale", "divide it by 4095 where it has 12 bits"]),
+    "integers of 16 bits": ({"images": INDEX * 500}, ["59500.0", "Rescale", "divide it by 65535 where it has 16 bits"]),
+    "integers of a 16-step scale": ({"images": (INDEX % 17).astype(np.uint8)}, ["16 of 255", "below a tenth of white"]),
+    "floats divided twice": ({"images": INDEX / 119 / 255}, ["1 of 255", "below a tenth of white"]),
+    "black": ({"images": ONE * 0.0}, ["0 of 255", "below a tenth of white"]),
+    "one colour image": ({"images": np.zeros((8, 8, 3), np.uint8)}, ["one colour image", "(8, 8, 3)", "Add the axis"]),
 }  # fmt: skip
 
 
@@ -466,6 +473,24 @@ def test_an_array_that_holds_no_images_is_a_sentence(case, tmp_path):
         load_data(path)
     for word in [path, *words]:
         assert word in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("convert", "said"),
+    [(lambda n: np.eye(3)[n], "labels were one-hot"), (lambda n: n[:, None], "labels of one column"),
+     (lambda n: n / 1, "labels were whole floats"), (lambda n: n[:, None] / 1, "labels of one column and were whole floats"),
+     (lambda n: np.eye(3, dtype=bool)[n], "labels were one-hot"), (lambda n: n.astype(np.uint8), None)],
+)  # fmt: skip
+def test_labels_in_another_form_are_converted_and_that_is_said(convert, said, tmp_path):
+    classes = np.array([0, 1, 2, 0, 2, 1])
+    data = load_data(save_npz(tmp_path / "x.npz", images=ONE, labels=convert(classes)))
+    assert torch.cat([data.train_labels, data.test_labels]).tolist() == classes.tolist()
+    assert data.remarks == ((said,) if said else ())
+
+
+def test_arrays_that_are_not_read_are_named(tmp_path):
+    data = load_data(save_npz(tmp_path / "x.npz", train=ONE, test=ONE, val=ONE, val_labels=np.arange(6)))
+    assert str(data) == "6 to train, 6 for test, 4x5 grey; not read: val, val_labels"
 
 
 @pytest.mark.parametrize("suffix", [".npz", ".npy"])
@@ -553,8 +578,9 @@ def test_a_single_subfolder_is_no_class(tmp_path):
     assert load_data(str(tmp_path)).train_labels is None
 
 
-def test_grey_and_colour_together_are_all_colour_without_alpha(tmp_path):
+def test_grey_and_colour_together_are_all_colour(tmp_path):
     grey_image, colour = grey(1)[0], grey(1, 4, 20).reshape(4, 5, 4)
+    colour[..., 3] = 255  # an alpha channel that hides nothing
     save_images(tmp_path, [grey_image, colour, grey_image])
     data = load_data(str(tmp_path))
     assert data.image_shape == (3, 4, 5)
@@ -562,9 +588,20 @@ def test_grey_and_colour_together_are_all_colour_without_alpha(tmp_path):
     assert data.train[1].tolist() == colour[..., :3].transpose(2, 0, 1).tolist()
 
 
+def test_transparent_pixels_show_white_and_that_is_said(tmp_path):
+    """Whatever the file has behind them, which no viewer shows."""
+    values, alpha = grey(2)[:, None], np.where(INDEX % 3, 255, 0)[:2, None]
+    for i in range(2):
+        Image.fromarray(np.stack([values[i, 0], alpha[i, 0].astype(np.uint8)], 2)).save(tmp_path / f"{i}.png")
+    Image.fromarray(values[0, 0]).save(tmp_path / "2.png")
+    data = load_data(str(tmp_path))
+    assert data.train.tolist() == np.where(alpha, values, 255).tolist()
+    assert data.remarks == ("2 with transparent pixels, shown on white",)
+
+
 def test_grey_with_alpha_and_black_and_white_stay_grey(tmp_path):
     values = grey(1)[0]
-    Image.fromarray(np.stack([values, values // 2], 2)).save(tmp_path / "0.png")
+    Image.fromarray(np.stack([values, np.full_like(values, 255)], 2)).save(tmp_path / "0.png")
     Image.fromarray(values > 100).save(tmp_path / "1.png")
     Image.fromarray(values).save(tmp_path / "2.png")
     data = load_data(str(tmp_path))

@@ -1,10 +1,12 @@
 """The latent precision, the Jacobian and both samplers against their definitions."""
 
+import math
+
 import pytest
 import torch
 
 from fishernet.families import trial_config
-from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
+from fishernet.fisher import LARGEST_IN_FLOAT32, cg_residual, cholesky_residual, latent_precision
 from fishernet.likelihoods.base import DiagonalRoot
 from fishernet.models.fishernet import FisherNet
 from fishernet.networks.activations import ACTIVATIONS
@@ -106,7 +108,9 @@ def draw(sampler: str, decoder: Dense, z: torch.Tensor, root_information: torch.
     eta, n_star = torch.randn(2, N_SAMPLES, 3), torch.randn(2, N_SAMPLES, 12)
     linearised = decoder.linearise(many)[1]
     if sampler == "cg":
-        return cg_residual(linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-10, max_iterations=50)
+        return cg_residual(linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-10, max_iterations=50)[
+            0
+        ]
     return cholesky_residual(latent_precision(linearised.jacobian() * root_information[:, :, None]), eta)[0]
 
 
@@ -135,31 +139,37 @@ def test_conjugate_gradients_solve_equation_31_to_their_tolerance():
         precision = latent_precision(linearised.jacobian() * root_information[:, :, None])
         theta = linearised.pull(root_information * n_star) + eta
         for tolerance in (1e-2, 1e-6, 1e-12):
-            solution = cg_residual(
+            solution, remainder = cg_residual(
                 linearised, DiagonalRoot(root_information), n_star, eta, tolerance=tolerance, max_iterations=100
             )
             left = torch.einsum("mnij,mnj->mni", precision, solution)
             assert ((left - theta).norm(dim=-1) <= 1.01 * tolerance * theta.norm(dim=-1)).all()
-        one = cg_residual(linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-12, max_iterations=1)
-        assert ((torch.einsum("mnij,mnj->mni", precision, one) - theta).norm(dim=-1) > 1e-6).any()
+            assert (remainder <= 1.001 * tolerance).all()
+        one, remainder = cg_residual(
+            linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-12, max_iterations=1
+        )
+        left = (torch.einsum("mnij,mnj->mni", precision, one) - theta).norm(dim=-1) / theta.norm(dim=-1)
+        assert (left > 1e-6).any()
+        assert torch.allclose(remainder, left.amax(1), rtol=1e-9)
 
 
 def test_a_member_that_is_not_finite_leaves_the_others_draws_alone():
     decoder, z, root_information = small_decoder(), torch.randn(2, 20, 3), torch.ones(2, 20, 12)
     eta, n_star = torch.randn(2, 20, 3), torch.randn(2, 20, 12)
     with torch.no_grad():
-        alone = cg_residual(
+        alone, _ = cg_residual(
             decoder.linearise(z)[1], DiagonalRoot(root_information), n_star, eta, tolerance=1e-8, max_iterations=20
         )
         z[1] = float("nan")
         root_information = torch.stack([root_information[0], torch.full_like(root_information[1], torch.nan)])
         linearised = decoder.linearise(z)[1]
-        together = cg_residual(
+        together, remainder = cg_residual(
             linearised, DiagonalRoot(root_information), n_star, eta, tolerance=1e-8, max_iterations=20
         )
         exact, _ = cholesky_residual(latent_precision(linearised.jacobian() * root_information[:, :, None]), eta)
     assert torch.equal(alone[0], together[0])
     assert not together[1].isfinite().any()
+    assert remainder[0] <= 1e-8
     assert exact[0].isfinite().all()
 
 
@@ -177,3 +187,81 @@ def test_a_precision_that_cannot_be_factorised_gives_no_finite_sample():
     assert failed.any()
     assert residual[failed].isnan().all()
     assert log_det[failed].isnan().all()
+
+
+class LinearDecoder:
+    """f = z J^T, whose Jacobian is J everywhere; jacobian is J^T, (1, d, n_out)."""
+
+    def __init__(self, jacobian: torch.Tensor) -> None:
+        self.transposed = jacobian
+
+    def push(self, tangent: torch.Tensor) -> torch.Tensor:
+        return tangent @ self.transposed
+
+    def pull(self, cotangent: torch.Tensor) -> torch.Tensor:
+        return cotangent @ self.transposed.mT
+
+
+def of_spectrum(decades: float, d: int, n_out: int) -> torch.Tensor:
+    """J^T in float32, (1, d, n_out), with J J^T + 1's eigenvalues log-spaced from 1 to 10^decades along random directions."""
+    left, right = (torch.linalg.qr(torch.randn(n, d))[0] for n in (d, n_out))
+    return ((left * (torch.logspace(0, decades, d) - 1).sqrt()) @ right.mT).float()[None]
+
+
+def test_conjugate_gradients_that_are_cut_short_say_how_far_they_got():
+    """M's eigenvalues log-spaced over five decades, d = 128: a hundred iterations leave a tenth of the right-hand side."""
+    jacobian = of_spectrum(5, 128, 400)
+    decoder, ones = LinearDecoder(jacobian), torch.ones(1, 1, 400, dtype=torch.float32)
+    n_star, eta = torch.randn(1, 20, 400).float(), torch.randn(1, 20, 128).float()
+    theta = n_star.double() @ jacobian.double().mT + eta
+    remainders = []
+    for limit in (100, 1000):
+        z, (remainder,) = cg_residual(decoder, DiagonalRoot(ones), n_star, eta, tolerance=1e-4, max_iterations=limit)  # type: ignore[arg-type]
+        left = z.double() @ jacobian.double() @ jacobian.double().mT + z - theta
+        # The residual is updated along the way, in float32, and the true one moves away from it.
+        assert 1 / 3 < remainder / (left.norm(dim=-1) / theta.norm(dim=-1)).max() < 1.01
+        remainders.append(float(remainder))
+    assert remainders[0] > 0.02
+    assert remainders[1] <= 1e-4 * 1.001
+
+
+def errors_of_draws(decades: float, dtype: torch.dtype) -> tuple[float, float]:
+    """Of M's factor: the error of ln|M|, and of the draws' covariance in units of the true one, the largest of 60 matrices."""
+    jacobian = torch.cat([of_spectrum(decades, 2, 40) for _ in range(60)])[None]  # (1, 60, 2, 40)
+    exact = latent_precision(jacobian.double())
+    precision = latent_precision(jacobian, dtype)
+    draws, log_det = cholesky_residual(precision.repeat_interleave(2, 1), torch.eye(2).float().repeat(60, 1)[None])
+    roots = draws[0].unflatten(0, (60, 2)).mT.double()  # L^-T: one draw for each unit vector
+    values, vectors = torch.linalg.eigh(exact[0])
+    whitening = vectors * values.sqrt()[:, None]
+    seen = whitening.mT @ roots @ roots.mT @ whitening
+    off = (torch.linalg.eigvalsh(seen) - 1).abs().max()
+    return float((log_det[0, ::2] - exact[0].logdet()).abs().max()), float(off)
+
+
+def test_a_float32_factor_is_good_to_one_percent_up_to_its_limit_and_not_two_decades_beyond():
+    for error in errors_of_draws(math.log10(LARGEST_IN_FLOAT32), torch.float32):
+        assert error < 0.02
+    for error in errors_of_draws(math.log10(LARGEST_IN_FLOAT32) + 2, torch.float32):
+        assert not error < 0.1  # or NaN, of a matrix that could not be factorised
+    for error in errors_of_draws(math.log10(LARGEST_IN_FLOAT32) + 2, torch.float64):
+        assert error < 1e-3  # the rounding of the draws themselves to float32, seen along M's steepest direction
+
+
+def test_products_of_m_are_float32_whatever_the_networks_are():
+    seen = []
+
+    class Watching(LinearDecoder):
+        def push(self, tangent: torch.Tensor) -> torch.Tensor:
+            seen.append(torch.get_float32_matmul_precision())
+            return super().push(tangent)
+
+    before = torch.get_float32_matmul_precision()
+    try:
+        torch.set_float32_matmul_precision("high")
+        arguments = DiagonalRoot(torch.ones(1, 1, 12)), torch.randn(1, 3, 12), torch.randn(1, 3, 4)
+        cg_residual(Watching(torch.randn(1, 4, 12)), *arguments, tolerance=1e-4, max_iterations=9)  # type: ignore[arg-type]
+        assert torch.get_float32_matmul_precision() == "high"
+    finally:
+        torch.set_float32_matmul_precision(before)
+    assert set(seen) == {"highest"}

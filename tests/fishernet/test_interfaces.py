@@ -149,7 +149,7 @@ def test_a_posterior_of_given_precision_scores_its_own_draw():
     half = torch.randn(1, 5, 3, 7, dtype=torch.float64)
     precision = half @ half.mT + torch.eye(3, dtype=torch.float64)
     mean, eta = torch.randn(1, 5, 3, dtype=torch.float64), torch.randn(1, 5, 3, dtype=torch.float64)
-    z, log_q = PrecisionGaussian(mean, precision, own).draw({"eta": eta})
+    z, log_q = PrecisionGaussian(mean, precision.to, own).draw({"eta": eta})
     known = torch.distributions.MultivariateNormal(mean, precision_matrix=precision)
     assert torch.allclose(log_q, known.log_prob(z), rtol=1e-11)
 

@@ -11,6 +11,8 @@ from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.models.base import Autoencoder
 from fishernet.models.fishernet import FisherNet
 from fishernet.models.vae import VAE
+from fishernet.networks.conv import Conv, ConvTranspose, conv_sizes
+from fishernet.networks.stacked import Linear, StackedLayer
 
 SHAPE = (1, 3, 4)
 K = 12
@@ -178,6 +180,55 @@ def test_closed_form_noise_settles_at_the_mean_squared_error():
     model.likelihood.xi = xi
     gradient = torch.autograd.grad(model.likelihood.log_prob(x, a).sum(), xi)[0]
     assert gradient.abs() < 1e-12 * K * 5  # and there the likelihood is stationary
+
+
+@pytest.mark.usefixtures("double_precision")
+def test_closed_form_noise_is_a_mean_in_which_each_batch_counts_99_percent_of_the_next():
+    """exp(xi) = sum_i 0.99^(t-i) m_i / sum_i 0.99^(t-i) of the batches' mean squared errors m_i."""
+    config = trial_config(model="VAE", likelihood="gaussian-learned", noise="closed-form", hidden_width=8)
+    likelihood, errors = VAE([config], SHAPE, 50).likelihood, []
+    for i in range(1, 201):
+        x, a = torch.rand(1, 1 + i % 7, K), torch.full((1, 1 + i % 7, K), 0.02 * i)
+        errors.append((x - torch.sigmoid(a)).square().mean())
+        likelihood.observe(x, a)
+        if i in (2, 20, 200):
+            weights = 0.99 ** torch.arange(i - 1.0, -1, -1)
+            assert torch.allclose(
+                likelihood.xi.exp(), (weights * torch.stack(errors)).sum() / weights.sum(), rtol=1e-10
+            )
+
+
+@pytest.mark.parametrize(
+    ("layer", "torchs"),
+    [
+        (lambda n: Linear([30] * n, [20] * n), lambda: torch.nn.Linear(30, 20)),
+        (lambda n: Conv(n, 2, 5, 1), lambda: torch.nn.Conv2d(2, 5, 3)),
+        (lambda n: ConvTranspose(n, 2, 5, 1, (4, 4)), lambda: torch.nn.ConvTranspose2d(2, 5, 3)),
+    ],
+    ids=["Linear", "Conv", "ConvTranspose"],
+)
+def test_initial_weights_and_biases_are_distributed_as_those_of_torchs_own_layer(layer, torchs):
+    """Uniform between the same bounds; a factor of sqrt(2) of the bounds is rejected, and a distribution that leans to them."""
+    n = 400
+    ours: StackedLayer = layer(n)
+    ours.initialise([torch.Generator().manual_seed(seed) for seed in range(n)])
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        theirs = [torchs() for _ in range(n)]
+    for name in ("weight", "bias"):
+        values = ours.get_parameter(name).detach().flatten()
+        drawn = torch.cat([layer.get_parameter(name).detach().flatten() for layer in theirs])
+        # The largest of m uniform numbers falls short of the bound by 10/m once in e^10 samples.
+        shortfall = 10 / len(values)
+        assert 1 - shortfall < values.abs().max() / drawn.abs().max() < 1 / (1 - shortfall)
+        bound = drawn.abs().max()
+        assert abs(values.mean()) < 5 * bound / (3 * len(values)) ** 0.5
+        # x^2 of a uniform x has the mean b^2/3 and the variance 4 b^4/45.
+        assert abs(values.square().mean() - bound**2 / 3) < bound**2 * (5 * (4 / 45 / len(values)) ** 0.5 + shortfall)
+
+
+def test_table_a1_halves_the_image_at_its_first_and_third_convolution():
+    assert conv_sizes((1, 28, 28)) == [(28, 28), (14, 14), (14, 14), (7, 7)]
 
 
 def gradient_of(objective: str) -> dict[str, torch.Tensor]:

@@ -2,6 +2,7 @@
 
 import json
 import weakref
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -86,6 +87,34 @@ def test_out_of_memory_is_told_from_other_errors():
     with pytest.raises(RuntimeError) as caught:
         torch.ones(2) @ torch.ones(3)
     assert not is_out_of_memory(caught.value)
+
+
+@pytest.mark.parametrize(
+    "model",
+    [
+        {"noise_start": -2.0},
+        {"model": "VAE", "likelihood": "gaussian-learned", "noise": "closed-form"},
+        {"model": "AE"},
+    ],
+    ids=str,
+)
+def test_held_out_images_reach_no_weight(model, small, images):
+    """Others in their place, fewer, with other labels, leave the cohort and its training metrics as they were, bit for bit."""
+    others = replace(images, test=255 - images.test[:7], test_labels=1 - images.test_labels[:7])
+    configs = [trial_config(latent_dim=d, seed=d, **small | model) for d in (2, 3)]
+    trained_on = []
+    for data in (images, others):
+        cohort, _ = fitted(configs, data)
+        run(cohort)
+        trained_on.append((cohort._live._tensors(), numbers(cohort.history)))
+    (tensors, history), (tensors_of_others, history_of_others) = trained_on
+    for name, tensor in tensors.items():
+        assert torch.equal(tensor, tensors_of_others[name]), name
+    for epochs, epochs_of_others in zip(history, history_of_others, strict=True):
+        for metrics, of_others in zip(epochs, epochs_of_others, strict=True):
+            differing = {name for name, value in metrics.items() if of_others[name] != value}
+            assert {"test/mse", "test/loss"} <= differing
+            assert all(name.startswith("test/") for name in differing)
 
 
 # What is the largest tensor: weights, 5 members x 100 x 64; images of a training step, 5 x 48 x 100; those of an evaluation,
@@ -232,3 +261,11 @@ def test_records_that_do_not_fit_are_computed_without_what_training_held(small, 
     cohort.write_records(tmp_path)
     assert tried == [False, True]
     assert json.loads(next(tmp_path.glob("*/record.json")).read_text())["status"] == "finished"
+
+
+def test_what_is_to_be_said_of_numbers_is_said_once_for_the_cohort(images, small):
+    configs = [trial_config(latent_dim=3, seed=s, sampler="cg", cg_iterations=1, **small) for s in range(3)]
+    cohort, said = fitted(configs, images)
+    run(cohort)
+    (line,) = said
+    assert line.startswith("FisherNet-cg-d03-s0 and 2 other runs of its cohort, epoch 1: conjugate gradients stopped")

@@ -7,6 +7,8 @@ import pytest
 
 from fishernet import records
 from fishernet.__main__ import main
+from fishernet.data import load_data
+from fishernet.evaluation import pca_test_mse
 from fishernet.families import trial_config
 
 N_EPOCHS = 3
@@ -61,6 +63,14 @@ def test_of_a_cohort_whose_record_was_damaged_only_that_run_is_trained_again(at,
     assert run("out") == 0
     said = [line.split()[0] for line in capsys.readouterr().out.splitlines() if " epoch " in line]
     assert said == ["AE-d02-s1"] * N_EPOCHS
+
+
+def test_the_plans_pca_is_fitted_to_the_training_images_and_measured_on_the_test_images(at):
+    assert run("out") == 0
+    data = load_data("x.npy")
+    floors = json.loads((at / "out" / "plan.json").read_text())["pca_test_mse"]
+    assert floors == {"2": pytest.approx(pca_test_mse(data.train, data.test, [2])[2], rel=1e-9)}
+    assert floors["2"] != pytest.approx(pca_test_mse(data.test, data.train, [2])[2], rel=1e-3)
 
 
 def test_a_folder_that_was_begun_on_other_images_is_refused_and_left_as_it_was(at, capsys):

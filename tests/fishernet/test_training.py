@@ -1,18 +1,23 @@
 """The training loop, its checkpoints and its scores; what every model must do is in test_contract.py."""
 
+import hashlib
 import json
 import time
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
+from torch.overrides import TorchFunctionMode
 
-from fishernet.cohort import Cohort, load_model
+from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import TrialConfig
 from fishernet.contract import history
 from fishernet.data import ImageData
-from fishernet.evaluation import evaluate, pca_test_mse
-from fishernet.families import MODEL_NAMES, trial_config
+from fishernet.evaluation import evaluate, evaluation_batch
+from fishernet.families import MODEL_NAMES, family, trial_config
+from fishernet.pca import pca_test_mse
+from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
 
@@ -23,10 +28,55 @@ def make(configs: list[TrialConfig], images: ImageData) -> Cohort:
     return Cohort(configs, images.image_shape, len(images.train))
 
 
+def test_an_epoch_notes_the_largest_number_on_the_diagonal_of_m(small, images):
+    """Of each member, over the epoch's images at the weights of their steps: here one step, so those at the start."""
+    small |= {"batch_size": len(images.train)}
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    cohort = make([trial_config(latent_dim=d, noise_start=-4, **small) for d in (2, 3)], images)
+    x = resident.take(torch.arange(len(images.train)).expand(2, -1))
+    expected = cohort.model.precision(cohort.model.posterior_mean(x)).diagonal(dim1=-2, dim2=-1).amax((1, 2))
+    metrics = next(train(cohort, images))
+    assert [record["metrics"]["train/largest_precision"] for record in metrics] == pytest.approx(expected.tolist())
+    cohort.model.largest.fill_(1e9)  # of the epoch alone
+    again = next(train(cohort, images))
+    assert again[0]["metrics"]["train/largest_precision"] < 1e8
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"sampler": "cg", "cg_iterations": 1}, "conjugate gradients stopped after 1 iterations at a residual of"),
+        ({"sampler": "cg"}, ""),
+        ({"noise_start": -30}, "M's diagonal reaches"),
+        ({"noise_start": -30, "sampler": "cholesky-float64"}, ""),
+        ({"noise_start": -4}, ""),
+        ({"model": "VAE"}, ""),
+    ],
+)
+def test_draws_that_are_not_what_the_config_promises_are_said(settings, said, small, images):
+    config = trial_config(latent_dim=3, **small | settings)
+    metrics = history(make([config], images), images)
+    words = {family(config.model).load().remark(config, epoch[0]) for epoch in metrics}
+    assert all(sentence.startswith(said) if said else not sentence for sentence in words), words
+
+
+def test_a_float64_factor_trains_as_the_float32_one_where_both_are_exact(small, images):
+    losses = [
+        [
+            epoch[0]["train/loss"]
+            for epoch in history(make([trial_config(sampler=s, latent_dim=3, **small)], images), images)
+        ]
+        for s in ("cholesky", "cholesky-float64")
+    ]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-4)
+    assert losses[0] != losses[1]
+
+
 def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, images):
     """Loshchilov and Hutter 2019, algorithm 2, first step: Adam moves by rate x sign, decay takes rate x decay x weight off."""
     resident = ResidentImages.of(images.train, torch.device("cpu"))
-    small |= {"batch_size": len(images.train), "learning_rate": 1e-3}  # one step an epoch
+    # One step an epoch; xi begins where decay would move it.
+    small |= {"batch_size": len(images.train), "learning_rate": 1e-3, "noise_start": -1.0}
     states = []
     for fields in ({}, {"weight_decay": 0.5, "noise_learning_rate": 0.25}):
         cohort = make([trial_config(latent_dim=3, **small | fields)], images)
@@ -42,6 +92,139 @@ def test_weight_decay_shrinks_the_weights_alone_and_xi_has_its_own_rate(small, i
             shrunk = 1e-3 * 0.5 * start * name.endswith("weight")
             # float32: a weight below 1 is stored to 6e-8, and half of it shrinks by 1e-4
             assert torch.allclose(decayed[name], plain[name] - shrunk, rtol=0, atol=1e-7), name
+
+
+class Draws(TorchFunctionMode):
+    """Notes of every random number that torch draws: what for, by which function, from which seed, and what state it had."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purpose, self.noted = "", []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func in (torch.rand, torch.randn, torch.randperm):
+            generator = kwargs["generator"]
+            state = hashlib.sha256(generator.get_state().numpy().tobytes()).hexdigest()
+            self.noted.append(((self.purpose, func.__name__), generator.initial_seed(), state))
+        return func(*args, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("model", "n_streams"), [({"model": "VAE"}, 6), ({"sampler": "cg"}, 6), ({"model": "AE"}, 3)], ids=str
+)
+def test_every_use_of_randomness_has_a_stream_of_its_own_and_no_number_is_used_twice(
+    model, n_streams, small, images, monkeypatch
+):
+    """Weights, each epoch's order, each epoch's noise, evaluation: six streams a seed here, of AE, without noise, three.
+
+    A stream goes on from block to block. Evaluation alone draws the same again, and nothing is torch's global random state.
+    """
+    monkeypatch.setattr("fishernet.training.STEPS_PER_DRAW", 1)
+    monkeypatch.setattr("fishernet.evaluation.EVALUATION_BATCH", 16)
+    train_images, test_images = (ResidentImages.of(x, torch.device("cpu")) for x in (images.train, images.test))
+    before = torch.get_rng_state()
+    with Draws() as draws:
+        draws.purpose = "weights"
+        cohort = make([trial_config(latent_dim=2, seed=seed, **small | model) for seed in (0, 1)], images)
+        for epoch in (1, 2):
+            draws.purpose = f"epoch {epoch}"
+            train_epoch(cohort, train_images)
+            draws.purpose = f"evaluation {epoch}"
+            evaluate(cohort, test_images)
+    assert torch.equal(torch.get_rng_state(), before)
+    first, again = ([note[1:] for note in draws.noted if note[0][0] == f"evaluation {epoch}"] for epoch in (1, 2))
+    assert first == again
+    noted = [note for note in draws.noted if note[0][0] != "evaluation 2"]
+    streams = {(purpose, seed) for purpose, seed, _ in noted}
+    assert len(streams) == 2 * n_streams
+    assert len({seed for _, seed in streams}) == 2 * n_streams
+    assert max(Counter(state for *_, state in noted).values()) == 1
+
+
+def test_no_two_seeds_epochs_or_purposes_share_a_stream(small, images):
+    """Also not where seed and epoch have the same sum, product or digits, and in the 32 bits that a CPU's generator takes."""
+    cohort = make(
+        [trial_config(model="AE", seed=seed, **small) for seed in (0, 1, 2, 3, 11, 12, 111, 2**31 - 1)], images
+    )
+    names = ("order", "noise", "evaluation")
+    seeds = [g.initial_seed() for name in names for epoch in range(125) for g in cohort.streams(name, epoch)]
+    seeds += [config.seed for config in cohort.configs]  # of the weights
+    assert len({seed % 2**32 for seed in seeds}) == len(seeds) == 8 * (3 * 125 + 1)
+
+
+def test_runs_of_one_seed_are_paired_whatever_the_model_and_its_latent_dim(small, images):
+    """They begin with the same encoder and see the same images in the same order, so differences over seeds are paired."""
+    cohorts = [
+        make([trial_config(model=model, latent_dim=d, seed=s, **small) for d, s in ((2, 3), (5, 3), (2, 4))], images)
+        for model in ("FisherNet", "VAE", "AE")
+    ]
+    orders = torch.cat([cohort.draw_orders(2, 96) for cohort in cohorts])
+    first_weights = torch.cat([cohort.model.trunk[0].layers[0].weight for cohort in cohorts])
+    for own in (orders, first_weights):
+        of_seed_3, of_seed_4 = own[[0, 1, 3, 4, 6, 7]], own[[2, 5, 8]]
+        assert torch.equal(of_seed_3, of_seed_3[:1].expand_as(of_seed_3))
+        assert torch.equal(of_seed_4, of_seed_4[:1].expand_as(of_seed_4))
+        assert not torch.equal(own[0], own[2])
+    for i in (0, 2):
+        noise = [cohort.draw_noise(cohort.streams("noise", 1), 7)["eta"][i, :, :2] for cohort in cohorts[:2]]
+        assert torch.equal(*noise)
+
+
+def test_noise_is_standard_normal_and_not_of_twice_its_variance(small, images):
+    """Second and fourth moments 1 and 3, within five standard errors, sqrt(2/n) and sqrt(96/n)."""
+    cohort = make([trial_config(sampler="cg", latent_dim=d, **small) for d in (2, 3)], images)
+    eta, n_star = cohort.draw_noise(cohort.streams("noise", 1), 20_000).values()
+    for draws in (eta[0, :, :2], eta[1], n_star):
+        n = draws.numel()
+        squares = draws.double().square()
+        assert abs(draws.double().mean()) < 5 / n**0.5
+        assert abs(squares.mean() - 1) < 5 * (2 / n) ** 0.5
+        assert abs(squares.square().mean() - 3) < 5 * (96 / n) ** 0.5
+        assert abs(2 * squares.mean() - 1) > 5 * (2 / n) ** 0.5
+
+
+@pytest.mark.parametrize("model", ["FisherNet", "VAE"])
+def test_a_step_follows_the_gradient_of_each_members_mean_loss_over_its_batch(model, small, images):
+    """Looked at itself, as Adam hides any factor of the gradient; also where a batch is smaller than the others."""
+    cohort = make([trial_config(model=model, latent_dim=d, seed=d, **small) for d in (2, 5)], images)
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    for n in (20, 16):
+        index, noise = torch.arange(2 * n).view(2, n), cohort.draw_noise(cohort.streams("noise", 1), n)
+        loss = cohort.model(resident.take(index), noise).loss
+        expected = torch.autograd.grad(loss[0].sum() / n + loss[1].sum() / n, list(cohort.model.parameters()))
+        assert torch.allclose(Step(cohort, resident)(index, noise), loss.sum(1), rtol=1e-6)
+        for (name, parameter), gradient in zip(cohort.model.named_parameters(), expected, strict=True):
+            assert gradient.norm() > 0, name
+            assert (parameter.grad - gradient).norm() < 1e-5 * gradient.norm(), name
+
+
+def test_the_training_loss_of_an_epoch_is_the_mean_over_every_image_once(small, images):
+    """Of weights that stand still, at a rate of 1e-30: 96 images in batches of 20 and one of 16, which counts less."""
+    cohort = make([trial_config(model="AE", latent_dim=2, **small | {"learning_rate": 1e-30})], images)
+    loss = cohort.model(ResidentImages.of(images.train, torch.device("cpu")).take(torch.arange(96)[None]), {}).loss[0]
+    batches = loss[cohort.draw_orders(1, 96)[0]].split(20)
+    assert next(train(cohort, images))[0]["metrics"]["train/loss"] == pytest.approx(loss.mean().item(), rel=1e-6)
+    mean_of_batch_means = torch.stack([batch.mean() for batch in batches]).mean().item()
+    assert mean_of_batch_means != pytest.approx(loss.mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_scores_are_the_means_over_the_images_of_the_loss_its_terms_and_the_error_of_one_sample(model, small, images):
+    cohort = make([trial_config(model=model, latent_dim=2, **small)], images)
+    resident = ResidentImages.of(images.test, torch.device("cpu"))
+    x, noise = resident.take(torch.arange(40)[None]), cohort.draw_noise(cohort.streams("evaluation", 0), 40)
+    outcome = cohort.model(x, noise)
+    expected = {
+        "mse": (x - cohort.model.reconstruct(cohort.model.posterior_mean(x))).square().mean(),
+        "mse_sample": (x - torch.sigmoid(outcome.output)).square().mean(),
+        "loss": outcome.loss.mean(),
+        **{name: values.mean() for name, values in outcome.terms.items()},
+    }
+    scores = evaluate(cohort, resident)[0]
+    assert scores == pytest.approx({name: value.item() for name, value in expected.items()}, rel=1e-5)
+    assert next(iter(scores)) == "mse"  # MLflow's comparison opens with it
+    assert (scores["mse"] == scores["mse_sample"]) == (model == "AE")
 
 
 def test_the_reported_mse_is_that_of_equations_32_and_33(small, images):
@@ -137,6 +320,21 @@ def test_a_checkpoint_of_another_cohort_is_refused(small, images, tmp_path):
         make([trial_config(latent_dim=3, **small)], images).load(tmp_path / "state.safetensors")
 
 
+def test_a_runs_record_holds_the_held_out_images_alone_to_the_nearest_grey_value(small, images, tmp_path):
+    cohort = make([trial_config(model="VAE", latent_dim=d, **small) for d in (2, 3)], images)
+    write_records(tmp_path, cohort, images)
+    x = ResidentImages.of(images.test, torch.device("cpu")).take(torch.arange(40)[None].expand(2, -1))
+    means = cohort.model.posterior_mean(x).detach()
+    restored = cohort.model.reconstruct(means).detach().numpy()
+    for i, config in enumerate(cohort.configs):
+        latents, pictures = (np.load(tmp_path / config.run_name / f"{name}.npz") for name in ("latents", "pictures"))
+        np.testing.assert_allclose(latents["means"], means[i, :, : config.latent_dim], rtol=1e-5, atol=1e-6)
+        np.testing.assert_array_equal(latents["labels"], images.test_labels)
+        np.testing.assert_array_equal(pictures["originals"], images.test[:10])
+        error = pictures["reconstructions"].reshape(10, -1) - 255 * restored[i, :10]
+        assert np.abs(error).max() <= 0.5 + 1e-3  # float32 has 1e-5 of 255
+
+
 def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
     x, y = images.train.flatten(1).double() / 255, images.test.flatten(1).double() / 255
     mean = x.mean(0)
@@ -144,6 +342,20 @@ def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
     for d, mse in pca_test_mse(images.train, images.test, [0, 1, 5, 90]).items():
         residual = (y - mean) - (y - mean) @ axes[:d].T @ axes[:d]
         assert mse == pytest.approx(float(residual.square().mean()), rel=1e-9, abs=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("n_pixels", "n"), [(64, 500), (784, 500), (1024, 500), (3 * 128**2, 64), (512**2, 64), (4096, 125)]
+)
+def test_an_evaluation_takes_no_more_images_at_once_than_training_where_they_are_large(n_pixels, n):
+    assert evaluation_batch(n_pixels, least=64) == n
+
+
+def test_noise_as_wide_as_large_images_is_drawn_for_few_of_them(small, images):
+    cohorts = {s: make([trial_config(model="FisherNet", sampler=s, **small)], images) for s in ("cholesky", "cg")}
+    n_pixels = images.train[0].numel()
+    assert cohorts["cholesky"].images_per_draw() == DRAWN_NUMBERS
+    assert cohorts["cg"].images_per_draw() == DRAWN_NUMBERS // (n_pixels + 1)
 
 
 def test_a_linear_autoencoder_never_beats_pca(small, images):

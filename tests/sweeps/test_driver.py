@@ -22,6 +22,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ENDING = """
 import argparse, atexit, sys
 from pathlib import Path
+from fishernet.surroundings import entry_point
 from sweeps.driver import Driver
 
 def log(line):
@@ -53,7 +54,7 @@ class Ending(Driver):
 
 atexit.register(log, "atexit")
 flags = {"storage_path": sys.argv[2] + ".results", "tracking_uri": "sqlite:////s.db", "data_dir": None, "resume": None}
-Ending(argparse.Namespace(**flags), []).main(last=True)
+entry_point(lambda argv: Ending(argparse.Namespace(**flags), []).main(last=True))()
 """
 
 
@@ -151,6 +152,22 @@ def test_what_cannot_be_drawn_is_a_sentence_and_the_command_that_draws_it_later(
     assert tracking._closed
 
 
+def test_what_fails_at_the_end_as_nobody_foresaw_is_a_sentence_and_the_books_are_closed(tmp_path, capsys):
+    def drawing() -> bool:
+        raise ZeroDivisionError("division by zero")
+
+    tracking = a_tracking(lambda *given: None)
+    (tmp_path / "s" / "ray").mkdir(parents=True)
+    assert ended(tmp_path, drawing).conclude("s", 1, {}, tracking, interrupted=False) == 1
+    path = tmp_path / "s" / "figures" / "traceback-figures.txt"
+    out = capsys.readouterr().out
+    assert f"no figure: ZeroDivisionError: division by zero; the traceback is in {path}." in out
+    assert "resume with: " not in out  # all runs are finished and stored
+    assert not (tmp_path / "s" / "ray").exists()
+    assert "in drawing\n" in path.read_text()
+    assert tracking._closed
+
+
 def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     """Not even where it was there before and the disk is full."""
     from sweeps import hyperparameter_search
@@ -159,7 +176,7 @@ def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [trial_config()])
     argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
     search = HyperparameterSearch(_parse(argv), argv)
-    search.opened, search.plan = [], None
+    search.opened, search.plan, search.folder = [], None, tmp_path / "s"
     (tmp_path / "s").mkdir()
     (tmp_path / "s" / "best.json").write_text("the one before")
     (tmp_path / "s" / "best.json.writing").mkdir()  # what is written beside it cannot be

@@ -189,6 +189,10 @@ def n_trials_ended(folder: Path) -> int:
         (["--validation-size", "0"], "--validation-size is a whole number.*at least 1"),
         (["--validation-size", "5000"], "--validation-size|--train-size|validation_size"),
         (["--test-seeds", "x"], "--test-seeds"),
+        (
+            ["--test-seeds", "0-2"],
+            "--test-seeds are of the runs that show .*, and seeds 0 help to choose these settings",
+        ),
         (["--bogus"], "unrecognized"),
     ],
 )

@@ -31,6 +31,14 @@ def test_every_flag_beats_its_preset():
     assert [(c.model, c.latent_dim, c.seed, c.epochs, c.dataset) for c in configs] == [("VAE", 3, 4, 7, "digits")]
 
 
+def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
+    """A shell leaves the ~ of --dataset=~/x as it is, and a worker may run as another user."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "x.npz").touch()
+    assert {c.dataset for c in flags("--dataset=~/x.npz")} == {str((tmp_path / "x.npz").resolve())}
+    assert {c.dataset for c in flags("--dataset=~/y.npz")} == {"~/y.npz"}  # refused as it was typed
+
+
 def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
     changed = {
         "dataset": "mnist", "epochs": 3, "batch_size": 9, "learning_rate": 0.5, "hidden_width": 5, "hidden_layers": 1,

@@ -101,6 +101,8 @@ class Player:
         mse = self.score(config, epoch)
         kl = 10 / (0.01 + mse)
         metrics = {"validation/mse": mse, "validation/log_likelihood": 5.0, "validation/elbo": 5.0 - kl}
+        # None of these may count.
+        metrics |= {f"{images}/mse": -mse for images in ("train", "test")} | {"validation/mse_sample": -mse}
         return {"epoch": epoch, "metrics": metrics}
 
     def _record(self, members: tuple[TrialConfig, ...], status: str, reason: str) -> None:
@@ -247,6 +249,52 @@ def test_no_trial_is_stopped_where_the_first_rung_is_the_last_epoch(tmp_path):
     assert {t.state for t in study.trials()} == {TrialState.COMPLETE}
 
 
+def test_a_trial_goes_on_where_it_is_among_the_best_third_of_those_that_came_to_its_rung(tmp_path):
+    """Of n so far the best n // 3, one at least; what equals the last of these goes on as well."""
+    scores = [5, 7, 3, 4, 3, 9, 1, 2, 2, 8, 1.5, 6, 2, 0.5, 3.5]
+    player = Player(
+        tmp_path, plan_of("--trials", "15"), score=lambda config, epoch: scores[int(config.setting.removeprefix("t"))]
+    )
+    (study,) = player.play().studies
+    rungs = {1: [], 3: []}
+
+    def last_epoch(score: float) -> int:
+        for epoch, before in rungs.items():
+            before.append(score)
+            if score > sorted(before)[max(1, len(before) // 3) - 1]:
+                return epoch
+        return 9
+
+    expected = [last_epoch(score) for score in scores]
+    assert [trial.last_step for trial in study.trials()] == expected
+    assert set(expected) == {1, 3, 9}
+
+
+def test_a_trials_value_is_its_score_at_the_last_epoch_also_where_an_earlier_one_was_better(tmp_path):
+    def score(config: TrialConfig, epoch: int) -> float:
+        return bowl(config, 9) + 0.01 * (epoch - 5) ** 2
+
+    (study,) = Player(tmp_path, plan_of("--first-rung", "9", "--trials", "3"), score).play().studies
+    for trial in study.trials():
+        (value,) = trial.values
+        assert value == pytest.approx(sum(score(config, 9) for config in study.members(trial)) / 2, rel=1e-12)
+        assert value > 1.01 * min(trial.intermediate_values.values())
+
+
+def test_no_two_fields_trials_or_studies_draw_the_same_number(tmp_path):
+    """As places within their ranges, of which a stream in common would repeat."""
+    plan = plan_of("--models", "AE", "VAE", "--trials", "3", "--sampler", "random", "--first-rung", "9", "--likelihood",
+                   "gaussian-learned", "--noise-start=-3..0", "--noise-learning-rate", "1e-4..1e-1:log")  # fmt: skip
+    ranges = {"learning_rate": (-5, -1), "noise_learning_rate": (-4, -1), "noise_start": (-3, 0)}
+    places = []
+    for study in Player(tmp_path, plan).play().studies:
+        for trial in study.trials():
+            for name, (low, high) in ranges.items():
+                value = trial.params[name]
+                places.append(((value if name == "noise_start" else math.log10(value)) - low) / (high - low))
+    assert len({round(place, 9) for place in places}) == len(places) == 2 * 3 * 3
+
+
 def test_one_diverged_seed_fails_its_trial_and_the_search_goes_on(tmp_path):
     player = Player(tmp_path, plan_of("--trials", "6"), failures={(2, 1): "diverged: the loss became nan in epoch 1"})
     search = player.play()
@@ -272,6 +320,33 @@ def test_a_trial_that_died_is_tried_again_at_the_next_start_and_counts_once(tmp_
     assert trials[4].state in (TrialState.COMPLETE, TrialState.PRUNED)
     assert again.studies[0].n_asked() == 4
     assert player.search().n_left() == 0
+
+
+def test_a_trial_that_died_and_its_retry_stand_in_a_rung_once(tmp_path):
+    """Of six at the rung two pass: the trial of 0.45 beside one of 0.4, which counted twice would take both places."""
+    scores = {"t000": 0.5, "t001": 0.4, "t002": 0.6, "t003": 0.7, "t004": 0.8, "t005": 0.4, "t006": 0.45}
+
+    def score(config: TrialConfig, epoch: int) -> float:
+        return scores[config.setting] / epoch
+
+    player = Player(tmp_path, plan_of("--trials", "5"), score=score, deaths={1})
+    player.play()
+    player.deaths, player.plan = set(), plan_of("--trials", "6")
+    trials = player.play().studies[0].trials()
+    assert trials[5].user_attrs["retry_of"] == 1
+    assert trials[6].last_step > 1
+
+
+def test_a_trial_whose_worker_dies_after_the_last_epoch_has_no_record_and_is_tried_again(tmp_path):
+    player = Player(tmp_path, plan_of("--first-rung", "9", "--trials", "1"))
+    search = player.search()
+    members = search.suggest("0")["job"]["members"]
+    for epoch in range(1, 10):
+        assert search.reason_to_stop("0", {f"epochs/{c.run_name}": [player._epoch(c, epoch)] for c in members}) == ""
+    search.on_trial_complete("0", error=True)
+    (trial,) = search.studies[0].trials()
+    assert trial.state == TrialState.FAIL
+    assert player.search().n_left() == 1
 
 
 def test_what_ended_in_optuna_and_not_in_mlflow_is_trained_again_and_told_once(tmp_path):

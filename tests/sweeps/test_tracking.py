@@ -23,12 +23,12 @@ from PIL import Image
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import compact, expand
+from fishernet.services.mlflow_store import TrackingError, check_uri, create_whole
 from sweeps import import_records
 from sweeps.lock import hold_lock
 from sweeps.pictures import reconstruction_picture
-from sweeps.tracking import SweepTracking, TrackingError, check_uri, list_sweeps
+from sweeps.tracking import SweepTracking, list_sweeps
 from sweeps.tracking_queue import Queue
-from sweeps.tracking_store import create_whole
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = trial_config(latent_dim=2, seed=0, epochs=5)
@@ -38,8 +38,8 @@ PLAN = {**compact([CONFIG, OTHER]), "data_fingerprint": "f", "held_out": "test"}
 
 
 def epoch(number: int, **metrics: float) -> dict[str, Any]:
-    metrics = {f"test/{name}": value for name, value in (metrics or {"mse": 1 / number}).items()}
-    return {"epoch": number, "time": 1_700_000_000.5 + number, "metrics": metrics}
+    named = {f"test/{name}": value for name, value in metrics.items()} or {"test/mse": 1 / number, "train/loss": 1.0}
+    return {"epoch": number, "time": 1_700_000_000.5 + number, "metrics": named}
 
 
 EPOCHS = [epoch(number) for number in range(1, 6)]
@@ -159,7 +159,7 @@ def test_a_sweep_is_an_experiment_with_a_parent_run_and_a_child_run_per_config(
         "fishernet.sweep": "s",
     }
     assert child.data.params == {key: str(value) for key, value in CONFIG.to_dict().items()}
-    assert child.data.metrics == {"test/mse": 1 / 5}
+    assert child.data.metrics == {"test/mse": 1 / 5, "train/loss": 1.0}
     assert history(uri, child.info.run_id) == WRITTEN
     files = {file.path for file in mlflow.list_artifacts(child.info.run_id)}
     assert files == {"weights.safetensors", "deeper", "reconstructions.png"}
@@ -481,11 +481,14 @@ def test_thousands_of_runs_are_read_page_by_page(sweep: Callable[..., SweepTrack
         for table in ("runs", "tags", "params", "latest_metrics"):
             columns = [name for _, name, *_ in store.execute(f"pragma table_info({table})")]
             values = ["run_uuid || '-' || n" if name == "run_uuid" else name for name in columns]
-            if table == "params":
-                values = [
-                    "iif(key = 'seed', n, value)" if name == "value" else value
-                    for name, value in zip(columns, values, strict=True)
-                ]
+            seeds = {
+                "params": "iif(key = 'seed', n, value)",
+                "tags": """iif(key = 'fishernet.config', replace(value, '"seed": 0', '"seed": ' || n), value)""",
+            }
+            values = [
+                seeds.get(table, value) if name == "value" else value
+                for name, value in zip(columns, values, strict=True)
+            ]
             store.execute(
                 "with recursive count(n) as (select 1 union all select n + 1 from count where n < 1500) "
                 f"insert into {table} ({', '.join(columns)}) select {', '.join(values)} from {table}, count "
@@ -530,7 +533,8 @@ def test_a_run_of_another_version_is_named(sweep: Callable[..., SweepTracking], 
     tracking = sweep()
     tracking.ensure(CONFIG)
     drained(tracking)
-    client(uri).log_param(tracking.runs()[CONFIG].run_id, "latent_dims", "2")
+    newer = json.dumps({**CONFIG.to_dict(), "latent_dims": 2})
+    client(uri).set_tag(tracking.runs()[CONFIG].run_id, "fishernet.config", newer)
     with pytest.raises(TrackingError, match=r"run FisherNet-d02-s0 .*latent_dims"):
         sweep()
 
@@ -706,7 +710,7 @@ def test_drivers_that_start_at_once_make_one_store(tmp_path: Path) -> None:
 
 def test_a_store_that_a_killed_driver_was_making_is_cleared_by_the_next(tmp_path: Path) -> None:
     code = (
-        "import os, pathlib, sys; from sweeps.tracking_store import create_whole\n"
+        "import os, pathlib, sys; from fishernet.services.mlflow_store import create_whole\n"
         "create_whole(pathlib.Path(sys.argv[1]), lambda draft: draft.touch() or os._exit(9))"
     )
     store = tmp_path / "results" / "mlflow.db"
@@ -900,6 +904,16 @@ def test_originals_stand_above_reconstructions_enlarged_by_a_whole_factor(
     for shown, images in ((pixels[:56, fourth], originals), (pixels[60:, fourth], 255 - originals)):
         assert (shown[::2, ::2] == images[3].transpose(1, 2, 0)).all()
         assert (shown[1::2, 1::2] == images[3].transpose(1, 2, 0)).all()
+
+
+def test_a_picture_does_not_grow_with_the_pixels_of_large_images(tmp_path: Path) -> None:
+    originals = np.full((2, 1, 1000, 500), 200, np.uint8)
+    originals[1] = 0
+    np.savez(tmp_path / "pictures.npz", originals=originals, reconstructions=originals)
+    reconstruction_picture(tmp_path / "pictures.npz", tmp_path / "out.png")
+    with Image.open(tmp_path / "out.png") as picture:
+        assert picture.size == (2 * 112 + 4, 2 * 224 + 4)
+        assert [picture.getpixel((x, 300)) for x in (50, 160)] == [200, 0]
 
 
 def test_a_file_without_pictures_is_named(tmp_path: Path) -> None:

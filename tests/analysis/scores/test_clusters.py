@@ -116,6 +116,15 @@ def test_with_fewer_clusters_than_labels_columns_stand_in_the_order_of_their_lab
     assert found.trace == 2
 
 
+def test_a_rare_label_counts_as_much_as_a_frequent_one():
+    """Its 9 of 10 images decide, though pairing the other way round would match 61 images instead of 49."""
+    labels = np.repeat([0, 1], [10, 100])
+    groups = np.repeat([0, 1, 0, 1], [9, 1, 60, 40])
+    found = cluster(apart(groups), labels)
+    assert found.trace == pytest.approx(0.9 + 0.4)
+    np.testing.assert_allclose(found.matrix, [[0.9, 0.1], [0.6, 0.4]])
+
+
 def test_neither_the_order_of_images_nor_the_numbers_of_labels_matter():
     means, labels = overlapping(n_classes=5, n=400)
     found = cluster(means, labels)

@@ -46,6 +46,35 @@ def test_the_density_integrates_to_one_and_beats_the_prior_on_new_points(fitted)
     assert fitted.log_density(new).mean() > fit("prior", new, 0).log_density(new).mean() + 1
 
 
+def test_samples_of_a_mixture_are_drawn_from_the_density_that_it_states():
+    """E ln p of the draws is the integral of p ln p, within five standard errors: the entropy tells a turned Gaussian."""
+    mixture = fit("mixture", two_bumps(N), seed=1)
+    axis = np.linspace(-8, 8, 160)
+    log_p = mixture.log_density(np.stack(np.meshgrid(axis, axis), -1).reshape(-1, 2))
+    p = np.exp(log_p) * (axis[1] - axis[0]) ** 2
+    of_draws = mixture.log_density(mixture.sample(20_000, np.random.default_rng(3)))
+    assert of_draws.mean() == pytest.approx((p * log_p).sum(), abs=5 * of_draws.std() / 20_000**0.5)
+
+
+def test_a_kernel_is_as_wide_as_scotts_for_one_gaussian_and_narrower_where_there_are_many():
+    """In two dimensions Scott's width is the best for a Gaussian (Silverman 1986, eq. 4.14)."""
+    one = np.random.default_rng(0).standard_normal((N, 2))
+    many = one / 40 + np.random.default_rng(1).integers(0, 4, (N, 2))
+    assert fit("kde", one, 0).settings["of_scott"] >= 0.75
+    assert fit("kde", many, 0).settings["of_scott"] == 0.25
+
+
+def test_draws_of_a_kernel_density_vary_as_the_means_and_its_kernel_together():
+    """cov = cov(means) (1 + h^2), h in Scott's n^(-1/(d+4)) of all n means; h^2 of the four fifths to choose by is rejected."""
+    means, n = np.random.default_rng(0).standard_normal((60, 2)), 1_000_000
+    kde = fit("kde", means, 0)
+    h2 = (kde.settings["of_scott"] * 60 ** (-1 / 6)) ** 2
+    ratio = np.cov(kde.sample(n, np.random.default_rng(0)).T) / np.cov(means.T, ddof=0)
+    error = 5 * np.sqrt(2 / n)
+    np.testing.assert_allclose(np.diag(ratio), 1 + h2, atol=(1 + h2) * error)
+    assert h2 * (0.8 ** (-1 / 3) - 1) > (1 + h2) * error
+
+
 @pytest.mark.parametrize("name", FITTED)
 def test_equal_seeds_give_equal_samples_and_others_others(name):
     means = two_bumps(500)

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import http.server
+import itertools
 import os
 import pickle
 import socket
@@ -303,6 +304,56 @@ def test_images_of_any_shape_and_labels_of_any_number_will_do(shape, monkeypatch
     assert steps == [(step, 40) for step in range(1, 41)]
 
 
+@pytest.mark.parametrize(("shape", "seen"), [((1, 512, 512), (64, 64)), ((3, 128, 96), (64, 48))])
+def test_the_classifier_sees_large_images_averaged_and_says_so(shape, seen, monkeypatch):
+    """So that neither its training nor a batch grows with the images' pixels."""
+    monkeypatch.setattr(features, "LEAST_STEPS", 20)
+    shades = torch.tensor([20, 220] * 3, dtype=torch.uint8)
+    images, labels = shades[:, None, None, None].expand(6, *shape).clone(), torch.tensor([0, 1] * 3)
+    largest = []
+    hook = nn.modules.module.register_module_forward_hook(lambda _, x, y: largest.append(y.numel() // len(y)))
+    made = train_classifier(ImageData("shades", images, images[:2], labels, labels[:2], "", "test"))
+    found = made.features(images)
+    hook.remove()
+    # 64 feature maps of the convolutions, at half the height and width
+    assert max(largest) <= 64 * seen[0] * seen[1] // 4
+    assert made.test_accuracy == 1
+    np.testing.assert_array_equal(found, made.features(images.float() / 255))
+    assert made.remarks(shape) == [
+        f"The classifier sees images of {shape[1]} x {shape[2]} pixels averaged to {seen[0]} x {seen[1]}."
+    ]
+    assert made.remarks((1, 28, 28)) == []
+
+
+@pytest.mark.parametrize("kind", [Inception, Classifier])
+@pytest.mark.parametrize("side", [28, 64, 299, 512, 4096])
+def test_a_batch_has_at_most_so_many_pixels(kind, side):
+    n = kind.batch_of(kind, (3, side, side))
+    assert 1 <= n <= kind.batch_size
+    assert n == 1 or n * side**2 <= kind.batch_pixels
+    assert side > 64 or n == kind.batch_size  # what usual images get
+
+
+def test_test_images_and_their_labels_decide_the_accuracy_alone(monkeypatch):
+    """With wrong labels of the test images the accuracy is 0, and the weights are what they were."""
+    monkeypatch.setattr(features, "LEAST_STEPS", 40)
+    shades = torch.tensor([20, 120, 220, 20, 120, 220], dtype=torch.uint8)
+    images, labels = shades[:, None, None, None].expand(6, 1, 8, 8).clone(), torch.tensor([0, 1, 2, 0, 1, 2])
+    right = ImageData("shades", images, images[:3], labels, labels[:3], "", "test")
+    wrong = dataclasses.replace(right, test=images[1:3], test_labels=labels[:2])
+    of_right, of_wrong = train_classifier(right), train_classifier(wrong)
+    assert (of_right.test_accuracy, of_wrong.test_accuracy) == (1, 0)
+    assert of_wrong.fingerprint == of_right.fingerprint
+
+
+def test_every_pass_of_the_classifier_takes_each_image_once_in_an_order_of_its_own():
+    """But for the rest that fills no batch: 12 images in batches of 5 are two, and two images wait."""
+    batches = list(itertools.islice(features._batches(12, 5, seed=0), 6))
+    passes = [torch.cat(batches[i : i + 2]).tolist() for i in (0, 2, 4)]
+    assert all(len(set(order)) == 10 and set(order) <= set(range(12)) for order in passes)
+    assert len({tuple(order) for order in passes}) == 3
+
+
 def test_without_two_classes_there_is_no_classifier(digits):
     for missing in ("train_labels", "test_labels"):
         with pytest.raises(AnalysisError) as error:
@@ -401,13 +452,15 @@ def test_a_damaged_cache_is_made_anew(grey, tmp_path):
     assert extractor.n_seen == 40
 
 
-def test_a_cache_that_cannot_be_written_is_named_before_anything_is_computed(grey, tmp_path):
+@pytest.mark.parametrize("place", ["file/cache", "~nobody-of-this-name/cache"])
+def test_a_cache_that_cannot_be_kept_costs_no_result_and_is_named(place, grey, tmp_path):
     (tmp_path / "file").write_bytes(b"")
-    extractor = Corners(nn.Linear(1, 1))
-    with pytest.raises(AnalysisError) as error:
-        real_features(extractor, grey, tmp_path / "file" / "cache")
-    assert says(error, tmp_path / "file" / "cache")
-    assert extractor.n_seen == 0
+    images, said = torch.cat([grey, 1 - grey]), []
+    cache = Path(place) if place.startswith("~") else tmp_path / place
+    real = real_features(Corners(nn.Linear(1, 1)), images, cache, say=said.append)
+    assert np.array_equal(real.features, images[:, 0, 0, :2].numpy())
+    (sentence,) = said
+    assert sentence.startswith(f"Features of the real images are kept in {cache} (--cache), and writing there failed: ")
 
 
 @pytest.mark.long

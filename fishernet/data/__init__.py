@@ -1,0 +1,71 @@
+"""Images to train on: which data sets there are by name, and how names, arrays and folders become ``ImageData``.
+
+Importing this takes no time: what reads images (torch, NumPy, Pillow) is imported with ``load_data`` and ``ImageData``.
+"""
+
+import difflib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fishernet.data.images import ImageData as ImageData
+    from fishernet.data.loading import load_data as load_data
+
+DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set that has a name; ``classes`` are the names of its labels from 0, empty where these say themselves what they are.
+
+    ``validation_size`` is how many training images are usually held out for model selection, 0 where nothing is usual.
+    """
+
+    meaning: str
+    classes: tuple[str, ...] = ()
+    validation_size: int = 0
+
+
+DATASETS = {
+    "fashion-mnist": Dataset(
+        "70,000 grey images of clothes, 28 x 28 (Xiao et al., 2017)",
+        ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
+        10_000,
+    ),
+    "mnist": Dataset("70,000 grey images of digits, 28 x 28 (LeCun et al., 1998)", validation_size=10_000),
+    "digits": Dataset("1,797 grey images of digits, 8 x 8, which come with scikit-learn"),
+}  # any other name is a path
+
+
+class DataError(ValueError):
+    """The images cannot be used; the message says which file or flag, what was found and what to do."""
+
+
+def check_dataset(dataset: str) -> None:
+    """Raises DataError where it is neither a name nor a path that exists; takes no time."""
+    if dataset not in DATASETS and not os.path.exists(os.path.expanduser(dataset)):  # noqa: PTH110, PTH111
+        raise unknown_dataset(dataset)
+
+
+def unknown_dataset(dataset: str) -> DataError:
+    """What to raise where a dataset is neither a name nor a path that images can be read from."""
+    found = "is another kind of file" if os.path.exists(os.path.expanduser(dataset)) else "does not exist"  # noqa: PTH110, PTH111
+    close = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
+    return DataError(
+        f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
+        f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
+    )
+
+
+def __getattr__(name: str) -> Any:
+    """``load_data`` and ``ImageData``, whose modules take torch along."""
+    if name == "load_data":
+        from fishernet.data.loading import load_data
+
+        return load_data
+    if name == "ImageData":
+        from fishernet.data.images import ImageData
+
+        return ImageData
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,116 @@
+"""``load_data``: the images of a name or a path, whole or cut to what trains and what is held out."""
+
+import hashlib
+import os
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from fishernet.data import DATA_DIR_VARIABLE, DataError
+from fishernet.data.files import Array, Parts, load_path
+from fishernet.data.idx import load_idx
+from fishernet.data.images import ImageData
+
+PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # by the module's name, what only some data are read with
+
+
+def load_data(
+    dataset: str, data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
+    validation_size: int = 0, download: bool = True,
+) -> ImageData:  # fmt: skip
+    """The images of a built-in dataset (a name in DATASETS) or of a path.
+
+    fashion-mnist and mnist are read from data_dir, else $FISHERNET_DATA_DIR, else ~/.cache/fishernet,
+    extracted or .gz; only when none of their files is there are they downloaded. A path is one of
+
+    * an .npz file with arrays ``train`` and ``test`` (and ``train_labels``, ``test_labels``);
+    * an .npz file with ``images`` (and ``labels``), or an .npy file: the last sixth (rounded down, at least
+      one) is the test set, so shuffle what is sorted;
+    * a folder of images, with subfolders train and test, or without: again the last sixth is the test set.
+      Folders below that are classes, if two or more.
+
+    ``files`` says which arrays are images, ``folders`` which files, and how they are read.
+
+    ``validation_size`` images from the end of the training set replace the test set, so that model selection never
+    sees it; ``train_size`` then keeps the first of what remains (0: all). Raises DataError.
+    """
+    try:
+        parts = _load(dataset, data_dir, download)
+    except ModuleNotFoundError as error:
+        package = PACKAGES.get(str(error.name).partition(".")[0])
+        if not package:
+            raise
+        raise DataError(
+            f"{dataset} is read with {package}, which is not installed here: pip install {package}."
+        ) from None
+    train, test, train_labels, test_labels, remarks = parts
+    if train.shape[1:] != test.shape[1:]:
+        raise DataError(
+            f"{dataset}: training and test images must have one shape (channels, height, width); "
+            f"got {train.shape[1:]} and {test.shape[1:]}. Resize one of them."
+        )
+    if len(train) < 2:
+        raise DataError(f"{dataset}: training needs 2 images or more; got {len(train)} beside the test set.")
+    if not 0 <= validation_size < len(train):
+        raise DataError(
+            f"validation_size is how many of the {len(train)} training images of {dataset} are held out; "
+            f"got {validation_size}. Give at least 0 and less than {len(train)}."
+        )
+    n_left = len(train) - validation_size
+    if not 0 <= train_size <= n_left:
+        raise DataError(
+            f"train_size is how many images to train on (0: all), and {dataset} has {n_left} of them "
+            f"with validation_size {validation_size}; got {train_size}. Give at most {n_left}."
+        )
+    fingerprint = hashlib.sha256()
+    for array in (train, test, train_labels, test_labels):
+        if array is None:
+            fingerprint.update(b"none")
+        else:
+            fingerprint.update(str(array.shape).encode())
+            fingerprint.update(np.ascontiguousarray(array).data)
+    if validation_size:
+        test, test_labels = train[n_left:], None if train_labels is None else train_labels[n_left:]
+    n_train = train_size or n_left
+    return ImageData(
+        dataset,
+        _tensor(train[:n_train]),
+        _tensor(test),
+        None if train_labels is None else _tensor(train_labels[:n_train]),
+        None if test_labels is None else _tensor(test_labels),
+        fingerprint.hexdigest()[:16],
+        "validation" if validation_size else "test",
+        remarks,
+    )
+
+
+def _load(dataset: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Parts:
+    if dataset not in LOADERS:
+        return load_path(dataset)
+    # os.path, as pathlib raises for a ~user that does not exist
+    folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
+    return LOADERS[dataset](folder, download)
+
+
+def _tensor(array: Array) -> torch.Tensor:
+    """A copy: the array may be read-only, transposed, or a part that would keep the whole in memory."""
+    return torch.from_numpy(np.array(array, order="C"))
+
+
+def _load_digits(_data_dir: Path, _download: bool) -> Parts:
+    """scikit-learn's 8x8 digits, which come with the package; the last 360 of 1797 are the test set."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    images = np.rint(digits.images * 255 / 16).astype(np.uint8)[:, None]  # values are 0 to 16
+    return Parts(images[:-360], images[-360:], digits.target[:-360], digits.target[-360:])
+
+
+LOADERS: dict[str, Callable[[Path, bool], Parts]] = {
+    "fashion-mnist": partial(load_idx, "fashion-mnist"),
+    "mnist": partial(load_idx, "mnist"),
+    "digits": _load_digits,
+}

@@ -1,0 +1,114 @@
+"""Samples and reconstructions of one distribution have one distance from the real images, in expectation."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from analysis.scores import densities, groups, sampling
+from analysis.scores.distances import RealFeatures
+from analysis.scores.features import Extractor
+
+N, D = 60, 8
+
+
+class Pixels(Extractor):
+    """The pixels themselves; it keeps the images that it has seen."""
+
+    name, n_features, batch_size = "pixels", D, 1000
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(1, 1), "cpu")
+        self.seen: list[torch.Tensor] = []
+
+    def _of(self, images: torch.Tensor) -> torch.Tensor:
+        self.seen.append(images)
+        return images.flatten(1)
+
+
+class Exact(nn.Module):
+    """x = 1/2 + z/10, whose posterior mean is z: of images of z ~ N(0, 1), reconstructions are images of the same prior."""
+
+    latent_dims = (D,)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.tensor(0.1))
+
+    def posterior_mean(self, x: torch.Tensor) -> torch.Tensor:
+        return (x - 0.5) / self.weight
+
+    def reconstruct(self, z: torch.Tensor) -> torch.Tensor:
+        return 0.5 + self.weight * z
+
+
+def some_images(seed: int) -> torch.Tensor:
+    z = torch.randn(N, 1, 2, D // 2, generator=torch.Generator().manual_seed(seed))
+    return (0.5 + 0.1 * z).clamp(0, 1).mul(255).round().byte()
+
+
+def differences(n_repeats: int = 12) -> np.ndarray:
+    """Fréchet distance of samples of the prior minus that of reconstructions, to real images that neither has seen."""
+    found = []
+    for seed in range(n_repeats):
+        extractor = Pixels()
+        real = RealFeatures.of(extractor.features(some_images(1000 + seed).float() / 255))
+        known = {"reconstruction": None, "prior": None}
+        test = some_images(2000 + seed)
+        scored = groups.score_images("cpu", extractor, real, test, test, Exact(), seed, known)  # type: ignore[arg-type]
+        values = [scored.metrics[f"pixels/{name}/frechet"] for name in ("prior", "reconstruction")]
+        found.append(values[0] - values[1])
+    return np.array(found)
+
+
+def test_samples_are_as_far_as_reconstructions_where_both_are_of_one_distribution(monkeypatch):
+    found = differences()
+    assert abs(found.mean()) < 4 * found.std(ddof=1) / len(found) ** 0.5
+    # Ten thousand samples beside sixty reconstructions would look better than they are.
+    monkeypatch.setattr(groups, "grey_values", lambda images: images)
+    decode = groups.decode
+    drawn = sampling.fit_and_draw("prior", np.zeros((1, D)), 0)[0]
+    monkeypatch.setattr(
+        groups, "decode", lambda model, z, shape: decode(model, drawn if z is not None and _is_drawn(z) else z, shape)
+    )
+    flattered = differences(4)
+    assert flattered.mean() < -4 * flattered.std(ddof=1) / len(flattered) ** 0.5
+
+
+def _is_drawn(z: np.ndarray) -> bool:
+    """Whether these are not posterior means, which are of whole grey values."""
+    grey = (0.5 + 0.1 * np.asarray(z)) * 255
+    return bool(np.abs(grey - grey.round()).max() > 1e-2)
+
+
+def test_generated_images_have_the_grey_values_of_real_ones():
+    extractor = Pixels()
+    real = RealFeatures.of(extractor.features(some_images(1).float() / 255))
+    test = some_images(2)
+    scored = groups.score_images("cpu", extractor, real, test, test, Exact(), 0, {"prior": None})  # type: ignore[arg-type]
+    assert scored.about["prior"]["n_images"] == N
+    grey = extractor.seen[-1] * 255
+    assert (grey - grey.round()).abs().max() < 1e-4
+    assert grey.round().unique().numel() > 100
+
+
+def test_more_samples_are_drawn_where_more_are_compared():
+    means = np.random.default_rng(0).standard_normal((40, 2))
+    assert len(sampling.fit_and_draw("mixture", means, 0, 100)[0]) == sampling.N_SAMPLES
+    assert len(sampling.fit_and_draw("mixture", means, 0, sampling.N_SAMPLES + 5)[0]) == sampling.N_SAMPLES + 5
+
+
+def test_a_density_is_fitted_with_other_random_numbers_than_it_is_drawn_with():
+    means = np.random.default_rng(0).standard_normal((40, 2))
+    for name in ("mixture", "kde"):
+        generator = densities.fit(name, means, 7)._rng  # type: ignore[attr-defined]
+        ours = np.random.default_rng(7)
+        assert generator.bit_generator.seed_seq.entropy != ours.bit_generator.seed_seq.entropy
+
+
+@pytest.mark.parametrize(
+    ("about", "has"), [({}, False), ({"features": "f"}, False), ({"features": "f", "how": groups.HOW}, True)]
+)
+def test_scores_that_were_made_in_another_way_are_made_anew(about, has):
+    run = {"scores": {"classifier": {"prior": about} if about else {}}}
+    assert groups._has(run, "classifier", "prior", None) == has  # type: ignore[arg-type]
