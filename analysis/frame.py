@@ -8,6 +8,8 @@ import difflib
 import math
 import os
 import shlex
+import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -20,7 +22,7 @@ import pandas as pd
 from fishernet import commands
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
-from fishernet.families import FAMILIES, all_fields, trial_config
+from fishernet.families import FAMILIES, all_fields, is_installed, trial_config
 from fishernet.plan import expand
 from fishernet.services import mlflow_store, schema
 
@@ -75,11 +77,11 @@ class Sweep:
 
     @cached_property
     def configs(self) -> tuple[TrialConfig, ...]:
-        """Every planned trial config, from the plan's list ``configs`` or from its compact form."""
+        """Every planned trial config of an installed model, from the plan's list ``configs`` or from its compact form."""
         try:
             if "configs" in self.plan:
-                return tuple(trial_config(values) for values in self.plan["configs"])
-            return tuple(expand(self.plan))
+                return tuple(trial_config(v) for v in self.plan["configs"] if is_installed(v["model"]))
+            return tuple(expand(self.plan, installed=True))
         except (KeyError, TypeError, ValueError) as error:
             raise AnalysisError(
                 f"The plan of sweep {self.name} cannot be read; another version wrote it: {error}."
@@ -146,9 +148,17 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
     with reading(sweep.uri):
         client = mlflow_store.client_of(sweep.uri)
         by_config: dict[TrialConfig, list[Any]] = {}
+        elsewhere: Counter[str] = Counter()  # runs of models that are not installed here
         for run in mlflow_store.children(client, sweep.experiment_id):
-            if config := _config(run):
-                by_config.setdefault(config, []).append(run)
+            try:
+                if config := schema.config_of(run):
+                    by_config.setdefault(config, []).append(run)
+            except schema.UnknownFamily as error:
+                elsewhere[error.model] += 1
+            except schema.SchemaError as error:
+                raise AnalysisError(f"{_capital(error)}.") from error
+    for model, n in elsewhere.items():
+        print(f"{n} runs of {model} are left out, as that model is not installed here", file=sys.stderr)
     rows = []
     for config, runs_of_config in by_config.items():
         run = max(runs_of_config, key=schema.progress)
@@ -309,14 +319,6 @@ def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
     hint = f" Did you mean {close[0]}?" if close else ""
     return f"There is no {kind} named {name} in {hide_password(uri)}.{hint} Latest first, there are: {shown}."
-
-
-def _config(run: Any) -> TrialConfig | None:
-    """The run's TrialConfig; a field that is newer than the run takes its default."""
-    try:
-        return schema.config_of(run)
-    except schema.SchemaError as error:
-        raise AnalysisError(f"{_capital(error)}.") from error
 
 
 def _last_values(sweep: Sweep, run: Any, config: TrialConfig) -> dict[str, float]:

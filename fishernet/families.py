@@ -209,16 +209,34 @@ FAMILIES = _installed()
 MODEL_NAMES = tuple(FAMILIES)
 
 
+class UnknownModel(ValueError):
+    """A model that this installation does not have; the message says which it has."""
+
+    def __init__(self, model: str, message: str) -> None:
+        super().__init__(message)
+        self.model = model
+
+
 def family(model: str) -> Family:
-    """The row of a model by its name or as ``package.module:Class``, which then is known; raises ValueError with a sentence."""
+    """The row of a model by its name or as ``package.module:Class``, which then is known; raises UnknownModel."""
     if model not in FAMILIES:
         if ":" not in model:
-            raise ValueError(
-                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}"
+            raise UnknownModel(
+                model,
+                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}",
             )
         FAMILIES[model] = _from_class(model)
         all_fields.cache_clear()
     return FAMILIES[model]
+
+
+def is_installed(model: str) -> bool:
+    """Whether this installation has the model."""
+    try:
+        family(model)
+    except UnknownModel:
+        return False
+    return True
 
 
 def _from_class(path: str) -> Family:
@@ -226,9 +244,11 @@ def _from_class(path: str) -> Family:
     try:
         row = getattr(importlib.import_module(module), name).family
     except Exception as error:  # another's code, which may raise anything
-        raise ValueError(f"model (which autoencoder): {path} cannot be imported: {error}") from None
+        raise UnknownModel(path, f"model (which autoencoder): {path} cannot be imported: {error}") from None
     if not isinstance(row, Family):
-        raise ValueError(f"model (which autoencoder): {path}.family must be a fishernet.families.Family; got {row!r}")
+        raise UnknownModel(
+            path, f"model (which autoencoder): {path}.family must be a fishernet.families.Family; got {row!r}"
+        )
     return row
 
 

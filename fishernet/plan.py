@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fishernet.config import TrialConfig
-from fishernet.families import family, trial_config
+from fishernet.families import family, is_installed, trial_config
 
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
 
@@ -63,11 +63,12 @@ def compact(configs: Sequence[TrialConfig]) -> dict[str, Any]:
     return {"base": base, "grids": grids}
 
 
-def expand(plan: dict[str, Any]) -> list[TrialConfig]:
-    """The configs of ``compact``'s form, by model, latent_dim and seed."""
+def expand(plan: dict[str, Any], *, installed: bool = False) -> list[TrialConfig]:
+    """The configs of ``compact``'s form, by model, latent_dim and seed; on request those of installed models alone."""
     return [
         trial_config({**plan["base"], **grid["fields"], "latent_dim": d, "seed": seed})
         for grid in plan["grids"]
+        if not installed or is_installed({**plan["base"], **grid["fields"]}["model"])
         for d in parse_numbers(grid["latent_dims"])
         for seed in parse_numbers(grid["seeds"])
     ]

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from fishernet.config import TrialConfig
-from fishernet.families import all_fields, trial_config
+from fishernet.families import UnknownModel, all_fields, trial_config
 
 KIND = "fishernet.kind"  # of an experiment: sweep or search
 ROLE = "fishernet.role"  # of a run: sweep (the parent run, which holds the plan) or trial
@@ -42,6 +42,14 @@ FOLDER_BYTES = 255  # as long as file systems take a name
 
 class SchemaError(ValueError):
     """What stands in MLflow is of another version, or damaged; the message says which run and tag."""
+
+
+class UnknownFamily(SchemaError):
+    """A run of a model that is not installed here; ``model`` is its name."""
+
+    def __init__(self, message: str, model: str) -> None:
+        super().__init__(message)
+        self.model = model
 
 
 def plan_tags(plan: Mapping[str, Any]) -> dict[str, str]:
@@ -91,6 +99,10 @@ def config_of(run: Any) -> TrialConfig | None:
         return None
     try:
         return trial_config(values)
+    except UnknownModel as error:
+        raise UnknownFamily(
+            f"run {run.info.run_name} ({run.info.run_id}) is of another model: {error}", error.model
+        ) from error
     except (KeyError, TypeError, ValueError) as error:
         raise SchemaError(
             f"run {run.info.run_name} ({run.info.run_id}) holds no trial config of this version of fishernet "
