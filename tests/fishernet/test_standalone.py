@@ -9,7 +9,7 @@ from fishernet import records
 from fishernet.__main__ import main
 from fishernet.config import TrialConfig
 from fishernet.data import load_data
-from fishernet.evaluation import pca_test_mse
+from fishernet.pca import pca_test_mse
 
 N_EPOCHS = 3
 
