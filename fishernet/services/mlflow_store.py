@@ -389,8 +389,14 @@ def restore_command(uri: str, experiment: Any) -> str:
 
 def forget_command(uri: str, experiment: Any) -> str:
     """The command that deletes for good an experiment that is in MLflow's trash; a server's takes the server's own store."""
-    store = "STORE-OF-THE-SERVER" if uri.startswith("http") else hide_password(uri)
-    return python("-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id, "--backend-store-uri", store)
+    shown = hide_password(uri)
+    places = [
+        "--backend-store-uri",
+        "STORE-OF-THE-SERVER" if uri.startswith("http") else shown,
+        "--tracking-uri",
+        shown,
+    ]
+    return python("-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id, *places)
 
 
 def moved_here(uri: str, experiment: Any) -> str:

@@ -8,8 +8,8 @@ import pytest
 from fishernet import records
 from fishernet.__main__ import main
 from fishernet.data import load_data
-from fishernet.evaluation import pca_test_mse
 from fishernet.families import trial_config
+from fishernet.pca import pca_test_mse
 
 N_EPOCHS = 3
 

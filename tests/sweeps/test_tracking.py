@@ -4,6 +4,8 @@ import contextlib
 import json
 import math
 import os
+import re
+import shlex
 import shutil
 import signal
 import socket
@@ -527,6 +529,28 @@ def test_names_that_mlflow_has_given_away_are_refused(sweep: Callable[..., Sweep
     with pytest.raises(TrackingError, match=r"the sweep s was deleted .* choose another name, .*mlflow gc"):
         sweep()
     assert list_sweeps(uri) == []
+
+
+def test_commands_for_a_deleted_sweep_restore_it_and_forget_it(
+    sweep: Callable[..., SweepTracking], uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mlflow import cli
+
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    sweep().close("FINISHED", 5)
+    for command in ("restore", "gc"):
+        client(uri).delete_experiment(client(uri).get_experiment_by_name("s").experiment_id)
+        with pytest.raises(TrackingError) as error:
+            sweep()
+        (printed,) = re.findall(rf"\(((?:MLFLOW|/)[^()]* {command} [^()]*)\)", str(error.value))
+        variables, words = printed.split(f"{shlex.quote(sys.executable)} -m mlflow ")
+        if variables:
+            name, _, value = shlex.split(variables)[0].partition("=")
+            monkeypatch.setenv(name, value)
+        cli.cli(shlex.split(words), standalone_mode=False)
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        found = client(uri).get_experiment_by_name("s")
+        assert (found and found.lifecycle_stage) == ("active" if command == "restore" else None)
 
 
 def test_a_run_of_another_version_is_named(sweep: Callable[..., SweepTracking], uri: str) -> None:
