@@ -539,12 +539,13 @@ def tuning(stored: "StoredSweep", searched: "Sweep | None" = None) -> Iterator["
         pd.DataFrame(rows),
         pd.DataFrame(shown),
     )
-    if between := list(_between_models(runs, score)):
+    first = runs["line"].iloc[0]  # in the order of the families
+    if between := list(_between_models(runs, first, score)):
         yield Table(
             "advantage_after_tuning",
-            "FisherNet against the others, before and after tuning",
-            f"FisherNet's {held_out} MSE per pixel minus the other model's, paired over seeds, in brackets the 95% interval of "
-            "Student's t. Negative: FisherNet is better. The advantage survives tuning where the right column's interval is "
+            f"{first} against the others, before and after tuning",
+            f"{first}'s {held_out} MSE per pixel minus the other model's, paired over seeds, in brackets the 95% interval of "
+            f"Student's t. Negative: {first} is better. The advantage survives tuning where the right column's interval is "
             "below zero.",
             pd.DataFrame([data for data, _ in between]),
             pd.DataFrame([cells for _, cells in between]),
@@ -567,17 +568,17 @@ def _how_chosen(seeds: "pd.Series[int]", searched: "Sweep | None") -> str:
     return f"{chosen} The runs shown have other seeds."
 
 
-def _between_models(runs: "pd.DataFrame", score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+def _between_models(runs: "pd.DataFrame", first: str, score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     for d in sorted(runs["latent_dim"].unique()):
         cells = runs[runs["latent_dim"] == d]
         for line in cells["line"].unique():
-            if line == "FisherNet" or not (cells["line"] == "FisherNet").any():
+            if line == first or not (cells["line"] == first).any():
                 continue
             data, shown = {"other": line, "latent_dim": d}, {"other": line, "d": str(d)}
             for tuned, column in ((False, "paper's settings"), (True, "tuned")):
                 ours, theirs = (
                     cells[(cells["line"] == name) & (cells["tuned"] == tuned)].set_index("seed")[score]
-                    for name in ("FisherNet", line)
+                    for name in (first, line)
                 )
                 difference = paired(ours, theirs)
                 prefix = "tuned" if tuned else "usual"
