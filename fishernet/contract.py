@@ -201,26 +201,29 @@ def a_posterior_knows_the_density_of_its_draws(values: Values, folder: Path) -> 
     if not row.posterior:
         return
     cohort = made(configs_of(values, (3,), (0,)), images, dtype=torch.float64)
-    n = 20_000
-    x = ResidentImages.of(images.test, CPU, torch.float64).take(torch.zeros(1, n, dtype=torch.long))
-    noise = cohort.draw_noise(cohort.streams("contract", 0), n)
+    n, block, streams = 4000, 500, cohort.streams("contract", 0)  # in blocks: a Jacobian of each draw is large
+    x = ResidentImages.of(images.test, CPU, torch.float64).take(torch.zeros(1, block, dtype=torch.long))
+    draws = []
     with torch.no_grad():
         q = cohort.model.posterior(x)
-        z, log_q = q.draw(noise)
-        assert z.shape == (1, n, 3), f"a draw has shape {tuple(z.shape)}"
-        assert z.isfinite().all(), "a draw is not finite"
+        for _ in range(n // block):
+            noise = cohort.draw_noise(streams, block)
+            z, log_q = q.draw(noise)
+            assert z.shape == (1, block, 3), f"a draw has shape {tuple(z.shape)}"
+            assert z.isfinite().all(), "a draw is not finite"
+            draws.append(z[0])
         if log_q is not None:
             weights = cohort.model.log_weight(x, q, noise)
-            assert weights.shape == (1, n), f"importance weights have shape {tuple(weights.shape)}"
+            assert weights.shape == (1, block), f"importance weights have shape {tuple(weights.shape)}"
             assert weights.isfinite().all(), "an importance weight is not finite"
         try:
             covariance = q.covariance()[0, 0]
         except NotImplementedError:
             return
-    scattered = torch.cov(z[0].T)
-    # Of n draws a variance is known to sqrt(2/n) of itself: 1%; five of these errors.
+    scattered = torch.cov(torch.cat(draws).T)
+    # Of n draws a variance is known to sqrt(2/n) of itself, 2.2%; five of these errors.
     scale = covariance.diagonal().sqrt()
-    assert ((scattered - covariance).abs() <= 0.05 * scale[:, None] * scale).all(), (
+    assert ((scattered - covariance).abs() <= 0.11 * scale[:, None] * scale).all(), (
         "draws scatter otherwise than it says"
     )
 
