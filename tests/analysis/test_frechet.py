@@ -21,7 +21,11 @@ def scored(
         {
             "run_id": f"{variant}{seed}", "variant": variant, "model": variant, "latent_dim": d, "seed": seed,
             **{f"{features}/{images}/{score}": VALUE[made_with] for images in sets for score in ("frechet", "kid")},
-            "scores": {features: {images: {"features": made_with, "n_images": 70, "n_real": n_real} for images in sets}},
+            "scores": {
+                features: {
+                    images: {"features": made_with, "how": groups.HOW, "n_images": 70, "n_real": n_real} for images in sets
+                }
+            },
         }
         for (variant, seed), made_with in weights.items()
     ]  # fmt: skip
