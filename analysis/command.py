@@ -76,12 +76,12 @@ def _show(make: Make, options: argparse.Namespace) -> int:
     if sweep.moved:
         print(sweep.moved)
     stored = StoredSweep(sweep, data_dir=getattr(options, "data_dir", None), seed=getattr(options, "seed", None))
-    folder = output_folder(options.out, sweep.name)
+    folder = output_path(options.out, sweep.name)  # not made yet: what is refused leaves nothing behind
     stored.failures = failures = Failures(folder, passing=(frame.AnalysisError,))
     made: list[Exhibit] = []  # all of it before the first file is written
     for item in make(stored, options):
         made += failures.exhibits(*item) if isinstance(item, Part) else [item]
-    show(made, folder, failures)
+    show(made, output_folder(options.out, sweep.name), failures)
     if missing := frame.say_missing(sweep, frame.missing_cells(sweep, stored.all_runs)):
         print(missing)
     return int(failures.n > 0)
@@ -151,11 +151,16 @@ def run(analysis: Callable[[], int | None]) -> int:
         return 130
 
 
+def output_path(out: Path | None, sweep_name: str, below: str = "figures") -> Path:
+    """The folder files go to: ``out``, else the sweep's."""
+    return out or Path(DEFAULT_STORAGE) / folder_name(sweep_name) / below
+
+
 def output_folder(out: Path | None, sweep_name: str, below: str = "figures") -> Path:
-    """The folder files go to, made if need be: ``out``, else the sweep's; raises AnalysisError where it cannot be had."""
+    """That folder, made if need be; raises AnalysisError where it cannot be had."""
     from analysis.frame import AnalysisError
 
-    folder = out or Path(DEFAULT_STORAGE) / folder_name(sweep_name) / below
+    folder = output_path(out, sweep_name, below)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:

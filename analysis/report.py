@@ -63,11 +63,12 @@ def report(options: argparse.Namespace) -> int:
     print(f"sweep {sweep.name}: {len(stored.runs)} of {len(sweep.configs)} planned runs have finished")
     if sweep.moved:
         print(sweep.moved)
-    folder = command.output_folder(options.out, sweep.name, "report")
+    folder = command.output_path(options.out, sweep.name, "report")
     stored.failures = failures = Failures(folder)
     said = {} if options.no_scores else compute(stored, options)
     remarks = [sentence for sentences in said.values() for sentence in sentences]
     drawn = sections(stored, searched, {name: sentences[0] for name, sentences in said.items() if sentences})
+    command.output_folder(options.out, sweep.name, "report")
     made, paths = [], []
     for section in drawn:  # what cannot be written could not be shown either
         written = [command.written(exhibit, folder, failures) for exhibit in section.exhibits]

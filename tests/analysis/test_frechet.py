@@ -21,7 +21,11 @@ def scored(
         {
             "run_id": f"{variant}{seed}", "variant": variant, "model": variant, "latent_dim": d, "seed": seed,
             **{f"{features}/{images}/{score}": VALUE[made_with] for images in sets for score in ("frechet", "kid")},
-            "scores": {features: {images: {"features": made_with, "n_images": 70, "n_real": n_real} for images in sets}},
+            "scores": {
+                features: {
+                    images: {"features": made_with, "how": groups.HOW, "n_images": 70, "n_real": n_real} for images in sets
+                }
+            },
         }
         for (variant, seed), made_with in weights.items()
     ]  # fmt: skip
@@ -112,7 +116,8 @@ def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(re
     (verdicts,) = claims.exhibits(stored)
     for exhibit in (table, others, verdicts):
         assert sentence in exhibit.caption
-        assert "--name trained --features classifier --latent-dims 2,5`" in exhibit.caption
+        assert "--features classifier --latent-dims 2,5`" in exhibit.caption
+        assert "analysis/frechet.py --name trained --tracking-uri " in exhibit.caption
     counts = table.data[table.data["images"] == "reconstruction"].set_index(["variant", "latent_dim"])["n_seeds"]
     assert counts["VAE"].tolist() == [1, 1]
     assert counts["FisherNet"].tolist() == [2, 2]

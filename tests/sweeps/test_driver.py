@@ -106,7 +106,7 @@ class Ended(Driver):
 def ended(folder: Path, drawing: Callable[[], bool]) -> Ended:
     flags = {"storage_path": str(folder), "tracking_uri": "sqlite:////s.db", "data_dir": None, "resume": None}
     made = Ended(argparse.Namespace(**flags), [])
-    made.drawing = drawing
+    made.drawing, made.folder = drawing, folder / "s"
     return made
 
 

@@ -15,7 +15,7 @@ N, D = 60, 8
 class Pixels(Extractor):
     """The pixels themselves; it keeps the images that it has seen."""
 
-    name, n_features, batch_size = "pixels", D, 1000
+    name, n_features, batch_size, batch_pixels = "pixels", D, 1000, 1000 * D
 
     def __init__(self) -> None:
         super().__init__(nn.Linear(1, 1), "cpu")
