@@ -27,6 +27,7 @@ from fishernet.config import TrialConfig
 from fishernet.data import load_data
 from fishernet.families import trial_config
 from fishernet.fisher import cg_residual, latent_precision
+from fishernet.likelihoods.base import DiagonalRoot
 from fishernet.models.fishernet import FisherNet
 from fishernet.networks.dense import Linearised
 from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
@@ -84,20 +85,20 @@ def covariance_error(config: TrialConfig, weights: Weights, pixels: torch.Tensor
     model = FisherNet([config], (1, 28, 28), len(pixels))
     model.load_state_dict(weights)
     x = ResidentImages(pixels).take(torch.arange(BATCH)[None])
-    linearised, root_information = model.root_information(model.posterior_mean(x))
+    linearised, root = model.root_information(model.posterior_mean(x))
     shape = (1, BATCH, config.latent_dim)
     noise = torch.randn(1, BATCH, model.n_pixels), torch.randn(shape)
     counted = _Counted(linearised)
-    cg_residual(counted, root_information, *noise, tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)
+    cg_residual(counted, root, *noise, tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)
     errors = []
     for i in range(N_IMAGES):
         one = Linearised(linearised.weights, [slope[:, i : i + 1] for slope in linearised.slopes])
-        own = root_information[:, i : i + 1]
-        factor = torch.linalg.cholesky(latent_precision(one.jacobian(), own)[0, 0])
+        own = root.root[:, i : i + 1]
+        factor = torch.linalg.cholesky(latent_precision(one.jacobian() * own[:, :, None])[0, 0])
         many = Linearised(one.weights, [slope.expand(-1, N_DRAWS, -1) for slope in one.slopes])
         n_star, eta = torch.randn(1, N_DRAWS, model.n_pixels), torch.randn(1, N_DRAWS, config.latent_dim)
-        z, _ = cg_residual(many, own.expand(-1, N_DRAWS, -1), n_star, eta,
-                        tolerance=config.cg_tolerance, max_iterations=config.cg_iterations)[0]  # fmt: skip
+        limits = {"tolerance": config.cg_tolerance, "max_iterations": config.cg_iterations}
+        z = cg_residual(many, DiagonalRoot(own.expand(-1, N_DRAWS, -1)), n_star, eta, **limits)[0][0]
         theta = (many.pull(own * n_star) + eta)[0]
         exact = torch.cholesky_solve(theta.T, factor).T
         difference = (z.T @ z - exact.T @ exact) / N_DRAWS

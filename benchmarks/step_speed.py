@@ -133,8 +133,10 @@ def main() -> None:
             ]
             cohort, found = Cohort(configs, IMAGE_SHAPE, len(images)), products(configs[0]) * args.cohort_size
             train_epoch(cohort, images)  # warm-up
-            theirs = torch.optim.AdamW([p for group in cohort.optimiser.groups for p in group.parameters], fused=True)
-            parts = (partial(train_epoch, cohort, images), bare(found), cohort.optimiser.step, theirs.step)
+            theirs = torch.optim.AdamW(
+                [p for group in cohort.optimisers[""].groups for p in group.parameters], fused=True
+            )
+            parts = (partial(train_epoch, cohort, images), bare(found), cohort.optimisers[""].step, theirs.step)
             times = (1, STEPS, STEPS, STEPS)
             # In turn, and the least of each: other work on the machine only ever adds time.
             rounds = [[timed(part, n) for part, n in zip(parts, times, strict=True)] for _ in range(args.rounds)]

@@ -96,7 +96,18 @@ def seen(folder: Path, name: str = NAME) -> pd.DataFrame:
     """What analyses see, without what the test's stranger may add in columns of its own."""
     runs = frame.load_runs(frame.find_sweep(name, uri_of(folder)))
     return runs[
-        [*frame.CONFIG_FIELDS, "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores", "test/mse"]
+        [
+            *frame.config_columns(runs),
+            "config",
+            "variant",
+            "run_id",
+            "status",
+            "reason",
+            "n_epochs",
+            "n_runs",
+            "scores",
+            "test/mse",
+        ]
     ]
 
 
@@ -104,10 +115,7 @@ def both_see(folder: Path, name: str = NAME) -> dict[TrialConfig, tuple[str, str
     """Config -> run, status and last epoch, as the driver and the analyses see them, which is the same."""
     driver = {c: (r.run_id, r.status, r.last_epoch) for c, r in opened(folder, name=name).found.items()}
     rows = seen(folder, name).to_dict("records")
-    analysis = {
-        trial_config(**{f: row[f] for f in frame.CONFIG_FIELDS}): (row["run_id"], row["status"], row["n_epochs"])
-        for row in rows
-    }
+    analysis = {row["config"]: (row["run_id"], row["status"], row["n_epochs"]) for row in rows}
     assert driver == analysis
     return driver
 
