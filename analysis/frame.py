@@ -22,7 +22,7 @@ import pandas as pd
 from fishernet import commands
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
-from fishernet.families import FAMILIES, all_fields, is_installed, trial_config
+from fishernet.families import FAMILIES, MODEL_NAMES, all_fields, is_installed, trial_config
 from fishernet.plan import expand
 from fishernet.services import mlflow_store, schema
 
@@ -80,7 +80,9 @@ class Sweep:
         """Every planned trial config of an installed model, from the plan's list ``configs`` or from its compact form."""
         try:
             if "configs" in self.plan:
-                return tuple(trial_config(v) for v in self.plan["configs"] if is_installed(v["model"]))
+                return tuple(
+                    trial_config(v) for v in self.plan["configs"] if is_installed(v.get("model", MODEL_NAMES[0]))
+                )
             return tuple(expand(self.plan, installed=True))
         except (KeyError, TypeError, ValueError) as error:
             raise AnalysisError(

@@ -322,11 +322,9 @@ def _remarks(sweep: "Sweep", runs: "pd.DataFrame", epoch_dims: Sequence[int] | N
 
 
 def _say_inexact(runs: "pd.DataFrame") -> list[str]:
-    """How many runs' last epochs were not what their configs promise, by what their models say; nothing where none were."""
-    from fishernet.families import family
-
+    """How many runs' last epochs were not what their configs promise, by what their configs say; nothing where none were."""
     rows = ((run["config"], {str(name): value for name, value in run.items()}) for _, run in runs.iterrows())
-    said = [words for config, own in rows if (words := family(config.model).load().remark(config, own))]
+    said = [words for config, own in rows if (words := config.remark(own))]
     return [f"Draws of {len(said)} runs were not exact in the last epoch, as in one where {said[0]}."] if said else []
 
 

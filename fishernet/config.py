@@ -198,6 +198,10 @@ class TrialConfig:
             values[other] == needed and cls.matters(other, values) for other, needed in f.metadata["when"].items()
         )
 
+    def remark(self, metrics: Mapping[str, float]) -> str:
+        """A sentence where an epoch with these metrics was not what the config promises; else empty."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 

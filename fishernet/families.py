@@ -15,6 +15,11 @@ from typing import Any
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS
 
+# Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
+CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
+# Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
+# covariance and ln|M| are off by 1% and more (docs/performance.md).
+LARGEST_IN_FLOAT32 = 1e5
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
 ENTRY_POINT = "fishernet.families"
@@ -161,6 +166,24 @@ class FisherNetConfig(ELBOConfig):
                 "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "
                 f"got {self.objective}"
             )
+
+    def remark(self, metrics: Mapping[str, float]) -> str:
+        """Where conjugate gradients stopped short, or float32 is too coarse for M."""
+        left = metrics.get(CG_RESIDUAL, 0)
+        if left > 1.001 * self.cg_tolerance:  # whose square is what is compared
+            return (
+                f"conjugate gradients stopped after {self.cg_iterations} iterations at a residual of {left:.2g}, and "
+                f"cg_tolerance is {self.cg_tolerance:g}: draws are too narrow in the widest directions; set cg_iterations to "
+                f"{max(5 * self.latent_dim, 2 * self.cg_iterations)}, or sampler to cholesky, which costs as much as "
+                f"{-(-self.latent_dim // 2)} iterations"
+            )
+        largest = metrics.get(LARGEST_PRECISION, 0)
+        if largest > LARGEST_IN_FLOAT32 and self.sampler == "cholesky":
+            return (
+                f"M's diagonal reaches {largest:.2g}; beyond {LARGEST_IN_FLOAT32:g} float32 may leave draws and ln|M| off by "
+                "more than 1%; sampler cholesky-float64 forms and factors M in float64"
+            )
+        return ""
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,6 @@ from fishernet.networks.stacked import Jacobian
 # By how much latent_dims may differ whose tangents are pushed together: on a CPU padding costs more than another call; on a
 # GPU, where it has not been measured, small products leave much of it idle.
 MOST_PADDING = {"cpu": 1.0, "cuda": 1.5}
-# Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
-# covariance and ln|M| are off by 1% and more (docs/performance.md).
-LARGEST_IN_FLOAT32 = 1e5
 
 
 @contextmanager

@@ -10,7 +10,6 @@ import torch
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
-from fishernet.families import family
 from fishernet.records import write_failure, write_records
 from fishernet.state import CohortState, Record
 from fishernet.training import set_arithmetic, train
@@ -106,7 +105,7 @@ class FittedCohort:
             for config in self.configs
             if config not in self._remarked
             for record in new[config.run_name]
-            if (words := family(config.model).load().remark(config, record["metrics"]))
+            if (words := config.remark(record["metrics"]))
         ]
         if found:
             config, epoch, words = found[0]

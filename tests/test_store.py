@@ -95,20 +95,8 @@ def ids(folder: Path, name: str = NAME) -> tuple[str, str, dict[TrialConfig, str
 def seen(folder: Path, name: str = NAME) -> pd.DataFrame:
     """What analyses see, without what the test's stranger may add in columns of its own."""
     runs = frame.load_runs(frame.find_sweep(name, uri_of(folder)))
-    return runs[
-        [
-            *frame.config_columns(runs),
-            "config",
-            "variant",
-            "run_id",
-            "status",
-            "reason",
-            "n_epochs",
-            "n_runs",
-            "scores",
-            "test/mse",
-        ]
-    ]
+    names = ["config", "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores", "test/mse"]
+    return runs[[*frame.config_columns(runs), *names]]
 
 
 def both_see(folder: Path, name: str = NAME) -> dict[TrialConfig, tuple[str, str, int]]:

@@ -140,11 +140,6 @@ class Autoencoder(nn.Module, ABC):
         """By metric, the largest value that training has met since these were set to 0, (n_members,)."""
         return {}
 
-    @classmethod
-    def remark(cls, config: Any, metrics: Mapping[str, float]) -> str:
-        """A sentence where an epoch with these metrics was not what the config promises; else empty."""
-        return ""
-
     @abstractmethod
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         """Loss and terms of images x, (n_members, n, n_pixels) in [0, 1], at one posterior sample drawn with ``noise``.

@@ -8,14 +8,12 @@ import torch
 from torch import Tensor
 
 from fishernet.config import TrialConfig
-from fishernet.fisher import LARGEST_IN_FLOAT32, MOST_PADDING, alike, latent_precision, padded
+from fishernet.families import CG_RESIDUAL, LARGEST_PRECISION
+from fishernet.fisher import MOST_PADDING, alike, latent_precision, padded
 from fishernet.likelihoods.base import Root
 from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.networks.stacked import Jacobian
 from fishernet.posteriors import ImplicitPrecisionGaussian, PrecisionGaussian
-
-# Metrics of an epoch that tell where the arithmetic of the draws ends.
-CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 
 
 class FisherNet(Autoencoder):
@@ -42,25 +40,6 @@ class FisherNet(Autoencoder):
     def extremes(self) -> dict[str, Tensor]:
         """Of cg the largest residual it stopped at; else the largest number on M's diagonal."""
         return {CG_RESIDUAL if self.config.sampler == "cg" else LARGEST_PRECISION: self.largest}
-
-    @classmethod
-    def remark(cls, config: Any, metrics: Mapping[str, float]) -> str:
-        """Where conjugate gradients stopped short, or float32 is too coarse for M."""
-        left = metrics.get(CG_RESIDUAL, 0)
-        if left > 1.001 * config.cg_tolerance:  # whose square is what is compared
-            return (
-                f"conjugate gradients stopped after {config.cg_iterations} iterations at a residual of {left:.2g}, and "
-                f"cg_tolerance is {config.cg_tolerance:g}: draws are too narrow in the widest directions; set cg_iterations to "
-                f"{max(5 * config.latent_dim, 2 * config.cg_iterations)}, or sampler to cholesky, which costs as much as "
-                f"{-(-config.latent_dim // 2)} iterations"
-            )
-        largest = metrics.get(LARGEST_PRECISION, 0)
-        if largest > LARGEST_IN_FLOAT32 and config.sampler == "cholesky":
-            return (
-                f"M's diagonal reaches {largest:.2g}; beyond {LARGEST_IN_FLOAT32:g} float32 may leave draws and ln|M| off by "
-                "more than 1%; sampler cholesky-float64 forms and factors M in float64"
-            )
-        return ""
 
     def _note(self, values: Tensor) -> None:
         if self.training:

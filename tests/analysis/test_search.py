@@ -352,7 +352,8 @@ def test_settings_tuned_at_several_dimensions_are_one_line_compared_at_each(tune
     assert set(tuned_at_two_dims.variants) == {
         "FisherNet closed-form eq24", "FisherNet closed-form-eq24-tuned", "VAE", "VAE tuned",
     }  # fmt: skip
-    (settings,) = search.tuning(tuned_at_two_dims)  # no plain FisherNet, so nothing between models
+    settings, between = search.tuning(tuned_at_two_dims)
+    assert between.title == "FisherNet closed-form eq24 against the others, before and after tuning"
     rows = settings.data.set_index(["model", "latent_dim"])
     assert rows["usual"].to_dict() == pytest.approx({
         ("FisherNet closed-form eq24", 2): 0.01, ("FisherNet closed-form eq24", 5): 0.004, ("VAE", 2): 0.02, ("VAE", 5): 0.008,

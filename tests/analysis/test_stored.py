@@ -128,11 +128,11 @@ def test_damaged_samples_of_a_density_are_a_sentence(trained, tmp_path, monkeypa
         context.setattr(sampling.mlflow_store, "files_of", lambda *_: files)
         path = damaged._files[run["run_id"], "latent_samples/mixture.npz"] = tmp_path / "mixture.npz"
         np.savez_compressed(path, samples=np.zeros((3, 2), np.float32))
-        assert sampling.find(damaged, run, "mixture").shape == (3, 2)
+        assert sampling.find(damaged, run, "mixture", 3).shape == (3, 2)
         for content in (b"PK\x03\x04 cut", path.read_bytes()[:100], b""):
             path.write_bytes(content)
             with pytest.raises(AnalysisError, match=r"mixture.npz of run .* is damaged.* samples are drawn again"):
-                sampling.find(damaged, run, "mixture")
+                sampling.find(damaged, run, "mixture", 3)
 
 
 def test_what_was_downloaded_goes_with_the_sweep_and_no_warning(trained):

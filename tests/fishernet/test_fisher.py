@@ -5,8 +5,8 @@ import math
 import pytest
 import torch
 
-from fishernet.families import trial_config
-from fishernet.fisher import LARGEST_IN_FLOAT32, cg_residual, cholesky_residual, latent_precision
+from fishernet.families import LARGEST_IN_FLOAT32, trial_config
+from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
 from fishernet.likelihoods.base import DiagonalRoot
 from fishernet.models.fishernet import FisherNet
 from fishernet.networks.activations import ACTIVATIONS

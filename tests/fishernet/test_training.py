@@ -15,7 +15,7 @@ from fishernet.config import TrialConfig
 from fishernet.contract import history
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, evaluation_batch
-from fishernet.families import MODEL_NAMES, family, trial_config
+from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.pca import pca_test_mse
 from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
@@ -56,7 +56,7 @@ def test_an_epoch_notes_the_largest_number_on_the_diagonal_of_m(small, images):
 def test_draws_that_are_not_what_the_config_promises_are_said(settings, said, small, images):
     config = trial_config(latent_dim=3, **small | settings)
     metrics = history(make([config], images), images)
-    words = {family(config.model).load().remark(config, epoch[0]) for epoch in metrics}
+    words = {config.remark(epoch[0]) for epoch in metrics}
     assert all(sentence.startswith(said) if said else not sentence for sentence in words), words
 
 
