@@ -526,4 +526,6 @@ def check_storage(storage: Path) -> None:
 
 def duration(seconds: float) -> str:
     minutes, hours = seconds / 60, seconds / 3600
-    return f"{seconds:.0f} s" if seconds < 120 else f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:.1f} hours"
+    if seconds < 120:
+        return f"{max(1, seconds):.0f} s"
+    return f"{minutes:.0f} minutes" if minutes < 120 else f"{hours:.1f} hours"

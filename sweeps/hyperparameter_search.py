@@ -343,7 +343,7 @@ class HyperparameterSearch(Driver):
                     f"           that is {grid_size(study.space):.0f} settings in all: some will be tried more than once"
                 )
         print(f"images     {data}")
-        print(f"trials     cohorts of {len(plan.seeds)} members, on {devices}")
+        print(f"trials     cohorts of {len(plan.seeds)} member{'s' * (len(plan.seeds) > 1)}, on {devices}")
         print(f"tracking   {commands.hide_password(self.uri)}")
         print(f"storage    {self.folder}")
 

@@ -143,7 +143,8 @@ class LatentSweep(Driver):
         print(f"images     {data}")
         sizes = sorted({len(c) for c in cohorts})
         sizes_text = f"of {sizes[0]}" if len(sizes) == 1 else f"of {sizes[0]} to {sizes[-1]}"
-        print(f"trials     {len(cohorts)} cohorts {sizes_text} members, on {devices}")
+        members = f"{sizes_text} member{'s' * (sizes[-1] > 1)}"
+        print(f"trials     {len(cohorts)} cohort{'s' * (len(cohorts) > 1)} {members}, on {devices}")
         print(f"tracking   {hide_password(self.uri)}")
         print(f"storage    {self.folder}")
 

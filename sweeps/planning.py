@@ -334,6 +334,6 @@ def describe_plan(configs: Sequence[TrialConfig]) -> str:
     dims, seeds = format_numbers(c.latent_dim for c in configs), format_numbers(c.seed for c in configs)
     epochs = format_numbers(c.epochs for c in configs)
     return (
-        f"{', '.join(variants)} x d = {dims} x seeds {seeds} on {configs[0].dataset}, {epochs} epochs: "
+        f"{', '.join(variants)} x d = {dims} x seeds {seeds} on {configs[0].dataset}, {epochs} epoch{'s' * (epochs != '1')}: "
         f"{len(configs)} run{'s' * (len(configs) > 1)}"
     )

@@ -86,8 +86,15 @@ def load_arrays(path: Path) -> Parts:
             arrays[label_name], how = _labels(arrays[label_name], len(arrays[name]), f"array {label_name} of {path}")
             remarks += [f"{label_name} {how}"] if how else []
     if "images" in arrays:
-        return split(arrays["images"], arrays.get("labels"), tuple(remarks))
-    return Parts(arrays["train"], arrays["test"], arrays.get("train_labels"), arrays.get("test_labels"), tuple(remarks))
+        parts = split(arrays["images"], arrays.get("labels"))
+    else:
+        parts = Parts(arrays["train"], arrays["test"], arrays.get("train_labels"), arrays.get("test_labels"))
+    if parts.train_labels is not None and parts.test_labels is not None:
+        alone = np.setdiff1d(parts.test_labels, parts.train_labels)
+        shown = ", ".join(map(str, alone[:10])) + ", ..." * (len(alone) > 10)
+        why = " (the last sixth is test: shuffle what is sorted)" if "images" in arrays else ""
+        remarks += [f"only test has the labels {shown}{why}"] if len(alone) else []
+    return parts._replace(remarks=tuple(remarks))
 
 
 def _labels(array: Array, n: int, what: str) -> tuple[Array, str]:

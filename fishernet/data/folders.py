@@ -289,7 +289,10 @@ def _problem(image: Any, content: bytes) -> str:
     elif image.format == "TIFF":
         bits = max(image.tag_v2.get(BITS_PER_SAMPLE, (1,)))
     if bits > 8 or image.mode[0] in "IF":  # I, I;16, I;16B, F
-        return f"has more than 8 bits per channel (Pillow's {image.mode}). Convert it to 8 bits."
+        return (
+            f"has more than 8 bits per channel (Pillow's {image.mode}). Convert it to 8 bits: divide by what is white in it, "
+            "which may be 1023 or 4095 as well as 65535, and multiply by 255."
+        )
     # 1 is whole and without sign, 4 unstated
     if image.format == "TIFF" and not set(image.tag_v2.get(SAMPLE_FORMAT, (1,))) <= {1, 4}:
         return "holds numbers with a sign. Convert it to 8 bits without."

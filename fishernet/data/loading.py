@@ -92,7 +92,12 @@ def _load(dataset: str, data_dir: str | os.PathLike[str] | None, download: bool)
         return load_path(dataset)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
-    return LOADERS[dataset](folder, download)
+    parts = LOADERS[dataset](folder, download)
+    if os.path.exists(dataset):  # noqa: PTH110
+        return parts._replace(
+            remarks=(*parts.remarks, f"{dataset} in this folder is not read: its path is ./{dataset}")
+        )
+    return parts
 
 
 def _tensor(array: Array) -> torch.Tensor:

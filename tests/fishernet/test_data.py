@@ -488,6 +488,27 @@ def test_labels_in_another_form_are_converted_and_that_is_said(convert, said, tm
     assert data.remarks == ((said,) if said else ())
 
 
+def test_labels_that_only_the_test_images_have_are_named(tmp_path):
+    ordered, mixed = np.array([0, 0, 1, 1, 1, 2]), np.array([2, 0, 1, 1, 0, 2])
+    said = "only test has the labels 2"
+    (remark,) = load_data(save_npz(tmp_path / "x.npz", images=ONE, labels=ordered)).remarks
+    assert remark == f"{said} (the last sixth is test: shuffle what is sorted)"
+    parts = {"train": ONE[:5], "test": ONE[5:]}
+    assert load_data(
+        save_npz(tmp_path / "x.npz", **parts, train_labels=ordered[:5], test_labels=ordered[5:])
+    ).remarks == (said,)
+    assert load_data(save_npz(tmp_path / "x.npz", images=ONE, labels=mixed)).remarks == ()
+
+
+def test_a_path_that_a_named_data_set_hides_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_data("digits").remarks == ()
+    save_npz(tmp_path / "digits.npz", images=ONE)
+    (tmp_path / "digits.npz").rename("digits")
+    (remark,) = load_data("digits").remarks
+    assert remark.endswith("./digits")
+
+
 def test_arrays_that_are_not_read_are_named(tmp_path):
     data = load_data(save_npz(tmp_path / "x.npz", train=ONE, test=ONE, val=ONE, val_labels=np.arange(6)))
     assert str(data) == "6 to train, 6 for test, 4x5 grey; not read: val, val_labels"
@@ -643,7 +664,7 @@ def truncated_image(folder):
 
 def sixteen_bits(folder):
     save_images(folder, [*grey(2), grey(1)[0].astype(np.uint16)])
-    return [str(folder / "002.png"), "more than 8 bits", "I;16", "Convert it to 8 bits"]
+    return [str(folder / "002.png"), "more than 8 bits", "I;16", "Convert it to 8 bits", "4095"]
 
 
 def floating_point(folder):

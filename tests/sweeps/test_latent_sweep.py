@@ -149,7 +149,7 @@ CONFIGS = [
 def test_a_sweep_ends_with_its_table_its_figure_and_how_to_look_at_it(sweep):
     folder, done = sweep
     assert done.returncode == 0, done.stderr
-    assert "4 cohorts of 1 members" in done.stdout
+    assert "4 cohorts of 1 member," in done.stdout
     assert "training on the CPU" in done.stdout
     assert "-m mlflow ui --backend-store-uri" in done.stdout
     assert "test MSE per pixel" in done.stdout
