@@ -89,7 +89,7 @@ def drawn(rng: random.Random) -> dict[str, str]:
 
 
 # Of every command what imports nothing slow; those that import all are the next tests'.
-ANALYSES = sorted(path for path in (ROOT / "analysis").glob("*.py") if "\ndef main(" in path.read_text())
+ANALYSES = sorted(path for path in (ROOT / "analysis").glob("*.py") if "__main__" in path.read_text())
 SCRIPT = {name: ROOT / "sweeps" / f"{name}.py" for name in ("latent_sweep", "hyperparameter_search", "import_records")}
 PLAN = "--write-plan=../{}.json"
 COMMANDS = [
@@ -120,7 +120,7 @@ def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(nu
             ["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, env=clean() | environment | {"PYTHONPATH": str(ROOT)},
             stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
         )  # fmt: skip
-        said = done.stderr.decode(errors="replace")
+        said = done.stderr.replace(b"\0", b"").decode(errors="replace")  # UTF-16 as well
         case = (number, words, environment, streams, limit, place, said)
         assert "Traceback" not in said, case
         assert "Exception ignored" not in said, case
@@ -267,6 +267,21 @@ def test_a_stream_that_is_closed_narrow_or_full_changes_nothing_but_what_is_seen
         shown = {"ascii": r"\xb1 \xf6 \u0a05 \udcff", "latin-1": r"± ö \u0a05 \udcff", "utf-8": r"± ö ਅ \udcff"}
         assert done.stdout.decode(encoding) == shown[encoding] + "\n"
         assert done.stderr.decode(encoding) == shown[encoding] + "\nof a library"
+
+
+@pytest.mark.parametrize("locale", ["C", "nowhere", "C.UTF-8"])
+def test_words_are_utf8_in_any_locale_and_what_is_printed_keeps_its_encoding(locale, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        WRITING.replace("± ö ਅ \\udcff", "ö {sys.argv[1]}").replace('print("', 'print(f"'), encoding="utf-8"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": locale}
+    done = subprocess.run(
+        [sys.executable, program, "größe"], cwd=tmp_path, env=clean() | environment, stdin=subprocess.DEVNULL,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.decode() == ("ö größe\n" if locale == "C.UTF-8" else "\\xf6 gr\\xf6\\xdfe\n")
 
 
 def test_the_surroundings_of_a_user_without_name_or_home_are_made_up(monkeypatch, tmp_path):
