@@ -549,17 +549,17 @@ def test_a_terminal_that_cannot_clear_a_line_is_sent_no_escapes(term, escapes, m
 
 # All at once in each: a sweep that ends well in them ends well in each alone.
 SWEEPS = {
-    "as Jupyter, SLURM and another Ray leave it": ("umask 0777;", "", {
+    "as Jupyter, SLURM and another Ray leave it, to a full disk": ("umask 0777;", ">/dev/full", {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error",
         "RAY_TMPDIR": LONG, "RAY_ADDRESS": "1.2.3.4:6379", "RAY_JOB_CONFIG_JSON_ENV_VAR": "none",
         "RAY_gcs_server_request_timeout_seconds": "abc", "TUNE_MAX_PENDING_TRIALS_PG": "abc", "OMP_NUM_THREADS": "abc",
         "MLFLOW_RUN_ID": "abc", "MLFLOW_ENABLE_ASYNC_LOGGING": "true", "CUDA_VISIBLE_DEVICES": "abc", "http_proxy": "garbage",
+        "MLFLOW_TRACKING_URI": "sqlite:///me@lab.db",
     }),
     "as a daemon without a home": ("", "<&- >&- 2>&-", {
         "HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/x", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "1",
     }),
-    "to a full disk": ("", ">/dev/full 2>/dev/full", {"MLFLOW_TRACKING_URI": "sqlite:///me@lab.db"}),
 }  # fmt: skip
 
 
