@@ -39,6 +39,7 @@ def entry_point(main: Callable[[Sequence[str] | None], int]) -> Callable[..., in
     def whole(argv: Sequence[str] | None = None) -> int:
         if argv is not None:
             return main(argv)
+        begin_again_in_utf8()
         settle()
         try:
             return interrupts.leave(main(None))
@@ -46,6 +47,17 @@ def entry_point(main: Callable[[Sequence[str] | None], int]) -> Callable[..., in
             return interrupts.leave(int(end.code or 0))
 
     return whole
+
+
+def begin_again_in_utf8() -> None:
+    """Start this process's command line once more where words and file names are no UTF-8: in a locale without it.
+
+    There ``--name größe`` would be another name, or none that can be written down. What is printed keeps its encoding.
+    """
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.environ.setdefault("PYTHONIOENCODING", getattr(sys.stdout, "encoding", None) or "utf-8")
+        os.execv(sys.executable, sys.orig_argv)
 
 
 def settle() -> None:

@@ -36,13 +36,14 @@ LONG = "/tmp/" + "x" * 90
 FOLDERS = [LONG, "/nonexistent/x", "/proc/nowhere", "relative", "/dev/null", ""]
 WORDS = ["", "abc", "-1", "0", "1", "9" * 30, "ö", "a b", "true", "{}"]
 PROXIES = ["http://127.0.0.1:1", "garbage", "socks5://127.0.0.1:1", "http://user:secret@127.0.0.1:1", ""]
-# What libraries and Python read. What ends Python itself before our first line is left out (PYTHONIOENCODING=nonsense).
+# What libraries and Python read. What ends Python itself before our first line is left out: PYTHONIOENCODING=nonsense, and
+# PYTHONWARNINGS=nonsense where standard error is full.
 VARIABLES = {
     "MPLBACKEND": ["module://matplotlib_inline.backend_inline", "qtagg", *WORDS],
     "MPLCONFIGDIR": FOLDERS, "MATPLOTLIBRC": [*FOLDERS, "/dev/full", "."], "XDG_CACHE_HOME": FOLDERS, "XDG_CONFIG_HOME": FOLDERS,
     "HOME": [*FOLDERS, "/"], "USER": WORDS, "LOGNAME": WORDS, "TMPDIR": FOLDERS, "RAY_TMPDIR": FOLDERS,
     "PYTHONIOENCODING": ["ascii", "latin-1", "ascii:strict", "cp1252", "utf-16"], "PYTHONUTF8": ["0", "1"],
-    "PYTHONWARNINGS": ["error", "error::DeprecationWarning", "default", "nonsense"], "PYTHONOPTIMIZE": ["1", "2"],
+    "PYTHONWARNINGS": ["error", "error::DeprecationWarning", "default", "ignore"], "PYTHONOPTIMIZE": ["1", "2"],
     "PYTHONDEVMODE": ["1"], "PYTHONSAFEPATH": ["1"], "PYTHONUNBUFFERED": ["1"], "PYTHONCOERCECLOCALE": ["0", "warn"],
     "LANG": ["C", "de_DE.ISO-8859-1", "xx_YY"], "LC_ALL": ["C", "POSIX", "tr_TR.UTF-8", "xx_YY", ""],
     "http_proxy": PROXIES, "https_proxy": PROXIES, "HTTP_PROXY": PROXIES, "ALL_PROXY": PROXIES, "no_proxy": ["*", ".x", ""],
@@ -87,39 +88,53 @@ def drawn(rng: random.Random) -> dict[str, str]:
     return {name: rng.choice(values) for name, values in VARIABLES.items() if rng.random() < 0.25}
 
 
-@pytest.mark.long
-def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(tmp_path):
-    """Two hundred processes of a command that imports nothing slow; those that import all are the next tests'."""
+# Of every command what imports nothing slow; those that import all are the next tests'.
+ANALYSES = sorted(path for path in (ROOT / "analysis").glob("*.py") if "__main__" in path.read_text())
+SCRIPT = {name: ROOT / "sweeps" / f"{name}.py" for name in ("latent_sweep", "hyperparameter_search", "import_records")}
+PLAN = "--write-plan=../{}.json"
+COMMANDS = [
+    *[([SCRIPT["latent_sweep"], "--preset=quick", PLAN], 0, "")] * 12,
+    ([SCRIPT["latent_sweep"], "--resume=größe", "--storage-path=ö"], 2, "there is no sweep named gr"),
+    ([SCRIPT["hyperparameter_search"], "--resume=größe"], 2, "there is no search named gr"),
+    ([SCRIPT["import_records"], "ö", "--name=x"], 2, "does not exist"),
+    (["-P", "-m", "fishernet", "--plan=ö", "--out=o"], 2, "cannot be read: No such file"),
+    *[([path, "--help"], 0, "") for path in ANALYSES],
+    *[([path, "--größe"], 2, "unrecognized arguments: --gr") for path in ANALYSES],
+]  # fmt: skip
 
+
+@pytest.mark.parametrize("numbers", [range(40), pytest.param(range(40, 240), marks=pytest.mark.long)], ids=str)
+def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(numbers, tmp_path):
     def check(number: int) -> None:
         rng, folder = random.Random(number), tmp_path / str(number)
         environment, streams, limit = drawn(rng), rng.choice(STREAMS), rng.choice(LIMITS)
         place = rng.choice(list(PLACES))
+        command, status, reason = rng.choice(COMMANDS)
         folder.mkdir()
         furnish(folder, place)
-        words = [sys.executable, *rng.choice([[], ["-W", "error"], ["-OO"]]), str(ROOT / "sweeps" / "latent_sweep.py")]
-        words += ["--preset=quick", f"--write-plan={tmp_path / f'{number}.json'}"]
+        words = [str(word).format(number) for word in command]
+        words = [sys.executable, *rng.choice([[], ["-W", "error"], ["-OO"]]), *words]
         gone = f"rmdir {shlex.quote(str(folder))}; " if place == "gone" else ""
         line = f"{gone}{limit or ':'}; {'nice ' if limit == 'nice' else ''}{shlex.join(words)} {streams}"
         done = subprocess.run(
-            ["bash", "-c", f"set -o pipefail; {line}"],
-            cwd=folder, env=clean() | environment, capture_output=True, timeout=120, check=False,
+            ["bash", "-c", f"set -o pipefail; {line}"], cwd=folder, env=clean() | environment | {"PYTHONPATH": str(ROOT)},
+            stdin=subprocess.DEVNULL, capture_output=True, timeout=120, check=False,
         )  # fmt: skip
-        said = done.stderr.decode(errors="replace")
-        case = (number, environment, streams, limit, place, said)
+        said = done.stderr.replace(b"\0", b"").decode(errors="replace")  # UTF-16 as well
+        case = (number, words, environment, streams, limit, place, said)
         assert "Traceback" not in said, case
         assert "Exception ignored" not in said, case
-        if reason := PLACES[place]:
-            assert done.returncode == 2, case
-            assert reason in said or "2>" in streams, case
-            return
-        assert done.returncode == 0, case
-        plan = tmp_path / f"{number}.json"
-        assert len(json.loads(plan.read_text())) == 24, case
-        assert stat.S_IMODE(plan.stat().st_mode) & 0o600 == 0o600, case
+        if PLACES[place]:
+            status, reason = 2, PLACES[place]
+        assert done.returncode == status, case
+        assert reason in said or "2>" in streams, case
+        if status == 0 and PLAN in command:
+            plan = tmp_path / f"{number}.json"
+            assert len(json.loads(plan.read_text())) == 24, case
+            assert stat.S_IMODE(plan.stat().st_mode) & 0o600 == 0o600, case
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(check, range(200)))
+        list(pool.map(check, numbers))
 
 
 IMPORTING = """
@@ -252,6 +267,21 @@ def test_a_stream_that_is_closed_narrow_or_full_changes_nothing_but_what_is_seen
         shown = {"ascii": r"\xb1 \xf6 \u0a05 \udcff", "latin-1": r"± ö \u0a05 \udcff", "utf-8": r"± ö ਅ \udcff"}
         assert done.stdout.decode(encoding) == shown[encoding] + "\n"
         assert done.stderr.decode(encoding) == shown[encoding] + "\nof a library"
+
+
+@pytest.mark.parametrize("locale", ["C", "nowhere", "C.UTF-8"])
+def test_words_are_utf8_in_any_locale_and_what_is_printed_keeps_its_encoding(locale, tmp_path):
+    program = tmp_path / "program.py"
+    program.write_text(
+        WRITING.replace("± ö ਅ \\udcff", "ö {sys.argv[1]}").replace('print("', 'print(f"'), encoding="utf-8"
+    )
+    environment = {"PYTHONPATH": str(ROOT), "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "LC_ALL": locale}
+    done = subprocess.run(
+        [sys.executable, program, "größe"], cwd=tmp_path, env=clean() | environment, stdin=subprocess.DEVNULL,
+        capture_output=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 3, done.stderr
+    assert done.stdout.decode() == ("ö größe\n" if locale == "C.UTF-8" else "\\xf6 gr\\xf6\\xdfe\n")
 
 
 def test_the_surroundings_of_a_user_without_name_or_home_are_made_up(monkeypatch, tmp_path):
@@ -519,17 +549,17 @@ def test_a_terminal_that_cannot_clear_a_line_is_sent_no_escapes(term, escapes, m
 
 # All at once in each: a sweep that ends well in them ends well in each alone.
 SWEEPS = {
-    "as Jupyter, SLURM and another Ray leave it": ("umask 0777;", "", {
+    "as Jupyter, SLURM and another Ray leave it, to a full disk": ("umask 0777;", ">/dev/full", {
         "MPLBACKEND": "module://matplotlib_inline.backend_inline", "PYTHONIOENCODING": "ascii", "PYTHONWARNINGS": "error",
         "RAY_TMPDIR": LONG, "RAY_ADDRESS": "1.2.3.4:6379", "RAY_JOB_CONFIG_JSON_ENV_VAR": "none",
         "RAY_gcs_server_request_timeout_seconds": "abc", "TUNE_MAX_PENDING_TRIALS_PG": "abc", "OMP_NUM_THREADS": "abc",
         "MLFLOW_RUN_ID": "abc", "MLFLOW_ENABLE_ASYNC_LOGGING": "true", "CUDA_VISIBLE_DEVICES": "abc", "http_proxy": "garbage",
+        "MLFLOW_TRACKING_URI": "sqlite:///me@lab.db",
     }),
     "as a daemon without a home": ("", "<&- >&- 2>&-", {
         "HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/x", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
         "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "1",
     }),
-    "to a full disk": ("", ">/dev/full 2>/dev/full", {"MLFLOW_TRACKING_URI": "sqlite:///me@lab.db"}),
 }  # fmt: skip
 
 
