@@ -407,6 +407,7 @@ class Corners(Extractor):
     name = "corners"
     n_features = 2
     batch_size = 4
+    batch_pixels = 4 * 64 * 64
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__(network, "cpu")
