@@ -5,6 +5,7 @@ import torch
 
 from fishernet import contract
 from fishernet.families import MODEL_NAMES, trial_config
+from fishernet.models.base import Outcome
 
 # Every model, and every option of the models that have them.
 VARIANTS = [
@@ -66,39 +67,59 @@ def test_the_vae_with_convolutions_is_the_cvae(small):
     assert trial_config(model="VAE", network="conv", latent_dim=3).run_name == "VAE-conv-d03-s0"
 
 
-def broken(weights: bool) -> type:
+def broken(how: str) -> type:
     """A VAE that breaks the contract in one place."""
     from fishernet.models.vae import VAE
 
-    class Leaky(VAE):
+    class Broken(VAE):
+        n_steps = 0
+
         def encode(self, x):
-            heads = super().encode(x)
-            return heads if weights else {name: head + 1e-3 for name, head in heads.items()}
+            added = {"padding": 1e-3, "memory": self.n_steps}.get(how, 0)
+            return {name: head + added for name, head in super().encode(x).items()}
+
+        def posterior(self, x):
+            q = super().posterior(x)
+            if how == "covariance":
+                q.covariance = lambda: 2 * torch.diag_embed(q.log_variance.exp())
+            return q
 
         def forward(self, x, noise):
-            outcome = super().forward(x, noise)
-            return (
-                outcome._replace(loss=outcome.loss + 1e-3 * torch.rand(()) * outcome.mean.sum(2))
-                if weights
-                else outcome
-            )
+            loss, terms, mean, output = super().forward(x, noise)
+            self.n_steps += self.training
+            drawn = torch.rand(()) if how in ("random", "random and unused") else 0
+            added = {"random": drawn, "counter": self.n_steps, "batch": x.shape[1], "others": loss.mean(0)}.get(how, 0)
+            return Outcome(loss + added * 1e-3, terms, mean, output)
 
-    return Leaky
+    if how == "prior":
+        Broken.__init__ = lambda self, *args: (VAE.__init__(self, *args), self.prior.own.fill_(1))[0]
+    return Broken
 
 
 @pytest.mark.parametrize(
-    ("weights", "check"),
+    ("how", "check", "says"),
     [
-        (True, contract.the_seed_decides_every_number),
-        (True, contract.killed_and_resumed_equals_uninterrupted),
-        (True, contract.evaluation_leaves_no_trace),
-        (False, contract.what_pads_a_member_stays_zero),
+        ("random", contract.the_seed_decides_every_number, "the same seed gives other numbers"),
+        ("random and unused", contract.evaluation_leaves_no_trace, "draws from the global random numbers"),
+        ("batch", contract.evaluation_leaves_no_trace, "loss depends on the batch size"),
+        ("counter", contract.killed_and_resumed_equals_uninterrupted, "its metrics are others"),
+        ("memory", contract.stored_weights_reopen_to_the_same_model, "has other latent means"),
+        ("others", contract.a_member_of_a_cohort_trains_as_it_would_alone, "losses differ"),
+        ("padding", contract.what_pads_a_member_stays_zero, "padding of the encoder's mean is no longer 0"),
+        ("covariance", contract.a_posterior_knows_the_density_of_its_draws, "scatter otherwise than it says"),
+        ("prior", contract.a_prior_draws_as_many_numbers_as_the_member_has, "a sample of 6 has shape"),
     ],
-    ids=["seed", "resume", "trace", "padding"],
 )
-def test_the_contract_notices_what_breaks_it(weights, check, tmp_path, monkeypatch):
+def test_the_contract_notices_what_breaks_it_and_says_what(how, check, says, tmp_path, monkeypatch):
     import fishernet.models.vae
 
-    monkeypatch.setattr(fishernet.models.vae, "VAE", broken(weights))
-    with pytest.raises(AssertionError, match=r"\w"):
+    monkeypatch.setattr(fishernet.models.vae, "VAE", broken(how))
+    with pytest.raises(AssertionError, match=says):
         check({"model": "VAE"}, tmp_path)
+
+
+def test_the_contract_notices_a_seed_that_decides_nothing(tmp_path, monkeypatch):
+    configs_of = contract.configs_of
+    monkeypatch.setattr(contract, "configs_of", lambda values, dims, seeds: configs_of(values, dims, [0]))
+    with pytest.raises(AssertionError, match="another seed gives the same numbers"):
+        contract.the_seed_decides_every_number({"model": "VAE"}, tmp_path)

@@ -6,11 +6,12 @@ import pytest
 import torch
 
 from fishernet.families import LARGEST_IN_FLOAT32, trial_config
-from fishernet.fisher import cg_residual, cholesky_residual, latent_precision
+from fishernet.fisher import alike, cg_residual, cholesky_residual, latent_precision
 from fishernet.likelihoods.base import DiagonalRoot
 from fishernet.models.fishernet import FisherNet
 from fishernet.networks.activations import ACTIVATIONS
 from fishernet.networks.dense import Dense
+from fishernet.posteriors import ImplicitPrecisionGaussian, PrecisionGaussian
 
 N_SAMPLES = 40_000
 
@@ -265,3 +266,31 @@ def test_products_of_m_are_float32_whatever_the_networks_are():
     finally:
         torch.set_float32_matmul_precision(before)
     assert set(seen) == {"highest"}
+
+
+@pytest.mark.parametrize("most_padding", [1.0, 1.5, 3.0])
+def test_no_member_is_padded_beyond_the_factor_and_every_one_is_there_once(most_padding):
+    for dims in ([2, 3, 5, 6], [6, 5, 3, 2], [4, 2, 6, 3, 5, 9], [1, 10, 1], [7], [2, 2, 3, 3]):
+        runs = alike(dims, most_padding)
+        members = [own for run, _ in runs for own in dims[run]]
+        assert members == dims
+        for run, widest in runs:
+            assert widest == max(dims[run]) <= most_padding * min(dims[run])
+
+
+@pytest.mark.parametrize("kind", [PrecisionGaussian, ImplicitPrecisionGaussian])
+def test_the_covariance_of_a_wide_precision_is_that_of_float64(kind):
+    """Eigenvalues 1 and 1e7: of float32's factor nothing would be left of the widest direction."""
+    root = torch.tensor([[0.6, -0.8], [0.8, 0.6]], dtype=torch.float64)
+    precision = (root * torch.tensor([1e7, 1.0], dtype=torch.float64)) @ root.T
+    mean, own = torch.zeros(1, 1, 2), torch.ones(1, 1, 2)
+
+    def form(dtype):
+        return precision[None, None].to(dtype or torch.float32)
+
+    if kind is PrecisionGaussian:
+        q = PrecisionGaussian(mean, form, own)
+    else:
+        q = ImplicitPrecisionGaussian(mean, form, None, None, own, tolerance=1e-4, max_iterations=1, note=None)
+    assert q.covariance().dtype == mean.dtype
+    assert torch.allclose(q.covariance()[0, 0].double(), torch.linalg.inv(precision), rtol=1e-5)

@@ -134,9 +134,9 @@ def test_the_likelihood_says_how_many_numbers_the_decoder_emits(network, small, 
 
 
 def test_a_diagonal_posterior_scores_its_own_draw():
-    """ln q(z) is the density that torch knows, and what pads a member counts for nothing."""
+    """ln q(z) is the density that torch knows, and what pads a member counts for nothing, whatever its variance is."""
     own = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0]]], dtype=torch.float64)
-    mean, log_variance = (torch.randn(2, 5, 3, dtype=torch.float64) * own for _ in range(2))
+    mean, log_variance = torch.randn(2, 5, 3, dtype=torch.float64) * own, torch.randn(2, 5, 3, dtype=torch.float64)
     eta = torch.randn(2, 5, 3, dtype=torch.float64) * own
     z, log_q = DiagonalGaussian(mean, log_variance, own).draw({"eta": eta})
     for i, d in enumerate((2, 3)):

@@ -130,6 +130,27 @@ def test_a_likelihood_is_the_density_torch_knows(likelihood):
     assert torch.allclose(model.likelihood.log_prob(x, a), expected, rtol=1e-12)
 
 
+@pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
+def test_samples_of_a_likelihood_have_its_moments_and_each_member_and_pixel_its_own_chance(likelihood):
+    """Mean f, covariance diag f (1 - f) or exp(xi), within five standard errors; the generator alone decides them."""
+    configs = [trial_config(model="VAE", likelihood=likelihood, hidden_width=8, seed=seed) for seed in (0, 1)]
+    model, n = VAE(configs, (1, 1, 2), 50).likelihood, 20_000
+    if likelihood == "gaussian-learned":
+        model.xi.data.copy_(torch.tensor([-2.0, 1.0]))
+    f = torch.tensor([0.3, 0.6])
+    a = f.logit().expand(2, n, 2)
+    x, again, other = (model.sample(a, torch.Generator().manual_seed(seed)) for seed in (3, 3, 4))
+    assert torch.equal(x, again)
+    assert not torch.equal(x, other)
+    together = torch.cat([*(x - f)], dim=1).double()  # both pixels of member 0, then of member 1
+    variances = (
+        torch.cat([f * (1 - f)] * 2) if likelihood == "bernoulli" else model.xi.detach().exp().repeat_interleave(2)
+    )
+    assert (together.mean(0).abs() < 5 * (variances / n).sqrt()).all()
+    sd = variances.double().sqrt()
+    assert ((torch.cov(together.T) - variances.diag()).abs() < 5 * (2 / n) ** 0.5 * sd[:, None] * sd).all()
+
+
 @pytest.mark.usefixtures("double_precision")
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
 def test_the_root_of_the_information_is_the_standard_deviation_of_the_score(likelihood):

@@ -106,7 +106,7 @@ def test_held_out_images_reach_no_weight(model, small, images):
     for data in (images, others):
         cohort, _ = fitted(configs, data)
         run(cohort)
-        trained_on.append((cohort._live._tensors(), numbers(cohort.history)))
+        trained_on.append((cohort._live.tensors(), numbers(cohort.history)))
     (tensors, history), (tensors_of_others, history_of_others) = trained_on
     for name, tensor in tensors.items():
         assert torch.equal(tensor, tensors_of_others[name]), name
@@ -174,6 +174,29 @@ def test_memory_that_runs_out_between_checkpoints_costs_no_number_and_doubles_no
     for ours, whole in zip(numbers(told.values()), numbers(trained(configs, images).history), strict=True):
         for epoch, expected in zip(ours, whole, strict=True):
             assert epoch == pytest.approx(expected, rel=1e-4)
+
+
+def test_turns_end_where_checkpoints_are_due_and_are_gone_back_on_to_the_last(small, images, tmp_path):
+    """Checkpoints after every second epoch, and memory that ends in the fourth: parts go on from the second, done once more."""
+    configs = [
+        trial_config(model="VAE", latent_dim=2, seed=s, **small | {"epochs": 7, "batch_size": 48}) for s in range(4)
+    ]
+    file = tmp_path / "state.safetensors"
+    first = Cohort(configs, images.image_shape, len(images.train))
+    next(train(first, images))
+    first.save(file)
+    cohort, _ = fitted(configs, images, 2, file)
+    began, ends, memory = [], [], Memory(float("inf"))
+    cohort._on_device = lambda part, of=cohort._on_device: (began.append(part.epoch), of(part))[1]
+    with memory:
+        for _ in cohort.train():
+            ends.append(cohort.epoch)
+            if cohort.epoch % 2 == 0:
+                cohort.save(file)
+            if cohort.epoch == 3:
+                memory.limit = 15_000  # a step of 4 members x 48 x 100
+    assert ends == [2, 3, 4, 6, 7]
+    assert began == [1, 2, 2, 4, 4, 6, 6]
 
 
 def test_a_split_cohort_is_stored_as_one_and_goes_on_whole_or_split_bit_for_bit(small, images, tmp_path):

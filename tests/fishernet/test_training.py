@@ -1,9 +1,11 @@
 """The training loop, its checkpoints and its scores; what every model must do is in test_contract.py."""
 
 import hashlib
+import itertools
 import json
 import time
 from collections import Counter
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,14 +14,14 @@ from torch.overrides import TorchFunctionMode
 
 from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import TrialConfig
-from fishernet.contract import history
+from fishernet.contract import history, small_images
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate, evaluation_batch
 from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.pca import pca_test_mse
 from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
-from fishernet.training import ResidentImages, Step, set_arithmetic, train, train_epoch
+from fishernet.training import ResidentImages, Step, _train_metrics, set_arithmetic, train, train_epoch
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -40,6 +42,14 @@ def test_an_epoch_notes_the_largest_number_on_the_diagonal_of_m(small, images):
     cohort.model.largest.fill_(1e9)  # of the epoch alone
     again = next(train(cohort, images))
     assert again[0]["metrics"]["train/largest_precision"] < 1e8
+
+
+@pytest.mark.parametrize("sampler", ["cholesky", "cg"])
+def test_evaluation_adds_nothing_to_what_an_epoch_notes(sampler, small, images):
+    cohort = make([trial_config(latent_dim=2, sampler=sampler, **small)], images)
+    evaluate(cohort, ResidentImages.of(images.test, torch.device("cpu")))
+    cohort.model.train()
+    assert [noted.tolist() for noted in cohort.model.extremes.values()] == [[0.0]]
 
 
 @pytest.mark.parametrize(
@@ -207,6 +217,22 @@ def test_the_training_loss_of_an_epoch_is_the_mean_over_every_image_once(small, 
     assert next(train(cohort, images))[0]["metrics"]["train/loss"] == pytest.approx(loss.mean().item(), rel=1e-6)
     mean_of_batch_means = torch.stack([batch.mean() for batch in batches]).mean().item()
     assert mean_of_batch_means != pytest.approx(loss.mean().item(), rel=1e-5)
+
+
+def test_the_loss_of_an_epoch_is_summed_in_float64():
+    """2^24 + 3 of four steps, where float32 has even numbers alone."""
+    cohort = make([trial_config(model="AE", latent_dim=2)], small_images())
+    losses = torch.tensor([[2.0**24], [1.0], [1.0], [1.0]])
+    assert _train_metrics(cohort, losses, 1)[0]["train/loss"] == 2**24 + 3
+
+
+def test_members_of_a_cohort_share_the_time_of_its_epochs(small, images, monkeypatch):
+    """By a clock that each look moves on by 8 s: 8 of training and 16 in all, of four members."""
+    looks = itertools.count(0.0, 8.0)
+    monkeypatch.setattr("fishernet.training.time", SimpleNamespace(perf_counter=lambda: next(looks), time=time.time))
+    cohort = make([trial_config(model="AE", latent_dim=2, seed=seed, **small) for seed in range(4)], images)
+    for record in next(train(cohort, images)):
+        assert (record["metrics"]["train_seconds"], record["metrics"]["epoch_seconds"]) == (2.0, 4.0)
 
 
 @pytest.mark.parametrize("model", MODEL_NAMES)

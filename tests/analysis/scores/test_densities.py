@@ -119,6 +119,13 @@ def test_a_mixture_takes_more_gaussians_where_there_are_more():
     assert fit("mixture", bumps, 0).settings["components"] >= 10
 
 
+def test_a_mixture_has_ten_means_and_more_for_each_of_its_gaussians():
+    """Of forty places with four means each the likeliest mixture has forty Gaussians; 128 means to choose by allow ten."""
+    rng = np.random.default_rng(0)
+    places = np.repeat(rng.uniform(-10, 10, (40, 2)), 4, axis=0)
+    assert fit("mixture", places + 0.01 * rng.standard_normal(places.shape), 0).settings["components"] <= 10
+
+
 @pytest.mark.parametrize(
     ("means", "name", "says"),
     [
@@ -150,6 +157,8 @@ def test_a_grid_density_is_constant_in_its_cells_and_draws_from_them():
     np.testing.assert_allclose(
         np.exp(grid.log_density([[0.5, 1.0], [1.5, 3.0], [0.5, 3.0], [2.5, 1]])), [0.125, 0.375, 0, 0]
     )
+    # A cell has its lower edges: the outermost means, where the grid begins without a margin, are inside.
+    np.testing.assert_allclose(np.exp(grid.log_density([[0.0, 0.0], [1.0, 2.0], [0.0, -0.1]])), [0.125, 0.375, 0])
     drawn = grid.sample(40_000, np.random.default_rng(0))
     upper = (drawn >= [1.0, 2.0]).all(1)
     assert ((drawn < [1.0, 2.0]).all(1) ^ upper).all()

@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.scores import densities, groups, sampling
+from analysis.scores import densities, distances, groups, sampling
 from analysis.scores.distances import RealFeatures
 from analysis.scores.features import Extractor
 
@@ -64,14 +64,14 @@ def differences(n_repeats: int = 12) -> np.ndarray:
 def test_samples_are_as_far_as_reconstructions_where_both_are_of_one_distribution(monkeypatch):
     found = differences()
     assert abs(found.mean()) < 4 * found.std(ddof=1) / len(found) ** 0.5
-    # Ten thousand samples beside sixty reconstructions would look better than they are.
+    # Two thousand samples beside sixty reconstructions would look better than they are.
     monkeypatch.setattr(groups, "grey_values", lambda images: images)
     decode = groups.decode
-    drawn = sampling.fit_and_draw("prior", np.zeros((1, D)), 0)[0]
+    drawn = sampling.fit_and_draw("prior", np.zeros((1, D)), 0)[0][:2000]
     monkeypatch.setattr(
         groups, "decode", lambda model, z, shape: decode(model, drawn if z is not None and _is_drawn(z) else z, shape)
     )
-    flattered = differences(4)
+    flattered = differences()
     assert flattered.mean() < -4 * flattered.std(ddof=1) / len(flattered) ** 0.5
 
 
@@ -104,6 +104,45 @@ def test_a_density_is_fitted_with_other_random_numbers_than_it_is_drawn_with():
         generator = densities.fit(name, means, 7)._rng  # type: ignore[attr-defined]
         ours = np.random.default_rng(7)
         assert generator.bit_generator.seed_seq.entropy != ours.bit_generator.seed_seq.entropy
+
+
+@pytest.mark.parametrize("name", ["prior", "mixture", "kde"])
+def test_the_runs_seed_fits_its_density_draws_from_it_and_chooses_what_enters_kid(name, monkeypatch):
+    """Samples are those of ``fit`` and of a generator, both with the run's seed; kid compares 40 of 60 images by it."""
+    monkeypatch.setattr(sampling, "N_SAMPLES", 100)
+    monkeypatch.setattr(distances, "KERNEL_IMAGES", 40)
+    train, test = some_images(1), some_images(2)
+    means = (train.flatten(1).float() / 255 - 0.5).div(0.1).numpy()
+    values = []
+    for seed in (7, 8):
+        extractor = Pixels()
+        real = RealFeatures.of(extractor.features(some_images(3).float() / 255))
+        scored = groups.score_images("cpu", extractor, real, train, test, Exact(), seed, {name: None})  # type: ignore[arg-type]
+        expected = densities.fit(name, means, seed).sample(100, np.random.default_rng(seed))
+        if name != "prior":
+            np.testing.assert_allclose(scored.samples[name][0], expected, rtol=1e-3, atol=1e-3)
+        known = groups.score_images("cpu", extractor, real, train, test, Exact(), 7, {name: expected})  # type: ignore[arg-type]
+        values.append((scored.metrics[f"pixels/{name}/kid"], known.metrics[f"pixels/{name}/kid"]))
+        assert known.metrics[f"pixels/{name}/frechet"] == pytest.approx(
+            scored.metrics[f"pixels/{name}/frechet"], rel=1e-2
+        )
+    (of_7, again_with_7), (of_8, again_with_7_of_8) = values
+    assert of_7 == pytest.approx(again_with_7, rel=1e-3)
+    assert of_8 != pytest.approx(again_with_7_of_8, rel=1e-3)  # other images of the same sets
+
+
+def test_a_density_is_fitted_with_the_runs_seed():
+    """Of 200 means without any bump, where the Gaussians lie is the start's choice."""
+    means = np.random.default_rng(0).uniform(size=(200, 2))
+    drawn = sampling.fit_and_draw("mixture", means, 7)[0]
+    of_7, of_0 = (densities.fit("mixture", means, s).sample(len(drawn), np.random.default_rng(7)) for s in (7, 0))
+    np.testing.assert_array_equal(drawn, of_7)
+    assert (drawn != of_0).any()
+
+
+def test_clusters_of_a_run_are_the_best_of_fifty_starts():
+    means = np.random.default_rng(0).standard_normal((30, 2))
+    assert groups.score_clusters(means, np.arange(30) % 3).about["n_starts"] == 50
 
 
 @pytest.mark.parametrize(
