@@ -439,7 +439,9 @@ def test_more_trials_go_on_where_the_search_ended(tmp_path):
 def test_a_storage_that_tells_of_another_search_is_a_sentence(tmp_path):
     plan = plan_of("--trials", "1")
     Player(tmp_path, plan).play()
-    with pytest.raises(StudiesError, match="holds studies of a search s already, and MLflow knows none"):
+    with pytest.raises(
+        StudiesError, match="of a search s already, and MLflow has no plan of that name; --resume s goes on"
+    ):
         open_studies(plan, "s", tmp_path, known=False, trained=False)
     with pytest.raises(StudiesError, match=r"MLflow knows the search other, but .*optuna\.db holds no study of it"):
         open_studies(plan, "other", tmp_path, known=True, trained=True)
