@@ -627,13 +627,18 @@ def _interval(difference: tuple[float, float, float]) -> str:
 
 def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
     """``learning_rate 0.0001 → 0.0012``: what differs between the two settings."""
+    import pandas as pd
+
     from analysis.frame import config_columns
 
     if usual.empty:
         return "no run of the paper's setting"
     left_out = ("model", "latent_dim", "seed", "setting", "validation_size")
     a, b = usual.iloc[0], tuned.iloc[0]
-    names = [name for name in config_columns(usual) if name not in left_out and a[name] != b[name]]
+    names = [
+        name for name in config_columns(usual)
+        if name not in left_out and a[name] != b[name] and not (pd.isna(a[name]) and pd.isna(b[name]))
+    ]  # fmt: skip
     return ", ".join(f"{name} {_text(a[name])} → {_text(b[name])}" for name in names) or "nothing"
 
 

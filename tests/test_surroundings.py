@@ -558,7 +558,7 @@ SWEEPS = {
     }),
     "as a daemon without a home": ("", "<&- >&- 2>&-", {
         "HOME": "/nonexistent", "XDG_CACHE_HOME": "/proc/x", "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0",
-        "TMPDIR": "/nowhere/at/all", "PYTHONOPTIMIZE": "1",
+        "TMPDIR": "/proc/nowhere/at/all", "PYTHONOPTIMIZE": "1",
     }),
 }  # fmt: skip
 

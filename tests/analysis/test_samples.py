@@ -115,7 +115,7 @@ def test_the_seed_chooses_the_run(trained, figure_7):
 
 def test_an_ae_has_no_prior_samples_and_the_caption_says_so(trained, figure_7):
     assert "AE" not in set(figure_7.data["variant"])
-    assert "An AE has no prior to sample and is left out." in figure_7.caption
+    assert "AE has no prior to sample and is left out." in figure_7.caption
     without = subset(trained, lambda runs: runs["model"] != "AE")
     assert "no prior to sample" not in samples.prior_samples(without, 2).caption
 
@@ -130,7 +130,7 @@ def test_a_model_without_a_run_is_left_out_with_the_command_that_trains_it(train
 def test_without_any_run_at_that_dimension_there_is_a_command_in_the_figures_place(trained):
     for absent in (samples.prior_samples(trained, 15), samples.density_samples(trained, 15, "mixture")):
         assert isinstance(absent, Absent)
-        assert "--latent-dims 15`" in absent.why
+        assert "--latent-dims 15 --storage-path" in absent.why
         assert "--models FisherNet" in absent.why
     missing = samples.reconstructions(trained, [7, 9])
     assert isinstance(missing, Absent)

@@ -8,7 +8,7 @@ from fishernet.cohort import Cohort
 from fishernet.families import trial_config
 from fishernet.networks.stacked import StackedLayer
 from fishernet.training import ResidentImages, Step
-from tests.fishernet.test_training import VARIANTS
+from tests.fishernet.test_contract import VARIANTS
 
 
 def pretended_step(variant, small, monkeypatch):

@@ -213,7 +213,7 @@ def test_doing_everything_again_changes_nothing(sweep: Callable[..., SweepTracki
 DRIVER = """
 import sys
 from tests.sweeps.test_tracking import CONFIG, OTHER, EPOCHS, SweepTracking
-from fishernet.config import TrialConfig
+from fishernet.families import trial_config
 tracking = SweepTracking.open("s", sys.argv[1], artifact_root=None, create=True)
 for seed in range(200):
     config = trial_config(seed=seed, epochs=5)
@@ -361,7 +361,7 @@ def test_what_mlflow_refuses_is_dropped_once_and_the_others_go_on(
     assert tracking.runs()[OTHER].status == "FINISHED"
 
 
-@pytest.mark.parametrize("artifacts", [Path("/nowhere/at/all"), lambda: 1 / 0])
+@pytest.mark.parametrize("artifacts", [Path("/proc/nowhere/at/all"), lambda: 1 / 0])
 def test_a_run_whose_artifacts_are_missing_is_not_finished(
     artifacts: Any, sweep: Callable[..., SweepTracking], said: list[str]
 ) -> None:
