@@ -134,7 +134,7 @@ def test_without_any_run_at_that_dimension_there_is_a_command_in_the_figures_pla
         assert "--models FisherNet" in absent.why
     missing = samples.reconstructions(trained, [7, 9])
     assert isinstance(missing, Absent)
-    assert "--latent-dims 7,9`" in missing.why
+    assert "--latent-dims 7,9 --storage-path" in missing.why
 
 
 def test_by_default_there_are_the_papers_dimensions_or_the_ends_of_what_is_there(trained):
