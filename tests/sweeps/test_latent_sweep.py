@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -319,7 +320,9 @@ def test_an_interrupt_ends_cleanly_and_prints_the_command_that_resumes(number, t
     out, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
     assert "Traceback" not in err
-    assert "--resume stopped --gpus 0 --cpus-per-trial 2" in out
+    words = shlex.split(out.rpartition("resume with: ")[2])
+    folder = tmp_path / "fishernet-results"
+    assert words[-8:] == ["--resume", "stopped", "--storage-path", str(folder), "--gpus", "0", "--cpus-per-trial", "2"]
     assert [run.info.status for run in Store(tmp_path).children("stopped").values()] == ["KILLED"]
     assert Store(tmp_path).parent("stopped").info.status == "KILLED"
     done = run(tmp_path, [sys.executable, SCRIPT, "--resume=stopped", "--gpus=0", "--cpus-per-trial=2"])
