@@ -216,7 +216,11 @@ def is_refusal(error: Exception) -> bool:
     """Whether MLflow will never take what it answered so, however often it is sent."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
+    from sqlalchemy.exc import DataError
 
+    # MLflow calls it an internal error where the database has no room for a value.
+    if any(isinstance(cause, OverflowError | UnicodeError | DataError) for cause in _causes(error)):
+        return True
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
@@ -469,7 +473,13 @@ def _is_moved(recorded: Path, here: Path) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """The innermost cause in a line: what the network or the database said, without MLflow's wrapping."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
+    *_, error = _causes(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on inwards."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__
