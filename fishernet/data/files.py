@@ -81,7 +81,7 @@ def load_arrays(path: Path) -> Parts:
     remarks = [f"not read: {', '.join(unread)}"] if unread else []
     for name, label_name in LABELS_OF.items():
         if name in arrays:
-            arrays[name] = _pixels(arrays[name], f"array {name} of {path}")
+            arrays[name] = pixels(arrays[name], f"array {name} of {path}")
         if label_name in arrays:
             arrays[label_name], how = _labels(arrays[label_name], len(arrays[name]), f"array {label_name} of {path}")
             remarks += [f"{label_name} {how}"] if how else []
@@ -123,7 +123,7 @@ def _labels(array: Array, n: int, what: str) -> tuple[Array, str]:
     return labels.astype(np.int64), " and ".join(said)
 
 
-def _pixels(array: Array, what: str) -> Array:
+def pixels(array: Array, what: str) -> Array:
     """The array as uint8 (n_images, channels, height, width); raises DataError, which begins with `what`.
 
     Axes are (n, height, width), (n, channels, height, width) or (n, height, width, channels), with 1 or 3
