@@ -16,7 +16,8 @@ import pandas as pd
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from analysis.parts import Failures
 from fishernet.config import TrialConfig
-from fishernet.data import DATASETS, DataError, ImageData, load_data
+from fishernet.data import DATASETS, DataError, ImageData
+from fishernet.data.loading import images_of
 from fishernet.families import all_fields, trial_config
 from fishernet.models.base import Autoencoder
 from fishernet.services import mlflow_store
@@ -79,9 +80,7 @@ class StoredSweep:
         """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
         config = self.sweep.configs[0]
         try:
-            data = load_data(
-                config.dataset, self.data_dir, train_size=config.train_size, validation_size=config.validation_size
-            )
+            data = images_of(config, self.data_dir)
         except DataError as error:
             raise AnalysisError(f"Scores and pictures need the images of sweep {self.sweep.name}. {error}") from error
         if data.fingerprint != self.sweep.plan.get("data_fingerprint", data.fingerprint):

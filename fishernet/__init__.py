@@ -1,7 +1,7 @@
 """Probabilistic autoencoders: train them, compare them over latent dimensions and seeds, use what was trained.
 
-``load`` gives a trained model from what a run stored, ``load_data`` images by name, path or array; ``train`` trains a
-cohort here and now. Whatever is asked for is imported then: importing ``fishernet`` itself takes no time.
+``load`` gives a trained model from what a run stored, ``load_data`` images by name or path, ``trial_config`` the settings of a
+run. Whatever is asked for is imported then: importing ``fishernet`` itself takes no time.
 """
 
 import importlib

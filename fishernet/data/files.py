@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fishernet.data import DataError, unknown_dataset
+from fishernet.data.fitting import Fit
 
 Array = npt.NDArray[Any]
+
+WHOLE = Fit()
 
 LABELS_OF = {"train": "train_labels", "test": "test_labels", "images": "labels"}  # arrays of an .npz file
 LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
@@ -27,16 +30,17 @@ class Parts(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def load_path(dataset: str) -> Parts:
-    """The images of a folder, an .npz or an .npy file; raises DataError."""
+def load_path(dataset: str, fit: Fit = WHOLE) -> Parts:
+    """The images of a folder, an .npz or an .npy file, each made to ``fit``; raises DataError."""
     # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
     path = os.path.expanduser(dataset)  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         from fishernet.data.folders import load_folder
 
-        parts = load_folder(Path(path))
+        parts = load_folder(Path(path), fit)
     elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
         parts = load_arrays(Path(path))
+        parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
     else:
         raise unknown_dataset(dataset)
     brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))
