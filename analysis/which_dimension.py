@@ -52,7 +52,7 @@ def which_dimension(runs: pd.DataFrame, value: str) -> list[Answer]:
         best = int(np.argmin(means))
         above = table.sub(table.iloc[:, best], axis=0)
         within = (above.mean() <= above.std() / math.sqrt(n)).tolist()
-        dims = table.columns.tolist()  # ascending
+        dims = [int(d) for d in np.asarray(table.columns)]  # ascending
         answers.append(Answer(str(variant), dims[within.index(True)], dims[best], dims[-1], n))
     return answers
 
