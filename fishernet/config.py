@@ -16,6 +16,7 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
 # number of training; a choice, which makes a line of its own in every figure; how things are computed; a name.
+NORMALISED = ("fisherae-28", "fisherae-64")  # networks
 ROLES = ("axis", "data", "schedule", "size", "rate", "choice", "computing", "label")
 # A search may vary these.
 VARIABLE_ROLES = ("size", "rate", "choice")
@@ -45,7 +46,7 @@ def field(
     choices: tuple[str, ...] = (),
     valid: Callable[[Any], bool] | None = None,
     must: str = "",
-    when: Mapping[str, str] | None = None,
+    when: Mapping[str, str | tuple[str, ...]] | None = None,
     search: str | None = "",
     search_with: str = "",
     symbol: str = "",
@@ -54,9 +55,10 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}; ``search`` is the range that a search varies by default, "" where only a flag varies
-    it, None where nothing may; ``search_with`` names what a search must score beside the MSE for that default to hold;
-    ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
+    {"likelihood": "gaussian-learned"}, a tuple where several do; ``search`` is the range that a search varies by default, ""
+    where only a flag varies it, None where nothing may; ``search_with`` names what a search must score beside the MSE for
+    that default to hold; ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in
+    a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
     """
     if role not in ROLES:
@@ -147,13 +149,22 @@ class TrialConfig:
         "function between the layers of encoder and decoder",
         role="choice",
         choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        when={"network": ("dense", "conv")},
         search="relu,elu,silu,tanh",
     )
     network: str = field(
         "dense",
-        "layers of encoder and decoder: dense, or conv, the FisherNet paper's convolutions (Table A1)",
+        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); fisherae-28 and "
+        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
         role="choice",
         choices=tuple(NETWORKS),
+    )
+    normalisation: str = field(
+        "batch",
+        "of networks that normalise by batch: batch, or unnormalised, without",
+        role="choice",
+        choices=("batch", "unnormalised"),
+        when={"network": NORMALISED},
     )
     precision: str = field(
         "float32",
@@ -219,7 +230,8 @@ class TrialConfig:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
         return f is not None and all(
-            values[other] == needed and cls.matters(other, values) for other, needed in f.metadata["when"].items()
+            values[other] in ((needed,) if isinstance(needed, str) else needed) and cls.matters(other, values)
+            for other, needed in f.metadata["when"].items()
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:

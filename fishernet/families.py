@@ -14,6 +14,7 @@ from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS
+from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -224,6 +225,11 @@ class FisherNetConfig(ELBOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not NETWORKS[self.network].tangents:
+            raise ValueError(
+                f"network {self.network} has no Jacobian of its decoder, which the posterior of {self.label} is made of; network "
+                f"must be {' or '.join(name for name, row in NETWORKS.items() if row.tangents)}"
+            )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
                 "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "

@@ -32,6 +32,18 @@ class Network:
     module: str
     n_products: Callable[["Sizes", int], float]
     stacked_below: float = 0
+    image_side: int = 0  # of the only images it takes, square ones; 0 is any
+    tangents: bool = True  # its decoder has ``linearise``, which FisherNet's posterior needs
+
+    def problem(self, image_shape: tuple[int, int, int]) -> str:
+        """Why it does not take images of this shape, the end of a sentence; empty where it does."""
+        _, height, width = image_shape
+        if self.image_side in (0, height) and self.image_side in (0, width):
+            return ""
+        return (
+            f"takes images of {self.image_side} x {self.image_side} pixels; these have {height} x {width}. "
+            f"--image-size {self.image_side} makes them so"
+        )
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
@@ -49,4 +61,7 @@ NETWORKS = {
     "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
     # 10 million multiplications of encoder and decoder at 784 pixels
     "conv": Network("fishernet.networks.conv", lambda config, n_pixels: 2 * 13_000 * n_pixels),
+    # at the paper's 8 and 64 latents, of which little depends
+    "fisherae-28": Network("fishernet.networks.rows", lambda config, n_pixels: 102e6, image_side=28, tangents=False),
+    "fisherae-64": Network("fishernet.networks.rows", lambda config, n_pixels: 3.2e9, image_side=64, tangents=False),
 }

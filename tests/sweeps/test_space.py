@@ -195,7 +195,10 @@ def test_a_value_that_does_not_matter_is_not_suggested():
 
 def test_what_matters_changes_the_config_of_some_model():
     values = trial_config(likelihood="gaussian-learned").to_dict()
-    assert all(matters(name, values) for name in searched() if name in values)
+    for name in set(searched()) & set(values):
+        needed = all_fields()[name].metadata["when"]
+        met = {other: words if isinstance(words, str) else words[0] for other, words in needed.items()}
+        assert matters(name, values | met), name
     assert not matters("kl_weight", trial_config(model="AE").to_dict())
 
 
