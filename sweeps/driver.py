@@ -21,7 +21,7 @@ from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
 from fishernet.flags import checkpoint_interval
 from fishernet.plan import PlanError
-from fishernet.services import schema
+from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
     DEFAULT_STORAGE,
     TrackingError,
@@ -29,12 +29,11 @@ from fishernet.services.mlflow_store import (
     default_artifact_root,
     default_tracking_uri,
     prepare_mlflow,
-    reason_of,
     sqlite_path,
     uri_source,
 )
-from fishernet.surroundings import settle_private_ray
-from sweeps.planning import Devices, flagged, plan_flags_given, usable_cpus
+from fishernet.services.ray_cluster import ClusterError, usable_cpus
+from sweeps.planning import Devices, flagged, plan_flags_given
 
 ADDRESS = r"auto|(ray://)?([\w.-]+|\[[\da-fA-F:.]+\]):([1-9]\d{0,4})"
 EXIT_STATUS = "exit status: 0 all runs finished, 1 some failed, 2 bad usage, 130 interrupted"
@@ -227,16 +226,15 @@ class Driver(ABC):
                 asked = None if self.args.resume else self.asked()
                 self.check_places(asked)
                 return self.run(asked)
-            except (PlanError, DataError, TrackingError, UsageError) as error:
+            except (PlanError, DataError, TrackingError, UsageError, ClusterError) as error:
                 print(f"error: {self.with_flag(error)}", file=sys.stderr)
                 return 2
         except KeyboardInterrupt:
             print(f"interrupted{self.how_to_go_on()}", file=sys.stderr)
             return 130
         finally:
-            if ray := sys.modules.get("ray"):
-                with suppress(KeyboardInterrupt):  # how it ended is decided
-                    ray.shutdown()
+            with suppress(KeyboardInterrupt):  # how it ended is decided
+                ray_cluster.stop()
             interrupts.ignore() if last else interrupts.raise_keyboard_interrupt()
 
     def with_flag(self, error: Exception) -> str:
@@ -313,16 +311,14 @@ class Driver(ABC):
         return devices
 
     def connect(self) -> Devices:
-        from sweeps import cluster
-
-        try:
-            if self.args.address:
-                return cluster.connect(self.args.address, self.devices, gpus=self.args.gpus or 0)
-            here = self.devices()
-            cpus = here.slots * here.cpus_per_trial if here.gpus else None
-            return cluster.connect(None, self.devices, gpus=here.gpus, cpus=cpus)
-        except cluster.ClusterError as error:
-            raise UsageError(str(error)) from None
+        """What Ray has, once it is there; raises ClusterError and UsageError."""
+        if self.args.address:
+            return self.devices(ray_cluster.join(self.args.address, gpus=self.args.gpus or 0))
+        here = self.devices()
+        needed = here.slots * here.cpus_per_trial
+        return self.devices(
+            ray_cluster.start(gpus=here.gpus, cpus=needed if here.gpus and needed < here.cpus else None)
+        )
 
     def train(self, name: str, asked: Any | None) -> int:
         """Under the lock of the folder ``name``, with its record in MLflow open: what is stored and what is asked, launched."""
@@ -332,22 +328,14 @@ class Driver(ABC):
             )
         import torch  # noqa: F401
 
-        if not self.args.address:
-            try:
-                settle_private_ray()
-            except OSError as error:
-                raise UsageError(f"Ray cannot be started on this machine: {error}") from None
-        try:
-            from sweeps import cluster
-        except Exception as error:  # by a variable of Ray's
-            raise UsageError(f"Ray cannot be imported here: {reason_of(error)}") from error
+        ray_cluster.prepare(private=not self.args.address)
         from sweeps.lock import hold_lock
         from sweeps.tracking import SweepTracking
 
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
         data = None if asked is None else self.load_data(self.example(asked))
-        interrupts.exit_at_once(cluster.end_processes)
+        interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)
         artifact_root = default_artifact_root(self.storage)

@@ -17,7 +17,7 @@ from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, compact, expand
-from fishernet.services import schema
+from fishernet.services import ray_cluster, schema
 from fishernet.surroundings import entry_point
 from sweeps.driver import (
     EXIT_STATUS,
@@ -100,11 +100,9 @@ class LatentSweep(Driver):
 
     def _report(self) -> int:
         """Write the report of the runs that have finished; returns its exit status."""
-        import ray
-
         from analysis import report
 
-        ray.shutdown()  # scores are computed by a private Ray of their own
+        ray_cluster.stop()  # scores are computed by a private Ray of their own
         words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.folder / "report")]
         # --gpus counts those of the cluster, where there is one.
         for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):

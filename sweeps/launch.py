@@ -13,17 +13,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray import tune
+
 from fishernet.config import TrialConfig
+from fishernet.services import ray_cluster
 from fishernet.training import DIVERGED
-from sweeps import cluster
 from sweeps.planning import Devices
 from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 from sweeps.trial import RECORDS_FOLDER, STAGING, train_cohort
-
-from ray import tune  # isort: skip  (after cluster, whose settings it reads when it is imported)
-from ray.tune.execution import class_cache  # isort: skip
-from ray.tune.execution.placement_groups import PlacementGroupFactory  # isort: skip
 
 # A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
 RETRIES = 3
@@ -111,10 +109,8 @@ def launch(
         shutil.rmtree(left, ignore_errors=True)
     outcome = Outcome()
     callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
-    resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
-    if cluster.private:  # its workers have these variables; asked for again, others would be started for the trials
-        class_cache.DEFAULT_ENV_VARS.clear()
-        class_cache.ENV_VARS_TO_PROPAGATE.clear()
+    resources = tune.PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
+    ray_cluster.keep_workers()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     try:
         param_space, search = jobs.tune_arguments()

@@ -262,11 +262,6 @@ def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: st
     return configs
 
 
-def usable_cpus() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Devices:
     """What the trials run on: ``slots`` of them at a time, as a trial takes its cores and its share of a GPU from one node."""
