@@ -22,7 +22,7 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.data import DataError
 from fishernet.flags import Parser, checkpoint_interval
-from fishernet.plan import PlanError, read_plan, stackable
+from fishernet.plan import PlanError, SweepPlan, stackable
 from fishernet.surroundings import entry_point
 
 
@@ -74,7 +74,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def run_plan(args: argparse.Namespace, command: list[str]) -> int:
-    configs = read_plan(args.plan)
+    configs = SweepPlan.read(args.plan).configs
     # Torch takes seconds to import, so it comes after what can be wrong without it.
     import torch
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
@@ -34,7 +34,7 @@ from fishernet.services.mlflow_store import (
     sqlite_path,
     sweeps,
 )
-from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
+from sweeps.tracking_queue import Entry, Epoch, Log, Queue, Refused
 
 PLURAL = {"sweep": "sweeps", "search": "searches"}  # kinds of experiments
 Artifacts = Callable[[], Path | None] | Path | None
@@ -90,7 +90,7 @@ class SweepTracking:
     @classmethod
     def open(
         cls, name: str, uri: str, *, artifact_root: str | None, create: bool, log: Log = print, kind: str = "sweep"
-    ) -> "SweepTracking":
+    ) -> Self:
         """The sweep (or the search, by ``kind``) of that name, which ``create`` makes where it is missing.
 
         Raises TrackingError.
@@ -257,7 +257,7 @@ class SweepTracking:
         self._closed = done
         return done
 
-    def _put(self, config: TrialConfig | None, record: Record) -> None:
+    def _put(self, config: TrialConfig | None, record: Entry) -> None:
         if self._parent_status != "RUNNING":
             self._parent_status = "RUNNING"
             self._queue.put(None, lambda: self._client.update_run(self.parent_run_id, status="RUNNING"))

@@ -28,7 +28,7 @@ from fishernet.services.mlflow_store import TrackingError, check_uri, prepare_ml
 from fishernet.services.ray_cluster import settle_private_ray, socket_problem, start_error
 from fishernet.services.schema import DATABASES, folder_name
 from sweeps import latent_sweep
-from sweeps.driver import name_problem
+from sweeps.flags import name_problem
 from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.progress import Progress
 

@@ -75,7 +75,7 @@ def test_a_cluster_none_of_whose_nodes_can_hold_a_trial_is_refused(tmp_path):
         "import sys\n"
         "from ray.cluster_utils import Cluster\n"
         "from sweeps.latent_sweep import LatentSweep, _parse\n"
-        "from sweeps.driver import UsageError\n"
+        "from sweeps.flags import UsageError\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'include_dashboard': False})\n"
         "cluster.add_node(num_cpus=1, num_gpus=1)\n"
         "try:\n"

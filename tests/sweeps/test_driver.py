@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from fishernet.families import trial_config
+from fishernet.plan import SweepPlan
 from sweeps import driver, lock
 from sweeps.driver import Driver
 from sweeps.tracking_queue import Queue
@@ -41,7 +42,7 @@ class Tracking:
 class Ending(Driver):
     kind, script, installed = "sweep", Path("sweep.py"), "sweep"
     def asked(self): return 1
-    stored = extended = example = dry_run = launch = lambda self, *given: None
+    cohorts = jobs = lambda self, *given: None
     def check_places(self, asked): pass
     def draw(self, name):
         print("a table")
@@ -92,12 +93,12 @@ def test_an_interrupt_before_there_is_anything_to_close_ends_the_program_also_wi
     assert (ended.returncode, (tmp_path / "log").read_text()) == (130, "ended")
 
 
-class Ended(Driver):
+class Ended(Driver[Any]):
     """What of a driver is needed once all is trained."""
 
     kind, script, installed = "sweep", Path("sweep.py"), "sweep"
     drawing: Callable[[], bool]
-    asked = stored = extended = example = dry_run = launch = lambda self, *given: None  # type: ignore[assignment]
+    asked = cohorts = jobs = lambda self, *given: None  # type: ignore[assignment]
 
     def draw(self, name: str) -> bool:
         return self.drawing()
@@ -173,7 +174,7 @@ def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     from sweeps import hyperparameter_search
     from sweeps.hyperparameter_search import HyperparameterSearch, _parse
 
-    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [trial_config()])
+    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: SweepPlan((trial_config(),)))
     argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
     search = HyperparameterSearch(_parse(argv), argv)
     search.opened, search.plan, search.folder = [], None, tmp_path / "s"
