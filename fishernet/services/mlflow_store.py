@@ -385,6 +385,17 @@ def files_of(uri: str, run_id: str) -> Any:
     return get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
 
 
+@contextmanager
+def run_file(run_id: str, name: str, uri: str | None = None) -> Iterator[Path]:
+    """A local copy of a run's file while it is needed; raises TrackingError."""
+    uri = uri or default_tracking_uri()
+    check_uri(uri, make=False)
+    with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+        with sentences(uri):
+            path = files_of(uri, run_id).download_artifacts(name, folder)
+        yield Path(path)
+
+
 def restore_command(uri: str, experiment: Any) -> str:
     """The command that takes an experiment out of MLflow's trash."""
     words = ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment.experiment_id]
