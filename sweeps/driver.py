@@ -196,12 +196,6 @@ class Driver(ABC, Generic[P]):
         self.folder = self.storage / name
         return self.dry_run(name, asked) if self.args.dry_run else self.train(name, asked)
 
-    def load_images(self, config: TrialConfig) -> ImageData:
-        """The config's images; raises DataError."""
-        return data.load_data(
-            config.dataset, self.args.data_dir, train_size=config.train_size, validation_size=config.validation_size
-        )
-
     def devices(self, nodes: Sequence[Mapping[str, float]] | None = None) -> Devices:
         """What the trials get: of this machine, or of the cluster with these nodes' resources; raises UsageError."""
         if nodes is None:
@@ -244,7 +238,10 @@ class Driver(ABC, Generic[P]):
         """Print what would happen; returns the exit status."""
         from sweeps.estimate import estimate_or_say_why_not
 
-        images, devices = self.load_images(plan.example), self.connect() if self.args.address else self.devices()
+        images, devices = (
+            data.images_of(plan.example, self.args.data_dir),
+            self.connect() if self.args.address else self.devices(),
+        )
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
         if (seconds := estimate_or_say_why_not(cohorts, devices, images)) is not None:
@@ -277,7 +274,7 @@ class Driver(ABC, Generic[P]):
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
-        images = None if asked is None else self.load_images(asked.example)
+        images = None if asked is None else data.images_of(asked.example, self.args.data_dir)
         interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)
@@ -316,7 +313,7 @@ class Driver(ABC, Generic[P]):
                 plan = asked or self.plan_class.from_dict(stored or {})
                 if stored is not None and asked is not None:
                     plan = self.plan_class.from_dict(stored).extended(asked, name)
-                images = images or self.load_images(plan.example)
+                images = images or data.images_of(plan.example, self.args.data_dir)
                 if stored is not None and stored.get("data_fingerprint") != images.fingerprint:
                     raise UsageError(
                         f"the {self.kind} {name} was trained on other images under the same name {plan.example.dataset} "

@@ -10,13 +10,13 @@ import torch
 from ray import tune
 
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData, load_data
+from fishernet.data import ImageData, images_of
 from fishernet.families import trial_config
 from fishernet.splitting import FittedCohort
 from fishernet.state import CheckpointError, CohortState, Pace
 from sweeps.checkpoints import RECORDS_FOLDER, STAGING, STATE_FILE
 
-_last_data: tuple[tuple[object, ...], ImageData] | None = None  # a reused worker process keeps its images
+_last_images: tuple[tuple[object, ...], ImageData] | None = None  # a reused worker process keeps its images
 
 
 def train_cohort(config: dict[str, Any]) -> None:
@@ -36,7 +36,7 @@ def train_cohort(config: dict[str, Any]) -> None:
         torch.cuda.empty_cache()  # a reused process still holds the last cohort's memory
     else:
         torch.set_num_threads(job["threads"])
-    data = _load_data(configs[0], job["data_dir"])
+    data = _images_of(configs[0], job["data_dir"])
     notes: list[str] = []
     pace = Pace(job["checkpoint_every"])
     cohort = FittedCohort(
@@ -72,15 +72,12 @@ def train_cohort(config: dict[str, Any]) -> None:
         report(epochs, finished=cohort.ended, save=cohort.ended or pace.due(cohort.epoch))
 
 
-def _load_data(config: TrialConfig, data_dir: str | None) -> ImageData:
-    global _last_data
-    key = (config.dataset, data_dir, config.train_size, config.validation_size)
-    if _last_data is None or _last_data[0] != key:
-        images = load_data(
-            config.dataset, data_dir, train_size=config.train_size, validation_size=config.validation_size
-        )
-        _last_data = (key, images)
-    return _last_data[1]
+def _images_of(config: TrialConfig, data_dir: str | None) -> ImageData:
+    global _last_images
+    key = (data_dir, *(getattr(config, name) for name in config.names("data")))
+    if _last_images is None or _last_images[0] != key:
+        _last_images = (key, images_of(config, data_dir))
+    return _last_images[1]
 
 
 def _candidates(job: dict[str, Any]) -> Iterator[Path]:

@@ -10,8 +10,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
 from sweeps import driver, lock
@@ -109,6 +112,26 @@ def ended(folder: Path, drawing: Callable[[], bool]) -> Ended:
     made = Ended(argparse.Namespace(**flags), [])
     made.drawing, made.folder = drawing, folder / "s"
     return made
+
+
+def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
+    """Whichever field says something of them."""
+    from fishernet.data import images_of
+    from sweeps.trial import _images_of
+
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 9, 9), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    said = {"dataset": str(tmp_path / "x.npy"), "crop": 7, "image_size": 4, "train_size": 12, "validation_size": 5}
+    assert set(said) == set(TrialConfig.names("data"))
+    images = _images_of(trial_config(**said), None)
+    assert (images.train.shape, images.test.shape) == ((12, 1, 4, 4), (5, 1, 4, 4))
+    for name in said:
+        if name != "dataset":
+            other = trial_config(**{**said, name: said[name] - 1})
+            again, seen = images_of(other), _images_of(other, None)
+            assert torch.equal(seen.train, again.train)
+            assert torch.equal(seen.test, again.test)
+            assert not (torch.equal(seen.train, images.train) and torch.equal(seen.test, images.test)), name
 
 
 def a_tracking(write: Callable[..., None], name: str = "s") -> Any:
