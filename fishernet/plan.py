@@ -1,7 +1,7 @@
 """The plan of a sweep: its trial configs, the form of them that MLflow keeps, and the file they are read from."""
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -9,6 +9,7 @@ from typing import Any, Self
 from fishernet.config import TrialConfig
 from fishernet.families import MODEL_NAMES, family, is_installed, trial_config
 
+Json = dict[str, Any]  # an object of JSON, as files and MLflow hold it
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
 
 
@@ -63,12 +64,12 @@ class SweepPlan:
         return sorted({c.latent_dim for c in self.configs})
 
     @property
-    def shared(self) -> dict[str, Any]:
+    def shared(self) -> Json:
         """The fields that all runs have alike: the parent run's parameters."""
         rows = [_off_axes(c) for c in self.configs]
         return {k: v for k, v in rows[0].items() if k != "model" and all(k in row and row[k] == v for row in rows)}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """{"base": fields all share, "grids": [{"fields", "latent_dims", "seeds"}]}: short enough for a tag."""
         base = self.shared
         cells: dict[str, dict[int, set[int]]] = {}  # what differs -> latent_dim -> seeds
@@ -87,7 +88,7 @@ class SweepPlan:
         return {"base": base, "grids": grids}
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any], *, installed: bool = False) -> Self:
+    def from_dict(cls, plan: Json, *, installed: bool = False) -> Self:
         """The plan of ``to_dict``, by model, latent_dim and seed, or of a list ``configs`` as it stands.
 
         On request the runs of installed models alone. Raises KeyError, TypeError or ValueError where it is of another form.
@@ -203,7 +204,7 @@ class SweepPlan:
         )
 
 
-def _off_axes(config: TrialConfig) -> dict[str, Any]:
+def _off_axes(config: TrialConfig) -> Json:
     return {k: v for k, v in config.to_dict().items() if k not in ("latent_dim", "seed")}
 
 

@@ -14,14 +14,14 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, ClassVar, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from analysis.parts import Failures
 from fishernet import commands, data, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
-from fishernet.plan import PlanError
+from fishernet.plan import Json, PlanError
 from fishernet.provenance import count_gpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
@@ -62,14 +62,14 @@ class Plan(Protocol):
         """How many runs there are once all is trained."""
 
     @property
-    def shared(self) -> dict[str, Any]:
+    def shared(self) -> Json:
         """The parent run's parameters."""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """As MLflow holds it."""
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any]) -> Self:
+    def from_dict(cls, plan: Json) -> Self:
         """The plan of ``to_dict``."""
 
     def extended(self, asked: Self, name: str) -> Self:
@@ -357,7 +357,7 @@ class Driver(ABC, Generic[P]):
             interrupted=launched.interrupted, resumable=launched.resumable,
         )  # fmt: skip
 
-    def job_fields(self, job: Job) -> dict[str, Any]:
+    def job_fields(self, job: Job) -> Json:
         """What reaches the job's trial."""
         return job.to_dict(self.connect(), self.args.data_dir, self.args.checkpoint_every, self.folder)
 

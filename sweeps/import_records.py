@@ -21,7 +21,7 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.flags import Parser
-from fishernet.plan import PlanError, SweepPlan
+from fishernet.plan import Json, PlanError, SweepPlan
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
     DEFAULT_STORAGE,
@@ -105,7 +105,7 @@ def _blaming(path: Path) -> Iterator[Any]:
         raise RecordError(f"{path} is damaged or of another version: {reason}; nothing was imported") from error
 
 
-def _plan_file(data: dict[str, Any]) -> PlanFile:
+def _plan_file(data: Json) -> PlanFile:
     plan = SweepPlan.from_dict({"configs": data["configs"]})
     if not plan.configs:
         raise ValueError("it plans no runs")
@@ -124,7 +124,7 @@ def _plan_file(data: dict[str, Any]) -> PlanFile:
     )
 
 
-def _record_file(folder: Path, data: dict[str, Any]) -> RecordFile:
+def _record_file(folder: Path, data: Json) -> RecordFile:
     epochs: list[Epoch] = [
         {
             "epoch": int(epoch["epoch"]),

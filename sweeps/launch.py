@@ -16,7 +16,7 @@ from ray import tune
 from ray.tune.experiment import Trial
 
 from fishernet.config import TrialConfig
-from fishernet.plan import SweepPlan
+from fishernet.plan import Json, SweepPlan
 from fishernet.services import ray_cluster
 from fishernet.training import DIVERGED
 from sweeps.checkpoints import RECORDS_FOLDER, Members, remove_checkpoints, remove_staging
@@ -43,7 +43,7 @@ class Job:
         names = list(dict.fromkeys([self.members[0].run_name, self.members[-1].run_name]))
         return f"{'-to-'.join(names)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int, folder: Path) -> dict[str, Any]:
+    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int, folder: Path) -> Json:
         """What reaches its trial; ``folder`` is the sweep's."""
         return {
             "id": self.id,
@@ -106,7 +106,7 @@ class JobList:
     def __init__(
         self, plan: SweepPlan, runs: Mapping[TrialConfig, TrackedRun], checkpoints: Mapping[Members, Sequence[str]],
         in_cohorts: Callable[[Sequence[TrialConfig]], Sequence[Sequence[TrialConfig]]],
-        to_dict: Callable[[Job], dict[str, Any]],
+        to_dict: Callable[[Job], Json],
     ) -> None:  # fmt: skip
         self._to_dict = to_dict
         self.stops = dict[str, str]()
@@ -199,7 +199,7 @@ class Recorder(tune.Callback):
         self.started: set[TrialConfig] = set()
         self._counted: dict[TrialConfig, int] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its callbacks; this one belongs to the driver that made it
 
     def _members(self, trial: Trial) -> Members:
@@ -211,9 +211,7 @@ class Recorder(tune.Callback):
             self.tracking.ensure(config)
             self._tag(config, trial)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: object
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Json, **info: object) -> None:
         for config in self._members(trial):
             if epochs := result["epochs"].get(config.run_name):
                 self.tracking.log_epochs(config, epochs)

@@ -10,7 +10,7 @@ from typing import Any, Self
 from fishernet.config import VARIABLE_ROLES, TrialConfig
 from fishernet.families import all_fields, family, matters, trial_config, typed_value
 from fishernet.flags import number
-from fishernet.plan import PlanError, format_numbers
+from fishernet.plan import Json, PlanError, format_numbers
 
 Value = int | float | str
 SAMPLERS = {
@@ -141,11 +141,11 @@ class StudyPlan:
             {**self.base.to_dict(), **params, "seed": seed, "setting": trial_setting(self.base, number)}
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"base": self.base.to_dict(), "space": {name: str(domain) for name, domain in self.space}}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> Self:
+    def from_dict(cls, content: Json) -> Self:
         space = tuple((name, parse_domain(name, text)) for name, text in content["space"].items())
         return cls(trial_config(content["base"]), space)
 
@@ -195,7 +195,7 @@ class SearchPlan:
         return sum((b - a) / self.reduction_factor**k for k, (a, b) in enumerate(steps)) / self.epochs
 
     @property
-    def shared(self) -> dict[str, Any]:
+    def shared(self) -> Json:
         """The fields that all studies fix alike: the parent run's parameters."""
         rows = [{k: v for k, v in s.base.to_dict().items() if k not in dict(s.space)} for s in self.studies]
         alike = {k: v for k, v in rows[0].items() if all(row.get(k) == v for row in rows)}
@@ -219,7 +219,7 @@ class SearchPlan:
             f"{self.epochs} epochs, {rungs}; {self.sampler}"
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {
             "search": {
                 "studies": [study.to_dict() for study in self.studies], "n_trials": self.n_trials,
@@ -229,7 +229,7 @@ class SearchPlan:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any]) -> Self:
+    def from_dict(cls, plan: Json) -> Self:
         content = plan["search"]
         studies = tuple(map(StudyPlan.from_dict, content["studies"]))
         return cls(**{**content, "studies": studies, "seeds": tuple(content["seeds"])})
@@ -270,7 +270,7 @@ class SearchPlan:
         return replace(self, studies=(*self.studies, *added), n_trials=asked.n_trials)
 
 
-def _flat(study: StudyPlan) -> dict[str, Any]:
+def _flat(study: StudyPlan) -> Json:
     content = study.to_dict()
     return {**content["base"], **content["space"]}
 
@@ -303,7 +303,7 @@ def make_study(
     return StudyPlan(config, tuple(space.items()))
 
 
-def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[Json]:
     """Every combination of the listed words, on which other fields may depend."""
     lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
     for combination in itertools.product(*lists.values()):

@@ -27,6 +27,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
 from fishernet.families import all_fields
+from fishernet.plan import Json
 from fishernet.services import schema
 from fishernet.services.mlflow_store import create_whole, reason_of
 from fishernet.training import DIVERGED
@@ -251,7 +252,7 @@ class StudySearcher(Searcher):
 
     def __init__(
         self, studies: Sequence[Study], runs: Mapping[TrialConfig, TrackedRun],
-        checkpoints: Mapping[Members, Sequence[str]], to_dict: Callable[[Job], dict[str, Any]], held_out: str,
+        checkpoints: Mapping[Members, Sequence[str]], to_dict: Callable[[Job], Json], held_out: str,
     ) -> None:  # fmt: skip
         super().__init__(metric=None, mode=None)
         self.studies, self.plan, self.by_id, self.stops = studies, studies[0].search, dict[str, Job](), dict[str, str]()
@@ -272,7 +273,7 @@ class StudySearcher(Searcher):
         self.ended = f"{n_ended} trials have ended"
         self.left = f"{n_left} to train, {len(self.begun)} of them begun before"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its searcher; this one belongs to the driver that made it
 
     def failures(self) -> dict[TrialConfig, str]:
@@ -313,10 +314,10 @@ class StudySearcher(Searcher):
         self.by_id[job.id] = job
         return {"job": self._to_dict(job)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: Json) -> None:
         """Everything happens in ``reason_to_stop``, which comes first."""
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
         attempt = self._attempts[trial_id]
         if trial_id in self.stops:
             return
@@ -331,7 +332,7 @@ class StudySearcher(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: all is in the storage."""
 
-    def reason_to_stop(self, trial_id: str, result: Mapping[str, Any]) -> str:
+    def reason_to_stop(self, trial_id: str, result: Json) -> str:
         """Take note of what Tune's trial reports, keys flattened by Tune; why it is to be stopped, else empty."""
         attempt = self._attempts[trial_id]
         reason = self._why(attempt, result)
@@ -340,7 +341,7 @@ class StudySearcher(Searcher):
             self.stops[trial_id] = reason
         return reason
 
-    def _why(self, attempt: Attempt, result: Mapping[str, Any]) -> str:
+    def _why(self, attempt: Attempt, result: Json) -> str:
         for config in attempt.members:
             if reason := result.get(f"failures/{config.run_name}"):
                 # The mean over the others would not be comparable, so the trial fails as a whole.
@@ -422,9 +423,9 @@ class EarlyStopper(FIFOScheduler):
         super().__init__()
         self._search = search
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}
 
-    def on_trial_result(self, tune_controller: object, trial: Trial, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: Trial, result: Json) -> str:
         stop = self._search.reason_to_stop(trial.trial_id, result)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

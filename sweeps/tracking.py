@@ -15,6 +15,7 @@ from typing import Any, Self
 
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
+from fishernet.plan import Json
 from fishernet.provenance import commit, machine, versions
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
@@ -167,7 +168,7 @@ class SweepTracking:
         return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
-        self, plan: dict[str, Any], params: Mapping[str, Any], command: str, note: str,
+        self, plan: Json, params: Mapping[str, Any], command: str, note: str,
         provenance: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.
@@ -402,7 +403,7 @@ def _tracked(run: Any) -> TrackedRun | None:
     )  # fmt: skip
 
 
-def _plan(parent: Any, name: str) -> dict[str, Any] | None:
+def _plan(parent: Any, name: str) -> Json | None:
     try:
         return schema.plan_of(parent.data.tags)
     except schema.SchemaError as error:

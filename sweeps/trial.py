@@ -12,6 +12,7 @@ from ray import tune
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData, images_of
 from fishernet.families import trial_config
+from fishernet.plan import Json
 from fishernet.splitting import FittedCohort
 from fishernet.state import CheckpointError, CohortState, Pace
 from sweeps.checkpoints import RECORDS_FOLDER, STAGING, STATE_FILE
@@ -19,7 +20,7 @@ from sweeps.checkpoints import RECORDS_FOLDER, STAGING, STATE_FILE
 _last_images: tuple[tuple[object, ...], ImageData] | None = None  # a reused worker process keeps its images
 
 
-def train_cohort(config: dict[str, Any]) -> None:
+def train_cohort(config: Json) -> None:
     """Train ``config["job"]`` (see ``Job.to_dict``), reporting once per epoch; its first report repeats a resumed history.
 
     Reports {"epochs": {run_name: [records]}, "failures": {run_name: reason}, "notes": [...], "finished": 0 or 1}. The last
@@ -80,7 +81,7 @@ def _images_of(config: TrialConfig, data_dir: str | None) -> ImageData:
     return _last_images[1]
 
 
-def _candidates(job: dict[str, Any]) -> Iterator[Path]:
+def _candidates(job: Json) -> Iterator[Path]:
     """State files this cohort may continue from, the newest first: this launch's own, then those found before it."""
     if checkpoint := tune.get_checkpoint():
         newest = Path(checkpoint.path)
