@@ -238,10 +238,8 @@ class Driver(ABC, Generic[P]):
         """Print what would happen; returns the exit status."""
         from sweeps.estimate import estimate_or_say_why_not
 
-        images, devices = (
-            data.images_of(plan.example, self.args.data_dir),
-            self.connect() if self.args.address else self.devices(),
-        )
+        images = data.images_of(plan.example, self.args.data_dir)
+        devices = self.connect() if self.args.address else self.devices()
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
         if (seconds := estimate_or_say_why_not(cohorts, devices, images)) is not None:
@@ -306,13 +304,15 @@ class Driver(ABC, Generic[P]):
                     locks.enter_context(hold_lock(folder, tracking.begun_as))
                 self.folder = folder
                 stored = tracking.plan
-                if stored is None and asked is None:
+                if stored is not None:
+                    there = self.plan_class.from_dict(stored)
+                    plan = there if asked is None else there.extended(asked, name)
+                elif asked is not None:
+                    plan = asked
+                else:
                     raise UsageError(
                         f"--resume {name}: that {self.kind} holds no plan; start it again with --name {name} and its flags"
                     )
-                plan = asked or self.plan_class.from_dict(stored or {})
-                if stored is not None and asked is not None:
-                    plan = self.plan_class.from_dict(stored).extended(asked, name)
                 images = images or data.images_of(plan.example, self.args.data_dir)
                 if stored is not None and stored.get("data_fingerprint") != images.fingerprint:
                     raise UsageError(
