@@ -257,7 +257,7 @@ def test_a_sweep_of_an_earlier_version_is_extended_by_a_seed(tmp_path):
     assert "5 runs are finished; 5 to train" in done.stdout
     children = Store(tmp_path).children("before")
     assert set(children) - set(before) == {name.replace("-s0", "-s1") for name in before}
-    assert {children[name].info.end_time for name in before} == set(before.values())
+    assert {name: children[name].info.end_time for name in before} == before
     assert {child.info.status for child in children.values()} == {"FINISHED"}
     assert (results / "before" / "figures" / "mse_curves.png").exists()
 
