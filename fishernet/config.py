@@ -29,6 +29,10 @@ def between(least: float, most: float) -> Callable[[Any], bool]:
     return lambda value: least <= value <= most
 
 
+def share(value: float) -> bool:
+    return 0 <= value < 1
+
+
 def positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
@@ -113,6 +117,12 @@ class TrialConfig:
         must="at least 0",
         search="1e-6..1e-1:log",
     )
+    adam_beta1: float = field(
+        0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
+    adam_beta2: float = field(
+        0.999, "the same of squared gradients", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
     hidden_width: int = field(
         448, "neurons per hidden dense layer", role="size", valid=between(1, 2**16), must="from 1 to 65536",
         when={"network": "dense"}, search="128,256,448",
@@ -136,7 +146,7 @@ class TrialConfig:
         "relu",
         "function between the layers of encoder and decoder",
         role="choice",
-        choices=("relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
         search="relu,elu,silu,tanh",
     )
     network: str = field(

@@ -11,7 +11,7 @@ def test_torch_has_the_fused_kernel_that_is_called():
     """Where it has gone, steps are right and slower."""
     parameter = torch.nn.Parameter(torch.zeros(3))
     parameter.grad = torch.ones(3)
-    adam._fused_step(Group([parameter], 0.1), torch.ones(()))
+    adam._fused_step(Group([parameter], 0.1), (0.9, 0.999), torch.ones(()))
     torch.testing.assert_close(parameter.detach(), torch.full((3,), -0.1))  # the first step is the rate
 
 
@@ -19,7 +19,9 @@ def of_another_signature(*, parameters: list[torch.Tensor]) -> None:
     """As a kernel of a later torch may be."""
 
 
-@pytest.mark.parametrize("kernel", [adam._fused_step, lambda group, n_steps: of_another_signature(group.parameters)])
+@pytest.mark.parametrize(
+    "kernel", [adam._fused_step, lambda group, betas, n_steps: of_another_signature(group.parameters)]
+)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_steps_are_those_of_torchs_adamw_to_the_last_bit(decay, kernel, monkeypatch):
     """Also where its fused kernel is no longer the one that is called here."""
