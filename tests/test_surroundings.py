@@ -519,7 +519,7 @@ def test_a_home_is_a_home_after_an_equals_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.npz").touch()
     sweep = LatentSweep(args := _parse(["--dataset=~/x.npz", "--storage-path=~/s", "--data-dir=~/d"]), [])
-    assert sweep.asked()[0].dataset == str(tmp_path / "x.npz")
+    assert sweep.asked().example.dataset == str(tmp_path / "x.npz")
     assert (sweep.storage, args.data_dir) == (tmp_path / "s", str(tmp_path / "d"))
 
 
