@@ -291,7 +291,7 @@ def usual_config(cls: Any, model: str) -> Any:
     return cls(model=model)
 
 
-def typed(f: "Field[Any]", value: Any) -> Any:
+def typed(f: Field[Any], value: Any) -> Any:
     """The value in the field's type, from text as well; raises ValueError that names the field."""
     kind: type = f.type  # type: ignore[assignment]  # no module of configs has postponed annotations
     meaning, choices, valid = f.metadata["meaning"], f.metadata["choices"], f.metadata["valid"]

@@ -426,7 +426,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, "Field[Any]"]:
+def all_fields() -> dict[str, Field[Any]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():
