@@ -41,7 +41,7 @@ def field(
     choices: tuple[str, ...] = (),
     valid: Callable[[Any], bool] | None = None,
     must: str = "",
-    when: Mapping[str, str] | None = None,
+    when: Mapping[str, str | tuple[str, ...]] | None = None,
     search: str | None = "",
     search_with: str = "",
     symbol: str = "",
@@ -50,9 +50,10 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}; ``search`` is the range that a search varies by default, "" where only a flag varies
-    it, None where nothing may; ``search_with`` names what a search must score beside the MSE for that default to hold;
-    ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
+    {"likelihood": "gaussian-learned"}, a tuple where several do; ``search`` is the range that a search varies by default, ""
+    where only a flag varies it, None where nothing may; ``search_with`` names what a search must score beside the MSE for
+    that default to hold; ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in
+    a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
     """
     if role not in ROLES:
@@ -126,6 +127,14 @@ class TrialConfig:
         when={"network": "dense"},
         search="1..4",
     )
+    decoder_layers: int = field(
+        -1,
+        "hidden dense layers of the decoder where it has others than the encoder; -1 is as hidden_layers",
+        role="size",
+        valid=between(-1, 1000),
+        must="from -1 to 1000",
+        when={"network": "dense"},
+    )
     decoder_output: str = field(
         "sigmoid",
         "last function of the decoder (the papers leave it open)",
@@ -144,6 +153,13 @@ class TrialConfig:
         "layers of encoder and decoder: dense, or conv, the FisherNet paper's convolutions (Table A1)",
         role="choice",
         choices=tuple(NETWORKS),
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights: torch, uniform within 1/sqrt(fan_in), biases too; glorot-uniform, within "
+        "sqrt(6/(fan_in + fan_out)), biases 0",
+        role="rate",
+        choices=("torch", "glorot-uniform"),
     )
     precision: str = field(
         "float32",
@@ -195,7 +211,8 @@ class TrialConfig:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
         return f is not None and all(
-            values[other] == needed and cls.matters(other, values) for other, needed in f.metadata["when"].items()
+            values[other] in ((needed,) if isinstance(needed, str) else needed) and cls.matters(other, values)
+            for other, needed in f.metadata["when"].items()
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:

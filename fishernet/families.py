@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS
+from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -22,6 +22,8 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 LARGEST_IN_FLOAT32 = 1e5
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
+EMITTED = with_scale("diagonal")
+MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
 
 
@@ -34,6 +36,49 @@ class LikelihoodConfig(TrialConfig):
         f"p(x given f): {'; '.join(f'{name}, {row.meaning}' for name, row in LIKELIHOODS.items())}",
         role="choice",
         choices=tuple(LIKELIHOODS),
+    )
+    scale: str = field(
+        "identity",
+        "spread of the likelihood about the emitted image: identity; diagonal, a standard deviation for each pixel (of matrix "
+        "families for each row and column); full, a triangle (of matrix families one of rows and one of columns)",
+        role="choice",
+        choices=SCALES,
+        when={"likelihood": with_scale("diagonal", "full")},
+    )
+    components: int = field(
+        0,
+        "components of a mixture, each with its own image and scale; 0 is none, 1 a mixture of one with a weight to spare",
+        role="choice",
+        valid=between(0, 1000),
+        must="from 0 to 1000",
+        when={"likelihood": MIXTURES},
+        symbol="K",
+    )
+    cholesky_of: str = field(
+        "precision-matrix",
+        "what the triangle of a full scale is a factor of: the precision-matrix, so that nothing is divided by; or the "
+        "covariance, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("precision-matrix", "covariance"),
+        when={"scale": "full"},
+    )
+    least_scale: float = field(
+        1e-6,
+        "what is added to the softplus of an emitted standard deviation, or of the diagonal of a factor, in units of x "
+        "(1/x of a factor of the precision matrix)",
+        role="rate",
+        valid=positive,
+        must="positive",
+        when={"scale": ("diagonal", "full")},
+        search="1e-4..1e-1:log",
+    )
+    dequantisation: str = field(
+        "off",
+        "uniform-noise spreads the 256 grey values of images over [0, 1], (v + u)/256 with u new at every pass, so that a "
+        "density of them has bits per dimension",
+        role="choice",
+        choices=("off", "uniform-noise"),
+        search=None,  # other images
     )
     noise: str = field(
         "learned",
@@ -68,6 +113,22 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        row = LIKELIHOODS[self.likelihood]
+        if self.scale not in row.scales:
+            raise ValueError(
+                f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
+                f"others have {', '.join(with_scale(self.scale))}"
+            )
+        if self.components and not row.mixes:
+            raise ValueError(
+                f"components {self.components}: likelihood {self.likelihood} has no mixtures, so components must be 0; "
+                f"{', '.join(MIXTURES)} have them"
+            )
+        if self.dequantisation != "off" and not row.density:
+            raise ValueError(
+                f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
+                "dequantisation must be off"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -76,7 +137,19 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(LikelihoodConfig):
+class CodeConfig(LikelihoodConfig):
+    """Of models whose encoder's heads may end in a function."""
+
+    code: str = field(
+        "real",
+        "last function of the encoder's heads: none, or rectified, max(0, .), as in the released code of the VPAE paper",
+        role="choice",
+        choices=("real", "rectified"),
+    )
+
+
+@dataclass(frozen=True)
+class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -102,8 +175,16 @@ class ELBOConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig):
+class VAEConfig(ELBOConfig, CodeConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
+
+    posterior_sd: str = field(
+        "log-variance",
+        "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
+        "deviation, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("log-variance", "softplus-sd"),
+    )
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
 
@@ -142,6 +223,14 @@ class FisherNetConfig(ELBOConfig):
         choices=("cholesky", "cholesky-float64", "cg"),
         search=None,  # the same distribution
     )
+    information_about: str = field(
+        "all-outputs",
+        "which of the likelihood's numbers M is the information about: all-outputs, or the location alone, as if its scale "
+        "were known",
+        role="choice",
+        choices=("all-outputs", "location"),
+        when={"likelihood": EMITTED},
+    )
     cg_tolerance: float = field(
         1e-4,
         "cg stops at this residual norm relative to the right-hand side's",
@@ -161,6 +250,17 @@ class FisherNetConfig(ELBOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.components:
+            raise ValueError(
+                f"components {self.components}: the Fisher information of a mixture has no closed form, so components of "
+                f"{self.label} must be 0"
+            )
+        if not LIKELIHOODS[self.likelihood].information:
+            known = ", ".join(name for name, row in LIKELIHOODS.items() if row.information)
+            raise ValueError(
+                f"likelihood {self.likelihood}: its Fisher information has no closed form, and {self.label} needs it; it "
+                f"is known of {known}"
+            )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
                 "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "

@@ -16,6 +16,8 @@ class Sizes(Protocol):
     def hidden_width(self) -> int: ...
     @property
     def hidden_layers(self) -> int: ...
+    @property
+    def decoder_layers(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Network:
     """
 
     module: str
-    n_products: Callable[["Sizes", int], float]
+    n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
 
     def load(self, name: str) -> Any:
@@ -38,9 +40,14 @@ class Network:
         return getattr(importlib.import_module(self.module), name)
 
 
-def _dense_products(config: Sizes, n_pixels: int) -> int:
-    widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
-    return 2 * sum(a * b for a, b in itertools.pairwise(widths))
+def hidden_layers_of_decoder(config: Sizes) -> int:
+    return config.hidden_layers if config.decoder_layers < 0 else config.decoder_layers
+
+
+def _dense_products(config: Sizes, n_pixels: int, n_outputs: int) -> int:
+    halves = (n_pixels, config.hidden_layers), (n_outputs, hidden_layers_of_decoder(config))
+    widths = ([n, *[config.hidden_width] * layers, config.latent_dim] for n, layers in halves)
+    return sum(a * b for own in widths for a, b in itertools.pairwise(own))
 
 
 NETWORKS = {
@@ -48,5 +55,5 @@ NETWORKS = {
     # trials for; nor does a convolution gain.
     "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
     # 10 million multiplications of encoder and decoder at 784 pixels
-    "conv": Network("fishernet.networks.conv", lambda config, n_pixels: 2 * 13_000 * n_pixels),
+    "conv": Network("fishernet.networks.conv", lambda config, n_pixels, n_outputs: 13_000 * (n_pixels + n_outputs)),
 }

@@ -31,6 +31,12 @@ VARIANTS = [
     {"model": "FisherNet", "network": "conv", "objective": "eq24", "activation": "tanh"},
     {"model": "FisherNet", "network": "conv", "sampler": "cg"},
     {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
+    {"model": "AE", "likelihood": "student-t", "components": 3, "code": "rectified", "dequantisation": "uniform-noise"},
+    {"model": "AE", "likelihood": "matrix-t", "scale": "full", "components": 2, "initialisation": "glorot-uniform"},
+    {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd"},
+    {"model": "CVAE", "likelihood": "matrix-normal", "scale": "diagonal", "components": 1},
+    {"model": "FisherNet", "likelihood": "student-t", "scale": "diagonal", "sampler": "cg"},
+    {"model": "FisherNet", "likelihood": "matrix-normal", "scale": "full", "objective": "eq24"},
 ]
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=lambda v: "-".join(map(str, v.values())))
