@@ -23,6 +23,7 @@ LARGEST_IN_FLOAT32 = 1e5
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
 EMITTED = with_scale("diagonal")
+DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
 MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
 
@@ -69,8 +70,15 @@ class LikelihoodConfig(TrialConfig):
         role="rate",
         valid=positive,
         must="positive",
-        when={"scale": ("diagonal", "full")},
-        search="1e-4..1e-1:log",
+        when={"likelihood": (*EMITTED, *DISCRETISED)},
+    )
+    maf_width: int = field(
+        10,
+        "hidden units of likelihood maf's one layer",
+        role="size",
+        valid=between(1, 2**16),
+        must="from 1 to 65536",
+        when={"likelihood": "maf"},
     )
     dequantisation: str = field(
         "off",

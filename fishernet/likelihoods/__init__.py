@@ -22,17 +22,15 @@ class Emission(Protocol):
 
 @dataclass(frozen=True)
 class LikelihoodRow:
-    """What it is in words, what makes it, as "package.module:Name", and what a config may ask of it.
-
-    A location for each pixel is always emitted. ``matrix``: the scale is a Kronecker product of rows and columns.
-    """
+    """What it is in words, what makes it, as "package.module:Name", and what a config may ask of it."""
 
     meaning: str
     likelihood: str
     scales: tuple[str, ...] = ("identity",)  # of ``SCALES``
     mixes: bool = False  # has mixtures, of ``components``
     per_pixel: bool = False  # and their weights are each pixel's own
-    matrix: bool = False
+    maps: int = 1  # numbers per pixel that a component takes whatever ``scale`` is: its location
+    matrix: bool = False  # the scale is a Kronecker product of one of rows and one of columns
     heavy: bool = False  # a component has degrees of freedom
     density: bool = True  # ln p is one, of any x: dequantised images have it
     information: bool = True  # its Fisher information is known
@@ -43,6 +41,7 @@ class LikelihoodRow:
         return getattr(importlib.import_module(module), name)
 
 
+_DISCRETISED = "fishernet.likelihoods.discretised:Discretised"
 _EMITTED = "fishernet.likelihoods.emitted:Emitting"
 LIKELIHOODS = {
     "bernoulli": LikelihoodRow("grey values as probabilities", "fishernet.likelihoods.pixels:Bernoulli", density=False),
@@ -56,6 +55,25 @@ LIKELIHOODS = {
     ),
     "matrix-t": LikelihoodRow(
         "multivariate t whose scale is rows times columns", _EMITTED, SCALES, mixes=True, matrix=True, heavy=True
+    ),
+    "maf": LikelihoodRow("a masked autoregressive flow of unit noise", "fishernet.likelihoods.maf:MAF"),
+    "discretised-logistic": LikelihoodRow(
+        "256 grey values between the edges of a logistic density",
+        _DISCRETISED,
+        mixes=True,
+        per_pixel=True,
+        maps=2,
+        density=False,
+        information=False,
+    ),
+    "discretised-normal": LikelihoodRow(
+        "the same of a normal density",
+        _DISCRETISED,
+        mixes=True,
+        per_pixel=True,
+        maps=2,
+        density=False,
+        information=False,
     ),
 }
 
@@ -88,8 +106,8 @@ def emits(config: Emission, image_shape: Sequence[int]) -> tuple[int, int]:
     maps, others = scale_numbers(config, image_shape)
     logits = config.components
     if row.per_pixel:
-        return k * (1 + maps) + logits, 0
-    return k * (1 + maps), k * (row.heavy + others) + logits
+        return k * (row.maps + maps) + logits, 0
+    return k * (row.maps + maps), k * (row.heavy + others) + logits
 
 
 def n_outputs(config: Emission, image_shape: Sequence[int]) -> int:

@@ -35,6 +35,8 @@ VARIANTS = [
     {"model": "AE", "likelihood": "matrix-t", "scale": "full", "components": 2, "initialisation": "glorot-uniform"},
     {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd"},
     {"model": "CVAE", "likelihood": "matrix-normal", "scale": "diagonal", "components": 1},
+    {"model": "AE", "likelihood": "maf"},
+    {"model": "AE", "likelihood": "discretised-logistic", "components": 2},
     {"model": "FisherNet", "likelihood": "student-t", "scale": "diagonal", "sampler": "cg"},
     {"model": "FisherNet", "likelihood": "matrix-normal", "scale": "full", "objective": "eq24"},
 ]

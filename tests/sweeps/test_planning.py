@@ -48,7 +48,7 @@ def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
         "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
         "precision": "bfloat16", "network": "conv", "scale": "identity", "components": 0, "cholesky_of": "covariance",
         "least_scale": 0.01, "dequantisation": "uniform-noise", "information_about": "location", "decoder_layers": 2,
-        "initialisation": "glorot-uniform",
+        "initialisation": "glorot-uniform", "maf_width": 3,
     }  # fmt: skip
     assert set(changed) == set(trial_config().to_dict())
     plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
