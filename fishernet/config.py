@@ -138,6 +138,14 @@ class TrialConfig:
         when={"network": "dense"},
         search="1..4",
     )
+    decoder_layers: int = field(
+        -1,
+        "hidden dense layers of the decoder where it has others than the encoder; -1 is as hidden_layers",
+        role="size",
+        valid=between(-1, 1000),
+        must="from -1 to 1000",
+        when={"network": "dense"},
+    )
     decoder_output: str = field(
         "sigmoid",
         "last function of the decoder (the papers leave it open)",
@@ -165,6 +173,13 @@ class TrialConfig:
         role="choice",
         choices=("batch", "unnormalised"),
         when={"network": NORMALISED},
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights: torch, uniform within 1/sqrt(fan_in), biases too; glorot-uniform, within "
+        "sqrt(6/(fan_in + fan_out)), biases 0",
+        role="rate",
+        choices=("torch", "glorot-uniform"),
     )
     precision: str = field(
         "float32",

@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS
+from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
 from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
@@ -23,6 +23,9 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 LARGEST_IN_FLOAT32 = 1e5
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
+EMITTED = with_scale("diagonal")
+DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
+MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
 
 
@@ -35,6 +38,56 @@ class LikelihoodConfig(TrialConfig):
         f"p(x given f): {'; '.join(f'{name}, {row.meaning}' for name, row in LIKELIHOODS.items())}",
         role="choice",
         choices=tuple(LIKELIHOODS),
+    )
+    scale: str = field(
+        "identity",
+        "spread of the likelihood about the emitted image: identity; diagonal, a standard deviation for each pixel (of matrix "
+        "families for each row and column); full, a triangle (of matrix families one of rows and one of columns)",
+        role="choice",
+        choices=SCALES,
+        when={"likelihood": with_scale("diagonal", "full")},
+    )
+    components: int = field(
+        0,
+        "components of a mixture, each with its own image and scale; 0 is none, 1 a mixture of one with a weight to spare",
+        role="choice",
+        valid=between(0, 1000),
+        must="from 0 to 1000",
+        when={"likelihood": MIXTURES},
+        symbol="K",
+    )
+    cholesky_of: str = field(
+        "precision-matrix",
+        "what the triangle of a full scale is a factor of: the precision-matrix, so that nothing is divided by; or the "
+        "covariance, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("precision-matrix", "covariance"),
+        when={"scale": "full"},
+    )
+    least_scale: float = field(
+        1e-6,
+        "what is added to the softplus of an emitted standard deviation, or of the diagonal of a factor, in units of x "
+        "(1/x of a factor of the precision matrix)",
+        role="rate",
+        valid=positive,
+        must="positive",
+        when={"likelihood": (*EMITTED, *DISCRETISED)},
+    )
+    maf_width: int = field(
+        10,
+        "hidden units of likelihood maf's one layer",
+        role="size",
+        valid=between(1, 2**16),
+        must="from 1 to 65536",
+        when={"likelihood": "maf"},
+    )
+    dequantisation: str = field(
+        "off",
+        "uniform-noise spreads the 256 grey values of images over [0, 1], (v + u)/256 with u new at every pass, so that a "
+        "density of them has bits per dimension",
+        role="choice",
+        choices=("off", "uniform-noise"),
+        search=None,  # other images
     )
     noise: str = field(
         "learned",
@@ -69,6 +122,22 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        row = LIKELIHOODS[self.likelihood]
+        if self.scale not in row.scales:
+            raise ValueError(
+                f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
+                f"others have {', '.join(with_scale(self.scale))}"
+            )
+        if self.components and not row.mixes:
+            raise ValueError(
+                f"components {self.components}: likelihood {self.likelihood} has no mixtures, so components must be 0; "
+                f"{', '.join(MIXTURES)} have them"
+            )
+        if self.dequantisation != "off" and not row.density:
+            raise ValueError(
+                f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
+                "dequantisation must be off"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -77,7 +146,19 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(LikelihoodConfig):
+class CodeConfig(LikelihoodConfig):
+    """Of models whose encoder's heads may end in a function."""
+
+    code: str = field(
+        "real",
+        "last function of the encoder's heads: none, or rectified, max(0, .), as in the released code of the VPAE paper",
+        role="choice",
+        choices=("real", "rectified"),
+    )
+
+
+@dataclass(frozen=True)
+class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -106,9 +187,16 @@ EXPONENTIAL = {"prior": "exponential"}
 
 
 @dataclass(frozen=True)
-class PriorConfig(LikelihoodConfig):
+class DiagonalConfig(CodeConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
+    posterior_sd: str = field(
+        "log-variance",
+        "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
+        "deviation, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("log-variance", "softplus-sd"),
+    )
     prior: str = field(
         "normal",
         "p(z): normal, N(0, 1); exponential, a product of exp(eta_1 z + ... + eta_K z^K)/Z with learned eta",
@@ -166,7 +254,7 @@ class PriorConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, PriorConfig):
+class VAEConfig(ELBOConfig, DiagonalConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
@@ -206,6 +294,14 @@ class FisherNetConfig(ELBOConfig):
         choices=("cholesky", "cholesky-float64", "cg"),
         search=None,  # the same distribution
     )
+    information_about: str = field(
+        "all-outputs",
+        "which of the likelihood's numbers M is the information about: all-outputs, or the location alone, as if its scale "
+        "were known",
+        role="choice",
+        choices=("all-outputs", "location"),
+        when={"likelihood": EMITTED},
+    )
     cg_tolerance: float = field(
         1e-4,
         "cg stops at this residual norm relative to the right-hand side's",
@@ -229,6 +325,17 @@ class FisherNetConfig(ELBOConfig):
             raise ValueError(
                 f"network {self.network} has no Jacobian of its decoder, which the posterior of {self.label} is made of; network "
                 f"must be {' or '.join(name for name, row in NETWORKS.items() if row.tangents)}"
+            )
+        if self.components:
+            raise ValueError(
+                f"components {self.components}: the Fisher information of a mixture has no closed form, so components of "
+                f"{self.label} must be 0"
+            )
+        if not LIKELIHOODS[self.likelihood].information:
+            known = ", ".join(name for name, row in LIKELIHOODS.items() if row.information)
+            raise ValueError(
+                f"likelihood {self.likelihood}: its Fisher information has no closed form, and {self.label} needs it; it "
+                f"is known of {known}"
             )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
@@ -256,11 +363,11 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
-class FisherAEConfig(PriorConfig):
+class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
-    stability_weight: float = with_default(PriorConfig, "stability_weight", 1.0)
+    stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
         1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
         symbol="posterior",
@@ -274,10 +381,11 @@ class FisherAEConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.likelihood not in ("gaussian", "gaussian-learned"):
+        if self.likelihood not in ("gaussian", "gaussian-learned") or self.scale != "identity" or self.components:
             raise ValueError(
-                f"likelihood {self.likelihood} has no Fisher divergence that compares images: the gradient of ln p in x does "
-                f"not see x. likelihood of {self.label} must be gaussian or gaussian-learned"
+                f"likelihood {self.likelihood}, scale {self.scale}, components {self.components}: the Fisher divergence compares "
+                f"images where ln p is quadratic in x alone, so likelihood of {self.label} must be gaussian or gaussian-learned, "
+                "of scale identity and without components"
             )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fishernet.models.base import Autoencoder, Noise, Outcome
+from fishernet.networks.activations import ACTIVATIONS
 from fishernet.posteriors import DiagonalGaussian
 
 
@@ -41,7 +42,11 @@ class VAE(Autoencoder):
     kl_weight: Tensor
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(**self.encode(x), own=self.own)
+        mean, spread = self.encode(x).values()
+        if self.config.posterior_sd == "softplus-sd":
+            # What pads a member keeps its 0, a standard deviation of 1.
+            spread = 2 * ACTIVATIONS["softplus"].function(spread).log() * self.own
+        return DiagonalGaussian(mean, spread, self.own)
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         q, stability = self.held_steady(x, noise["eta"])

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.networks import hidden_layers_of_decoder
 from fishernet.networks.activations import ACTIVATIONS, Activate, Activation
 from fishernet.networks.stacked import Linear
 
@@ -17,7 +18,7 @@ class Encoder(nn.Sequential):
     """The hidden layers, each with the activation; without any the image itself."""
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
-        sizes, activation = _hidden(configs), ACTIVATIONS[configs[0].activation]
+        sizes, activation = _hidden(configs, configs[0].hidden_layers), ACTIVATIONS[configs[0].activation]
         pixels = [math.prod(image_shape)] * len(configs)
         super().__init__(*([Dense([pixels, *sizes], activation), Activate(activation)] if sizes else []))
         self.n_features = sizes[-1] if sizes else pixels
@@ -92,16 +93,17 @@ class Linearised:
 
 
 class Decoder(Dense):
-    """The hidden layers mirrored."""
+    """The hidden layers mirrored, or as many as ``decoder_layers`` says."""
 
     def __init__(
         self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
     ) -> None:
         n_outputs = [maps * math.prod(image_shape) + others] * len(configs)
         super().__init__(
-            [[c.latent_dim for c in configs], *_hidden(configs), n_outputs], ACTIVATIONS[configs[0].activation]
+            [[c.latent_dim for c in configs], *_hidden(configs, hidden_layers_of_decoder(configs[0])), n_outputs],
+            ACTIVATIONS[configs[0].activation],
         )
 
 
-def _hidden(configs: Sequence[TrialConfig]) -> list[list[int]]:
-    return [[configs[0].hidden_width] * len(configs)] * configs[0].hidden_layers
+def _hidden(configs: Sequence[TrialConfig], n_layers: int) -> list[list[int]]:
+    return [[configs[0].hidden_width] * len(configs)] * n_layers

@@ -100,7 +100,9 @@ def test_what_is_no_density_is_not_drawn_from_and_has_no_log_density(eta, n_impr
 def test_a_members_own_part_is_what_it_would_be_alone():
     own = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])
     for start in ("standard", "scattered"):
-        together, alone = (ExponentialFamily(o, 4, "negative", start) for o in (own, torch.ones(1, 1, 1)))
+        together, alone = (
+            ExponentialFamily(o, d, 4, "negative", start) for o, d in ((own, (1, 2)), (torch.ones(1, 1, 1), (1,)))
+        )
         together.initialise([torch.Generator().manual_seed(s) for s in (1, 2)])
         alone.initialise([torch.Generator().manual_seed(1)])
         for name in together.padded:
