@@ -13,7 +13,7 @@ ETA = torch.tensor([[[0.3, -0.4, 0.2, -0.05], [-0.5, 0.8, 0.0, -0.3]]], dtype=to
 
 def made(eta=ETA, top="negative"):
     prior = ExponentialFamily(
-        torch.ones(1, 1, eta.shape[1], dtype=torch.float64), eta.shape[2], top, "standard"
+        torch.ones(1, 1, eta.shape[1], dtype=torch.float64), [eta.shape[1]], eta.shape[2], top, "standard"
     ).double()
     with torch.no_grad():
         prior.eta.copy_(eta[..., : prior.eta.shape[2]])
