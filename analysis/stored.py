@@ -83,9 +83,7 @@ class StoredSweep:
         """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
         config = self.sweep.configs[0]
         try:
-            data = load_data(
-                config.dataset, self.data_dir, train_size=config.train_size, validation_size=config.validation_size
-            )
+            data = load_data(data_dir=self.data_dir, **config.data)
         except DataError as error:
             raise AnalysisError(f"Scores and pictures need the images of sweep {self.sweep.name}. {error}") from error
         if data.fingerprint != self.sweep.plan.get("data_fingerprint", data.fingerprint):

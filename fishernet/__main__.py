@@ -89,7 +89,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     first = configs[0]
-    data = load_data(first.dataset, args.data_dir, train_size=first.train_size, validation_size=first.validation_size)
+    data = load_data(data_dir=args.data_dir, **first.data)
     interrupts.raise_keyboard_interrupt()
     try:
         (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)

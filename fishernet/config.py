@@ -166,6 +166,21 @@ class TrialConfig:
         valid=at_least(0),
         must="at least 0",
     )
+    stopping_size: int = field(
+        0,
+        "hold this many images out of the end of the training set, ahead of those for model selection, to stop early by",
+        role="data",
+        valid=at_least(0),
+        must="at least 0",
+    )
+    patience: int = field(
+        0,
+        "stop a run early after more than this many epochs without a lower loss on the stopping_size images, and keep its "
+        "best weights; 0 trains all epochs and keeps the last",
+        role="schedule",
+        valid=at_least(0),
+        must="at least 0",
+    )
     evaluate_every: int = field(
         1,
         "epochs between evaluations; the last epoch is always evaluated",
@@ -184,6 +199,11 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, typed(f, getattr(self, f.name)))
+        if self.patience and not self.stopping_size:
+            raise ValueError(
+                f"patience {self.patience} stops a run by its loss on images held out for it, so stopping_size must be at "
+                "least 1; got 0"
+            )
 
     @classmethod
     def names(cls, *roles: str) -> tuple[str, ...]:
@@ -204,6 +224,11 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``load_data`` takes of it: which images, and how they are read."""
+        return {name: getattr(self, name) for name in self.names("data")}
 
     @property
     def choices(self) -> dict[str, Any]:

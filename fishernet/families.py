@@ -99,6 +99,13 @@ class ELBOConfig(LikelihoodConfig):
         symbol="beta",
         per_member=True,
     )
+    kl_warmup: int = field(
+        0,
+        "epochs over which kl_weight comes in: its share in epoch e is e/kl_warmup, at most 1; 0 has all of it from the start",
+        role="schedule",
+        valid=at_least(0),
+        must="at least 0",
+    )
 
 
 @dataclass(frozen=True)

@@ -71,36 +71,47 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     """Train from the epoch the cohort is at to its last, and yield after each epoch one record per member.
 
     A record is {"epoch", "time" (unix seconds), "metrics"}; None stands for a member that has failed (its reason is in
-    ``cohort.failures``). Between two yields the cohort is at rest and may be saved. Ends early when no member is left.
+    ``cohort.failures``) or stopped early (``cohort.stopped``), whose last record then scores its best weights, as does that of
+    the last epoch. Between two yields the cohort is at rest and may be saved. Ends early when no member is left.
     Data order and noise depend on (seed, epoch) alone, so neither stopping nor evaluating changes what follows.
     """
     keep_freed_memory()
     train_images = ResidentImages.of(data.train, cohort.device, cohort.dtype)
     test_images = ResidentImages.of(data.test, cohort.device, cohort.dtype)
+    stopping_images = _stopping_images(cohort, data)
     set_arithmetic(cohort.config.precision)
     step = Step(cohort, train_images)
-    while cohort.epoch < cohort.config.epochs and len(cohort.failures) < len(cohort):
+    while not cohort.ended:
         started = time.perf_counter()
         losses = train_epoch(cohort, train_images, step)
         _stop_diverged_members(cohort, losses)
         train_seconds = time.perf_counter() - started
+        before = set(cohort.stopped)
+        stopping = _stop_early(cohort, stopping_images) if stopping_images else [{}] * len(cohort)
         metrics = _train_metrics(cohort, losses, len(train_images))
-        if cohort.epoch % cohort.config.evaluate_every == 0 or cohort.epoch == cohort.config.epochs:
+        due = cohort.epoch % cohort.config.evaluate_every == 0 or cohort.epoch == cohort.config.epochs
+        if due or before < set(cohort.stopped):
             scores = evaluate(cohort, test_images)
             metrics = [
-                {f"{data.held_out}/{name}": value for name, value in own.items()} | member
-                for own, member in zip(scores, metrics, strict=True)
+                {f"{data.held_out}/{name}": value for name, value in own.items() if due or i in cohort.stopped}
+                | member
+                | of_stopping
+                for i, (own, member, of_stopping) in enumerate(zip(scores, metrics, stopping, strict=True))
             ]
-            _stop_members_without_scores(cohort, metrics)
+        else:
+            metrics = [member | of_stopping for member, of_stopping in zip(metrics, stopping, strict=True)]
+        _stop_members_without_scores(cohort, metrics)
         seconds = time.perf_counter() - started
         records: list[Record | None] = [None] * len(cohort)
         for i, values in enumerate(metrics):
-            if i not in cohort.failures:
+            if i not in cohort.failures and i not in before:
                 # A stacked epoch trains all members at once; each is given its share of the time.
                 values |= {"epoch_seconds": seconds / len(cohort), "train_seconds": train_seconds / len(cohort)}
                 record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
                 cohort.history[i].append(record)
                 records[i] = record
+        if cohort.ended:  # those that stopped before have trained along since
+            cohort.put_best_back(*range(len(cohort)))
         yield records
 
 
@@ -205,9 +216,32 @@ def _side_stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def _stopping_images(cohort: Cohort, data: ImageData) -> ResidentImages | None:
+    if not cohort.config.patience:
+        return None
+    if data.stopping is None:
+        raise ValueError("patience needs images to stop by: give load_data the config's stopping_size")
+    return ResidentImages.of(data.stopping, cohort.device, cohort.dtype)
+
+
+def _stop_early(cohort: Cohort, images: ResidentImages) -> list[dict[str, float]]:
+    """Score the stopping images; members that have waited long enough, and all where training ends, get their best weights.
+
+    Each member's loss, at the full weight of its KL divergence, and the epoch of its lowest so far.
+    """
+    losses = [scores["loss"] for scores in evaluate(cohort, images)]
+    cohort.note_stopping_losses(losses)
+    if cohort.ended:
+        cohort.put_best_back(*range(len(cohort)))
+    epochs = cohort.best["best/epoch"].tolist()
+    return [{"stopping/loss": loss, "stopping/best_epoch": epoch} for loss, epoch in zip(losses, epochs, strict=True)]
+
+
 def _stop_diverged_members(cohort: Cohort, losses: Tensor) -> None:
     for i, finite in enumerate(losses.isfinite().T.cpu()):
-        if i not in cohort.failures and not finite.all():
+        if i in cohort.stopped and not finite.all():
+            cohort.let_finite(i)
+        elif i not in cohort.failures and not finite.all():
             step = int((~finite).nonzero()[0])
             value = losses[step, i].item()
             cohort.stop_member(
@@ -219,7 +253,7 @@ def _stop_members_without_scores(cohort: Cohort, metrics: list[dict[str, float]]
     """The last step's damage shows in no training loss, but in the scores."""
     for i, values in enumerate(metrics):
         bad = [f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad and i not in cohort.failures:
+        if bad and i not in cohort.failures and i not in cohort.stopped:
             cohort.stop_member(i, f"{DIVERGED}{bad[0]} in epoch {cohort.epoch}")
 
 

@@ -283,9 +283,7 @@ class Driver(ABC):
     def load_data(self, config: TrialConfig) -> Any:
         from fishernet.data import load_data
 
-        return load_data(
-            config.dataset, self.args.data_dir, train_size=config.train_size, validation_size=config.validation_size
-        )
+        return load_data(data_dir=self.args.data_dir, **config.data)
 
     def devices(self, nodes: Sequence[Mapping[str, float]] | None = None) -> Devices:
         """What the trials get: of this machine, or of the cluster with these nodes' resources; raises UsageError."""

@@ -74,10 +74,9 @@ def _load_data(config: Any, data_dir: str | None) -> Any:
     from fishernet.data import load_data
 
     global _last_data
-    key = (config.dataset, data_dir, config.train_size, config.validation_size)
+    key = (data_dir, *config.data.items())
     if _last_data is None or _last_data[0] != key:
-        sizes = {"train_size": config.train_size, "validation_size": config.validation_size}
-        _last_data = (key, load_data(config.dataset, data_dir, **sizes))
+        _last_data = (key, load_data(data_dir=data_dir, **config.data))
     return _last_data[1]
 
 

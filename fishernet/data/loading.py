@@ -19,7 +19,7 @@ PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # by the module's name,
 
 def load_data(
     dataset: str, data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
-    validation_size: int = 0, download: bool = True,
+    validation_size: int = 0, stopping_size: int = 0, download: bool = True,
 ) -> ImageData:  # fmt: skip
     """The images of a built-in dataset (a name in DATASETS) or of a path.
 
@@ -35,7 +35,8 @@ def load_data(
     ``files`` says which arrays are images, ``folders`` which files, and how they are read.
 
     ``validation_size`` images from the end of the training set replace the test set, so that model selection never
-    sees it; ``train_size`` then keeps the first of what remains (0: all). Raises DataError.
+    sees it; the ``stopping_size`` images before them are ``stopping``; ``train_size`` then keeps the first of what remains
+    (0: all). Raises DataError.
     """
     try:
         parts = _load(dataset, data_dir, download)
@@ -59,11 +60,17 @@ def load_data(
             f"validation_size is how many of the {len(train)} training images of {dataset} are held out; "
             f"got {validation_size}. Give at least 0 and less than {len(train)}."
         )
-    n_left = len(train) - validation_size
+    n_left = len(train) - validation_size - stopping_size
+    if n_left < 1:
+        raise DataError(
+            f"stopping_size is how many of the {len(train)} training images of {dataset} early stopping goes by; got "
+            f"{stopping_size} with validation_size {validation_size}. Leave at least 1 to train on."
+        )
     if not 0 <= train_size <= n_left:
         raise DataError(
             f"train_size is how many images to train on (0: all), and {dataset} has {n_left} of them "
-            f"with validation_size {validation_size}; got {train_size}. Give at most {n_left}."
+            f"with validation_size {validation_size} and stopping_size {stopping_size}; got {train_size}. "
+            f"Give at most {n_left}."
         )
     fingerprint = hashlib.sha256()
     for array in (train, test, train_labels, test_labels):
@@ -73,7 +80,8 @@ def load_data(
             fingerprint.update(str(array.shape).encode())
             fingerprint.update(np.ascontiguousarray(array).data)
     if validation_size:
-        test, test_labels = train[n_left:], None if train_labels is None else train_labels[n_left:]
+        first = len(train) - validation_size
+        test, test_labels = train[first:], None if train_labels is None else train_labels[first:]
     n_train = train_size or n_left
     return ImageData(
         dataset,
@@ -84,6 +92,7 @@ def load_data(
         fingerprint.hexdigest()[:16],
         "validation" if validation_size else "test",
         remarks,
+        _tensor(train[n_left : n_left + stopping_size]) if stopping_size else None,
     )
 
 

@@ -29,7 +29,6 @@ class FisherNet(Autoencoder):
     """
 
     decoder: Any  # has ``linearise``
-    kl_weight: Tensor
     largest: Tensor
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
@@ -97,12 +96,12 @@ class FisherNet(Autoencoder):
         terms |= self.likelihood.parts(log_likelihood)
         noise_prior = self.noise_prior(log_likelihood)
         terms["noise_prior"] = torch.zeros_like(log_likelihood) + noise_prior
-        loss = self.kl_weight * terms["half_squared_z"] - log_likelihood - self.likelihood.constant + noise_prior
+        loss = self.kl_factor * terms["half_squared_z"] - log_likelihood - self.likelihood.constant + noise_prior
         if log_det is not None:
             terms["half_log_det"] = 0.5 * log_det
             # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding.
             log_ratio = 0.5 * (log_det - noise["eta"].square().sum(2)) + terms["half_squared_z"]
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":
-                loss = loss + self.kl_weight * terms["half_log_det"]
+                loss = loss + self.kl_factor * terms["half_log_det"]
         return Outcome(loss, terms, q.mean, a)

@@ -33,11 +33,11 @@ class VAE(Autoencoder):
     """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample).
 
     kl_weight beta makes it -ln p(x given z) + beta KL (Higgins et al., beta-VAE, 2017, eq. 4); the term elbo stays the ELBO.
+    kl_warmup brings beta in over the first epochs.
     With a learned variance the loss also has FisherNet's prior of xi, xi^2/(2 p): the two then differ in their posterior alone.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
-    kl_weight: Tensor
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         return DiagonalGaussian(**self.encode(x), own=self.own)
@@ -50,4 +50,4 @@ class VAE(Autoencoder):
         noise_prior = self.noise_prior(kl)
         if isinstance(noise_prior, Tensor):
             terms["noise_prior"] = noise_prior
-        return Outcome(self.kl_weight * kl - log_likelihood + noise_prior, terms, q.mean, a)
+        return Outcome(self.kl_factor * kl - log_likelihood + noise_prior, terms, q.mean, a)
