@@ -78,7 +78,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     # Torch takes seconds to import, so it comes after what can be wrong without it.
     import torch
 
-    from fishernet.data import load_data
+    from fishernet.data.loading import images_of
     from fishernet.pca import pca_test_mse
     from fishernet.plan import write_json
     from fishernet.provenance import machine, versions
@@ -89,7 +89,7 @@ def run_plan(args: argparse.Namespace, command: list[str]) -> int:
     if args.threads:
         torch.set_num_threads(args.threads)
     first = configs[0]
-    data = load_data(data_dir=args.data_dir, **first.data)
+    data = images_of(first, args.data_dir)
     interrupts.raise_keyboard_interrupt()
     try:
         (args.out / "checkpoints").mkdir(parents=True, exist_ok=True)

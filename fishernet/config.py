@@ -173,6 +173,20 @@ class TrialConfig:
         valid=at_least(0),
         must="at least 0",
     )
+    crop: int = field(
+        0,
+        "keep the central crop x crop pixels of each image; 0 keeps all",
+        role="data",
+        valid=at_least(0),
+        must="at least 0",
+    )
+    image_size: int = field(
+        0,
+        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them as they are",
+        role="data",
+        valid=between(0, 4096),
+        must="from 0 to 4096",
+    )
     patience: int = field(
         0,
         "stop a run early after more than this many epochs without a lower loss on the stopping_size images, and keep its "

@@ -281,9 +281,9 @@ class Driver(ABC):
         return self.dry_run(name, asked) if self.args.dry_run else self.train(name, asked)
 
     def load_data(self, config: TrialConfig) -> Any:
-        from fishernet.data import load_data
+        from fishernet.data.loading import images_of
 
-        return load_data(data_dir=self.args.data_dir, **config.data)
+        return images_of(config, self.args.data_dir)
 
     def devices(self, nodes: Sequence[Mapping[str, float]] | None = None) -> Devices:
         """What the trials get: of this machine, or of the cluster with these nodes' resources; raises UsageError."""

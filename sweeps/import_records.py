@@ -6,7 +6,6 @@ files. Importing again adds what is new and changes nothing else.
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -41,6 +40,7 @@ from sweeps.tracking import SweepTracking
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
+LATEST = 253402300800  # the year 10000, where dates end
 UNFINISHED = "its record was imported before it had finished"
 
 
@@ -109,9 +109,12 @@ def _plan(data: dict[str, Any]) -> Plan:
     configs = [trial_config(config) for config in data.get("configs") or data["plan"]]
     if not configs:
         raise ValueError("it plans no runs")
+    pca_test_mse = [(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()]
+    if problem := next((d for d, _ in pca_test_mse if not 1 <= d < 2**31), None):
+        raise ValueError(f"pca_test_mse has no latent dimension {problem}")
     return Plan(
         configs=configs,
-        pca_test_mse=[(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()],
+        pca_test_mse=pca_test_mse,
         data_fingerprint=str(data["data_fingerprint"]),
         held_out=str(data.get("held_out", "test")),
         command=str(data["command"]),
@@ -130,12 +133,15 @@ def _record(folder: Path, data: dict[str, Any]) -> Record:
         }
         for epoch in data["epochs"]
     ]
-    if any(epoch["epoch"] < 1 or not math.isfinite(epoch["time"]) for epoch in epochs):
-        raise ValueError("its epochs must count from 1 and have a time")
+    config = trial_config(data["config"])
+    if not all(1 <= epoch["epoch"] <= config.epochs for epoch in epochs):
+        raise ValueError(f"its epochs must count from 1 to the {config.epochs} of its config")
+    if not all(0 <= epoch["time"] < LATEST for epoch in epochs):
+        raise ValueError("the time of its epochs must be in seconds since 1970")
     if data["status"] not in STATUSES:
         raise ValueError(f"its status must be one of {', '.join(STATUSES)}; got {data['status']!r}")
     reason = data["reason"] or (UNFINISHED if data["status"] == "running" else None)
-    return Record(folder, trial_config(data["config"]), STATUSES[data["status"]], reason, epochs)
+    return Record(folder, config, STATUSES[data["status"]], reason, epochs)
 
 
 def import_records(plan: Plan, records: list[Record], tracking: SweepTracking) -> tuple[int, str]:

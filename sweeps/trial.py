@@ -71,12 +71,12 @@ def train_cohort(config: dict[str, Any]) -> None:
 
 
 def _load_data(config: Any, data_dir: str | None) -> Any:
-    from fishernet.data import load_data
+    from fishernet.data.loading import images_of
 
     global _last_data
     key = (data_dir, *config.data.items())
     if _last_data is None or _last_data[0] != key:
-        _last_data = (key, load_data(data_dir=data_dir, **config.data))
+        _last_data = (key, images_of(config, data_dir))
     return _last_data[1]
 
 

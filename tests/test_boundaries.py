@@ -50,7 +50,8 @@ def test_a_package_imports_nothing_across_its_boundary(package):
 
 
 def test_the_rest_of_fishernet_never_imports_its_services():
-    for path in sorted((ROOT / "fishernet").rglob("*.py")):
+    door = ROOT / "fishernet" / "trained.py"  # opens the model of an MLflow run, and imports MLflow then
+    for path in sorted({*(ROOT / "fishernet").rglob("*.py")} - {door}):
         assert path.parent == SERVICES or "fishernet.services" not in path.read_text(), path
 
 

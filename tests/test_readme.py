@@ -84,3 +84,18 @@ def test_every_analysis_the_readme_lists_explains_itself_at_once(script):
 def test_every_file_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
+    from fishernet.cohort import Cohort
+    from fishernet.data import load_data
+    from fishernet.families import trial_config
+    from fishernet.records import write_records
+
+    data, config = load_data("digits"), trial_config(dataset="digits", latent_dim=3, hidden_width=8, hidden_layers=1)
+    write_records(tmp_path, Cohort([config], data.image_shape, len(data.train)), data)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found: dict[str, object] = {}
+    exec(code.replace("RUN", str(tmp_path / config.run_name)), found)
+    assert found["images"].shape == data.test.shape
+    assert found["covariance"].shape == (len(data.test), 3, 3)

@@ -216,7 +216,11 @@ def is_refusal(error: Exception) -> bool:
     """Whether MLflow will never take what it answered so, however often it is sent."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
+    from sqlalchemy.exc import DataError
 
+    # MLflow calls it an internal error where the database has no room for a value.
+    if any(isinstance(cause, OverflowError | UnicodeError | DataError) for cause in _causes(error)):
+        return True
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
@@ -381,6 +385,17 @@ def files_of(uri: str, run_id: str) -> Any:
     return get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
 
 
+@contextmanager
+def run_file(run_id: str, name: str, uri: str | None = None) -> Iterator[Path]:
+    """A local copy of a run's file while it is needed; raises TrackingError."""
+    uri = uri or default_tracking_uri()
+    check_uri(uri, make=False)
+    with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+        with sentences(uri):
+            path = files_of(uri, run_id).download_artifacts(name, folder)
+        yield Path(path)
+
+
 def restore_command(uri: str, experiment: Any) -> str:
     """The command that takes an experiment out of MLflow's trash."""
     words = ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment.experiment_id]
@@ -469,7 +484,13 @@ def _is_moved(recorded: Path, here: Path) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """The innermost cause in a line: what the network or the database said, without MLflow's wrapping."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
+    *_, error = _causes(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on inwards."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__

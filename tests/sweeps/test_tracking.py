@@ -361,6 +361,20 @@ def test_what_mlflow_refuses_is_dropped_once_and_the_others_go_on(
     assert tracking.runs()[OTHER].status == "FINISHED"
 
 
+def test_a_number_for_which_the_database_has_no_room_is_refused_not_sent_for_ever(
+    sweep: Callable[..., SweepTracking], uri: str, said: list[str]
+) -> None:
+    """MLflow calls this an internal error, as it calls an outage."""
+    tracking = sweep()
+    tracking.log_epochs(CONFIG, [epoch(2**63)])
+    tracking.log_epochs(OTHER, EPOCHS)
+    tracking.finish(OTHER, "FINISHED")
+    assert tracking.close("FINISHED")
+    assert tracking.refused == 1
+    assert [line.partition(" (")[0] for line in said] == [f"MLflow refuses a record of {CONFIG.run_name}"]
+    assert tracking.runs()[OTHER].status == "FINISHED"
+
+
 @pytest.mark.parametrize("artifacts", [Path("/proc/nowhere/at/all"), lambda: 1 / 0])
 def test_a_run_whose_artifacts_are_missing_is_not_finished(
     artifacts: Any, sweep: Callable[..., SweepTracking], said: list[str]
@@ -820,6 +834,28 @@ def test_records_of_a_second_machine_extend_the_plan_and_other_data_is_refused(
     before = rows(uri)
     assert import_records.main(arguments) == 2
     assert "data with fingerprint f, these records on data with g" in capsys.readouterr().err
+    assert rows(uri) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epoch": 2**63}, "its epochs must count from 1 to the 5 of its config"),
+        ({"epoch": 6}, "its epochs must count from 1 to the 5 of its config"),
+        ({"time": 1e300}, "the time of its epochs must be in seconds since 1970"),
+        ({"time": math.nan}, "the time of its epochs must be in seconds since 1970"),
+    ],
+)
+def test_a_record_with_numbers_that_no_training_writes_is_refused_before_the_first_is_written(
+    change: dict[str, Any], sentence: str, folder: Path, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(folder / "second", OTHER, "finished", [*EPOCHS[:-1], EPOCHS[-1] | change])
+    before = rows(uri)
+    arguments = [str(folder), "--name", "s", "--tracking-uri", uri, "--storage-path", str(tmp_path)]
+    assert import_records.main(arguments) == 2
+    assert (
+        f"{folder / 'second' / 'record.json'} is damaged or of another version: {sentence}" in capsys.readouterr().err
+    )
     assert rows(uri) == before
 
 
