@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
+NORM_FLOOR = 1e-7  # beside a gradient's norm, where it is divided by that: of the Fisher-Shannon paper's code
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba 2015; torch's defaults as well
 
 
@@ -28,9 +29,12 @@ class Adam:
 
     The numbers are torch.optim.AdamW's to the last bit, whose fused kernel this calls. That class spends up to a
     tenth of a millisecond more a step on its generality (benchmarks/step_speed.py).
+    ``normalised`` first divides each member's gradient of each tensor, (n_members, ...), by its norm (AdamNormGrad of
+    vae_vampprior, Tomczak and Welling 2018, which the Fisher-Shannon paper trains with).
     """
 
-    def __init__(self, groups: list[Group]) -> None:
+    def __init__(self, groups: list[Group], *, normalised: bool = False) -> None:
+        self.normalised = normalised
         self.groups = [group for group in groups if group.parameters]
         # On the device, as a CUDA graph needs it there; one for all parameters, where torch counts for each.
         self.n_steps = torch.zeros((), device=self.groups[0].parameters[0].device) if self.groups else torch.zeros(())
@@ -44,6 +48,10 @@ class Adam:
     def step(self) -> None:
         self.n_steps.add_(1)
         for group in self.groups:
+            if self.normalised:
+                for parameter in group.parameters:
+                    gradient = parameter.grad.flatten(1) if parameter.dim() > 1 else parameter.grad[:, None]  # type: ignore[union-attr, index]
+                    gradient.div_(torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + NORM_FLOOR)
             torch._fused_adamw_(
                 group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
                 group.exp_avg, group.exp_avg_sq, [], [self.n_steps] * len(group.parameters),

@@ -81,6 +81,14 @@ class Cohort:
             draws[name] = padded.to(self.dtype)
         return draws
 
+    def draw_thresholds(self, generators: Sequence[torch.Generator], n: int, n_pixels: int) -> Tensor:
+        """What a grey value 0..255 must exceed to be drawn as white, uint8 uniform on 0..254, (n_members, n, n_pixels).
+
+        v exceeds it with probability v/255 exactly.
+        """
+        like = {"dtype": torch.uint8, "device": self.device}
+        return torch.stack([torch.randint(255, (n, n_pixels), generator=g, **like) for g in generators])  # type: ignore[call-overload]
+
     @property
     def ended(self) -> bool:
         """Whether no member is left to train, or no epoch."""
@@ -210,7 +218,10 @@ def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
         own = groups.setdefault(model.player_of(name), {})
         own.setdefault((rate or config.learning_rate, decay), []).append(parameter)
     return {
-        player: Adam([Group(parameters, rate, decay) for (rate, decay), parameters in own.items()])
+        player: Adam(
+            [Group(parameters, rate, decay) for (rate, decay), parameters in own.items()],
+            normalised=config.optimiser == "adam-normalised",
+        )
         for player, own in groups.items()
     }
 

@@ -93,7 +93,7 @@ class TrialConfig:
     )
     dataset: str = field(
         "fashion-mnist",
-        "fashion-mnist, mnist, digits, or the path of an .npz/.npy file or of a folder of images",
+        f"{', '.join(DATASET_NAMES)}, or the path of an .npz/.npy file or of a folder of images",
         role="data",
         valid=bool,
         must="a name or a path",
@@ -112,6 +112,19 @@ class TrialConfig:
         valid=at_least(0),
         must="at least 0",
         search="1e-6..1e-1:log",
+    )
+    optimiser: str = field(
+        "adam",
+        "adam; adam-normalised first divides the gradient of each of a run's tensors by its norm",
+        role="rate",
+        choices=("adam", "adam-normalised"),
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights of dense layers: torch's, uniform within 1/sqrt(n_in); he-normal, of variance 2/n_in; glorot-uniform, "
+        "within sqrt(6/(n_in + n_out))",
+        role="rate",
+        choices=("torch", "he-normal", "glorot-uniform"),
     )
     hidden_width: int = field(
         448, "neurons per hidden dense layer", role="size", valid=between(1, 2**16), must="from 1 to 65536",
@@ -145,6 +158,12 @@ class TrialConfig:
         role="choice",
         choices=tuple(NETWORKS),
     )
+    gating: str = field(
+        "none",
+        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
+        role="choice",
+        choices=("none", "sigmoid"),
+    )
     precision: str = field(
         "float32",
         "numbers of the networks' matrix products: float32; tf32, 10-bit mantissas where a GPU has them, also in the "
@@ -165,6 +184,13 @@ class TrialConfig:
         role="data",
         valid=at_least(0),
         must="at least 0",
+    )
+    binarisation: str = field(
+        "none",
+        "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
+        "value, and the others once; static draws all once; threshold takes grey values above half as white",
+        role="data",
+        choices=("none", "dynamic", "static", "threshold"),
     )
     stopping_size: int = field(
         0,

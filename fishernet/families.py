@@ -20,6 +20,7 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
 ENTRY_POINT = "fishernet.families"
@@ -68,6 +69,11 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        if self.likelihood in LOGISTIC and self.decoder_output != "sigmoid":
+            raise ValueError(
+                f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
+                f"got {self.decoder_output}"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -113,6 +119,12 @@ class VAEConfig(ELBOConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
+    log_variance: str = field(
+        "free",
+        "the posterior's ln s^2 as the encoder gives it, or clamped to [-6, 2]",
+        role="choice",
+        choices=("free", "clamped"),
+    )
 
 
 @dataclass(frozen=True)
@@ -168,6 +180,15 @@ class FisherNetConfig(ELBOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.likelihood in LOGISTIC:
+            raise ValueError(
+                f"likelihood {self.likelihood} has no Fisher information in closed form, which FisherNet's posterior is made of; "
+                "take another likelihood, or the VAE"
+            )
+        if self.gating != "none":
+            raise ValueError(
+                f"gating {self.gating} has no tangents, which FisherNet pushes through its decoder; leave gating at none"
+            )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
                 "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "

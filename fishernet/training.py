@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fishernet.cohort import Cohort
+from fishernet.cohort import DRAWN_NUMBERS, Cohort
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
 from fishernet.state import Record
 
 # Noise is drawn for so many steps at once: on a GPU a draw for each member and step would cost more than the step.
 STEPS_PER_DRAW = 64
+THRESHOLDS = "thresholds"  # beside the noise that a model asks for: of images that are drawn anew in every epoch
 STEPS_BEFORE_RECORDING = 3  # torch's own advice for CUDA graphs
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
@@ -37,11 +38,14 @@ class ResidentImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def take(self, index: Tensor) -> Tensor:
-        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels)."""
+    def take(self, index: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels).
+
+        With ``thresholds``, uint8 in that shape, 1 where a grey value of 0..255 exceeds its own and else 0.
+        """
         # A copy of whole rows: indexing would look up every pixel by itself.
-        rows = self.pixels.index_select(0, index.flatten())
-        return rows.view(*index.shape, -1).to(self.dtype).div_(255)
+        rows = self.pixels.index_select(0, index.flatten()).view(*index.shape, -1)
+        return rows.to(self.dtype).div_(255) if thresholds is None else (rows > thresholds).to(self.dtype)
 
 
 @functools.cache
@@ -123,10 +127,15 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = No
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     cohort.model.begin_epoch(epoch)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
-    losses = []
-    steps = max(1, min(STEPS_PER_DRAW, cohort.images_per_draw() // cohort.config.batch_size))
+    losses, at_once = [], cohort.images_per_draw()
+    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
+    if bits:
+        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
+    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
     for block in order.split(cohort.config.batch_size * steps, dim=1):
         noise = cohort.draw_noise(streams, block.shape[1])
+        if bits:
+            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
         batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
         # The epoch's last batch may be smaller.
         losses += [step(index, dict(zip(noise, own, strict=True))) for index, *own in batches]
@@ -168,7 +177,7 @@ class Step:
         return self.loss.clone()
 
     def _train(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        x, losses = self.images.take(index), {}
+        x, losses = self.images.take(index, noise.get(THRESHOLDS)), {}
         for player, loss in self.cohort.model.updates(x, noise):
             optimiser = self.cohort.optimisers[player]
             optimiser.zero_grad()

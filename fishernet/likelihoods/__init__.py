@@ -22,4 +22,12 @@ LIKELIHOODS = {
     "bernoulli": LikelihoodRow("grey values as probabilities", "fishernet.likelihoods.pixels:Bernoulli"),
     "gaussian": LikelihoodRow("unit variance", "fishernet.likelihoods.pixels:Gaussian"),
     "gaussian-learned": LikelihoodRow("one learned variance exp(xi)", "fishernet.likelihoods.pixels:GaussianLearned"),
+    "logistic": LikelihoodRow(
+        "256 grey values under a logistic density of the decoder's mean and scale",
+        "fishernet.likelihoods.logistic:Logistic",
+    ),
+    "logistic-released": LikelihoodRow(
+        "the same without its tails, as the Fisher-Shannon paper's code has it",
+        "fishernet.likelihoods.logistic:LogisticReleased",
+    ),
 }

@@ -72,6 +72,8 @@ class Autoencoder(nn.Module, ABC):
         generators = [torch.Generator().manual_seed(c.seed) for c in configs]
         for network in (self.trunk, self.heads_of_encoder, self.decoder, self):
             for layer in network.modules():
+                if isinstance(layer, Linear):
+                    layer.scheme = self.config.initialisation
                 if isinstance(layer, Stacked) and layer not in initialised:
                     layer.initialise(generators)
                     initialised.add(layer)

@@ -8,6 +8,8 @@ from torch import Tensor
 from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.posteriors import DiagonalGaussian
 
+LOG_VARIANCES = -6.0, 2.0  # of log_variance clamped, as in the Fisher-Shannon paper's code: 1/s^2 within [0.135, 403]
+
 
 class AE(Autoencoder):
     """The plain autoencoder: z = mu, no prior and no sampling; the loss is -ln p(x given f(mu)).
@@ -40,7 +42,10 @@ class VAE(Autoencoder):
     heads: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(**self.encode(x), own=self.own)
+        q = DiagonalGaussian(**self.encode(x), own=self.own)
+        if self.config.log_variance == "clamped":
+            q.log_variance = q.log_variance.clamp(*LOG_VARIANCES)
+        return q
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         q = self.posterior(x)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -41,6 +42,15 @@ ACTIVATIONS: dict[str, Activation] = {
     "softplus": Activation(_softplus, torch.sigmoid, _softplus),
     "tanh": Activation(torch.tanh, lambda x: 1 - torch.tanh(x).square(), torch.tanh),
 }
+
+
+def _no_slope(x: Tensor) -> Tensor:
+    raise NotImplementedError("a gated layer has no slope for each number")
+
+
+# What stands in an activation's place where layers are gated: of a pair (h, g) side by side h sigmoid(g), half as wide (Dauphin
+# et al. 2017, eq. 1).
+GATES = {dim: Activation(partial(F.glu, dim=dim), _no_slope, partial(F.glu, dim=dim)) for dim in (1, 2)}
 
 
 class Activate(nn.Module):

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -80,14 +80,38 @@ def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(n) for n in shape)]
 
 
+# First weights of a dense layer of n_in and n_out by the name of the scheme; biases are torch's.
+FIRST_WEIGHTS: dict[str, Callable[[tuple[int, int], torch.Generator], Tensor]] = {
+    # He et al. 2015, eq. 10: standard deviation sqrt(2/n_in)
+    "he-normal": lambda shape, generator: torch.randn(shape, generator=generator) * math.sqrt(2 / shape[0]),
+    # Glorot and Bengio 2010, eq. 16: within sqrt(6/(n_in + n_out))
+    "glorot-uniform": lambda shape, generator: (
+        (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(6 / sum(shape))
+    ),
+}
+
+
 class Linear(StackedLayer):
-    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy."""
+    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy.
+
+    ``scheme`` names its first weights: torch's own or one of ``FIRST_WEIGHTS``.
+    """
+
+    scheme = "torch"
 
     def __init__(self, n_in: Sequence[int], n_out: Sequence[int]) -> None:
         super().__init__(list(zip(n_in, n_out, strict=True)), n_out)
 
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[0]
+
+    @torch.no_grad()
+    def initialise(self, generators: Sequence[torch.Generator]) -> None:
+        super().initialise(generators)
+        if self.scheme != "torch":
+            for i, (shape, generator) in enumerate(zip(self.shapes, generators, strict=True)):
+                drawn = FIRST_WEIGHTS[self.scheme]((shape[0], shape[1]), generator)
+                _corner(self.weight[i], shape).copy_(drawn)
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias[:, None], x, self.weight)

@@ -46,7 +46,9 @@ def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
         "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
         "validation_size": 6, "evaluate_every": 2, "activation": "elu", "noise_learning_rate": 0.2,
         "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
-        "precision": "bfloat16", "network": "conv",
+        "precision": "bfloat16", "network": "conv", "crop": 20, "image_size": 14, "stopping_size": 7, "patience": 3,
+        "kl_warmup": 2, "binarisation": "static", "optimiser": "adam-normalised", "initialisation": "he-normal",
+        "gating": "none",  # of the other choice FisherNet has no tangents
     }  # fmt: skip
     assert set(changed) == set(trial_config().to_dict())
     plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
