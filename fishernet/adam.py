@@ -7,7 +7,7 @@ from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
 NORM_FLOOR = 1e-7  # beside a gradient's norm, where it is divided by that: of the Fisher-Shannon paper's code
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba 2015; torch's defaults as well
+EPSILON = 1e-8  # Kingma and Ba 2015; torch's default as well
 
 
 @dataclass
@@ -33,8 +33,10 @@ class Adam:
     vae_vampprior, Tomczak and Welling 2018, which the Fisher-Shannon paper trains with).
     """
 
-    def __init__(self, groups: list[Group], *, normalised: bool = False) -> None:
-        self.normalised = normalised
+    def __init__(
+        self, groups: list[Group], betas: tuple[float, float] = (0.9, 0.999), *, normalised: bool = False
+    ) -> None:
+        self.betas, self.normalised = betas, normalised
         self.groups = [group for group in groups if group.parameters]
         # On the device, as a CUDA graph needs it there; one for all parameters, where torch counts for each.
         self.n_steps = torch.zeros((), device=self.groups[0].parameters[0].device) if self.groups else torch.zeros(())
@@ -55,7 +57,7 @@ class Adam:
             torch._fused_adamw_(
                 group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
                 group.exp_avg, group.exp_avg_sq, [], [self.n_steps] * len(group.parameters),
-                lr=group.learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=group.weight_decay, eps=EPSILON,
+                lr=group.learning_rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=group.weight_decay, eps=EPSILON,
                 amsgrad=False, maximize=False,
             )  # fmt: skip
 

@@ -29,6 +29,10 @@ def between(least: float, most: float) -> Callable[[Any], bool]:
     return lambda value: least <= value <= most
 
 
+def share(value: float) -> bool:
+    return 0 <= value < 1
+
+
 def positive(value: float) -> bool:
     return math.isfinite(value) and value > 0
 
@@ -126,6 +130,12 @@ class TrialConfig:
         role="rate",
         choices=("torch", "he-normal", "glorot-uniform"),
     )
+    adam_beta1: float = field(
+        0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
+    adam_beta2: float = field(
+        0.999, "the same of squared gradients", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
     hidden_width: int = field(
         448, "neurons per hidden dense layer", role="size", valid=between(1, 2**16), must="from 1 to 65536",
         when={"network": "dense"}, search="128,256,448",
@@ -149,7 +159,7 @@ class TrialConfig:
         "relu",
         "function between the layers of encoder and decoder",
         role="choice",
-        choices=("relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
         search="relu,elu,silu,tanh",
     )
     network: str = field(
@@ -157,12 +167,6 @@ class TrialConfig:
         "layers of encoder and decoder: dense, or conv, the FisherNet paper's convolutions (Table A1)",
         role="choice",
         choices=tuple(NETWORKS),
-    )
-    gating: str = field(
-        "none",
-        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
-        role="choice",
-        choices=("none", "sigmoid"),
     )
     precision: str = field(
         "float32",

@@ -16,7 +16,7 @@ from fishernet.likelihoods.base import Likelihood
 from fishernet.networks import NETWORKS
 from fishernet.networks.stacked import Linear, Stacked
 from fishernet.posteriors import Posterior
-from fishernet.priors import Prior, StandardNormal
+from fishernet.priors import Prior, prior_of
 
 
 class Noise(NamedTuple):
@@ -65,7 +65,7 @@ class Autoencoder(nn.Module, ABC):
         # The share of the KL divergence in the epoch's loss; on the device, where a CUDA graph reads it anew.
         self.register_buffer("annealing", torch.ones(()), persistent=False)
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
-        self.prior: Prior = StandardNormal(self.own)
+        self.prior: Prior = prior_of(self.config, self.own)
         self.build_networks(image_shape)
         # Encoder and decoder first: models that add to them start from the same weights there.
         initialised: set[nn.Module] = set()
@@ -166,6 +166,11 @@ class Autoencoder(nn.Module, ABC):
     def player_of(self, parameter: str) -> str:
         """The player whose optimiser moves a parameter of this name."""
         return ""
+
+    def learning_rate_of(self, parameter: str) -> float:
+        """The step size of Adam for a parameter of this name."""
+        own = getattr(self.config, "noise_learning_rate", 0.0) if parameter == "likelihood.xi" else 0.0
+        return float(own or self.config.learning_rate)
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; what depends on it is written into buffers, which a CUDA graph reads anew.

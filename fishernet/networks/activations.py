@@ -9,6 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fishernet.config import TrialConfig
+
+LEAK = 0.01  # the slope of a leaky ReLU below 0, torch's default
+
 
 class Activation(NamedTuple):
     """A function applied to every number, and its derivative; ``overwrite`` may write into its argument."""
@@ -35,6 +39,7 @@ def _gelu_slope(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(F.relu, lambda x: (x > 0).to(x.dtype), F.relu_),
+    "leaky-relu": Activation(F.leaky_relu, lambda x: torch.where(x > 0, 1.0, LEAK).to(x.dtype), F.leaky_relu_),
     # exp only where it is used: where x is large it would overflow, and its gradient with it
     "elu": Activation(F.elu, lambda x: x.clamp(max=0).exp(), F.elu),
     "gelu": Activation(F.gelu, _gelu_slope, F.gelu),
@@ -51,6 +56,11 @@ def _no_slope(x: Tensor) -> Tensor:
 # What stands in an activation's place where layers are gated: of a pair (h, g) side by side h sigmoid(g), half as wide (Dauphin
 # et al. 2017, eq. 1).
 GATES = {dim: Activation(partial(F.glu, dim=dim), _no_slope, partial(F.glu, dim=dim)) for dim in (1, 2)}
+
+
+def gated_layers(config: TrialConfig) -> bool:
+    """Whether the hidden layers are pairs with a gate; families that push tangents have no such field."""
+    return getattr(config, "gating", "none") == "sigmoid"
 
 
 class Activate(nn.Module):

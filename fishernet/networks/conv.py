@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.networks.activations import ACTIVATIONS, GATES, Activation
+from fishernet.networks.activations import ACTIVATIONS, GATES, Activation, gated_layers
 from fishernet.networks.stacked import Linear, StackedLayer, each_member
 
 # FisherNet paper, Table A1: filters and strides of the CVAE's encoder; its decoder is their mirror image. Kernels are 3x3.
@@ -213,7 +213,7 @@ class Linearised:
 
 def _activation(config: TrialConfig) -> tuple[Activation, int]:
     """The function between the layers of one member's images, (n, channels, ...), and of how many channels it makes one."""
-    return (GATES[1], 2) if config.gating == "sigmoid" else (ACTIVATIONS[config.activation], 1)
+    return (GATES[1], 2) if gated_layers(config) else (ACTIVATIONS[config.activation], 1)
 
 
 def conv_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.networks.activations import ACTIVATIONS, GATES, Activate, Activation
+from fishernet.networks.activations import ACTIVATIONS, GATES, Activate, Activation, gated_layers
 from fishernet.networks.stacked import Linear
 
 
@@ -17,7 +17,7 @@ class Encoder(nn.Sequential):
     """The hidden layers, each with the activation; without any the image itself."""
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
-        sizes, gated = _hidden(configs), configs[0].gating == "sigmoid"
+        sizes, gated = _hidden(configs), gated_layers(configs[0])
         activation = GATES[2] if gated else ACTIVATIONS[configs[0].activation]
         pixels = [math.prod(image_shape)] * len(configs)
         layers = [Dense([pixels, *sizes], activation, n_gated=len(sizes) * gated), Activate(activation)]
@@ -106,7 +106,7 @@ class Decoder(Dense):
         self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
     ) -> None:
         n_outputs = [maps * math.prod(image_shape) + others] * len(configs)
-        gated = configs[0].gating == "sigmoid"
+        gated = gated_layers(configs[0])
         super().__init__(
             [[c.latent_dim for c in configs], *_hidden(configs), n_outputs],
             GATES[2] if gated else ACTIVATIONS[configs[0].activation],

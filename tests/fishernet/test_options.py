@@ -198,7 +198,6 @@ def test_the_released_logistic_does_not_sum_to_one():
     ("values", "parts"),
     [
         ({"model": "FisherNet", "likelihood": "logistic"}, ["likelihood logistic", "FisherNet", "VAE"]),
-        ({"model": "FisherNet", "gating": "sigmoid"}, ["gating sigmoid", "tangents", "none"]),
         (
             {"model": "VAE", "likelihood": "logistic", "decoder_output": "linear"},
             ["likelihood logistic", "decoder_output"],

@@ -1,11 +1,13 @@
 """From flags to configs and cohorts, and what is refused on the way."""
 
+import contextlib
+import dataclasses
 import itertools
 
 import pytest
 
 from fishernet.config import TrialConfig
-from fishernet.families import MODEL_NAMES, trial_config
+from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, compact
 from sweeps.latent_sweep import _parse
 from sweeps.planning import Devices, configs_from_flags, extended_plan, make_cohorts, relative_cost
@@ -20,7 +22,7 @@ def flags(*argv: str) -> list[TrialConfig]:
 def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
     configs = flags()
     assert {(c.model, c.latent_dim, c.seed) for c in configs} == set(
-        itertools.product(MODEL_NAMES, range(2, 21), range(5))
+        itertools.product(("FisherNet", "VAE", "CVAE", "AE"), range(2, 21), range(5))
     )
     assert {(c.dataset, c.epochs, c.batch_size, c.learning_rate) for c in configs} == {("fashion-mnist", 100, 64, 1e-4)}
     assert flags("--preset", "paper") == configs
@@ -39,24 +41,40 @@ def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
     assert {c.dataset for c in flags("--dataset=~/y.npz")} == {"~/y.npz"}  # refused as it was typed
 
 
-def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
-    changed = {
-        "dataset": "mnist", "epochs": 3, "batch_size": 9, "learning_rate": 0.5, "hidden_width": 5, "hidden_layers": 1,
-        "decoder_output": "linear", "likelihood": "gaussian-learned", "noise": "closed-form", "noise_start": -1.5,
-        "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
-        "validation_size": 6, "evaluate_every": 2, "activation": "elu", "noise_learning_rate": 0.2,
-        "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
-        "precision": "bfloat16", "network": "conv", "crop": 20, "image_size": 14, "stopping_size": 7, "patience": 3,
-        "kl_warmup": 2, "binarisation": "static", "optimiser": "adam-normalised", "initialisation": "he-normal",
-        "gating": "none",  # of the other choice FisherNet has no tangents
-    }  # fmt: skip
-    assert set(changed) == set(trial_config().to_dict())
-    plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
-    argv = []
-    for name, value in changed.items():
-        flag = plural.get(name, f"--{name.replace('_', '-')}")
-        argv += [f"{flag}={value}," if name == "seed" else f"{flag}={value}"]
-    assert flags(*argv) == [trial_config(**changed)]
+# The values of others without which every other value of a field is refused.
+NEEDED = {
+    "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
+    "scale": {"likelihood": "student-t"}, "components": {"likelihood": "gaussian"}, "patience": {"stopping_size": 5},
+    "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+}  # fmt: skip
+PLURAL = {"latent_dim": "latent-dims", "seed": "seeds"}
+
+
+def others(f, default):
+    """Values of a field that are not its default, some of which it may refuse."""
+    if f.type is str:
+        return [c for c in f.metadata["choices"] if c != default] or ["mine", "mnist"]
+    return [f.type(value) for value in (default + 1, 6, 0.5, -0.5, 0.99, 16) if f.type(value) != default]
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_every_field_of_a_family_is_a_flag_and_reaches_the_configs(model):
+    for f in dataclasses.fields(family(model).config):
+        if f.name == "model" or (model, f.name) == ("CVAE", "network"):  # which has but one
+            continue
+        needed = NEEDED.get(f.name, {})
+        reached = []
+        for value in others(f, getattr(trial_config(model=model), f.name)):
+            with contextlib.suppress(ValueError):
+                expected = trial_config(model=model, **({"latent_dim": 2, "seed": 0} | needed | {f.name: value}))
+                flag = f"--{PLURAL.get(f.name, f.name.replace('_', '-'))}={value}{',' * (f.name == 'seed')}"
+                axes = {"latent_dim": "--latent-dims=2", "seed": "--seeds=0,"}
+                words = [word for name, word in axes.items() if name != f.name]
+                words += [f"--{name.replace('_', '-')}={word}" for name, word in needed.items()]
+                (found,) = flags("--models", model, flag, *words)
+                assert found == expected
+                reached.append(value)
+        assert reached, f"no other value of {f.name} is a {model}'s"
 
 
 def test_a_model_may_carry_fields_of_its_own():
@@ -93,7 +111,7 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--seeds", "0"], "--seeds 0 asks for no seeds"),
         (["--seeds", "1000000"], "--seeds 1000000 is how many"),
         (["--latent-dims", "2-1000000"], "a sweep has at most 100,000"),
-        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, AE, or package.module:Class; got 'vae'"),
+        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, .*AE.*, or package.module:Class; got 'vae'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
         (
