@@ -45,7 +45,7 @@ def field(
     choices: tuple[str, ...] = (),
     valid: Callable[[Any], bool] | None = None,
     must: str = "",
-    when: Mapping[str, str] | None = None,
+    when: Mapping[str, str | tuple[str, ...]] | None = None,
     search: str | None = "",
     search_with: str = "",
     symbol: str = "",
@@ -54,7 +54,8 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}; ``search`` is the range that a search varies by default, "" where only a flag varies
+    {"likelihood": "gaussian-learned"}, or any of several;
+    ``search`` is the range that a search varies by default, "" where only a flag varies
     it, None where nothing may; ``search_with`` names what a search must score beside the MSE for that default to hold;
     ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
@@ -259,7 +260,8 @@ class TrialConfig:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
         return f is not None and all(
-            values[other] == needed and cls.matters(other, values) for other, needed in f.metadata["when"].items()
+            values[other] in ((needed,) if isinstance(needed, str) else needed) and cls.matters(other, values)
+            for other, needed in f.metadata["when"].items()
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:

@@ -351,6 +351,127 @@ class WAEConfig(GatedConfig):
         return super().matters(name, values)
 
 
+READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
+
+
+@dataclass(frozen=True)
+class FAEConfig(VAEConfig):
+    """The VAE and a term that holds its posterior's Fisher information at F."""
+
+    fisher_constraint: str = field(
+        "mean",
+        "what the Fisher-Shannon paper's F is held against: mean, of 1/s^2 over batch and latents; trace, sum 1/s^2 of each "
+        "image; released-conv, the released estimate of the mean, clamped at 88; released-mlp, a term without F that rewards "
+        "narrow posteriors",
+        role="choice",
+        choices=("mean", "trace", "released-conv", "released-mlp"),
+    )
+    fisher_target: float = field(
+        20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40",
+    )  # fmt: skip
+    fisher_weight: float = field(
+        0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
+        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True, search="1e-2..10:log",
+        search_with="elbo",
+    )  # fmt: skip
+    decoder_fisher_target: float = field(
+        0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
+        valid=at_least(0), must="at least 0", when=LEARNED, symbol="F_x",
+    )  # fmt: skip
+    decoder_fisher_weight: float = field(
+        0.0, "factor lambda_x of the distance of the likelihood's Fisher information from decoder_fisher_target; 0 leaves it out",
+        role="choice", valid=at_least(0), must="at least 0", when=LEARNED, symbol="lambda_x",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
+            raise ValueError(
+                f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
+                f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
+            )
+
+
+@dataclass(frozen=True)
+class NormalPriorConfig(ELBOConfig, GatedConfig):
+    """Of VAEs whose terms take the prior N(0, 1) and a steady encoder for granted."""
+
+    likelihood: str = with_default(VAEConfig, "likelihood", "bernoulli")
+    log_variance: str = with_default(PriorConfig, "log_variance", "free")
+
+
+@dataclass(frozen=True)
+class MAEConfig(NormalPriorConfig):
+    """The VAE and a term that holds the information between images and latents at M."""
+
+    information_target: float = field(
+        10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+    )  # fmt: skip
+    information_weight: float = field(
+        1.0, "factor C of the distance of the mutual information from information_target", role="choice",
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-2..10:log", search_with="elbo",
+    )  # fmt: skip
+    information_sample: str = field(
+        "straight-through",
+        "the images whose information about their latents is estimated: straight-through, drawn from the likelihood; mean, the "
+        "expected images, of which there is no upper bound",
+        role="choice",
+        choices=("straight-through", "mean"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed and self.information_sample != "mean":
+            raise ValueError(
+                f"likelihood {self.likelihood} has no draws with a gradient, which information_sample straight-through needs; "
+                f"take one of {', '.join(allowed)}, or information_sample mean"
+            )
+
+
+@dataclass(frozen=True)
+class IAFConfig(NormalPriorConfig):
+    """The VAE whose posterior is moved by an inverse autoregressive flow."""
+
+    flow_steps: int = field(
+        2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
+    )  # fmt: skip
+    flow_width: int = field(
+        320, "neurons of the hidden layer of each of the flow's steps", role="size", valid=between(1, 2**16),
+        must="from 1 to 65536",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelVAEConfig(VAEConfig):
+    """The VAE whose decoder draws pixel by pixel and sees those before."""
+
+    pixel_layers: int = field(
+        8, "masked 3x3 convolutions of the decoder", role="size", valid=between(1, 100), must="from 1 to 100"
+    )
+    pixel_channels: int = field(
+        64, "channels of each masked convolution", role="size", valid=between(1, 4096), must="from 1 to 4096"
+    )
+    pixel_mask: str = field(
+        "image",
+        "what the first masked convolution hides of places that are not before: image, the image alone; released, also what the "
+        "latents say there",
+        role="choice",
+        choices=("image", "released"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed:
+            raise ValueError(
+                f"likelihood {self.likelihood} asks for numbers of a whole image, and {self.label} gives them pixel by pixel; "
+                f"take one of {', '.join(allowed)}"
+            )
+
+
 @dataclass(frozen=True)
 class Family:
     """A row: what the rest of the product asks of a model without importing it."""
@@ -375,6 +496,10 @@ BUILT_IN = (
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
     Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
     Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
+    Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
+    Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
+    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE"),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 

@@ -6,6 +6,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,18 @@ class Posterior(ABC):
     def covariance(self) -> Tensor:
         """(n_members, n, d, d), in squared units of z."""
 
+    def fisher_information(self) -> Tensor:
+        """tr J(z given x), the trace of the Fisher information about its location, in inverse squared units of z, (n_members, n).
+
+        Of a Gaussian the trace of its precision, over the member's own latents. Raises NotImplementedError where there is no
+        closed form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no Fisher information in closed form")
+
+    def entropy(self) -> Tensor:
+        """Differential entropy, nats, (n_members, n); raises NotImplementedError where there is no closed form."""
+        raise NotImplementedError(f"{type(self).__name__} has no entropy in closed form")
+
     def _log_normal(self, eta: Tensor) -> Tensor:
         """ln N(eta; 0, 1) over the member's own latents, (n_members, n)."""
         return -0.5 * (eta.square().sum(2) + self.own.sum(2) * LOG_2_PI)
@@ -61,6 +74,14 @@ class DiagonalGaussian(Posterior):
 
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.log_variance.exp())
+
+    def fisher_information(self) -> Tensor:
+        """sum 1/s^2."""
+        return (torch.exp(-self.log_variance) * self.own).sum(2)
+
+    def entropy(self) -> Tensor:
+        """sum ln(2 pi e s^2)/2."""
+        return 0.5 * ((self.log_variance + 1 + LOG_2_PI) * self.own).sum(2)
 
 
 class PrecisionGaussian(Posterior):
@@ -86,6 +107,33 @@ class PrecisionGaussian(Posterior):
 
     def covariance(self) -> Tensor:
         return _inverse(self.form, self.mean.dtype)
+
+    def fisher_information(self) -> Tensor:
+        """tr M."""
+        return (self.precision.diagonal(dim1=-2, dim2=-1).to(self.mean.dtype) * self.own).sum(2)
+
+
+class Flow(Posterior):
+    """A diagonal Gaussian moved by ``steps``, which map z to z' and ln|det dz'/dz| and depend on the image.
+
+    ``mean`` is where the Gaussian's mean goes, a code of the image and in general not the mean of q.
+    """
+
+    def __init__(self, base: DiagonalGaussian, steps: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.base, self.steps, self.own = base, steps, base.own
+
+    @cached_property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return self.steps(self.base.mean)[0]
+
+    def draw(self, noise: Mapping[str, Tensor]) -> Draw:
+        z, log_q = self.base.draw(noise)
+        assert log_q is not None
+        moved, log_det = self.steps(z)
+        return Draw(moved, log_q - log_det)
+
+    def covariance(self) -> Tensor:
+        raise NotImplementedError("the covariance of a flow has no closed form")
 
 
 class ImplicitPrecisionGaussian(Posterior):

@@ -42,12 +42,14 @@ class Logistic(Likelihood):
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         uniform = torch.rand(self.mean(a).shape, generator=generator, device=a.device, dtype=a.dtype)
-        value = (self._continuous(a, uniform) * N_VALUES).floor().clamp(0, N_VALUES - 1)
+        value = (self.draw(a, uniform) * N_VALUES).floor().clamp(0, N_VALUES - 1)
         return value / (N_VALUES - 1)
 
-    def _continuous(self, a: Tensor, uniform: Tensor) -> Tensor:
-        """The density's quantiles, differentiable in a."""
-        return self.mean(a) + torch.exp(self.log_scale(a)) * torch.logit(uniform, eps=1e-7)
+    random = "uniform"
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        """A quantile of the density, not rounded to a grey value."""
+        return self.mean(a) + torch.exp(self.log_scale(a)) * torch.logit(noise, eps=1e-7)
 
 
 class LogisticReleased(Logistic):

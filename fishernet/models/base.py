@@ -137,6 +137,17 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
+    def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
+        return self.reconstruct(z)
+
+    def held_out_loss(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a set of images from the means of loss and terms over it, (n_members,).
+
+        Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
+        """
+        return means["loss"]
+
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
         return {"eta": Noise(latent_dim)}

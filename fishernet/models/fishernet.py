@@ -13,7 +13,7 @@ from fishernet.fisher import MOST_PADDING, alike, latent_precision, padded
 from fishernet.likelihoods.base import Root
 from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.networks.stacked import Jacobian
-from fishernet.posteriors import ImplicitPrecisionGaussian, PrecisionGaussian
+from fishernet.posteriors import LOG_2_PI, ImplicitPrecisionGaussian, PrecisionGaussian
 
 
 class FisherNet(Autoencoder):
@@ -104,4 +104,6 @@ class FisherNet(Autoencoder):
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":
                 loss = loss + self.kl_factor * terms["half_log_det"]
+            terms["fisher_information"] = q.fisher_information().detach()
+            terms["posterior_entropy"] = 0.5 * (self.own.sum(2) * (1 + LOG_2_PI) - log_det.detach())
         return Outcome(loss, terms, q.mean, a)
