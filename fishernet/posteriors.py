@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from fishernet.fisher import cg_residual, cholesky_residual
+from fishernet.fisher import cg_residual, cholesky_factor, cholesky_residual
 from fishernet.likelihoods.base import Root
 from fishernet.networks.stacked import Jacobian
 
@@ -31,6 +31,7 @@ class Posterior(ABC):
 
     mean: Tensor
     own: Tensor
+    density = True  # ln q of a draw is known
 
     @abstractmethod
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
@@ -98,7 +99,12 @@ class PrecisionGaussian(Posterior):
 
     def residual(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A draw from N(0, M^-1), and ln|M|, (n_members, n)."""
-        return cholesky_residual(self.precision, noise["eta"])
+        return cholesky_residual(self.precision, noise["eta"], self.factor)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Made once, for any number of draws."""
+        return cholesky_factor(self.precision)
 
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
         """ln q(z) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding."""
@@ -138,6 +144,8 @@ class Flow(Posterior):
 
 class ImplicitPrecisionGaussian(Posterior):
     """N(mean, M^-1) of M = J^T R^T R J + 1 that draws never form: by conjugate gradients, without ln|M|."""
+
+    density = False
 
     def __init__(
         self, mean: Tensor, form: Callable[[torch.dtype | None], Tensor], jacobian: Jacobian, root: Root, own: Tensor, *,
