@@ -61,7 +61,9 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> l
                 own = {name: n[:, part] for name, n in noise.items()}
                 loss, terms, mean, output = model(model.seen(x, own), own)
                 scores = {
-                    "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
+                    "mse": _mse(
+                        x, model.reconstruction(x, mean)
+                    ),  # first: MLflow's comparison opens with the first metric
                     "mse_sample": _mse(x, model.likelihood.mean(output)),
                     **{f"mse_{name}": _mse(x, f) for name, f in model.other_reconstructions(mean).items()},
                     "loss": loss,
@@ -71,8 +73,10 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> l
                 for name, values in scores.items():
                     # float64: summed over the images, divided once
                     sums[name] = sums.get(name, 0) + values.double().sum(1)
-    table = torch.stack(list(sums.values())).cpu() / len(images)
-    return [dict(zip(sums, column.tolist(), strict=True)) for column in table.T]
+        means = {name: total / len(images) for name, total in sums.items()}
+        means["loss"] = model.held_out_loss(means)
+    table = torch.stack(list(means.values())).cpu()
+    return [dict(zip(means, column.tolist(), strict=True)) for column in table.T]
 
 
 def _batch(cohort: Cohort, images: "ResidentImages") -> int:

@@ -21,6 +21,7 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
 EMITTED = with_scale("diagonal")
@@ -123,6 +124,11 @@ class LikelihoodConfig(TrialConfig):
                 f"got {self.decoder_output}"
             )
         row = LIKELIHOODS[self.likelihood]
+        if self.likelihood in LOGISTIC and self.decoder_output != "sigmoid":
+            raise ValueError(
+                f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
+                f"got {self.decoder_output}"
+            )
         if self.scale not in row.scales:
             raise ValueError(
                 f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
@@ -146,7 +152,19 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class CodeConfig(LikelihoodConfig):
+class GatedConfig(LikelihoodConfig):
+    """Of models that push no tangents through their networks, whose layers may be gated."""
+
+    gating: str = field(
+        "none",
+        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
+        role="choice",
+        choices=("none", "sigmoid"),
+    )
+
+
+@dataclass(frozen=True)
+class CodeConfig(GatedConfig):
     """Of models whose encoder's heads may end in a function."""
 
     code: str = field(
@@ -181,6 +199,13 @@ class ELBOConfig(LikelihoodConfig):
         symbol="beta",
         per_member=True,
     )
+    kl_warmup: int = field(
+        0,
+        "epochs over which kl_weight comes in: its share in epoch e is e/kl_warmup, at most 1; 0 has all of it from the start",
+        role="schedule",
+        valid=at_least(0),
+        must="at least 0",
+    )
 
 
 EXPONENTIAL = {"prior": "exponential"}
@@ -188,7 +213,7 @@ EXPONENTIAL = {"prior": "exponential"}
 
 @dataclass(frozen=True)
 class DiagonalConfig(CodeConfig):
-    """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
+    """Of models with a diagonal Gaussian posterior."""
 
     posterior_sd: str = field(
         "log-variance",
@@ -197,6 +222,18 @@ class DiagonalConfig(CodeConfig):
         role="choice",
         choices=("log-variance", "softplus-sd"),
     )
+    log_variance: str = field(
+        "free",
+        "the posterior's ln s^2 as the encoder gives it, or clamped to [-6, 2]",
+        role="choice",
+        choices=("free", "clamped"),
+    )
+
+
+@dataclass(frozen=True)
+class SteadyConfig(DiagonalConfig):
+    """Of those whose prior may be learned and whose encoder may be held steady."""
+
     prior: str = field(
         "normal",
         "p(z): normal, N(0, 1); exponential, a product of exp(eta_1 z + ... + eta_K z^K)/Z with learned eta",
@@ -254,7 +291,7 @@ class DiagonalConfig(CodeConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, DiagonalConfig):
+class VAEConfig(ELBOConfig, SteadyConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
@@ -363,11 +400,11 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
-class FisherAEConfig(DiagonalConfig):
+class FisherAEConfig(SteadyConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
-    stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
+    stability_weight: float = with_default(SteadyConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
         1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
         symbol="posterior",
@@ -390,7 +427,7 @@ class FisherAEConfig(DiagonalConfig):
 
 
 @dataclass(frozen=True)
-class WAEConfig(LikelihoodConfig):
+class WAEConfig(GatedConfig):
     """A deterministic code, whose distribution over images is brought to the prior's."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -428,6 +465,126 @@ class WAEConfig(LikelihoodConfig):
         return super().matters(name, values)
 
 
+READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
+
+
+@dataclass(frozen=True)
+class FAEConfig(VAEConfig):
+    """The VAE and a term that holds its posterior's Fisher information at F."""
+
+    fisher_constraint: str = field(
+        "mean",
+        "what the Fisher-Shannon paper's F is held against: mean, of 1/s^2 over batch and latents; trace, sum 1/s^2 of each "
+        "image; released-conv, the released estimate of the mean, clamped at 88; released-mlp, a term without F that rewards "
+        "narrow posteriors",
+        role="choice",
+        choices=("mean", "trace", "released-conv", "released-mlp"),
+    )
+    fisher_target: float = field(
+        20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40",
+    )  # fmt: skip
+    fisher_weight: float = field(
+        0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
+        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True, search="1e-2..10:log",
+        search_with="elbo",
+    )  # fmt: skip
+    decoder_fisher_target: float = field(
+        0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
+        valid=at_least(0), must="at least 0", when=LEARNED, symbol="F_x",
+    )  # fmt: skip
+    decoder_fisher_weight: float = field(
+        0.0, "factor lambda_x of the distance of the likelihood's Fisher information from decoder_fisher_target; 0 leaves it out",
+        role="choice", valid=at_least(0), must="at least 0", when=LEARNED, symbol="lambda_x",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
+            raise ValueError(
+                f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
+                f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
+            )
+
+
+@dataclass(frozen=True)
+class NormalPriorConfig(ELBOConfig, DiagonalConfig):
+    """Of VAEs whose terms take the prior N(0, 1) and a steady encoder for granted."""
+
+    likelihood: str = with_default(VAEConfig, "likelihood", "bernoulli")
+
+
+@dataclass(frozen=True)
+class MAEConfig(NormalPriorConfig):
+    """The VAE and a term that holds the information between images and latents at M."""
+
+    information_target: float = field(
+        10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+    )  # fmt: skip
+    information_weight: float = field(
+        1.0, "factor C of the distance of the mutual information from information_target", role="choice",
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-2..10:log", search_with="elbo",
+    )  # fmt: skip
+    information_sample: str = field(
+        "straight-through",
+        "the images whose information about their latents is estimated: straight-through, drawn from the likelihood; mean, the "
+        "expected images, of which there is no upper bound",
+        role="choice",
+        choices=("straight-through", "mean"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed and self.information_sample != "mean":
+            raise ValueError(
+                f"likelihood {self.likelihood} has no draws with a gradient, which information_sample straight-through needs; "
+                f"take one of {', '.join(allowed)}, or information_sample mean"
+            )
+
+
+@dataclass(frozen=True)
+class IAFConfig(NormalPriorConfig):
+    """The VAE whose posterior is moved by an inverse autoregressive flow."""
+
+    flow_steps: int = field(
+        2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
+    )  # fmt: skip
+    flow_width: int = field(
+        320, "neurons of the hidden layer of each of the flow's steps", role="size", valid=between(1, 2**16),
+        must="from 1 to 65536",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelVAEConfig(VAEConfig):
+    """The VAE whose decoder draws pixel by pixel and sees those before."""
+
+    pixel_layers: int = field(
+        8, "masked 3x3 convolutions of the decoder", role="size", valid=between(1, 100), must="from 1 to 100"
+    )
+    pixel_channels: int = field(
+        64, "channels of each masked convolution", role="size", valid=between(1, 4096), must="from 1 to 4096"
+    )
+    pixel_mask: str = field(
+        "image",
+        "what the first masked convolution hides of places that are not before: image, the image alone; released, also what the "
+        "latents say there",
+        role="choice",
+        choices=("image", "released"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed:
+            raise ValueError(
+                f"likelihood {self.likelihood} asks for numbers of a whole image, and {self.label} gives them pixel by pixel; "
+                f"take one of {', '.join(allowed)}"
+            )
+
+
 @dataclass(frozen=True)
 class Family:
     """A row: what the rest of the product asks of a model without importing it."""
@@ -452,6 +609,10 @@ BUILT_IN = (
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
     Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
     Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
+    Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
+    Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
+    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE"),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 

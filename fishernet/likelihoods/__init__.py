@@ -75,6 +75,20 @@ LIKELIHOODS = {
         density=False,
         information=False,
     ),
+    "logistic": LikelihoodRow(
+        "256 grey values under a logistic density, its mean and scale bounded as in the Fisher-Shannon paper's code",
+        "fishernet.likelihoods.logistic:Logistic",
+        maps=2,
+        density=False,
+        information=False,
+    ),
+    "logistic-released": LikelihoodRow(
+        "the same without its tails, as that code has it",
+        "fishernet.likelihoods.logistic:LogisticReleased",
+        maps=2,
+        density=False,
+        information=False,
+    ),
 }
 
 

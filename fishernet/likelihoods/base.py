@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import NamedTuple, Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -161,6 +161,15 @@ class Likelihood(nn.Module, ABC):
     @abstractmethod
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         """ln p(x given f) in nats per image, constants included, (n_members, n)."""
+
+    random: Literal["normal", "uniform"] = "normal"  # what ``draw`` takes
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        """An image x ~ p(x given f) made of random numbers of the kind ``random``, one a pixel, with a gradient in a.
+
+        Raises NotImplementedError where no such way is known.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no draw with a gradient")
 
     @abstractmethod
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:

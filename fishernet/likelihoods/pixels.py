@@ -26,6 +26,13 @@ class Bernoulli(Likelihood):
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.bernoulli(self.mean(a), generator=generator)
 
+    random = "uniform"
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        """1 where the number is below f; the gradient is that of f (straight-through: Bengio et al. 2013)."""
+        f = self.mean(a)
+        return (noise < f).to(f.dtype) + f - f.detach()
+
     def root_information(self, a: Tensor) -> DiagonalRoot:
         return DiagonalRoot(root_slope(a))
 
@@ -53,7 +60,10 @@ class Gaussian(Likelihood):
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         normal = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
-        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * normal
+        return self.draw(a, normal)
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * noise
 
     def root_information(self, a: Tensor) -> DiagonalRoot:
         inverse_sd = torch.exp(-0.5 * self.xi)[:, None, None]

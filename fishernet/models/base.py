@@ -50,6 +50,8 @@ class Autoencoder(nn.Module, ABC):
     recordable = True  # a step has no branch that looks at its numbers, so that a CUDA graph can replay it
     config: Any
     own: Tensor
+    annealing: Tensor
+    kl_weight: Tensor  # of the families that have it
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
         super().__init__()
@@ -63,6 +65,8 @@ class Autoencoder(nn.Module, ABC):
             if f.metadata["per_member"]:
                 values = torch.tensor([[getattr(c, f.name)] for c in configs])
                 self.register_buffer(f.name, values, persistent=False)
+        # The share of the KL divergence in the epoch's loss; on the device, where a CUDA graph reads it anew.
+        self.register_buffer("annealing", torch.ones(()), persistent=False)
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
         self.prior: Prior = prior_of(self.config, self.own, self.latent_dims)
         self.build_networks(image_shape)
@@ -145,6 +149,17 @@ class Autoencoder(nn.Module, ABC):
             return {}
         return self.likelihood.distribution(self.decode(z)).estimates()
 
+    def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
+        return self.reconstruct(z)
+
+    def held_out_loss(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a set of images from the means of loss and terms over it, (n_members,).
+
+        Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
+        """
+        return means["loss"]
+
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
         return {"eta": Noise(latent_dim)}
@@ -212,8 +227,17 @@ class Autoencoder(nn.Module, ABC):
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; what depends on it is written into buffers, which a CUDA graph reads anew.
 
-        Nothing of it is stored: an epoch depends on its number alone.
+        Nothing of it is stored: an epoch depends on its number alone. Here it is the share of the KL divergence, e/kl_warmup up
+        to 1 (Sønderby et al. 2016, section 3.2, warm-up).
         """
+        if warmup := getattr(self.config, "kl_warmup", 0):
+            self.annealing.fill_(min(1.0, epoch / warmup))
+
+    @property
+    def kl_factor(self) -> Tensor:
+        """What multiplies the KL divergence in the loss, (n_members, 1): kl_weight, in training times the epoch's share of it."""
+        annealed = self.training and self.config.kl_warmup > 0
+        return self.kl_weight * self.annealing if annealed else self.kl_weight
 
     def noise_prior(self, like: Tensor) -> Tensor | float:
         """Minus ln of the likelihood's prior of its own parameters, per image, in the shape of ``like``; 0 without any."""

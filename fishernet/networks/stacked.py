@@ -66,19 +66,20 @@ class StackedLayer(Stacked):
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Drawn in each member's own shape: uniform in +-1/sqrt(fan_in), torch's default for its own layers.
 
-        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16).
+        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16). he-normal: N(0, 2/fan_in)
+        (He et al. 2015, eq. 10), biases as torch's.
         """
-        glorot = self.initialisation == "glorot-uniform"
         for i, (shape, size, generator) in enumerate(zip(self.shapes, self.bias_sizes, generators, strict=True)):
+            fan_in, fan_out = self.fan_in(shape), self.fan_out(shape)
             bound = (
-                math.sqrt(6 / (self.fan_in(shape) + self.fan_out(shape)))
-                if glorot
-                else 1 / math.sqrt(self.fan_in(shape))
+                math.sqrt(6 / (fan_in + fan_out)) if self.initialisation == "glorot-uniform" else 1 / math.sqrt(fan_in)
             )
-            _corner(self.weight[i], shape).copy_((torch.rand(shape, generator=generator) * 2 - 1) * bound)
-            if glorot:
-                continue
-            self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+            weight = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            if self.initialisation != "glorot-uniform":
+                self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+            if self.initialisation == "he-normal":
+                weight = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_in)
+            _corner(self.weight[i], shape).copy_(weight)
 
     def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
         return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
