@@ -368,12 +368,11 @@ class FAEConfig(VAEConfig):
     )
     fisher_target: float = field(
         20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
-        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40",
+        must="at least 0", when=READS_F, symbol="F", per_member=True,
     )  # fmt: skip
     fisher_weight: float = field(
         0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
-        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True, search="1e-2..10:log",
-        search_with="elbo",
+        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True,
     )  # fmt: skip
     decoder_fisher_target: float = field(
         0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
@@ -411,7 +410,7 @@ class MAEConfig(NormalPriorConfig):
     )  # fmt: skip
     information_weight: float = field(
         1.0, "factor C of the distance of the mutual information from information_target", role="choice",
-        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-2..10:log", search_with="elbo",
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True,
     )  # fmt: skip
     information_sample: str = field(
         "straight-through",
@@ -483,6 +482,9 @@ class Family:
     prior: bool = True  # p(z) to draw from
     tangents: bool = False  # a step pushes d tangents through the decoder, which is most of its cost
     padded: bool = True  # members of different latent_dim stack
+    sees_image: bool = (
+        False  # in scores the decoder is told the image pixel by pixel; without it, it takes a pass for each
+    )
 
     def load(self) -> Any:
         """The model's class."""
@@ -499,7 +501,7 @@ BUILT_IN = (
     Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
     Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
     Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
-    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE"),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 
