@@ -54,12 +54,10 @@ class Adam:
                 for parameter in group.parameters:
                     gradient = parameter.grad.flatten(1) if parameter.dim() > 1 else parameter.grad[:, None]  # type: ignore[union-attr, index]
                     gradient.div_(torch.linalg.vector_norm(gradient, dim=1, keepdim=True) + NORM_FLOOR)
-            torch._fused_adamw_(
-                group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
-                group.exp_avg, group.exp_avg_sq, [], [self.n_steps] * len(group.parameters),
-                lr=group.learning_rate, beta1=self.betas[0], beta2=self.betas[1], weight_decay=group.weight_decay, eps=EPSILON,
-                amsgrad=False, maximize=False,
-            )  # fmt: skip
+            try:
+                _fused_step(group, self.betas, self.n_steps)
+            except (AttributeError, TypeError):  # before it has changed anything
+                _torch_step(group, self.betas, self.n_steps)
 
     def moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """The parameter's own moments by name."""
@@ -68,3 +66,24 @@ class Adam:
                 if own is parameter:
                     return {name: getattr(group, name)[i] for name in MOMENTS}
         raise KeyError("this optimiser does not have that parameter")
+
+
+def _fused_step(group: Group, betas: tuple[float, float], n_steps: Tensor) -> None:
+    """Torch's kernel, which is private: seen in torch 2.15. Raises AttributeError or TypeError where it is another."""
+    torch._fused_adamw_(
+        group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
+        group.exp_avg, group.exp_avg_sq, [], [n_steps] * len(group.parameters),
+        lr=group.learning_rate, beta1=betas[0], beta2=betas[1], weight_decay=group.weight_decay, eps=EPSILON,
+        amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def _torch_step(group: Group, betas: tuple[float, float], n_steps: Tensor) -> None:
+    """The same numbers by the public class, on the group's own moments; ``n_steps`` counts this one."""
+    on_gpu = group.parameters[0].is_cuda
+    optimiser = torch.optim.AdamW(
+        group.parameters, group.learning_rate, betas, EPSILON, group.weight_decay, fused=True, capturable=on_gpu
+    )
+    for parameter, *moments in zip(group.parameters, group.exp_avg, group.exp_avg_sq, strict=True):
+        optimiser.state[parameter] = {"step": n_steps - 1, **dict(zip(MOMENTS, moments, strict=True))}
+    optimiser.step()

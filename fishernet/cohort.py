@@ -65,7 +65,7 @@ class Cohort:
 
     def images_per_draw(self) -> int:
         """For how many images to draw noise at once, that a member's stays below DRAWN_NUMBERS; the same in every cohort."""
-        return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.noise(1).values())))
+        return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.all_noise(1).values())))
 
     def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
         """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width.
@@ -73,7 +73,7 @@ class Cohort:
         Drawn in float32 whatever the cohort's numbers are, so that these decide nothing else.
         """
         draws = {}
-        asked = [self.model.noise(c.latent_dim) for c in self.configs]
+        asked = [self.model.all_noise(c.latent_dim) for c in self.configs]
         for name in asked[0]:
             padded = torch.zeros(len(self), n, max(own[name].width for own in asked), device=self.device)
             for member, (own, generator) in enumerate(zip(asked, generators, strict=True)):

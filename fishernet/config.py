@@ -16,6 +16,7 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
 # number of training; a choice, which makes a line of its own in every figure; how things are computed; a name.
+NORMALISED = ("fisherae-28", "fisherae-64")  # networks
 ROLES = ("axis", "data", "schedule", "size", "rate", "choice", "computing", "label")
 # A search may vary these.
 VARIABLE_ROLES = ("size", "rate", "choice")
@@ -54,10 +55,10 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}, or any of several;
-    ``search`` is the range that a search varies by default, "" where only a flag varies
-    it, None where nothing may; ``search_with`` names what a search must score beside the MSE for that default to hold;
-    ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
+    {"likelihood": "gaussian-learned"}, a tuple where several do; ``search`` is the range that a search varies by default, ""
+    where only a flag varies it, None where nothing may; ``search_with`` names what a search must score beside the MSE for
+    that default to hold; ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in
+    a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
     """
     if role not in ROLES:
@@ -124,13 +125,6 @@ class TrialConfig:
         role="rate",
         choices=("adam", "adam-normalised"),
     )
-    initialisation: str = field(
-        "torch",
-        "first weights of dense layers: torch's, uniform within 1/sqrt(n_in); he-normal, of variance 2/n_in; glorot-uniform, "
-        "within sqrt(6/(n_in + n_out))",
-        role="rate",
-        choices=("torch", "he-normal", "glorot-uniform"),
-    )
     adam_beta1: float = field(
         0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
     )  # fmt: skip
@@ -150,6 +144,14 @@ class TrialConfig:
         when={"network": "dense"},
         search="1..4",
     )
+    decoder_layers: int = field(
+        -1,
+        "hidden dense layers of the decoder where it has others than the encoder; -1 is as hidden_layers",
+        role="size",
+        valid=between(-1, 1000),
+        must="from -1 to 1000",
+        when={"network": "dense"},
+    )
     decoder_output: str = field(
         "sigmoid",
         "last function of the decoder (the papers leave it open)",
@@ -161,13 +163,29 @@ class TrialConfig:
         "function between the layers of encoder and decoder",
         role="choice",
         choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        when={"network": ("dense", "conv")},
         search="relu,elu,silu,tanh",
     )
     network: str = field(
         "dense",
-        "layers of encoder and decoder: dense, or conv, the FisherNet paper's convolutions (Table A1)",
+        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); fisherae-28 and "
+        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
         role="choice",
         choices=tuple(NETWORKS),
+    )
+    normalisation: str = field(
+        "batch",
+        "of networks that normalise by batch: batch, or unnormalised, without",
+        role="choice",
+        choices=("batch", "unnormalised"),
+        when={"network": NORMALISED},
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights: torch, uniform within 1/sqrt(fan_in), biases too; glorot-uniform, within "
+        "sqrt(6/(fan_in + fan_out)), biases 0; he-normal, of dense layers, of variance 2/fan_in",
+        role="rate",
+        choices=("torch", "glorot-uniform", "he-normal"),
     )
     precision: str = field(
         "float32",
@@ -326,7 +344,7 @@ def usual_config(cls: Any, model: str) -> Any:
     return cls(model=model)
 
 
-def typed(f: "Field[Any]", value: Any) -> Any:
+def typed(f: Field[Any], value: Any) -> Any:
     """The value in the field's type, from text as well; raises ValueError that names the field."""
     kind: type = f.type  # type: ignore[assignment]  # no module of configs has postponed annotations
     meaning, choices, valid = f.metadata["meaning"], f.metadata["choices"], f.metadata["valid"]

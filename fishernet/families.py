@@ -13,7 +13,8 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS
+from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
+from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -23,6 +24,9 @@ LARGEST_IN_FLOAT32 = 1e5
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
+EMITTED = with_scale("diagonal")
+DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
+MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
 
 
@@ -35,6 +39,56 @@ class LikelihoodConfig(TrialConfig):
         f"p(x given f): {'; '.join(f'{name}, {row.meaning}' for name, row in LIKELIHOODS.items())}",
         role="choice",
         choices=tuple(LIKELIHOODS),
+    )
+    scale: str = field(
+        "identity",
+        "spread of the likelihood about the emitted image: identity; diagonal, a standard deviation for each pixel (of matrix "
+        "families for each row and column); full, a triangle (of matrix families one of rows and one of columns)",
+        role="choice",
+        choices=SCALES,
+        when={"likelihood": with_scale("diagonal", "full")},
+    )
+    components: int = field(
+        0,
+        "components of a mixture, each with its own image and scale; 0 is none, 1 a mixture of one with a weight to spare",
+        role="choice",
+        valid=between(0, 1000),
+        must="from 0 to 1000",
+        when={"likelihood": MIXTURES},
+        symbol="K",
+    )
+    cholesky_of: str = field(
+        "precision-matrix",
+        "what the triangle of a full scale is a factor of: the precision-matrix, so that nothing is divided by; or the "
+        "covariance, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("precision-matrix", "covariance"),
+        when={"scale": "full"},
+    )
+    least_scale: float = field(
+        1e-6,
+        "what is added to the softplus of an emitted standard deviation, or of the diagonal of a factor, in units of x "
+        "(1/x of a factor of the precision matrix)",
+        role="rate",
+        valid=positive,
+        must="positive",
+        when={"likelihood": (*EMITTED, *DISCRETISED)},
+    )
+    maf_width: int = field(
+        10,
+        "hidden units of likelihood maf's one layer",
+        role="size",
+        valid=between(1, 2**16),
+        must="from 1 to 65536",
+        when={"likelihood": "maf"},
+    )
+    dequantisation: str = field(
+        "off",
+        "uniform-noise spreads the 256 grey values of images over [0, 1], (v + u)/256 with u new at every pass, so that a "
+        "density of them has bits per dimension",
+        role="choice",
+        choices=("off", "uniform-noise"),
+        search=None,  # other images
     )
     noise: str = field(
         "learned",
@@ -74,6 +128,22 @@ class LikelihoodConfig(TrialConfig):
                 f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        row = LIKELIHOODS[self.likelihood]
+        if self.scale not in row.scales:
+            raise ValueError(
+                f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
+                f"others have {', '.join(with_scale(self.scale))}"
+            )
+        if self.components and not row.mixes:
+            raise ValueError(
+                f"components {self.components}: likelihood {self.likelihood} has no mixtures, so components must be 0; "
+                f"{', '.join(MIXTURES)} have them"
+            )
+        if self.dequantisation != "off" and not row.density:
+            raise ValueError(
+                f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
+                "dequantisation must be off"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -82,9 +152,15 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class GatedConfig(LikelihoodConfig):
-    """Of models that push no tangents through their networks, whose layers may be gated."""
+class CodeConfig(LikelihoodConfig):
+    """Of models that push no tangents: layers may be gated, and the encoder's heads may end in a function."""
 
+    code: str = field(
+        "real",
+        "last function of the encoder's heads: none, or rectified, max(0, .), as in the released code of the VPAE paper",
+        role="choice",
+        choices=("real", "rectified"),
+    )
     gating: str = field(
         "none",
         "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
@@ -94,7 +170,7 @@ class GatedConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(GatedConfig):
+class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -130,9 +206,16 @@ EXPONENTIAL = {"prior": "exponential"}
 
 
 @dataclass(frozen=True)
-class PriorConfig(GatedConfig):
+class DiagonalConfig(CodeConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
+    posterior_sd: str = field(
+        "log-variance",
+        "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
+        "deviation, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("log-variance", "softplus-sd"),
+    )
     prior: str = field(
         "normal",
         "p(z): normal, N(0, 1); exponential, a product of exp(eta_1 z + ... + eta_K z^K)/Z with learned eta",
@@ -197,7 +280,7 @@ class PriorConfig(GatedConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, PriorConfig):
+class VAEConfig(ELBOConfig, DiagonalConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
@@ -237,6 +320,14 @@ class FisherNetConfig(ELBOConfig):
         choices=("cholesky", "cholesky-float64", "cg"),
         search=None,  # the same distribution
     )
+    information_about: str = field(
+        "all-outputs",
+        "which of the likelihood's numbers M is the information about: all-outputs, or the location alone, as if its scale "
+        "were known",
+        role="choice",
+        choices=("all-outputs", "location"),
+        when={"likelihood": EMITTED},
+    )
     cg_tolerance: float = field(
         1e-4,
         "cg stops at this residual norm relative to the right-hand side's",
@@ -256,10 +347,21 @@ class FisherNetConfig(ELBOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.likelihood in LOGISTIC:
+        if not NETWORKS[self.network].tangents:
             raise ValueError(
-                f"likelihood {self.likelihood} has no Fisher information in closed form, which FisherNet's posterior is made of; "
-                "take another likelihood, or the VAE"
+                f"network {self.network} has no Jacobian of its decoder, which the posterior of {self.label} is made of; network "
+                f"must be {' or '.join(name for name, row in NETWORKS.items() if row.tangents)}"
+            )
+        if self.components:
+            raise ValueError(
+                f"components {self.components}: the Fisher information of a mixture has no closed form, so components of "
+                f"{self.label} must be 0"
+            )
+        if not LIKELIHOODS[self.likelihood].information:
+            known = ", ".join(name for name, row in LIKELIHOODS.items() if row.information)
+            raise ValueError(
+                f"likelihood {self.likelihood}: its Fisher information has no closed form, and {self.label} needs it; it "
+                f"is known of {known}"
             )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
@@ -287,11 +389,11 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
-class FisherAEConfig(PriorConfig):
+class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
-    stability_weight: float = with_default(PriorConfig, "stability_weight", 1.0)
+    stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
         1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
         symbol="posterior",
@@ -305,15 +407,16 @@ class FisherAEConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.likelihood not in ("gaussian", "gaussian-learned"):
+        if self.likelihood not in ("gaussian", "gaussian-learned") or self.scale != "identity" or self.components:
             raise ValueError(
-                f"likelihood {self.likelihood} has no Fisher divergence that compares images: the gradient of ln p in x does "
-                f"not see x. likelihood of {self.label} must be gaussian or gaussian-learned"
+                f"likelihood {self.likelihood}, scale {self.scale}, components {self.components}: the Fisher divergence compares "
+                f"images where ln p is quadratic in x alone, so likelihood of {self.label} must be gaussian or gaussian-learned, "
+                "of scale identity and without components"
             )
 
 
 @dataclass(frozen=True)
-class WAEConfig(GatedConfig):
+class WAEConfig(CodeConfig):
     """A deterministic code, whose distribution over images is brought to the prior's."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -393,11 +496,12 @@ class FAEConfig(VAEConfig):
 
 
 @dataclass(frozen=True)
-class NormalPriorConfig(ELBOConfig, GatedConfig):
+class NormalPriorConfig(ELBOConfig, CodeConfig):
     """Of VAEs whose terms take the prior N(0, 1) and a steady encoder for granted."""
 
     likelihood: str = with_default(VAEConfig, "likelihood", "bernoulli")
-    log_variance: str = with_default(PriorConfig, "log_variance", "free")
+    posterior_sd: str = with_default(DiagonalConfig, "posterior_sd", "log-variance")
+    log_variance: str = with_default(DiagonalConfig, "log_variance", "free")
 
 
 @dataclass(frozen=True)
@@ -422,11 +526,14 @@ class MAEConfig(NormalPriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
-        if self.likelihood not in allowed and self.information_sample != "mean":
+        drawn = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.information_sample != "mean" and (
+            self.likelihood not in drawn or self.scale != "identity" or self.components
+        ):
             raise ValueError(
-                f"likelihood {self.likelihood} has no draws with a gradient, which information_sample straight-through needs; "
-                f"take one of {', '.join(allowed)}, or information_sample mean"
+                f"information_sample {self.information_sample} needs draws with a gradient, which likelihoods {', '.join(drawn)} "
+                f"with scale identity and components 0 have; got likelihood {self.likelihood}, scale {self.scale} and components "
+                f"{self.components}. Take one of these, or information_sample mean"
             )
 
 
@@ -463,11 +570,10 @@ class PixelVAEConfig(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
-        if self.likelihood not in allowed:
+        if self.likelihood == "maf" or emits(self, (1, 2, 2))[1]:
             raise ValueError(
-                f"likelihood {self.likelihood} asks for numbers of a whole image, and {self.label} gives them pixel by pixel; "
-                f"take one of {', '.join(allowed)}"
+                f"likelihood {self.likelihood} with scale {self.scale} and components {self.components} asks for numbers of a "
+                f"whole image, and the decoder of {self.label} gives them pixel by pixel; take another, such as bernoulli"
             )
 
 
@@ -584,7 +690,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, "Field[Any]"]:
+def all_fields() -> dict[str, Field[Any]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():

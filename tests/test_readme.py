@@ -36,11 +36,11 @@ def test_the_first_two_commands_set_up_everything_and_run_the_sweep_and_the_test
 @pytest.mark.parametrize("argv", arguments("sweeps/latent_sweep.py"), ids=" ".join)
 def test_every_sweep_in_the_readme_is_accepted(argv):
     from sweeps.latent_sweep import _parse
-    from sweeps.planning import configs_from_flags
+    from sweeps.planning import plan_from_flags
 
     args = _parse(argv)
     args.dataset = None if args.dataset == "my-images.npz" else args.dataset
-    assert args.plan or configs_from_flags(args)  # a plan file is another command's
+    assert args.plan or plan_from_flags(args)  # a plan file is another command's
 
 
 @pytest.mark.parametrize("argv", arguments("sweeps/hyperparameter_search.py"), ids=" ".join)

@@ -1,5 +1,7 @@
 """Images of several sizes made one size: a central square, resized."""
 
+from __future__ import annotations
+
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -20,7 +22,7 @@ class Fit(NamedTuple):
     crop: int = 0
     size: int = 0
 
-    def image(self, image: "Image", name: object) -> "Image":
+    def image(self, image: Image, name: object) -> Image:
         """The image fitted; raises DataError, which begins with ``name``, where the crop is larger than it."""
         from PIL.Image import Resampling
 

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.likelihoods.base import Likelihood
 from fishernet.networks import NETWORKS
-from fishernet.networks.stacked import Linear, Stacked
+from fishernet.networks.stacked import Linear, Stacked, StackedLayer
 from fishernet.posteriors import Posterior
 from fishernet.priors import Prior, prior_of
+
+DEQUANTISATION = "dequantisation"  # the name of its noise
 
 
 class Noise(NamedTuple):
@@ -65,16 +68,16 @@ class Autoencoder(nn.Module, ABC):
         # The share of the KL divergence in the epoch's loss; on the device, where a CUDA graph reads it anew.
         self.register_buffer("annealing", torch.ones(()), persistent=False)
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
-        self.prior: Prior = prior_of(self.config, self.own)
+        self.prior: Prior = prior_of(self.config, self.own, self.latent_dims)
         self.build_networks(image_shape)
         # Encoder and decoder first: models that add to them start from the same weights there.
         initialised: set[nn.Module] = set()
         generators = [torch.Generator().manual_seed(c.seed) for c in configs]
         for network in (self.trunk, self.heads_of_encoder, self.decoder, self):
             for layer in network.modules():
-                if isinstance(layer, Linear):
-                    layer.scheme = self.config.initialisation
                 if isinstance(layer, Stacked) and layer not in initialised:
+                    if isinstance(layer, StackedLayer):
+                        layer.initialisation = self.config.initialisation
                     layer.initialise(generators)
                     initialised.add(layer)
 
@@ -95,8 +98,14 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""
         with self.arithmetic():
-            features = self.trunk(x)
-            return {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+            return self.heads_from(self.trunk(x), x.dtype)
+
+    def heads_from(self, features: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Each head's output of the trunk's features."""
+        heads = {name: head(features).to(dtype) for name, head in self.heads_of_encoder.items()}
+        if getattr(self.config, "code", "real") == "rectified":
+            return {name: torch.relu(head) for name, head in heads.items()}
+        return heads
 
     def decode(self, z: Tensor) -> Tensor:
         """The decoder's raw output a, (n_members, n, n_outputs)."""
@@ -148,9 +157,43 @@ class Autoencoder(nn.Module, ABC):
         """
         return means["loss"]
 
+    def other_reconstructions(self, z: Tensor) -> dict[str, Tensor]:
+        """By name, what else could be shown of each z where the likelihood is a mixture, (n_members, n, n_pixels)."""
+        if getattr(self.config, "components", 0) < 2:
+            return {}
+        return self.likelihood.distribution(self.decode(z)).estimates()
+
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
         return {"eta": Noise(latent_dim)}
+
+    def all_noise(self, latent_dim: int) -> dict[str, Noise]:
+        """``noise``, and what dequantisation needs."""
+        dequantised = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
+        return {**self.noise(latent_dim), **dequantised}
+
+    @property
+    def dequantises(self) -> bool:
+        """Whether the images that the loss sees are spread over [0, 1]."""
+        return bool(self.config.dequantisation == "uniform-noise")
+
+    def seen(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """The images that the loss is of: x = v/255, or (v + u)/256, which have a density (Theis et al. 2016, section 3.1)."""
+        return (255 * x + noise[DEQUANTISATION]) / 256 if self.dequantises else x
+
+    def bits_per_dim(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bits per grey value of the ELBO, or of ln p(x given its code) where there is no posterior, (n_members, n), by name.
+
+        Empty where the likelihood is of no 8-bit values. A code that is free costs bits of its own, which the latter leaves out.
+        """
+        if not (self.dequantises or self.likelihood.discrete):
+            return {}
+        name, nats = (
+            ("bits_per_dim", "elbo") if family(self.config.model).posterior else ("code_bits_per_dim", "log_likelihood")
+        )
+        # A density over [0, 1] is one over 256 values when divided by 256.
+        added = 0 if self.likelihood.discrete else 8
+        return {name: added - terms[nats] / (self.n_pixels * math.log(2))} if nats in terms else {}
 
     @property
     def extremes(self) -> dict[str, Tensor]:
@@ -170,6 +213,7 @@ class Autoencoder(nn.Module, ABC):
         After each yield the training loop takes that player's step and comes back. The player "" owns the parameters that
         ``player_of`` gives to no other; its loss is the run's.
         """
+        x = self.seen(x, noise)
         outcome = self(x, noise)
         yield "", outcome.loss
         self.likelihood.observe(x, outcome.output.detach())

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from fishernet.models.base import Autoencoder, Noise, Outcome
+from fishernet.networks.activations import ACTIVATIONS
 from fishernet.posteriors import DiagonalGaussian
 
 LOG_VARIANCES = -6.0, 2.0  # of log_variance clamped, as in the Fisher-Shannon paper's code: 1/s^2 within [0.135, 403]
@@ -48,10 +49,17 @@ class VAE(Autoencoder):
         return getattr(self.config, "stability_weight", 0.0)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        q = DiagonalGaussian(**self.encode(x), own=self.own)
+        return self.gaussian(self.encode(x))
+
+    def gaussian(self, heads: Mapping[str, Tensor]) -> DiagonalGaussian:
+        """The diagonal Gaussian of the encoder's heads."""
+        mean, spread = heads.values()
+        if self.config.posterior_sd == "softplus-sd":
+            # What pads a member keeps its 0, a standard deviation of 1.
+            spread = 2 * ACTIVATIONS["softplus"].function(spread).log() * self.own
         if self.config.log_variance == "clamped":
-            q.log_variance = q.log_variance.clamp(*LOG_VARIANCES)
-        return q
+            spread = spread.clamp(*LOG_VARIANCES)
+        return DiagonalGaussian(mean, spread, self.own)
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         q, stability = self.held_steady(x, noise["eta"])

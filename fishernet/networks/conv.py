@@ -44,6 +44,9 @@ class ConvTranspose(StackedLayer):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[1] * 9  # torch's own convention for transposed convolutions
 
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * 9
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return _up(x, weight, bias, self.stride, self.size)
 

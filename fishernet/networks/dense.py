@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.networks import hidden_layers_of_decoder
 from fishernet.networks.activations import ACTIVATIONS, GATES, Activate, Activation, gated_layers
 from fishernet.networks.stacked import Linear
 
@@ -17,7 +18,7 @@ class Encoder(nn.Sequential):
     """The hidden layers, each with the activation; without any the image itself."""
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
-        sizes, gated = _hidden(configs), gated_layers(configs[0])
+        sizes, gated = _hidden(configs, configs[0].hidden_layers), gated_layers(configs[0])
         activation = GATES[2] if gated else ACTIVATIONS[configs[0].activation]
         pixels = [math.prod(image_shape)] * len(configs)
         layers = [Dense([pixels, *sizes], activation, n_gated=len(sizes) * gated), Activate(activation)]
@@ -100,7 +101,7 @@ class Linearised:
 
 
 class Decoder(Dense):
-    """The hidden layers mirrored."""
+    """The hidden layers mirrored, or as many as ``decoder_layers`` says."""
 
     def __init__(
         self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
@@ -108,11 +109,11 @@ class Decoder(Dense):
         n_outputs = [maps * math.prod(image_shape) + others] * len(configs)
         gated = gated_layers(configs[0])
         super().__init__(
-            [[c.latent_dim for c in configs], *_hidden(configs), n_outputs],
+            [[c.latent_dim for c in configs], *_hidden(configs, hidden_layers_of_decoder(configs[0])), n_outputs],
             GATES[2] if gated else ACTIVATIONS[configs[0].activation],
-            n_gated=configs[0].hidden_layers * gated,
+            n_gated=hidden_layers_of_decoder(configs[0]) * gated,
         )
 
 
-def _hidden(configs: Sequence[TrialConfig]) -> list[list[int]]:
-    return [[configs[0].hidden_width] * len(configs)] * configs[0].hidden_layers
+def _hidden(configs: Sequence[TrialConfig], n_layers: int) -> list[list[int]]:
+    return [[configs[0].hidden_width] * len(configs)] * n_layers

@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Protocol, Self
 
 import torch
@@ -47,6 +47,8 @@ class StackedLayer(Stacked):
     """
 
     padded = ("weight", "bias")
+    initialisation = "torch"
+    dense = False  # its weights are a matrix
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], bias_sizes: Sequence[int]) -> None:
         super().__init__()
@@ -58,13 +60,27 @@ class StackedLayer(Stacked):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[1:])
 
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * math.prod(shape[2:])
+
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Uniform in +-1/sqrt(fan_in), torch's default for its own layers; drawn in each member's own shape."""
+        """Drawn in each member's own shape: uniform in +-1/sqrt(fan_in), torch's default for its own layers.
+
+        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16). he-normal, of dense layers
+        alone: weights of standard deviation sqrt(2/fan_in) (He et al. 2015, eq. 10).
+        """
+        glorot = self.initialisation == "glorot-uniform"
         for i, (shape, size, generator) in enumerate(zip(self.shapes, self.bias_sizes, generators, strict=True)):
-            bound = 1 / math.sqrt(self.fan_in(shape))
-            _corner(self.weight[i], shape).copy_((torch.rand(shape, generator=generator) * 2 - 1) * bound)
-            self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+            fan_in, bound = self.fan_in(shape), 1 / math.sqrt(self.fan_in(shape))
+            if self.initialisation == "he-normal" and self.dense:
+                weight = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_in)
+            else:
+                reach = math.sqrt(6 / (fan_in + self.fan_out(shape))) if glorot else bound
+                weight = (torch.rand(shape, generator=generator) * 2 - 1) * reach
+            _corner(self.weight[i], shape).copy_(weight)
+            if not glorot:
+                self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
 
     def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
         return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
@@ -80,24 +96,10 @@ def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
     return tensor[tuple(slice(n) for n in shape)]
 
 
-# First weights of a dense layer of n_in and n_out by the name of the scheme; biases are torch's.
-FIRST_WEIGHTS: dict[str, Callable[[tuple[int, int], torch.Generator], Tensor]] = {
-    # He et al. 2015, eq. 10: standard deviation sqrt(2/n_in)
-    "he-normal": lambda shape, generator: torch.randn(shape, generator=generator) * math.sqrt(2 / shape[0]),
-    # Glorot and Bengio 2010, eq. 16: within sqrt(6/(n_in + n_out))
-    "glorot-uniform": lambda shape, generator: (
-        (torch.rand(shape, generator=generator) * 2 - 1) * math.sqrt(6 / sum(shape))
-    ),
-}
-
-
 class Linear(StackedLayer):
-    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy.
+    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy."""
 
-    ``scheme`` names its first weights: torch's own or one of ``FIRST_WEIGHTS``.
-    """
-
-    scheme = "torch"
+    dense = True
 
     def __init__(self, n_in: Sequence[int], n_out: Sequence[int]) -> None:
         super().__init__(list(zip(n_in, n_out, strict=True)), n_out)
@@ -105,13 +107,8 @@ class Linear(StackedLayer):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[0]
 
-    @torch.no_grad()
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        super().initialise(generators)
-        if self.scheme != "torch":
-            for i, (shape, generator) in enumerate(zip(self.shapes, generators, strict=True)):
-                drawn = FIRST_WEIGHTS[self.scheme]((shape[0], shape[1]), generator)
-                _corner(self.weight[i], shape).copy_(drawn)
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias[:, None], x, self.weight)

@@ -21,7 +21,7 @@ VARIANTS = [
         "decoder_fisher_weight": 1e-3,
     },
     {"model": "MAE", "information_sample": "mean", "likelihood": "gaussian-learned"},
-    {"model": "PixelVAE", **SMALLER_PIXELS, "pixel_mask": "released", "network": "conv"},
+    {"model": "PixelVAE", **SMALLER_PIXELS, "pixel_mask": "released"},
     {"model": "AE", "network": "conv"},
     {"model": "VAE", "likelihood": "gaussian-learned"},
     {"model": "VAE", "likelihood": "gaussian-learned", "noise": "closed-form"},
@@ -64,6 +64,14 @@ VARIANTS = [
     {"model": "WAE", "penalty": "critic", "penalty_weight": 1.0, "discriminator_steps": 2, "adam_beta1": 0.5},
     {"model": "WAE", "penalty": "mmd", "penalty_weight": 1.0},
     {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
+    {"model": "AE", "likelihood": "student-t", "components": 3, "code": "rectified", "dequantisation": "uniform-noise"},
+    {"model": "AE", "likelihood": "matrix-t", "scale": "full", "components": 2, "initialisation": "glorot-uniform"},
+    {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd"},
+    {"model": "CVAE", "likelihood": "matrix-normal", "scale": "diagonal", "components": 1},
+    {"model": "AE", "likelihood": "maf"},
+    {"model": "AE", "likelihood": "discretised-logistic", "components": 2},
+    {"model": "FisherNet", "likelihood": "student-t", "scale": "diagonal", "sampler": "cg"},
+    {"model": "FisherNet", "likelihood": "matrix-normal", "scale": "full", "objective": "eq24"},
 ]
 # What does not leave torch's flat initial decoder on so small a problem: the model's behaviour, and no fault.
 LEARNS_NOTHING_HERE = {

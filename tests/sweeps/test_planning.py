@@ -8,15 +8,21 @@ import pytest
 
 from fishernet.config import TrialConfig
 from fishernet.families import MODEL_NAMES, family, trial_config
-from fishernet.plan import PlanError, compact
+from fishernet.plan import PlanError, SweepPlan
 from sweeps.latent_sweep import _parse
-from sweeps.planning import Devices, configs_from_flags, extended_plan, make_cohorts, relative_cost
+from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
 
 
 def flags(*argv: str) -> list[TrialConfig]:
-    return configs_from_flags(_parse(argv))
+    return list(plan_from_flags(_parse(argv)).configs)
+
+
+def extended(old: list[TrialConfig], asked: list[TrialConfig]) -> list[TrialConfig]:
+    """As a driver extends the plan that it reads from MLflow."""
+    stored = SweepPlan.from_dict(SweepPlan(tuple(old)).to_dict())
+    return list(stored.extended(SweepPlan(tuple(asked)), "x").configs)
 
 
 def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
@@ -44,9 +50,18 @@ def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
 # The values of others without which every other value of a field is refused.
 NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
-    "scale": {"likelihood": "student-t"}, "components": {"likelihood": "gaussian"}, "patience": {"stopping_size": 5},
+    "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
     "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+    "dequantisation": {"likelihood": "gaussian"},
 }  # fmt: skip
+ONE_VALUE = {
+    ("CVAE", "network"),
+    ("FisherNet", "components"),
+    ("FisherAE", "components"),
+    ("FisherAE", "scale"),
+    ("MAE", "components"),
+    ("MAE", "scale"),
+}
 PLURAL = {"latent_dim": "latent-dims", "seed": "seeds"}
 
 
@@ -60,7 +75,7 @@ def others(f, default):
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_every_field_of_a_family_is_a_flag_and_reaches_the_configs(model):
     for f in dataclasses.fields(family(model).config):
-        if f.name == "model" or (model, f.name) == ("CVAE", "network"):  # which has but one
+        if f.name == "model" or (model, f.name) in ONE_VALUE:
             continue
         needed = NEEDED.get(f.name, {})
         reached = []
@@ -136,7 +151,7 @@ def test_a_flag_that_cannot_be_is_named_in_a_sentence(argv, words):
 def test_a_sweep_is_extended_by_what_is_new():
     old = flags("--models", "VAE", "--latent-dims", "2-4", "--seeds", "2")
     asked = flags("--models", "VAE", "AE", "--latent-dims", "3-6", "--seeds", "3")
-    both = extended_plan(compact(old), asked, "x")
+    both = extended(old, asked)
     assert both[: len(old)] == old
     assert set(both) == {*old, *asked}
     assert len(both) == len(set(both))
@@ -153,29 +168,29 @@ def test_a_sweep_is_extended_by_what_is_new():
     ],
 )
 def test_an_extension_that_could_not_be_compared_is_refused_with_the_difference(change, words):
-    old = compact(flags("--models", "VAE", "FisherNet", "--latent-dims", "2-4"))
+    old = flags("--models", "VAE", "FisherNet", "--latent-dims", "2-4")
     asked = flags("--models", "VAE", "--latent-dims", "2-4", *change) if "--models" not in change else flags(*change)
     with pytest.raises(PlanError, match=words):
-        extended_plan(old, asked, "x")
+        extended(old, asked)
 
 
 def test_another_likelihood_is_a_line_of_its_own_and_extends_a_sweep():
     old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
     asked = flags("--models", "VAE:likelihood=gaussian-learned", "--latent-dims", "2", "--seeds", "1")
-    assert extended_plan(compact(old), asked, "x") == old + asked
+    assert extended(old, asked) == old + asked
 
 
 def test_a_named_setting_is_a_line_of_its_own_and_extends_a_sweep_whatever_its_rates():
     old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
     tuned = "VAE:setting=tuned,learning-rate=0.01,hidden-width=3,activation=elu"
     asked = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1")
-    assert extended_plan(compact(old), asked, "x") == old + asked
+    assert extended(old, asked) == old + asked
     longer = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1", "--epochs", "200")
     with pytest.raises(PlanError, match="epochs is 100 there and 200 here"):
-        extended_plan(compact(old), longer, "x")
+        extended(old, longer)
     again = flags("--models", tuned.replace("0.01", "0.02"), "--latent-dims", "3", "--seeds", "1")
     with pytest.raises(PlanError, match=r"learning_rate is 0.01 there and 0.02 here"):
-        extended_plan(compact(old + asked), again, "x")
+        extended(old + asked, again)
 
 
 @pytest.mark.parametrize("size", ["auto", "1", "3"])

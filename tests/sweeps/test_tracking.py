@@ -24,7 +24,7 @@ from PIL import Image
 
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import compact, expand
+from fishernet.plan import SweepPlan
 from fishernet.services.mlflow_store import TrackingError, check_uri, create_whole
 from sweeps import import_records
 from sweeps.lock import hold_lock
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = trial_config(latent_dim=2, seed=0, epochs=5)
 OTHER = trial_config(model="VAE", latent_dim=3, seed=1, epochs=5)
 THIRD = trial_config(model="AE", latent_dim=4, seed=2, epochs=5)
-PLAN = {**compact([CONFIG, OTHER]), "data_fingerprint": "f", "held_out": "test"}
+PLAN = {**SweepPlan((CONFIG, OTHER)).to_dict(), "data_fingerprint": "f", "held_out": "test"}
 
 
 def epoch(number: int, **metrics: float) -> dict[str, Any]:
@@ -829,7 +829,7 @@ def test_records_of_a_second_machine_extend_the_plan_and_other_data_is_refused(
     assert import_records.main(arguments) == 0
     held = sweep(create=False).plan
     assert held is not None
-    assert set(expand(held)) == {CONFIG, OTHER, third}
+    assert set(SweepPlan.from_dict(held).configs) == {CONFIG, OTHER, third}
     (folder / "plan.json").write_text(json.dumps(plan | {"data_fingerprint": "g"}))
     before = rows(uri)
     assert import_records.main(arguments) == 2
@@ -918,7 +918,7 @@ def test_an_interrupted_import_is_finished_by_the_same_command(
         ),
         ("second/record.json", '{"status": "failed", "reason": null, "config": {"dim": 2}, "epochs": []}', "dim"),
         ("second/record.json", '{"status": "failed", "epochs": [{"epoch": 1, "time": 1}]}', "metrics"),
-        ("plan.json", "{}", "plan.json is damaged or of another version: plan"),
+        ("plan.json", "{}", "plan.json is damaged or of another version: configs"),
         ("plan.json", None, "plan.json does not exist"),
         ("third/record.json", "first/record.json", "hold the same trial config"),
     ],
