@@ -109,7 +109,8 @@ def _place(model: str) -> int:
 
 def label(variant: str) -> str:
     """The variant as legends write it; what a model without a prior lacks explains its place among the others."""
-    return variant if family(model_of(variant)).prior else f"{variant} (no sampling)"
+    row = family(model_of(variant))
+    return f"{variant} (sees the image)" if row.sees_image else variant if row.prior else f"{variant} (no sampling)"
 
 
 def model_of(variant: str) -> str:

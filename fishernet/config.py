@@ -125,13 +125,6 @@ class TrialConfig:
         role="rate",
         choices=("adam", "adam-normalised"),
     )
-    initialisation: str = field(
-        "torch",
-        "first weights of dense layers: torch's, uniform within 1/sqrt(n_in); he-normal, of variance 2/n_in; glorot-uniform, "
-        "within sqrt(6/(n_in + n_out))",
-        role="rate",
-        choices=("torch", "he-normal", "glorot-uniform"),
-    )
     adam_beta1: float = field(
         0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
     )  # fmt: skip
@@ -186,6 +179,13 @@ class TrialConfig:
         role="choice",
         choices=("batch", "unnormalised"),
         when={"network": NORMALISED},
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights: torch, uniform within 1/sqrt(fan_in), biases too; glorot-uniform, within "
+        "sqrt(6/(fan_in + fan_out)), biases 0; he-normal, of dense layers, of variance 2/fan_in",
+        role="rate",
+        choices=("torch", "glorot-uniform", "he-normal"),
     )
     precision: str = field(
         "float32",

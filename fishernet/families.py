@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
+from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
 from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
@@ -123,12 +123,12 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
-        row = LIKELIHOODS[self.likelihood]
         if self.likelihood in LOGISTIC and self.decoder_output != "sigmoid":
             raise ValueError(
                 f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        row = LIKELIHOODS[self.likelihood]
         if self.scale not in row.scales:
             raise ValueError(
                 f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
@@ -152,26 +152,20 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class GatedConfig(LikelihoodConfig):
-    """Of models that push no tangents through their networks, whose layers may be gated."""
-
-    gating: str = field(
-        "none",
-        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
-        role="choice",
-        choices=("none", "sigmoid"),
-    )
-
-
-@dataclass(frozen=True)
-class CodeConfig(GatedConfig):
-    """Of models whose encoder's heads may end in a function."""
+class CodeConfig(LikelihoodConfig):
+    """Of models that push no tangents: layers may be gated, and the encoder's heads may end in a function."""
 
     code: str = field(
         "real",
         "last function of the encoder's heads: none, or rectified, max(0, .), as in the released code of the VPAE paper",
         role="choice",
         choices=("real", "rectified"),
+    )
+    gating: str = field(
+        "none",
+        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
+        role="choice",
+        choices=("none", "sigmoid"),
     )
 
 
@@ -213,7 +207,7 @@ EXPONENTIAL = {"prior": "exponential"}
 
 @dataclass(frozen=True)
 class DiagonalConfig(CodeConfig):
-    """Of models with a diagonal Gaussian posterior."""
+    """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
     posterior_sd: str = field(
         "log-variance",
@@ -222,18 +216,6 @@ class DiagonalConfig(CodeConfig):
         role="choice",
         choices=("log-variance", "softplus-sd"),
     )
-    log_variance: str = field(
-        "free",
-        "the posterior's ln s^2 as the encoder gives it, or clamped to [-6, 2]",
-        role="choice",
-        choices=("free", "clamped"),
-    )
-
-
-@dataclass(frozen=True)
-class SteadyConfig(DiagonalConfig):
-    """Of those whose prior may be learned and whose encoder may be held steady."""
-
     prior: str = field(
         "normal",
         "p(z): normal, N(0, 1); exponential, a product of exp(eta_1 z + ... + eta_K z^K)/Z with learned eta",
@@ -275,6 +257,13 @@ class SteadyConfig(DiagonalConfig):
         symbol="stability",
     )  # fmt: skip
 
+    log_variance: str = field(
+        "free",
+        "the posterior's ln s^2 as the encoder gives it, or clamped to [-6, 2]",
+        role="choice",
+        choices=("free", "clamped"),
+    )
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.prior == "exponential" and self.prior_top == "negative" and self.prior_order % 2:
@@ -291,7 +280,7 @@ class SteadyConfig(DiagonalConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, SteadyConfig):
+class VAEConfig(ELBOConfig, DiagonalConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
@@ -400,11 +389,11 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
-class FisherAEConfig(SteadyConfig):
+class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
-    stability_weight: float = with_default(SteadyConfig, "stability_weight", 1.0)
+    stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
         1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
         symbol="posterior",
@@ -427,7 +416,7 @@ class FisherAEConfig(SteadyConfig):
 
 
 @dataclass(frozen=True)
-class WAEConfig(GatedConfig):
+class WAEConfig(CodeConfig):
     """A deterministic code, whose distribution over images is brought to the prior's."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -482,12 +471,11 @@ class FAEConfig(VAEConfig):
     )
     fisher_target: float = field(
         20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
-        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40",
+        must="at least 0", when=READS_F, symbol="F", per_member=True,
     )  # fmt: skip
     fisher_weight: float = field(
         0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
-        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True, search="1e-2..10:log",
-        search_with="elbo",
+        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True,
     )  # fmt: skip
     decoder_fisher_target: float = field(
         0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
@@ -508,10 +496,12 @@ class FAEConfig(VAEConfig):
 
 
 @dataclass(frozen=True)
-class NormalPriorConfig(ELBOConfig, DiagonalConfig):
+class NormalPriorConfig(ELBOConfig, CodeConfig):
     """Of VAEs whose terms take the prior N(0, 1) and a steady encoder for granted."""
 
     likelihood: str = with_default(VAEConfig, "likelihood", "bernoulli")
+    posterior_sd: str = with_default(DiagonalConfig, "posterior_sd", "log-variance")
+    log_variance: str = with_default(DiagonalConfig, "log_variance", "free")
 
 
 @dataclass(frozen=True)
@@ -524,7 +514,7 @@ class MAEConfig(NormalPriorConfig):
     )  # fmt: skip
     information_weight: float = field(
         1.0, "factor C of the distance of the mutual information from information_target", role="choice",
-        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-2..10:log", search_with="elbo",
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True,
     )  # fmt: skip
     information_sample: str = field(
         "straight-through",
@@ -536,11 +526,14 @@ class MAEConfig(NormalPriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
-        if self.likelihood not in allowed and self.information_sample != "mean":
+        drawn = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.information_sample != "mean" and (
+            self.likelihood not in drawn or self.scale != "identity" or self.components
+        ):
             raise ValueError(
-                f"likelihood {self.likelihood} has no draws with a gradient, which information_sample straight-through needs; "
-                f"take one of {', '.join(allowed)}, or information_sample mean"
+                f"information_sample {self.information_sample} needs draws with a gradient, which likelihoods {', '.join(drawn)} "
+                f"with scale identity and components 0 have; got likelihood {self.likelihood}, scale {self.scale} and components "
+                f"{self.components}. Take one of these, or information_sample mean"
             )
 
 
@@ -577,11 +570,10 @@ class PixelVAEConfig(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
-        if self.likelihood not in allowed:
+        if self.likelihood == "maf" or emits(self, (1, 2, 2))[1]:
             raise ValueError(
-                f"likelihood {self.likelihood} asks for numbers of a whole image, and {self.label} gives them pixel by pixel; "
-                f"take one of {', '.join(allowed)}"
+                f"likelihood {self.likelihood} with scale {self.scale} and components {self.components} asks for numbers of a "
+                f"whole image, and the decoder of {self.label} gives them pixel by pixel; take another, such as bernoulli"
             )
 
 
@@ -596,6 +588,9 @@ class Family:
     prior: bool = True  # p(z) to draw from
     tangents: bool = False  # a step pushes d tangents through the decoder, which is most of its cost
     padded: bool = True  # members of different latent_dim stack
+    sees_image: bool = (
+        False  # in scores the decoder is told the image pixel by pixel; without it, it takes a pass for each
+    )
 
     def load(self) -> Any:
         """The model's class."""
@@ -612,7 +607,7 @@ BUILT_IN = (
     Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
     Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
     Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
-    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE"),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 

@@ -49,6 +49,20 @@ LIKELIHOODS = {
         "unit variance, or as scale says", "fishernet.likelihoods.emitted:gaussian", SCALES, mixes=True
     ),
     "gaussian-learned": LikelihoodRow("one learned variance exp(xi)", "fishernet.likelihoods.pixels:GaussianLearned"),
+    "logistic": LikelihoodRow(
+        "256 grey values under a logistic density of the decoder's mean and scale",
+        "fishernet.likelihoods.logistic:Logistic",
+        maps=2,
+        density=False,
+        information=False,
+    ),
+    "logistic-released": LikelihoodRow(
+        "the same without its tails, as the Fisher-Shannon paper's code has it",
+        "fishernet.likelihoods.logistic:LogisticReleased",
+        maps=2,
+        density=False,
+        information=False,
+    ),
     "student-t": LikelihoodRow("multivariate t, degrees of freedom emitted", _EMITTED, SCALES, mixes=True, heavy=True),
     "matrix-normal": LikelihoodRow(
         "normal whose scale is rows times columns", _EMITTED, SCALES, mixes=True, matrix=True
@@ -71,20 +85,6 @@ LIKELIHOODS = {
         _DISCRETISED,
         mixes=True,
         per_pixel=True,
-        maps=2,
-        density=False,
-        information=False,
-    ),
-    "logistic": LikelihoodRow(
-        "256 grey values under a logistic density, its mean and scale bounded as in the Fisher-Shannon paper's code",
-        "fishernet.likelihoods.logistic:Logistic",
-        maps=2,
-        density=False,
-        information=False,
-    ),
-    "logistic-released": LikelihoodRow(
-        "the same without its tails, as that code has it",
-        "fishernet.likelihoods.logistic:LogisticReleased",
         maps=2,
         density=False,
         information=False,

@@ -98,8 +98,11 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""
         with self.arithmetic():
-            features = self.trunk(x)
-            heads = {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+            return self.heads_from(self.trunk(x), x.dtype)
+
+    def heads_from(self, features: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
+        """Each head's output of the trunk's features."""
+        heads = {name: head(features).to(dtype) for name, head in self.heads_of_encoder.items()}
         if getattr(self.config, "code", "real") == "rectified":
             return {name: torch.relu(head) for name, head in heads.items()}
         return heads
@@ -143,12 +146,6 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
-    def other_reconstructions(self, z: Tensor) -> dict[str, Tensor]:
-        """By name, what else could be shown of each z where the likelihood is a mixture, (n_members, n, n_pixels)."""
-        if getattr(self.config, "components", 0) < 2:
-            return {}
-        return self.likelihood.distribution(self.decode(z)).estimates()
-
     def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
         return self.reconstruct(z)
@@ -159,6 +156,12 @@ class Autoencoder(nn.Module, ABC):
         Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
         """
         return means["loss"]
+
+    def other_reconstructions(self, z: Tensor) -> dict[str, Tensor]:
+        """By name, what else could be shown of each z where the likelihood is a mixture, (n_members, n, n_pixels)."""
+        if getattr(self.config, "components", 0) < 2:
+            return {}
+        return self.likelihood.distribution(self.decode(z)).estimates()
 
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""

@@ -8,11 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.models.base import Outcome
-from fishernet.models.vae import LOG_VARIANCES, VAE
+from fishernet.models.vae import VAE
 from fishernet.networks.activations import ACTIVATIONS
 from fishernet.networks.masked import MaskedLinear, degrees
 from fishernet.networks.stacked import Linear
-from fishernet.posteriors import DiagonalGaussian, Flow
+from fishernet.posteriors import Flow
 
 FIRST_GATE = 2.0  # added to the gate, so that a step begins near the identity (section 4: +1 to +2)
 
@@ -62,10 +62,8 @@ class IAF(VAE):
     def posterior(self, x: Tensor) -> Flow:  # type: ignore[override]
         with self.arithmetic():
             features = self.trunk(x)
-            heads = {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+            base = self.gaussian(self.heads_from(features, x.dtype))
             contexts = [cast("FlowStep", step).context(features) for step in self.steps]
-        if self.config.log_variance == "clamped":
-            heads["log_variance"] = heads["log_variance"].clamp(*LOG_VARIANCES)
 
         def steps(z: Tensor) -> tuple[Tensor, Tensor]:
             total = torch.zeros_like(z[:, :, 0])
@@ -75,7 +73,7 @@ class IAF(VAE):
                     total = total + log_det
             return z, total
 
-        return Flow(DiagonalGaussian(**heads, own=self.own), steps)
+        return Flow(base, steps)
 
     def posterior_mean(self, x: Tensor) -> Tensor:
         """Where the Gaussian's mean goes: a code of the image, not the mean of q."""

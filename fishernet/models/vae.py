@@ -49,7 +49,11 @@ class VAE(Autoencoder):
         return getattr(self.config, "stability_weight", 0.0)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        mean, spread = self.encode(x).values()
+        return self.gaussian(self.encode(x))
+
+    def gaussian(self, heads: Mapping[str, Tensor]) -> DiagonalGaussian:
+        """The diagonal Gaussian of the encoder's heads."""
+        mean, spread = heads.values()
         if self.config.posterior_sd == "softplus-sd":
             # What pads a member keeps its 0, a standard deviation of 1.
             spread = 2 * ACTIVATIONS["softplus"].function(spread).log() * self.own

@@ -48,6 +48,7 @@ class StackedLayer(Stacked):
 
     padded = ("weight", "bias")
     initialisation = "torch"
+    dense = False  # its weights are a matrix
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], bias_sizes: Sequence[int]) -> None:
         super().__init__()
@@ -66,20 +67,20 @@ class StackedLayer(Stacked):
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
         """Drawn in each member's own shape: uniform in +-1/sqrt(fan_in), torch's default for its own layers.
 
-        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16). he-normal: N(0, 2/fan_in)
-        (He et al. 2015, eq. 10), biases as torch's.
+        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16). he-normal, of dense layers
+        alone: weights of standard deviation sqrt(2/fan_in) (He et al. 2015, eq. 10).
         """
+        glorot = self.initialisation == "glorot-uniform"
         for i, (shape, size, generator) in enumerate(zip(self.shapes, self.bias_sizes, generators, strict=True)):
-            fan_in, fan_out = self.fan_in(shape), self.fan_out(shape)
-            bound = (
-                math.sqrt(6 / (fan_in + fan_out)) if self.initialisation == "glorot-uniform" else 1 / math.sqrt(fan_in)
-            )
-            weight = (torch.rand(shape, generator=generator) * 2 - 1) * bound
-            if self.initialisation != "glorot-uniform":
-                self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
-            if self.initialisation == "he-normal":
+            fan_in, bound = self.fan_in(shape), 1 / math.sqrt(self.fan_in(shape))
+            if self.initialisation == "he-normal" and self.dense:
                 weight = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_in)
+            else:
+                reach = math.sqrt(6 / (fan_in + self.fan_out(shape))) if glorot else bound
+                weight = (torch.rand(shape, generator=generator) * 2 - 1) * reach
             _corner(self.weight[i], shape).copy_(weight)
+            if not glorot:
+                self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
 
     def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
         return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
@@ -97,6 +98,8 @@ def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 class Linear(StackedLayer):
     """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy."""
+
+    dense = True
 
     def __init__(self, n_in: Sequence[int], n_out: Sequence[int]) -> None:
         super().__init__(list(zip(n_in, n_out, strict=True)), n_out)

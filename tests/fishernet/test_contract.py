@@ -21,7 +21,7 @@ VARIANTS = [
         "decoder_fisher_weight": 1e-3,
     },
     {"model": "MAE", "information_sample": "mean", "likelihood": "gaussian-learned"},
-    {"model": "PixelVAE", **SMALLER_PIXELS, "pixel_mask": "released", "network": "conv"},
+    {"model": "PixelVAE", **SMALLER_PIXELS, "pixel_mask": "released"},
     {"model": "AE", "network": "conv"},
     {"model": "VAE", "likelihood": "gaussian-learned"},
     {"model": "VAE", "likelihood": "gaussian-learned", "noise": "closed-form"},

@@ -197,7 +197,7 @@ def test_the_released_logistic_does_not_sum_to_one():
 @pytest.mark.parametrize(
     ("values", "parts"),
     [
-        ({"model": "FisherNet", "likelihood": "logistic"}, ["likelihood logistic", "FisherNet", "VAE"]),
+        ({"model": "FisherNet", "likelihood": "logistic"}, ["likelihood logistic", "Fisher information", "FisherNet"]),
         (
             {"model": "VAE", "likelihood": "logistic", "decoder_output": "linear"},
             ["likelihood logistic", "decoder_output"],

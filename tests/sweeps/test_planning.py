@@ -50,10 +50,18 @@ def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
 # The values of others without which every other value of a field is refused.
 NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
-    "scale": {"likelihood": "student-t"}, "components": {"likelihood": "gaussian"}, "patience": {"stopping_size": 5},
-    "decoder_fisher_weight": {"likelihood": "gaussian-learned"}, "dequantisation": {"likelihood": "gaussian"},
+    "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
+    "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+    "dequantisation": {"likelihood": "gaussian"},
 }  # fmt: skip
-ONE_VALUE = {("CVAE", "network"), ("FisherNet", "components"), ("FisherAE", "components"), ("FisherAE", "scale")}
+ONE_VALUE = {
+    ("CVAE", "network"),
+    ("FisherNet", "components"),
+    ("FisherAE", "components"),
+    ("FisherAE", "scale"),
+    ("MAE", "components"),
+    ("MAE", "scale"),
+}
 PLURAL = {"latent_dim": "latent-dims", "seed": "seeds"}
 
 
