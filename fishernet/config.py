@@ -150,7 +150,8 @@ class TrialConfig:
     )
     network: str = field(
         "dense",
-        "layers of encoder and decoder: dense, or conv, the FisherNet paper's convolutions (Table A1)",
+        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); or pooled-cnn, the VPAE "
+        "paper's one convolution and pooling (its Table 2), whose code is larger than the image",
         role="choice",
         choices=tuple(NETWORKS),
     )

@@ -14,6 +14,7 @@ from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
+from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -121,6 +122,11 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        if not NETWORKS[self.network].heads and not isinstance(self, AEConfig):
+            raise ValueError(
+                f"network {self.network}: its code is its features, without layers that a {self.label} needs for its "
+                "posterior; the AE has it"
+            )
         row = LIKELIHOODS[self.likelihood]
         if self.scale not in row.scales:
             raise ValueError(
@@ -161,6 +167,14 @@ class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
+    output_order: str = field(
+        "channels-first",
+        "where network pooled-cnn has the numbers of its outputs: channels-first, each where it is shown; channels-last, "
+        "scrambled as in the released code of the VPAE paper",
+        role="choice",
+        choices=("channels-first", "channels-last"),
+        when={"network": "pooled-cnn"},
+    )
 
 
 @dataclass(frozen=True)

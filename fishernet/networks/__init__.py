@@ -34,6 +34,9 @@ class Network:
     module: str
     n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
+    heads: bool = (
+        True  # linear layers from features to latents; without, the features are the code, and only the AE has one
+    )
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
@@ -56,4 +59,9 @@ NETWORKS = {
     "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
     # 10 million multiplications of encoder and decoder at 784 pixels
     "conv": Network("fishernet.networks.conv", lambda config, n_pixels, n_outputs: 13_000 * (n_pixels + n_outputs)),
+    "pooled-cnn": Network(
+        "fishernet.networks.pooled",
+        lambda config, n_pixels, n_outputs: 9 * config.latent_dim * (4 + -(-n_outputs // n_pixels)),
+        heads=False,
+    ),
 }
