@@ -22,8 +22,8 @@ import pandas as pd
 from fishernet import commands
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
-from fishernet.families import FAMILIES, MODEL_NAMES, all_fields, is_installed, trial_config
-from fishernet.plan import expand
+from fishernet.families import FAMILIES, all_fields
+from fishernet.plan import SweepPlan
 from fishernet.services import mlflow_store, schema
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
@@ -77,13 +77,9 @@ class Sweep:
 
     @cached_property
     def configs(self) -> tuple[TrialConfig, ...]:
-        """Every planned trial config of an installed model, from the plan's list ``configs`` or from its compact form."""
+        """Every planned trial config of an installed model."""
         try:
-            if "configs" in self.plan:
-                return tuple(
-                    trial_config(v) for v in self.plan["configs"] if is_installed(v.get("model", MODEL_NAMES[0]))
-                )
-            return tuple(expand(self.plan, installed=True))
+            return SweepPlan.from_dict(self.plan, installed=True).configs
         except (KeyError, TypeError, ValueError) as error:
             raise AnalysisError(
                 f"The plan of sweep {self.name} cannot be read; another version wrote it: {error}."

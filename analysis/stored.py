@@ -1,12 +1,10 @@
 """A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
 
-import json
-import math
 import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
 from zipfile import BadZipFile
@@ -14,23 +12,22 @@ from zipfile import BadZipFile
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-import torch
-from safetensors import SafetensorError, safe_open
 
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from analysis.parts import Failures
-from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
-from fishernet.data import DATASETS, DataError, ImageData, load_data
+from fishernet.data import DATASETS, DataError, ImageData
+from fishernet.data.loading import images_of
 from fishernet.families import all_fields, trial_config
 from fishernet.models.base import Autoencoder
 from fishernet.services import mlflow_store
-from fishernet.state import checksum
-
-Array = npt.NDArray[np.float32]
+from fishernet.trained import Array as Array
+from fishernet.trained import ModelError, load_weights
+from fishernet.trained import decode as decode
+from fishernet.trained import posterior_covariances as posterior_covariances
+from fishernet.trained import posterior_means as posterior_means
 
 SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
-BATCH, NUMBERS = 2000, 2000 * 1024  # images per forward pass, and their pixels; decides memory alone
 # What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
 DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
@@ -83,9 +80,7 @@ class StoredSweep:
         """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
         config = self.sweep.configs[0]
         try:
-            data = load_data(
-                config.dataset, self.data_dir, train_size=config.train_size, validation_size=config.validation_size
-            )
+            data = images_of(config, self.data_dir)
         except DataError as error:
             raise AnalysisError(f"Scores and pictures need the images of sweep {self.sweep.name}. {error}") from error
         if data.fingerprint != self.sweep.plan.get("data_fingerprint", data.fingerprint):
@@ -166,7 +161,10 @@ class StoredSweep:
         run_id = str(run["run_id"])
         if run_id not in self._models:
             path = self.artifact(run, "weights.safetensors")
-            self._models[run_id] = load_weights(path, config_of(run))
+            try:
+                self._models[run_id], _ = load_weights(path, config_of(run))
+            except ModelError as error:
+                raise AnalysisError(f"{error}.") from error
         return self._models[run_id]
 
     def latents(self, run: pd.Series) -> tuple[Array, npt.NDArray[np.int64] | None]:
@@ -207,61 +205,3 @@ def config_of(run: pd.Series) -> TrialConfig:
     """The TrialConfig of a row of runs."""
     config: TrialConfig = run["config"]
     return config
-
-
-def load_weights(path: Path, config: TrialConfig) -> Autoencoder:
-    """The model of a weights.safetensors as runs store it; raises AnalysisError when it is damaged or of another shape."""
-    try:
-        with safe_open(path, framework="pt") as file:
-            about = file.metadata() or {}
-            shape, n_train = json.loads(about["image_shape"]), int(about["n_train"])
-            weights = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
-        # Runs of before 0.1 have none.
-        if (claimed := about.pop("checksum", "")) and claimed != checksum(json.dumps(about, sort_keys=True), weights):
-            raise ValueError("its checksum does not match its content")
-        return load_model(config, tuple(shape), n_train, weights)
-    except (SafetensorError, KeyError, ValueError, OSError) as error:
-        raise AnalysisError(f"The weights of {config.run_name}, {path.name}, cannot be used: {error}.") from error
-
-
-@torch.no_grad()
-def posterior_means(model: Autoencoder, images: torch.Tensor) -> Array:
-    """The posterior means of uint8 images (n, channels, height, width): (n, d)."""
-    return np.concatenate([model.posterior_mean(x)[0].cpu().numpy() for x in _batches(model, images)])
-
-
-@torch.no_grad()
-def posterior_covariances(model: Autoencoder, images: torch.Tensor) -> Array:
-    """The posterior covariances of uint8 images (n, channels, height, width): (n, d, d), in squared units of z.
-
-    FisherNet: M^-1 (equation 20); VAE and CVAE: the encoder's variances. Raises AnalysisError for a model without a posterior.
-    """
-    parts = []
-    for x in _batches(model, images):
-        try:
-            covariance = model.posterior(x).covariance()
-        except NotImplementedError as error:
-            raise AnalysisError(f"{model.config.label} has no uncertainty to draw: {error}.") from None
-        parts.append(covariance[0].cpu().numpy())
-    return np.concatenate(parts)
-
-
-@torch.no_grad()
-def decode(model: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -> torch.Tensor:
-    """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
-    device = next(model.parameters()).device
-    latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
-    n = batch_of(math.prod(image_shape))
-    images = torch.cat([model.reconstruct(part[None])[0].cpu() for part in latents.split(n)])
-    return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
-
-
-def batch_of(n_pixels: int) -> int:
-    """How many images of so many numbers to take at once: fewer where they are larger."""
-    return max(1, min(BATCH, NUMBERS // n_pixels))
-
-
-def _batches(model: Autoencoder, images: torch.Tensor) -> Iterator[torch.Tensor]:
-    device = next(model.parameters()).device
-    for part in images.split(batch_of(images[0].numel())):
-        yield part.flatten(1).to(device).float().div(255)[None]

@@ -21,7 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks import processes
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import check_plan, compact, expand
+from fishernet.plan import SweepPlan
 from sweeps.planning import Devices, make_cohorts
 from sweeps.tracking import SweepTracking
 
@@ -112,9 +112,10 @@ def plan() -> None:
     for n_seeds in (13, 132):  # 988 and 10,032 runs
         began = clock()
         configs = grid(n_seeds, "FisherNet", "VAE", "CVAE", "AE")
-        check_plan(configs)
+        whole = SweepPlan(tuple(configs))
+        whole.check()
         cohorts = make_cohorts(configs, Devices(0, 1, 2, 1), 1, 784)
-        assert expand(compact(configs)) == configs
+        assert SweepPlan.from_dict(whole.to_dict()) == whole
         row(f"plan-{len(configs)}", "planning per run", (clock() - began) / len(configs), "CPU s")
         with tempfile.TemporaryDirectory() as scratch:
             uri = f"sqlite:///{scratch}/mlflow.db"

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 MOMENTS = ("exp_avg", "exp_avg_sq")  # as torch.optim.AdamW names them
-BETAS, EPSILON = (0.9, 0.999), 1e-8  # Kingma and Ba 2015; torch's defaults as well
+EPSILON = 1e-8  # Kingma and Ba 2015; torch's default as well
 
 
 @dataclass
@@ -30,7 +30,8 @@ class Adam:
     tenth of a millisecond more a step on its generality (benchmarks/step_speed.py).
     """
 
-    def __init__(self, groups: list[Group]) -> None:
+    def __init__(self, groups: list[Group], betas: tuple[float, float] = (0.9, 0.999)) -> None:
+        self.betas = betas
         self.groups = [group for group in groups if group.parameters]
         # On the device, as a CUDA graph needs it there; one for all parameters, where torch counts for each.
         self.n_steps = torch.zeros((), device=self.groups[0].parameters[0].device) if self.groups else torch.zeros(())
@@ -44,12 +45,10 @@ class Adam:
     def step(self) -> None:
         self.n_steps.add_(1)
         for group in self.groups:
-            torch._fused_adamw_(
-                group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
-                group.exp_avg, group.exp_avg_sq, [], [self.n_steps] * len(group.parameters),
-                lr=group.learning_rate, beta1=BETAS[0], beta2=BETAS[1], weight_decay=group.weight_decay, eps=EPSILON,
-                amsgrad=False, maximize=False,
-            )  # fmt: skip
+            try:
+                _fused_step(group, self.betas, self.n_steps)
+            except (AttributeError, TypeError):  # before it has changed anything
+                _torch_step(group, self.betas, self.n_steps)
 
     def moments(self, parameter: Tensor) -> dict[str, Tensor]:
         """The parameter's own moments by name."""
@@ -58,3 +57,24 @@ class Adam:
                 if own is parameter:
                     return {name: getattr(group, name)[i] for name in MOMENTS}
         raise KeyError("this optimiser does not have that parameter")
+
+
+def _fused_step(group: Group, betas: tuple[float, float], n_steps: Tensor) -> None:
+    """Torch's kernel, which is private: seen in torch 2.15. Raises AttributeError or TypeError where it is another."""
+    torch._fused_adamw_(
+        group.parameters, [p.grad for p in group.parameters],  # type: ignore[misc] # all have one
+        group.exp_avg, group.exp_avg_sq, [], [n_steps] * len(group.parameters),
+        lr=group.learning_rate, beta1=betas[0], beta2=betas[1], weight_decay=group.weight_decay, eps=EPSILON,
+        amsgrad=False, maximize=False,
+    )  # fmt: skip
+
+
+def _torch_step(group: Group, betas: tuple[float, float], n_steps: Tensor) -> None:
+    """The same numbers by the public class, on the group's own moments; ``n_steps`` counts this one."""
+    on_gpu = group.parameters[0].is_cuda
+    optimiser = torch.optim.AdamW(
+        group.parameters, group.learning_rate, betas, EPSILON, group.weight_decay, fused=True, capturable=on_gpu
+    )
+    for parameter, *moments in zip(group.parameters, group.exp_avg, group.exp_avg_sq, strict=True):
+        optimiser.state[parameter] = {"step": n_steps - 1, **dict(zip(MOMENTS, moments, strict=True))}
+    optimiser.step()

@@ -144,19 +144,22 @@ def _draw(noise: Noise, n: int, generator: torch.Generator) -> Tensor:
 
 
 def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
-    """Of each player, Adam with weight decay of the weights alone; xi may have its own rate.
+    """Of each player, Adam with weight decay of the weights alone; some parameters may have a rate of their own.
 
     Biases and xi are no weights: shrinking xi would pull the noise variance towards 1.
     """
     groups: dict[str, dict[tuple[float, float], list[Tensor]]] = {}
     for name, parameter in model.named_parameters():
-        rate = getattr(config, "noise_learning_rate", 0.0) if name == "likelihood.xi" else 0.0
+        rate = model.learning_rate_of(name)
         # A normalisation's scale, one number per feature and member, is no weight either.
         decay = config.weight_decay if name.endswith("weight") and parameter.dim() > 2 else 0.0
         own = groups.setdefault(model.player_of(name), {})
-        own.setdefault((rate or config.learning_rate, decay), []).append(parameter)
+        own.setdefault((rate, decay), []).append(parameter)
     return {
-        player: Adam([Group(parameters, rate, decay) for (rate, decay), parameters in own.items()])
+        player: Adam(
+            [Group(parameters, rate, decay) for (rate, decay), parameters in own.items()],
+            (config.adam_beta1, config.adam_beta2),
+        )
         for player, own in groups.items()
     }
 

@@ -16,6 +16,7 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
 # number of training; a choice, which makes a line of its own in every figure; how things are computed; a name.
+NORMALISED = ("fisherae-28", "fisherae-64")  # networks
 ROLES = ("axis", "data", "schedule", "size", "rate", "choice", "computing", "label")
 # A search may vary these.
 VARIABLE_ROLES = ("size", "rate", "choice")
@@ -27,6 +28,10 @@ def at_least(minimum: float) -> Callable[[Any], bool]:
 
 def between(least: float, most: float) -> Callable[[Any], bool]:
     return lambda value: least <= value <= most
+
+
+def share(value: float) -> bool:
+    return 0 <= value < 1
 
 
 def positive(value: float) -> bool:
@@ -114,6 +119,12 @@ class TrialConfig:
         must="at least 0",
         search="1e-6..1e-1:log",
     )
+    adam_beta1: float = field(
+        0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
+    adam_beta2: float = field(
+        0.999, "the same of squared gradients", role="rate", valid=share, must="from 0 to below 1",
+    )  # fmt: skip
     hidden_width: int = field(
         448, "neurons per hidden dense layer", role="size", valid=between(1, 2**16), must="from 1 to 65536",
         when={"network": "dense"}, search="128,256,448",
@@ -145,15 +156,24 @@ class TrialConfig:
         "relu",
         "function between the layers of encoder and decoder",
         role="choice",
-        choices=("relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
+        when={"network": ("dense", "conv")},
         search="relu,elu,silu,tanh",
     )
     network: str = field(
         "dense",
-        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); or pooled-cnn, the VPAE "
-        "paper's one convolution and pooling (its Table 2), whose code is larger than the image",
+        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); pooled-cnn, the VPAE "
+        "paper's one convolution and pooling (its Table 2), whose code is larger than the image; fisherae-28 and "
+        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
         role="choice",
         choices=tuple(NETWORKS),
+    )
+    normalisation: str = field(
+        "batch",
+        "of networks that normalise by batch: batch, or unnormalised, without",
+        role="choice",
+        choices=("batch", "unnormalised"),
+        when={"network": NORMALISED},
     )
     initialisation: str = field(
         "torch",
@@ -182,6 +202,20 @@ class TrialConfig:
         role="data",
         valid=at_least(0),
         must="at least 0",
+    )
+    crop: int = field(
+        0,
+        "keep the central crop x crop pixels of each image; 0 keeps all",
+        role="data",
+        valid=at_least(0),
+        must="at least 0",
+    )
+    image_size: int = field(
+        0,
+        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them as they are",
+        role="data",
+        valid=between(0, 4096),
+        must="from 0 to 4096",
     )
     evaluate_every: int = field(
         1,
@@ -273,7 +307,7 @@ def usual_config(cls: Any, model: str) -> Any:
     return cls(model=model)
 
 
-def typed(f: "Field[Any]", value: Any) -> Any:
+def typed(f: Field[Any], value: Any) -> Any:
     """The value in the field's type, from text as well; raises ValueError that names the field."""
     kind: type = f.type  # type: ignore[assignment]  # no module of configs has postponed annotations
     meaning, choices, valid = f.metadata["meaning"], f.metadata["choices"], f.metadata["valid"]

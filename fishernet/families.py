@@ -196,9 +196,12 @@ class ELBOConfig(LikelihoodConfig):
     )
 
 
+EXPONENTIAL = {"prior": "exponential"}
+
+
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, CodeConfig):
-    """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
+class DiagonalConfig(CodeConfig):
+    """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
     posterior_sd: str = field(
         "log-variance",
@@ -207,6 +210,65 @@ class VAEConfig(ELBOConfig, CodeConfig):
         role="choice",
         choices=("log-variance", "softplus-sd"),
     )
+    prior: str = field(
+        "normal",
+        "p(z): normal, N(0, 1); exponential, a product of exp(eta_1 z + ... + eta_K z^K)/Z with learned eta",
+        role="choice",
+        choices=("normal", "exponential"),
+    )
+    prior_order: int = field(
+        4,
+        "highest power K of the exponential prior",
+        role="choice",
+        valid=between(2, 12),
+        must="from 2 to 12",
+        when=EXPONENTIAL,
+        symbol="order",
+    )
+    prior_top: str = field(
+        "negative",
+        "eta_K: negative makes the prior a density; free, as in the Fisher auto-encoder's paper, does not",
+        role="choice",
+        choices=("negative", "free"),
+        when=EXPONENTIAL,
+    )
+    prior_start: str = field(
+        "standard",
+        "the exponential prior at the first step: standard, about N(0, 1); scattered, each eta from N(0, 0.01^2)",
+        role="rate",
+        choices=("standard", "scattered"),
+        when=EXPONENTIAL,
+    )
+    stability: str = field(
+        "partial",
+        "what the stability term holds small: |grad_x ln q(z given x)|^2/2 with z held (partial, the paper's theorem 1), with "
+        "z moving along (total, as released), or the mean of partial over z (expected)",
+        role="choice",
+        choices=("partial", "total", "expected"),
+    )
+    stability_weight: float = field(
+        0.0, "factor of the stability term; 0 leaves it out", role="choice", valid=at_least(0), must="at least 0",
+        symbol="stability",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.prior == "exponential" and self.prior_top == "negative" and self.prior_order % 2:
+            raise ValueError(
+                f"prior_order {self.prior_order} is odd, and no odd power makes a density whatever the sign of its "
+                "coefficient. Give an even prior_order, or prior_top free, as the paper's order 5 has it"
+            )
+
+    @classmethod
+    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+        if name == "stability" and float(values["stability_weight"]) == 0:
+            return False
+        return super().matters(name, values)
+
+
+@dataclass(frozen=True)
+class VAEConfig(ELBOConfig, DiagonalConfig):
+    """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
 
@@ -272,6 +334,11 @@ class FisherNetConfig(ELBOConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if not NETWORKS[self.network].tangents:
+            raise ValueError(
+                f"network {self.network} has no Jacobian of its decoder, which the posterior of {self.label} is made of; network "
+                f"must be {' or '.join(name for name, row in NETWORKS.items() if row.tangents)}"
+            )
         if self.components:
             raise ValueError(
                 f"components {self.components}: the Fisher information of a mixture has no closed form, so components of "
@@ -309,6 +376,72 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
+class FisherAEConfig(DiagonalConfig):
+    """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
+
+    likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
+    stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
+    posterior_weight: float = field(
+        1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
+        symbol="posterior",
+    )  # fmt: skip
+    posterior_gradient: str = field(
+        "full",
+        "whether the decoder learns from the posteriors' divergence: full, as the paper has it; held, not, as released",
+        role="choice",
+        choices=("full", "held"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.likelihood not in ("gaussian", "gaussian-learned") or self.scale != "identity" or self.components:
+            raise ValueError(
+                f"likelihood {self.likelihood}, scale {self.scale}, components {self.components}: the Fisher divergence compares "
+                f"images where ln p is quadratic in x alone, so likelihood of {self.label} must be gaussian or gaussian-learned, "
+                "of scale identity and without components"
+            )
+
+
+@dataclass(frozen=True)
+class WAEConfig(LikelihoodConfig):
+    """A deterministic code, whose distribution over images is brought to the prior's."""
+
+    likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
+    penalty: str = field(
+        "gan",
+        "what tells codes from draws of N(0, 1): gan, a discriminator; critic, as released with the Fisher auto-encoder, one "
+        "with clipped weights; mmd, the maximum mean discrepancy of inverse multiquadratic kernels",
+        role="choice",
+        choices=("gan", "critic", "mmd"),
+    )
+    penalty_weight: float = field(
+        100.0, "factor of the penalty, beside -ln p(x given f)", role="choice", valid=at_least(0), must="at least 0",
+        symbol="penalty", search="1..1000:log",
+    )  # fmt: skip
+    discriminator_width: int = field(
+        256, "neurons of each hidden layer of the discriminator", role="size", valid=between(1, 2**16),
+        must="from 1 to 65536",
+    )  # fmt: skip
+    discriminator_layers: int = field(
+        1, "hidden layers of the discriminator", role="size", valid=between(0, 100), must="from 0 to 100",
+    )  # fmt: skip
+    discriminator_steps: int = field(
+        1, "steps of the discriminator before each of the autoencoder", role="rate", valid=between(1, 100),
+        must="from 1 to 100",
+    )  # fmt: skip
+    discriminator_learning_rate: float = field(
+        0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
+        must="at least 0", search="1e-5..1e-2:log",
+    )  # fmt: skip
+
+    @classmethod
+    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+        if name.startswith("discriminator_") and values["penalty"] == "mmd":
+            return False
+        return super().matters(name, values)
+
+
+@dataclass(frozen=True)
 class Family:
     """A row: what the rest of the product asks of a model without importing it."""
 
@@ -330,6 +463,8 @@ BUILT_IN = (
     Family("FisherNet", FisherNetConfig, "fishernet.models.fishernet:FisherNet", tangents=True),
     Family("VAE", VAEConfig, "fishernet.models.vae:VAE"),
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
+    Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
+    Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 
@@ -412,7 +547,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, "Field[Any]"]:
+def all_fields() -> dict[str, Field[Any]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():

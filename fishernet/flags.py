@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import fishernet
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations, and no ``--flag=--``, which argparse makes an empty list of.
@@ -17,6 +19,7 @@ class Parser(argparse.ArgumentParser):
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(allow_abbrev=False, **kwargs)
+        self.add_argument("--version", action=_Version)
         for kind in (int, float):
             self.register("type", kind, number(kind))
         self.register("type", Path, lambda text: Path(os.path.expanduser(text)))  # noqa: PTH111 (for a word like ~nobody)
@@ -30,6 +33,17 @@ class Parser(argparse.ArgumentParser):
                 flag = word.partition("=")[0] if word.startswith("--") else before
                 self.error(f"{flag.encode('ascii', 'backslashreplace').decode()} takes text in UTF-8; got {word!a}")
         return super().parse_args(words, namespace)
+
+
+class _Version(argparse.Action):
+    """``--version`` prints fishernet's version and ends; it is looked up then alone."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help="print it and end")
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        print(f"fishernet {fishernet.__version__}")
+        parser.exit()
 
 
 def number(kind: type[int] | type[float]) -> Callable[[str], float]:

@@ -7,7 +7,6 @@ them when they are imported. Every command begins here.
 import functools
 import getpass
 import os
-import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Sequence
@@ -27,9 +26,6 @@ VARIABLES = {
     "PYTHONIOENCODING": "utf-8:backslashreplace",
 }
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
-# A socket of Ray's: what comes behind its folder, and how many bytes of a path the system takes (sockaddr_un).
-SOCKET = "/ray/session_2026-01-01_00-00-00_000000_4194304/sockets/plasma_store.1"
-LONGEST_SOCKET = 103 if sys.platform == "darwin" else 107
 
 
 def entry_point(main: Callable[[Sequence[str] | None], int]) -> Callable[..., int]:
@@ -88,69 +84,6 @@ def settle() -> None:
             f"the file matplotlibrc in the current folder cannot be read ({error}), without which matplotlib does not start "
             "there; rename it, or start the command in another folder"
         )
-
-
-def settle_private_ray() -> None:
-    """Before Ray is imported to be started on this machine: none of its settings is another cluster's, or ends its processes.
-
-    Of its settings numbers and switches are kept: a word where it expects a number ends Ray, and this process with it. Its files
-    go to RAY_TMPDIR, else TMPDIR, where these can hold them, else to /tmp. Raises OSError where no folder can.
-    """
-    for name in [name for name in os.environ if name.startswith(("RAY_", "TUNE_")) and name != "RAY_TMPDIR"]:
-        if not re.fullmatch(r"\d{1,9}|\d{1,9}\.\d+|true|false|disabled", os.environ[name]):
-            del os.environ[name]
-    asked = [os.environ[name] for name in ("RAY_TMPDIR", "TMPDIR") if os.environ.get(name)]
-    problems: list[str] = []
-    for folder in [*asked, "/tmp"]:
-        if not (problem := socket_problem(folder)):
-            break
-        problems.append(problem)
-    else:
-        raise OSError(f"{problems[0]}; set RAY_TMPDIR to a short path of a folder that can be written to")
-    os.environ["RAY_TMPDIR"] = str(Path(folder).absolute())
-    if problems:
-        print(f"{problems[0]}; they go below {folder}", file=sys.stderr)
-
-
-def socket_problem(folder: str) -> str:
-    """Why Ray's sockets cannot be in that folder, as half a sentence; empty where they can. The folder is made."""
-    path = Path(folder).absolute()
-    if len(os.fsencode(path)) + len(SOCKET) > LONGEST_SOCKET:
-        room = LONGEST_SOCKET - len(SOCKET)
-        return f"the temporary folder {path} is too long a path for Ray's sockets, which leave it {room} bytes"
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        return f"the temporary folder {path} cannot be made ({error.strerror}), and Ray's sockets go there"
-    if not os.access(path, os.W_OK | os.X_OK):
-        return f"the temporary folder {path} cannot be written to, and Ray's sockets go there"
-    return ""
-
-
-def by_python_path(job_config: Any) -> Any:
-    """The same ``ray.job_config.JobConfig`` for workers that import by PYTHONPATH alone.
-
-    Ray would have them look first in the driver's current folder, where a file may have the name of one of these packages.
-    """
-    job_config._runtime_env_has_working_dir = lambda: True
-    return job_config
-
-
-def ray_start_error(error: BaseException) -> str:
-    """Why Ray did not start on this machine, and what helps against that, as a sentence."""
-    reason = " ".join(str(error).split())[:300] or type(error).__name__
-    said = f"Ray did not start on this machine ({reason})"
-    if re.search(r"too many open files|Errno 24\b", reason, re.I):
-        return f"{said}; allow more open files: ulimit -n 4096"
-    if re.search(r"no space left|Errno 28\b|quota", reason, re.I):
-        return f"{said}; make room there, or set RAY_TMPDIR to a short path of another folder"
-    if re.search(r"Errno (13|30)\b", reason) and os.environ.get("RAY_TMPDIR", "/tmp") in reason:
-        return f"{said}; set RAY_TMPDIR to a short path of a folder that can be written to"
-    if re.search(r"cannot allocate|out of memory|Errno 12\b|resource temporarily|can't start new thread", reason, re.I):
-        return f"{said}; free memory or end other processes, or raise the limits of this shell (ulimit -a)"
-    if re.search(r"timed out|overloaded|Failed to (start|connect to|get) |start(ed)? successfully", reason):
-        return f"{said}; is it very busy, or out of memory?"
-    return said
 
 
 def wrong_variable(variables: Iterable[Any]) -> str:

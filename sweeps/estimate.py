@@ -8,6 +8,7 @@ import torch
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data import ImageData
+from fishernet.splitting import is_out_of_memory
 from fishernet.training import ResidentImages, Step, keep_freed_memory, set_arithmetic, train_epoch
 from sweeps.planning import Devices
 
@@ -15,6 +16,22 @@ WARM_UP_STEPS, MEASURED_STEPS = 2, 4
 STEPS_ON_A_GPU = 10, 30  # the first are not yet a CUDA graph's, and each takes a millisecond
 # An image is evaluated without gradients but decoded twice (from the mean and from a sample): about half a training pass.
 EVALUATION_COST = 0.5
+
+
+def estimate_or_say_why_not(
+    cohorts: Sequence[Sequence[TrialConfig]], devices: Devices, data: ImageData
+) -> float | None:
+    """Seconds of wall time the cohorts will take; None, after a line, where that cannot be measured here."""
+    if devices.gpus and not torch.cuda.is_available():
+        print("time       unknown: the cluster's GPUs are not on this machine, where a step would be measured")
+        return None
+    try:
+        return estimate_seconds(cohorts, devices, data)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        print("time       unknown: a cohort does not fit the memory here; training would halve it until it fits")
+        return None
 
 
 def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices, data: ImageData) -> float:

@@ -1,5 +1,7 @@
 """Find each model's best setting with Optuna, on validation images: ``python sweeps/hyperparameter_search.py --gpus 4``."""
 
+from __future__ import annotations
+
 import argparse
 import re
 import shlex
@@ -7,7 +9,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -15,23 +17,16 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
-from fishernet import commands
+from fishernet import commands, data
 from fishernet.config import TrialConfig
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Parser
-from fishernet.plan import MOST_RUNS, PlanError, format_numbers, parse_numbers, write_json
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, format_numbers, parse_numbers
 from fishernet.surroundings import entry_point
-from sweeps.driver import (
-    EXIT_STATUS,
-    Driver,
-    UsageError,
-    add_place_flags,
-    add_record_flags,
-    check_shared_flags,
-    duration,
-    import_drawing,
-)
+from sweeps.checkpoints import find_checkpoints
+from sweeps.driver import Driver, duration
+from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_flags, check_shared_flags
 from sweeps.planning import OURS, Devices, dataset_from_flag, flagged, import_models, model_overrides, seeds_from_flag
 from sweeps.space import (
     MULTI_OBJECTIVE,
@@ -47,7 +42,13 @@ from sweeps.space import (
     middle,
     parse_domain,
     searched,
+    storage_url,
 )
+from sweeps.tracking import SweepTracking
+
+if TYPE_CHECKING:
+    from fishernet.data import ImageData
+    from sweeps.studies import Study, StudySearcher
 
 DEFAULTS: dict[str, Any] = {
     "models": OURS, "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
@@ -263,11 +264,11 @@ def _count(flag: str, value: Any, meaning: str, least: int = 1) -> int:
     return int(value)
 
 
-class HyperparameterSearch(Driver):
+class HyperparameterSearch(Driver[SearchPlan]):
     """Optuna's studies, a trial of each a cohort of seeds."""
 
-    kind, installed = "search", "fishernet-search"
-    kept_flags: Mapping[str, Any] = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
+    kind, installed, plan_class = "search", "fishernet-search", SearchPlan
+    kept_flags = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
 
     def asked(self) -> SearchPlan:
         self._check_test_seeds()
@@ -285,9 +286,7 @@ class HyperparameterSearch(Driver):
         if usual:
             return plan
         check_dataset(plan.example.dataset)
-        from fishernet.data import load_data
-
-        n_images = len(load_data(plan.example.dataset, self.args.data_dir).train)
+        n_images = len(data.load_data(plan.example.dataset, self.args.data_dir).train)
         return plan_from_flags(self.args, max(1, n_images // 6))
 
     def run(self, asked: SearchPlan | None) -> int:
@@ -309,103 +308,43 @@ class HyperparameterSearch(Driver):
                 f"help to choose these settings (--seeds {format_numbers(plan.seeds)}); name others, or leave the flag out"
             )
 
-    def stored(self, plan: dict[str, Any]) -> SearchPlan:
-        return SearchPlan.from_dict(plan)
-
-    def extended(self, plan: dict[str, Any], asked: SearchPlan, name: str) -> SearchPlan:
-        return SearchPlan.from_dict(plan).extended(asked, name)
-
-    def example(self, plan: SearchPlan) -> TrialConfig:
-        return plan.example
-
-    def dry_run(self, name: str, plan: SearchPlan) -> int:
-        data, devices = self.load_data(plan.example), self.connect() if self.args.address else self.devices()
-        self._print_plan(name, plan, devices, data)
-        cohorts = [
-            list(plan.members(study, {name: middle(name, domain) for name, domain in study.space}, 0))
+    def cohorts(self, plan: SearchPlan, devices: Devices, images: ImageData) -> list[Sequence[TrialConfig]]:
+        return [
+            plan.members(study, {name: middle(name, domain) for name, domain in study.space}, 0)
             for study in plan.studies
             for _ in range(plan.n_trials)
         ]
-        if (seconds := self.estimate(cohorts, devices, data)) is not None:
-            share = _expected_share(plan)
-            print(f"time       about {duration(seconds * share)} by a measured step of each model at the middle of its ranges"
-                  + (f"; {duration(seconds)} if no trial were stopped early" if share < 1 else ""))  # fmt: skip
-        print("nothing was started or written (--dry-run)")
-        return 0
 
-    def _print_plan(self, name: str, plan: SearchPlan, devices: Devices, data: Any) -> None:
-        print(f"search     {name}: {describe_search(plan)}")
+    def say_time(self, plan: SearchPlan, seconds: float, images: ImageData) -> str:
+        said = f"{super().say_time(plan, seconds * plan.expected_share, images)} at the middle of its ranges"
+        return said + (f"; {duration(seconds)} if no trial were stopped early" if plan.expected_share < 1 else "")
+
+    def details(self, plan: SearchPlan) -> list[str]:
+        lines = []
         for study in plan.studies:
-            ranges = ", ".join(f"{field} {domain}" for field, domain in study.space)
-            print(f"space      {study.name}: {ranges}")
-            if grid_size(study.space) <= plan.n_trials:
-                print(
-                    f"           that is {grid_size(study.space):.0f} settings in all: some will be tried more than once"
-                )
-        print(f"images     {data}")
-        print(f"trials     cohorts of {len(plan.seeds)} member{'s' * (len(plan.seeds) > 1)}, on {devices}")
-        print(f"tracking   {commands.hide_password(self.uri)}")
-        print(f"storage    {self.folder}")
+            lines.append(f"space      {study.name}: {', '.join(f'{field} {domain}' for field, domain in study.space)}")
+            if (n := grid_size(study.space)) <= plan.n_trials:
+                lines.append(f"           that is {n:.0f} settings in all: some will be tried more than once")
+        return lines
 
-    def launch(
-        self, name: str, plan: SearchPlan, tracking: Any, folder: Path, data: Any, devices: Devices | None
-    ) -> int:
-        from fishernet.training import DIVERGED
-        from sweeps import launch, studies
-        from sweeps.progress import Progress
-        from sweeps.trial import find_checkpoints
+    def places(self) -> dict[str, str]:
+        return {**super().places(), "optuna": storage_url(self.storage)}
+
+    def jobs(self, plan: SearchPlan, tracking: SweepTracking, images: ImageData) -> StudySearcher:
+        from sweeps import studies
 
         self._check_test_seeds(plan)
-        runs = tracking.found
-
-        def to_dict(job: Any) -> dict[str, Any]:
-            assert devices is not None
-            fields: dict[str, Any] = job.to_dict(devices, self.args.data_dir, self.args.checkpoint_every, folder)
-            return fields
-
+        known, runs = bool(tracking.plan), tracking.found
         try:
-            opened = studies.open_studies(
-                plan, tracking.begun_as, self.storage, known=bool(tracking.plan), trained=bool(runs)
-            )
+            opened = studies.open_studies(plan, tracking.begun_as, self.storage, known=known, trained=bool(runs))
             studies.make_sampler(plan, 0)
             with studies.sentences(self.storage):
-                search = studies.Search(opened, runs, find_checkpoints(folder / "ray"), to_dict, data.held_out)
-                failures, n_left = search.failures(), search.n_left()
+                checkpoints = find_checkpoints(self.folder)
+                searcher = studies.StudySearcher(opened, runs, checkpoints, self.job_fields, images.held_out)
         except studies.StudiesError as error:
             raise UsageError(str(error)) from None
-        self.describe(
-            tracking, {**plan.to_dict(), "optuna": studies.storage_url(self.storage)}, _shared_fields(plan),
-            describe_search(plan), data,
-        )  # fmt: skip
-        for config, reason in failures.items():  # where the driver died between telling Optuna and telling MLflow
-            if config not in runs or runs[config].status != "FAILED":
-                tracking.finish(config, "FAILED", reason)
         self.opened, self.plan = opened, plan
-        if not n_left:
-            print(f"search     {name}: all trials of {describe_search(plan)} have ended; nothing to train")
-            return self.conclude(name, plan.n_runs, failures, tracking, interrupted=False)
-        devices = devices or self.connect()
-        self._print_plan(name, plan, devices, data)
-        if not devices.gpus:
-            print("device     training on the CPU" + ("" if self.args.gpus == 0 else ", as no GPU was found"))
-        n_ended = len(plan.studies) * plan.n_trials - n_left
-        if n_ended or search.begun:
-            print(
-                f"resuming   {n_ended} trials have ended; {n_left} to train, {len(search.begun)} of them begun before"
-            )
-        n_runs = n_left * len(plan.seeds)
-        with Progress(n_runs, n_runs * plan.epochs, data.held_out) as progress:
-            tracking.say = progress.say
-            outcome = launch.launch(
-                search, devices=devices, tracking=tracking, folder=folder, progress=progress, beside=import_drawing
-            )
-        if outcome.error:
-            print(f"Ray stopped: {outcome.error}", file=sys.stderr)
-        failures |= outcome.failed
-        ended_all = not outcome.error and not any(not r.startswith(DIVERGED) for r in outcome.failed.values())
-        return self.conclude(
-            name, plan.n_runs, failures, tracking, interrupted=outcome.interrupted, resumable=not ended_all
-        )
+        return searcher
 
     def draw(self, name: str) -> None:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
@@ -428,29 +367,17 @@ class HyperparameterSearch(Driver):
         print("", *lines, sep="\n")
         if plan:
             file = self.folder / "best.json"
-            write_json(file, [config.to_dict() for config in plan])
+            plan.write(file)
             words = ["--plan", str(file), "--name", f"{name}-tuned", *self.kept_words(leave_out=("test_seeds",))]
             print("\nthe best settings beside the usual ones, to be trained again and scored on the test set:")
             print(f"  {shlex.join([*commands.driver('sweep'), *words])}\n")
 
     def ui_command(self) -> str:
-        from sweeps.studies import storage_url
-
         return f"{super().ui_command()}\nlook at the studies: {shlex.join(['optuna-dashboard', storage_url(self.storage)])}"
 
 
-def describe_search(plan: SearchPlan) -> str:
-    """``FisherNet-d10, VAE-d10 on fashion-mnist: 40 trials each of seeds 0-2, 50 epochs, rungs after 5, 15, 45; tpe``."""
-    rungs = f"rungs after {', '.join(map(str, plan.rungs))}" if plan.rungs else "none stopped early"
-    names = ", ".join(study.name for study in plan.studies)
-    return (
-        f"{names} on {plan.example.dataset}: {plan.n_trials} trials each of seeds {format_numbers(plan.seeds)}, "
-        f"{plan.epochs} epochs, {rungs}; {plan.sampler}"
-    )
-
-
-def best_plan(plan: SearchPlan, studies: Sequence[Any], test_seeds: str | None) -> list[TrialConfig]:
-    """Of each study with a completed trial the best setting and the model's usual one, on all training images."""
+def best_plan(plan: SearchPlan, studies: Sequence[Study], test_seeds: str | None) -> SweepPlan | None:
+    """Of each study with a completed trial the best setting and the model's usual one, on all training images; None without."""
     fresh = range(max(plan.seeds) + 1, max(plan.seeds) + 1 + len(plan.seeds))
     seeds = seeds_from_flag(test_seeds) if test_seeds else list(fresh)
     configs = []
@@ -465,21 +392,7 @@ def best_plan(plan: SearchPlan, studies: Sequence[Any], test_seeds: str | None) 
         }
         usual["latent_dim"] = tuned["latent_dim"]
         configs += [trial_config({**values, "seed": seed}) for values in (usual, tuned) for seed in seeds]
-    return configs
-
-
-def _shared_fields(plan: SearchPlan) -> dict[str, Any]:
-    """The fields that all studies fix alike: the parent run's parameters."""
-    rows = [{k: v for k, v in s.base.to_dict().items() if k not in dict(s.space)} for s in plan.studies]
-    shared = {k: v for k, v in rows[0].items() if all(row.get(k) == v for row in rows) and k not in ("seed", "setting")}
-    return {**shared, "trials": plan.n_trials, "sampler": plan.sampler} if len(plan.studies) else shared
-
-
-def _expected_share(plan: SearchPlan) -> float:
-    """The share of the epochs that is trained where exactly one of ``reduction_factor`` trials passes each rung."""
-    ends = [*plan.rungs, plan.epochs]
-    steps = zip([0, *ends], ends, strict=False)
-    return sum((b - a) / plan.reduction_factor**k for k, (a, b) in enumerate(steps)) / plan.epochs
+    return SweepPlan(tuple(configs)) if configs else None
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ files. Importing again adds what is new and changes nothing else.
 
 import argparse
 import json
-import math
 import os
 import sys
 from collections.abc import Iterator, Sequence
@@ -22,7 +21,7 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.flags import Parser
-from fishernet.plan import PlanError, compact, expand
+from fishernet.plan import Json, PlanError, SweepPlan
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
     DEFAULT_STORAGE,
@@ -34,13 +33,14 @@ from fishernet.services.mlflow_store import (
     uri_source,
 )
 from fishernet.surroundings import entry_point
-from sweeps.driver import name_problem, storage_problem
+from sweeps.flags import name_problem, storage_problem
 from sweeps.lock import hold_lock
-from sweeps.planning import describe_plan
 from sweeps.tracking import SweepTracking
+from sweeps.tracking_queue import Epoch
 
 # Nobody trains an imported run any further, so that one "running" ends where its record does.
 STATUSES = {"finished": "FINISHED", "failed": "FAILED", "running": "KILLED"}
+LATEST = 253402300800  # the year 10000, where dates end
 UNFINISHED = "its record was imported before it had finished"
 
 
@@ -49,14 +49,14 @@ class RecordError(ValueError):
 
 
 @dataclass(frozen=True)
-class Record:
+class RecordFile:
     """One run as its record.json tells it."""
 
     folder: Path
     config: TrialConfig
     status: str  # FINISHED, FAILED or KILLED
     reason: str | None
-    epochs: list[dict[str, Any]]
+    epochs: list[Epoch]
 
     @property
     def last_epoch(self) -> int:
@@ -64,10 +64,10 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Plan:
+class PlanFile:
     """The sweep as its plan.json tells it."""
 
-    configs: list[TrialConfig]
+    plan: SweepPlan
     pca_test_mse: list[tuple[int, float]]  # (latent dimension, mean squared error)
     data_fingerprint: str
     held_out: str  # the images the runs were scored on: test or validation
@@ -75,16 +75,16 @@ class Plan:
     provenance: dict[str, str]  # tags
 
 
-def read_folder(folder: Path) -> tuple[Plan, list[Record]]:
+def read_folder(folder: Path) -> tuple[PlanFile, list[RecordFile]]:
     """The plan and every record below folder, all of them valid; raises RecordError."""
     if not folder.is_dir():
         raise RecordError(f"the folder {folder} does not exist")
     with _blaming(folder / "plan.json") as data:
-        plan = _plan(data)
-    records: dict[TrialConfig, Record] = {}
+        plan = _plan_file(data)
+    records: dict[TrialConfig, RecordFile] = {}
     for path in sorted(folder.glob("*/record.json")):
         with _blaming(path) as data:
-            record = _record(path.parent, data)
+            record = _record_file(path.parent, data)
         first = records.setdefault(record.config, record)
         if first is not record:
             raise RecordError(f"{first.folder} and {record.folder} hold the same trial config; remove one")
@@ -105,13 +105,16 @@ def _blaming(path: Path) -> Iterator[Any]:
         raise RecordError(f"{path} is damaged or of another version: {reason}; nothing was imported") from error
 
 
-def _plan(data: dict[str, Any]) -> Plan:
-    configs = [trial_config(config) for config in data.get("configs") or data["plan"]]
-    if not configs:
+def _plan_file(data: Json) -> PlanFile:
+    plan = SweepPlan.from_dict({"configs": data["configs"]})
+    if not plan.configs:
         raise ValueError("it plans no runs")
-    return Plan(
-        configs=configs,
-        pca_test_mse=[(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()],
+    pca_test_mse = [(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()]
+    if problem := next((d for d, _ in pca_test_mse if not 1 <= d < 2**31), None):
+        raise ValueError(f"pca_test_mse has no latent dimension {problem}")
+    return PlanFile(
+        plan=plan,
+        pca_test_mse=pca_test_mse,
         data_fingerprint=str(data["data_fingerprint"]),
         held_out=str(data.get("held_out", "test")),
         command=str(data["command"]),
@@ -121,8 +124,8 @@ def _plan(data: dict[str, Any]) -> Plan:
     )
 
 
-def _record(folder: Path, data: dict[str, Any]) -> Record:
-    epochs: list[dict[str, Any]] = [
+def _record_file(folder: Path, data: Json) -> RecordFile:
+    epochs: list[Epoch] = [
         {
             "epoch": int(epoch["epoch"]),
             "time": float(epoch["time"]),
@@ -130,17 +133,20 @@ def _record(folder: Path, data: dict[str, Any]) -> Record:
         }
         for epoch in data["epochs"]
     ]
-    if any(epoch["epoch"] < 1 or not math.isfinite(epoch["time"]) for epoch in epochs):
-        raise ValueError("its epochs must count from 1 and have a time")
+    config = trial_config(data["config"])
+    if not all(1 <= epoch["epoch"] <= config.epochs for epoch in epochs):
+        raise ValueError(f"its epochs must count from 1 to the {config.epochs} of its config")
+    if not all(0 <= epoch["time"] < LATEST for epoch in epochs):
+        raise ValueError("the time of its epochs must be in seconds since 1970")
     if data["status"] not in STATUSES:
         raise ValueError(f"its status must be one of {', '.join(STATUSES)}; got {data['status']!r}")
     reason = data["reason"] or (UNFINISHED if data["status"] == "running" else None)
-    return Record(folder, trial_config(data["config"]), STATUSES[data["status"]], reason, epochs)
+    return RecordFile(folder, config, STATUSES[data["status"]], reason, epochs)
 
 
-def import_records(plan: Plan, records: list[Record], tracking: SweepTracking) -> tuple[int, str]:
+def import_records(file: PlanFile, records: list[RecordFile], tracking: SweepTracking) -> tuple[int, str]:
     """Queue what the sweep does not hold yet; how many records that are, and the sweep's status with them."""
-    configs = _describe(plan, tracking)
+    plan = _describe(file, tracking)
     held = tracking.runs()
     status = {config: run.status for config, run in held.items()}
     new = 0
@@ -155,28 +161,27 @@ def import_records(plan: Plan, records: list[Record], tracking: SweepTracking) -
         tracking.log_epochs(record.config, record.epochs)
         folder = record.folder if record.status == "FINISHED" else None
         tracking.finish(record.config, record.status, record.reason, folder, end=max(times, default=None))
-    if all(status.get(config) == "FINISHED" for config in configs):
+    if all(status.get(config) == "FINISHED" for config in plan.configs):
         return new, "FINISHED"
     return new, "FAILED" if "FAILED" in status.values() else "KILLED"
 
 
-def _describe(plan: Plan, tracking: SweepTracking) -> list[TrialConfig]:
-    """Add the plan to the one the sweep has, from another machine's records for instance; all its configs."""
+def _describe(file: PlanFile, tracking: SweepTracking) -> SweepPlan:
+    """Add the plan to the one the sweep has, from another machine's records for instance; both together."""
     held = tracking.plan
-    if held and held["data_fingerprint"] != plan.data_fingerprint:
+    if held and held["data_fingerprint"] != file.data_fingerprint:
         raise RecordError(
             f"the sweep {tracking.name} was trained on data with fingerprint {held['data_fingerprint']}, these "
-            f"records on data with {plan.data_fingerprint}; import them under another --name"
+            f"records on data with {file.data_fingerprint}; import them under another --name"
         )
-    there = expand(held) if held else []
-    configs = list(dict.fromkeys([*there, *plan.configs]))
-    if len(configs) > len(there):
-        compacted = compact(configs)
-        about = {"data_fingerprint": plan.data_fingerprint, "held_out": plan.held_out}
-        note = f"Imported from records of `python -m fishernet`.\n\n{describe_plan(configs)}"
-        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in plan.pca_test_mse])
-        tracking.describe(compacted | about, compacted["base"], plan.command, note, plan.provenance)
-    return configs
+    there = SweepPlan.from_dict(held) if held else None
+    plan = there.joined(file.plan) if there else file.plan
+    if plan != there:
+        about = {"data_fingerprint": file.data_fingerprint, "held_out": file.held_out}
+        note = f"Imported from records of `python -m fishernet`.\n\n{plan.describe()}"
+        tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in file.pca_test_mse])
+        tracking.describe(plan.to_dict() | about, plan.shared, file.command, note, file.provenance)
+    return plan
 
 
 @entry_point
@@ -218,7 +223,7 @@ def _main(argv: Sequence[str] | None) -> int:
         return 2
 
 
-def _import(plan: Plan, records: list[Record], tracking: SweepTracking) -> int:
+def _import(plan: PlanFile, records: list[RecordFile], tracking: SweepTracking) -> int:
     try:
         new, status = import_records(plan, records, tracking)
         done = tracking.close(status)

@@ -5,25 +5,25 @@ import hashlib
 import json
 import logging
 import os
-import shutil
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+from ray import tune
+from ray.tune.experiment import Trial
+
 from fishernet.config import TrialConfig
+from fishernet.plan import Json, SweepPlan
+from fishernet.services import ray_cluster
 from fishernet.training import DIVERGED
-from sweeps import cluster
+from sweeps.checkpoints import RECORDS_FOLDER, Members, remove_checkpoints, remove_staging
 from sweeps.planning import Devices
 from sweeps.progress import Progress
-from sweeps.tracking import SweepTracking
-from sweeps.trial import RECORDS_FOLDER, STAGING, train_cohort
-
-from ray import tune  # isort: skip  (after cluster, whose settings it reads when it is imported)
-from ray.tune.execution import class_cache  # isort: skip
-from ray.tune.execution.placement_groups import PlacementGroupFactory  # isort: skip
+from sweeps.tracking import SweepTracking, TrackedRun
+from sweeps.trial import train_cohort
 
 # A trial that dies (worker killed, node lost, out of memory) is started again from its checkpoint this many times.
 RETRIES = 3
@@ -31,9 +31,9 @@ RETRIES = 3
 
 @dataclass(frozen=True)
 class Job:
-    """One cohort and how it is trained: what reaches a trial."""
+    """One cohort to train: what one of Tune's trials is given."""
 
-    members: tuple[TrialConfig, ...]
+    members: Members
     checkpoints: tuple[str, ...] = ()  # state files to continue from, the most advanced first
 
     @functools.cached_property
@@ -43,8 +43,8 @@ class Job:
         names = list(dict.fromkeys([self.members[0].run_name, self.members[-1].run_name]))
         return f"{'-to-'.join(names)}-{hashlib.sha256(text.encode()).hexdigest()[:8]}"
 
-    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int, folder: Path) -> dict[str, Any]:
-        """``folder`` is the sweep's."""
+    def to_dict(self, devices: Devices, data_dir: str | None, checkpoint_every: int, folder: Path) -> Json:
+        """What reaches its trial; ``folder`` is the sweep's."""
         return {
             "id": self.id,
             "members": [c.to_dict() for c in self.members],
@@ -58,7 +58,7 @@ class Job:
 
 
 @dataclass
-class Outcome:
+class Launched:
     """How a launch ended."""
 
     finished: list[TrialConfig] = field(default_factory=list)
@@ -67,6 +67,11 @@ class Outcome:
     interrupted: bool = False
     error: str = ""  # why Ray itself gave up, where it did
 
+    @property
+    def resumable(self) -> bool:
+        """Whether a run did not end that would not diverge again."""
+        return bool(self.error) or any(not reason.startswith(DIVERGED) for reason in self.failed.values())
+
 
 class Jobs(Protocol):
     """Where Tune's trials come from: a list of jobs, or a search that makes them as it goes."""
@@ -74,47 +79,78 @@ class Jobs(Protocol):
     by_id: dict[str, Job]  # those handed out so far
     stops: dict[str, str]  # Tune's trial id -> why it was stopped before its last epoch
     keep_models: bool  # whether weights and pictures of a finished run go to MLflow
+    finished: Set[TrialConfig]  # members that were finished before and train along with their cohort: not counted again
+    failed: dict[TrialConfig, str]  # those that failed before for a reason that stays, which is said
+    n_runs: int  # to train, and their epochs; no run: all have ended
+    n_epochs: int
+    cohort_sizes: Sequence[int]  # of the jobs to train
+    ended: str  # what was trained before: "4 runs are finished"
+    left: str  # what is left: "2 to train, 1 cohorts from checkpoints"
+    resumes: bool  # whether anything was trained before
 
     def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
         """Tuner's param_space, and what of TuneConfig makes and stops its trials."""
 
-    def tags(self, trial: Any) -> dict[str, str]:
+    def tags(self, trial: Trial) -> dict[str, str]:
         """What MLflow is told of the trial's runs beside their parameters, as the trial stands."""
 
 
 class JobList:
-    """Jobs that are all known beforehand, each trained to its end."""
+    """What of a plan is left to train, each job to its end: cohorts that were interrupted as they were, the rest in new ones.
+
+    ``runs`` is what MLflow holds, ``checkpoints`` are those of cohorts; ``in_cohorts`` forms new ones.
+    """
 
     keep_models = True
 
-    def __init__(self, jobs: Sequence[Job], to_dict: Callable[[Job], dict[str, Any]]) -> None:
-        self.by_id, self.stops = {job.id: job for job in jobs}, dict[str, str]()
+    def __init__(
+        self, plan: SweepPlan, runs: Mapping[TrialConfig, TrackedRun], checkpoints: Mapping[Members, Sequence[str]],
+        in_cohorts: Callable[[Sequence[TrialConfig]], Sequence[Sequence[TrialConfig]]],
+        to_dict: Callable[[Job], Json],
+    ) -> None:  # fmt: skip
         self._to_dict = to_dict
+        self.stops = dict[str, str]()
+        self.finished: Set[TrialConfig] = {c for c in plan.configs if c in runs and runs[c].status == "FINISHED"}
+        self.failed = {c: r.reason for c, r in runs.items() if r.status == "FAILED" and r.reason.startswith(DIVERGED)}
+        missing = [c for c in plan.configs if c not in self.finished and c not in self.failed]
+        left, jobs = set(missing), []
+        for members, paths in checkpoints.items():
+            # A member that is finished already trains along: without it the cohort would be another, and not go on bit for bit.
+            if left & set(members):
+                jobs.append(Job(members, tuple(paths)))
+                left -= set(members)
+        n_continued = len(jobs)
+        if left:
+            jobs += [Job(tuple(cohort)) for cohort in in_cohorts([c for c in missing if c in left])]
+        self.by_id = {job.id: job for job in jobs}
+        self.cohort_sizes: Sequence[int] = [len(job.members) for job in jobs]
+        self.n_runs, self.n_epochs = sum(self.cohort_sizes), sum(c.epochs for job in jobs for c in job.members)
+        self.resumes = bool(self.finished or self.failed or n_continued)
+        self.ended = f"{len(self.finished)} runs are finished" + (
+            f", {len(self.failed)} diverged" if self.failed else ""
+        )
+        self.left = f"{len(missing)} to train, {n_continued} cohorts from checkpoints"
 
     def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return {"job": tune.grid_search([self._to_dict(job) for job in self.by_id.values()])}, {}
 
-    def tags(self, trial: Any) -> dict[str, str]:
+    def tags(self, trial: Trial) -> dict[str, str]:
         return {}
 
 
 def launch(
     jobs: Jobs, *, devices: Devices, tracking: SweepTracking, folder: Path, progress: Progress,
-    beside: Callable[[], object], finished: Set[TrialConfig] = frozenset(),
-) -> Outcome:  # fmt: skip
+    beside: Callable[[], object],
+) -> Launched:  # fmt: skip
     """Train the jobs as Ray Tune trials until all have ended or the user interrupts; Ray must be connected.
 
     ``beside`` is called in a thread of its own, once Tune answers interrupts: it may import.
-    ``finished`` are members that were finished before and train along with their cohort: they are not counted again.
     """
-    for left in (folder / "ray").glob(f"{STAGING}*"):  # by processes that were killed
-        shutil.rmtree(left, ignore_errors=True)
-    outcome = Outcome()
-    callback = Recorder(outcome, jobs, tracking, progress, folder, finished)
-    resources = PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
-    if cluster.private:  # its workers have these variables; asked for again, others would be started for the trials
-        class_cache.DEFAULT_ENV_VARS.clear()
-        class_cache.ENV_VARS_TO_PROPAGATE.clear()
+    remove_staging(folder)
+    launched = Launched()
+    callback = Recorder(launched, jobs, tracking, progress, folder)
+    resources = tune.PlacementGroupFactory([{k.upper(): v for k, v in devices.resources.items() if v}])
+    ray_cluster.keep_workers()
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # a traceback per lost worker; Recorder says it in a line
     try:
         param_space, search = jobs.tune_arguments()
@@ -140,46 +176,42 @@ def launch(
         threading.Thread(target=beside).start()
         tuner.fit()  # returns normally after Ctrl-C, so what ended is counted by the callback
     except KeyboardInterrupt:
-        outcome.interrupted = True
+        launched.interrupted = True
     except (
         Exception
     ) as error:  # whatever Ray dies of (a full disk, a lost head), the books are closed and it can be resumed
-        outcome.error = " ".join(str(error).split())[:300] or type(error).__name__
-    done = {*outcome.finished, *outcome.stopped, *outcome.failed}
-    for config in (c for job in jobs.by_id.values() for c in job.members if c not in done and c not in finished):
-        outcome.interrupted = not outcome.error
+        launched.error = " ".join(str(error).split())[:300] or type(error).__name__
+    done = {*launched.finished, *launched.stopped, *launched.failed}
+    for config in (c for job in jobs.by_id.values() for c in job.members if c not in done and c not in jobs.finished):
+        launched.interrupted = not launched.error
         if config in callback.started:
-            tracking.finish(config, "KILLED", f"{outcome.error or 'interrupted'}; resuming the sweep continues it")
-    return outcome
+            tracking.finish(config, "KILLED", f"{launched.error or 'interrupted'}; resuming the sweep continues it")
+    return launched
 
 
 class Recorder(tune.Callback):
     """From Tune's reports to MLflow's queue and the live line. An exception here would stop every trial: none is raised."""
 
     def __init__(
-        self, outcome: Outcome, jobs: Jobs, tracking: SweepTracking, progress: Progress, folder: Path,
-        finished: Set[TrialConfig],
-    ) -> None:  # fmt: skip
-        self.outcome, self.jobs, self.tracking, self.progress = outcome, jobs, tracking, progress
-        self.folder, self.finished = folder, finished
+        self, launched: Launched, jobs: Jobs, tracking: SweepTracking, progress: Progress, folder: Path
+    ) -> None:
+        self.launched, self.jobs, self.tracking, self.progress, self.folder = launched, jobs, tracking, progress, folder
         self.started: set[TrialConfig] = set()
         self._counted: dict[TrialConfig, int] = {}
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its callbacks; this one belongs to the driver that made it
 
-    def _members(self, trial: Any) -> tuple[TrialConfig, ...]:
-        return tuple(c for c in self.jobs.by_id[trial.config["job"]["id"]].members if c not in self.finished)
+    def _members(self, trial: Trial) -> Members:
+        return tuple(c for c in self.jobs.by_id[trial.config["job"]["id"]].members if c not in self.jobs.finished)
 
-    def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         for config in self._members(trial):
             self.started.add(config)
             self.tracking.ensure(config)
             self._tag(config, trial)
 
-    def on_trial_result(
-        self, iteration: int, trials: list[Any], trial: Any, result: dict[str, Any], **info: Any
-    ) -> None:
+    def on_trial_result(self, iteration: int, trials: list[Trial], trial: Trial, result: Json, **info: object) -> None:
         for config in self._members(trial):
             if epochs := result["epochs"].get(config.run_name):
                 self.tracking.log_epochs(config, epochs)
@@ -192,7 +224,7 @@ class Recorder(tune.Callback):
         for note in result["notes"]:
             self.progress.say(note)
 
-    def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         # Not at the last result: Tune takes note of that result's checkpoint only after it.
         if reason := self.jobs.stops.get(trial.trial_id):
             self._stop(trial, reason)
@@ -208,11 +240,11 @@ class Recorder(tune.Callback):
             if reason := failures.get(config.run_name):
                 self._fail(config, reason, artifacts, then)
             else:
-                self.outcome.finished.append(config)
+                self.launched.finished.append(config)
                 self.tracking.finish(config, "FINISHED", artifacts=artifacts, then=then)
                 self.progress.runs_done += 1
 
-    def _with_clean_up(self, trial: Any) -> Iterable[tuple[TrialConfig, Callable[[], None]]]:
+    def _with_clean_up(self, trial: Trial) -> Iterable[tuple[TrialConfig, Callable[[], None]]]:
         """Each member with what to call once MLflow holds it; after the last one the cohort's checkpoints have served."""
         members = self._members(trial)
         unwritten = set(members)
@@ -224,7 +256,7 @@ class Recorder(tune.Callback):
 
         return [(config, functools.partial(written, config)) for config in members]
 
-    def _stop(self, trial: Any, reason: str) -> None:
+    def _stop(self, trial: Trial, reason: str) -> None:
         """End the members of a trial that was stopped before its last epoch: early, or because one of them diverged."""
         for config, then in self._with_clean_up(trial):
             self._tag(config, trial)
@@ -232,42 +264,34 @@ class Recorder(tune.Callback):
             if reason.startswith(DIVERGED):
                 self._fail(config, reason, then=then)
             else:
-                self.outcome.stopped[config] = reason
+                self.launched.stopped[config] = reason
                 self.tracking.finish(config, "KILLED", reason, then=then)
                 self.progress.stopped_early += 1
 
-    def _tag(self, config: TrialConfig, trial: Any) -> None:
+    def _tag(self, config: TrialConfig, trial: Trial) -> None:
         if tags := self.jobs.tags(trial):
             self.tracking.tag(config, tags)
 
-    def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         lines = [line.strip() for line in str(trial.get_error()).splitlines() if line.strip()]
         self._fail_unended(trial, lines[-1] if lines else "the trial died without a message")
 
-    def on_trial_recover(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
+    def on_trial_recover(self, iteration: int, trials: list[Trial], trial: Trial, **info: object) -> None:
         names = ", ".join(config.run_name for config in self._members(trial))
         self.progress.say(
             f"the process or node that trained {names} is lost; it goes on elsewhere from its last checkpoint"
         )
 
-    def _fail_unended(self, trial: Any, reason: str) -> None:
+    def _fail_unended(self, trial: Trial, reason: str) -> None:
         for config in self._members(trial):
-            if config not in self.outcome.finished and config not in self.outcome.failed:
+            if config not in self.launched.finished and config not in self.launched.failed:
                 self._tag(config, trial)
                 self._fail(config, reason)
 
     def _fail(
         self, config: TrialConfig, reason: str, artifacts: Path | None = None, then: Callable[[], None] | None = None
     ) -> None:
-        self.outcome.failed[config] = reason
+        self.launched.failed[config] = reason
         self.tracking.finish(config, "FAILED", reason, artifacts=artifacts, then=then)
         self.progress.failed += 1
         self.progress.say(f"{config.run_name} failed: {reason}")
-
-
-def remove_checkpoints(folder: Path, job_id: str | None = None) -> None:
-    """Delete what Ray keeps of a job, in all launches; without one, what is left once no run is unfinished."""
-    if job_id is None:
-        shutil.rmtree(folder / "ray", ignore_errors=True)
-    for path in (folder / "ray").glob(f"*/{job_id}"):
-        shutil.rmtree(path, ignore_errors=True)

@@ -11,22 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fishernet.config import DATASET_NAMES, TrialConfig
-from fishernet.families import BUILT_IN, FAMILIES, LikelihoodConfig, all_fields, family, models_with, trial_config
+from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
-from fishernet.plan import (
-    MOST_RUNS,
-    PlanError,
-    check_plan,
-    expand,
-    format_numbers,
-    parse_numbers,
-    read_plan,
-    stackable,
-)
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
 DEFAULT_PRESET = "paper"
-OURS = [row.name for row in BUILT_IN]
+OURS = ["FisherNet", "VAE", "CVAE", "AE"]  # of its paper
 # A preset is a set of defaults: any flag beside it wins. "paper" is the configs' own defaults, FisherNet paper Table A1.
 PRESETS: dict[str, dict[str, Any]] = {
     "paper": {"models": OURS, "latent_dims": "2-20", "seeds": "5"},
@@ -48,7 +39,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     axes.add_argument(
         "--models", "--model", nargs="+", metavar="MODEL",
         help=f"any of {', '.join(FAMILIES)}, or a class from elsewhere as package.module:Class; MODEL:field=value,... sets "
-        "fields for that line alone, such as VAE:likelihood=gaussian-learned (default: all but what is installed beside them)",
+        "fields for that line alone, such as VAE:likelihood=gaussian-learned (default: those of the preset)",
     )  # fmt: skip
     axes.add_argument(
         "--latent-dims", "--latent-dim", metavar="DIMS",
@@ -123,12 +114,12 @@ def plan_flags_given(args: argparse.Namespace) -> list[str]:
     return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n, None) is not None]
 
 
-def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
-    """Every trial config the flags ask for, all validated; raises PlanError naming the flag, its meaning and the value."""
+def plan_from_flags(args: argparse.Namespace) -> SweepPlan:
+    """The sweep that the flags ask for, checked; raises PlanError naming the flag, its meaning and the value."""
     if args.plan is not None:
         if others := [flag for flag in plan_flags_given(args) if flag != "--plan"]:
             raise PlanError(f"--plan holds complete trial configs, so it goes without {', '.join(others)}")
-        return read_plan(args.plan)
+        return SweepPlan.read(args.plan)
     preset = PRESETS[args.preset or DEFAULT_PRESET]
 
     def given(name: str) -> Any:
@@ -157,8 +148,9 @@ def configs_from_flags(args: argparse.Namespace) -> list[TrialConfig]:
                     configs.append(trial_config({**settings, **overrides, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
-    check_plan(configs)
-    return configs
+    plan = SweepPlan(tuple(configs))
+    plan.check()
+    return plan
 
 
 def _has(text: str, name: str) -> bool:
@@ -227,47 +219,6 @@ def flagged(message: str) -> str:
     return message
 
 
-def extended_plan(stored: dict[str, Any], asked: Sequence[TrialConfig], name: str) -> list[TrialConfig]:
-    """The stored plan's configs and the new ones; raises PlanError where the new would not be comparable.
-
-    New models, latent dimensions and seeds extend a sweep. The settings of a line (model and variant) that is there
-    already, and those all lines shared, may not change.
-    """
-    old = expand(stored)
-    line = {c.variant: c for c in old}
-    used: dict[str, set[Any]] = {}
-    for config in old:
-        for name_of_field, value in config.to_dict().items():
-            used.setdefault(name_of_field, set()).add(value)
-    for config in asked:
-        mate = line.get(config.variant)
-        reference = mate or old[0]
-        skip = {*config.names("axis", "label"), *(() if mate else config.names("choice"))}
-        if config.setting and not mate:  # a new line that says in its name that its settings are others
-            skip |= {*config.names()} - {*config.names("data"), "epochs"}
-        there = {field: {value} for field, value in mate.to_dict().items()} if mate else used
-        differences = [
-            f"{field} is {getattr(reference, field, None)} there and {value} here"
-            for field, value in config.to_dict().items()
-            # A new line takes each of its settings from some line that is there, and those that no line has as it likes.
-            if field not in skip and value not in there.get(field, {value})
-        ]
-        if differences:
-            raise PlanError(
-                f"the sweep {name} exists, and these runs could not be compared with it: {'; '.join(differences)}. "
-                f"Choose another --name, or leave {'this' if len(differences) == 1 else 'these'} as it was"
-            )
-    known = set(old)
-    configs = old + [c for c in asked if c not in known]
-    check_plan(configs)
-    return configs
-
-
-def usable_cpus() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 @dataclass(frozen=True)
 class Devices:
     """What the trials run on: ``slots`` of them at a time, as a trial takes its cores and its share of a GPU from one node."""
@@ -334,14 +285,3 @@ def make_cohorts(
             bounds = [round(i * len(group) / n) for i in range(n + 1)]
             cohorts += [group[a:b] for a, b in itertools.pairwise(bounds)]
     return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, n_pixels) for c in cohort))
-
-
-def describe_plan(configs: Sequence[TrialConfig]) -> str:
-    """``FisherNet, VAE x d = 2-20 x seeds 0-4 on fashion-mnist, 100 epochs: 190 runs``."""
-    variants = list(dict.fromkeys(c.variant for c in configs))
-    dims, seeds = format_numbers(c.latent_dim for c in configs), format_numbers(c.seed for c in configs)
-    epochs = format_numbers(c.epochs for c in configs)
-    return (
-        f"{', '.join(variants)} x d = {dims} x seeds {seeds} on {configs[0].dataset}, {epochs} epoch{'s' * (epochs != '1')}: "
-        f"{len(configs)} run{'s' * (len(configs) > 1)}"
-    )

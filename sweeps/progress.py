@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from contextlib import suppress
-from typing import TextIO
+from typing import Self, TextIO
 
 
 class Progress:
@@ -25,7 +25,7 @@ class Progress:
         self._lock, self._stopped = threading.Lock(), threading.Event()
         self._thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
 
-    def __enter__(self) -> "Progress":
+    def __enter__(self) -> Self:
         if self._live:
             self._thread.start()
         return self

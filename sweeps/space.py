@@ -2,14 +2,15 @@
 
 import itertools
 import math
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
 
 from fishernet.config import VARIABLE_ROLES, TrialConfig
 from fishernet.families import all_fields, family, matters, trial_config, typed_value
 from fishernet.flags import number
-from fishernet.plan import PlanError
+from fishernet.plan import Json, PlanError, format_numbers
 
 Value = int | float | str
 SAMPLERS = {
@@ -19,6 +20,12 @@ SAMPLERS = {
     "nsga-ii": "genetic, for MSE and KL divergence at once",
 }
 MULTI_OBJECTIVE = ("nsga-ii",)
+DATABASE = "optuna.db"
+
+
+def storage_url(storage_path: Path) -> str:
+    """Optuna's storage of all searches below a storage path."""
+    return f"sqlite:///{(storage_path / DATABASE).as_posix()}"
 
 
 def fixable() -> tuple[str, ...]:
@@ -134,11 +141,11 @@ class StudyPlan:
             {**self.base.to_dict(), **params, "seed": seed, "setting": trial_setting(self.base, number)}
         )
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         return {"base": self.base.to_dict(), "space": {name: str(domain) for name, domain in self.space}}
 
     @classmethod
-    def from_dict(cls, content: Mapping[str, Any]) -> "StudyPlan":
+    def from_dict(cls, content: Json) -> Self:
         space = tuple((name, parse_domain(name, text)) for name, text in content["space"].items())
         return cls(trial_config(content["base"]), space)
 
@@ -181,13 +188,38 @@ class SearchPlan:
         return list(itertools.takewhile(lambda epoch: epoch < self.epochs, powers))
 
     @property
+    def expected_share(self) -> float:
+        """The share of the epochs that is trained where exactly one of ``reduction_factor`` trials passes each rung."""
+        ends = [*self.rungs, self.epochs]
+        steps = zip([0, *ends], ends, strict=False)
+        return sum((b - a) / self.reduction_factor**k for k, (a, b) in enumerate(steps)) / self.epochs
+
+    @property
+    def shared(self) -> Json:
+        """The fields that all studies fix alike: the parent run's parameters."""
+        rows = [{k: v for k, v in s.base.to_dict().items() if k not in dict(s.space)} for s in self.studies]
+        alike = {k: v for k, v in rows[0].items() if all(row.get(k) == v for row in rows)}
+        return {k: v for k, v in alike.items() if k not in ("seed", "setting")} | {
+            "trials": self.n_trials, "sampler": self.sampler,
+        }  # fmt: skip
+
+    @property
     def n_runs(self) -> int:
         return len(self.studies) * self.n_trials * len(self.seeds)
 
     def members(self, study: StudyPlan, params: Mapping[str, Any], number: int) -> tuple[TrialConfig, ...]:
         return tuple(study.config(params, number, seed) for seed in self.seeds)
 
-    def to_dict(self) -> dict[str, Any]:
+    def describe(self) -> str:
+        """``FisherNet-d10, VAE-d10 on fashion-mnist: 40 trials each of seeds 0-2, 50 epochs, rungs after 5, 15, 45; tpe``."""
+        rungs = f"rungs after {', '.join(map(str, self.rungs))}" if self.rungs else "none stopped early"
+        names = ", ".join(study.name for study in self.studies)
+        return (
+            f"{names} on {self.example.dataset}: {self.n_trials} trials each of seeds {format_numbers(self.seeds)}, "
+            f"{self.epochs} epochs, {rungs}; {self.sampler}"
+        )
+
+    def to_dict(self) -> Json:
         return {
             "search": {
                 "studies": [study.to_dict() for study in self.studies], "n_trials": self.n_trials,
@@ -197,12 +229,12 @@ class SearchPlan:
         }  # fmt: skip
 
     @classmethod
-    def from_dict(cls, plan: Mapping[str, Any]) -> "SearchPlan":
+    def from_dict(cls, plan: Json) -> Self:
         content = plan["search"]
         studies = tuple(map(StudyPlan.from_dict, content["studies"]))
         return cls(**{**content, "studies": studies, "seeds": tuple(content["seeds"])})
 
-    def extended(self, asked: "SearchPlan", name: str) -> "SearchPlan":
+    def extended(self, asked: Self, name: str) -> Self:
         """The plan with more trials or more studies; raises PlanError where anything else is another."""
         own, other = self.to_dict()["search"], asked.to_dict()["search"]
         words = {"sampler_seed": "sampler-seed", "first_rung": "first-rung", "reduction_factor": "reduction-factor"}
@@ -235,13 +267,10 @@ class SearchPlan:
                 f"Choose another --name, or leave {'this' if len(differences) == 1 else 'these'} as it was"
             )
         added = tuple(study for study in asked.studies if study.name not in known)
-        return SearchPlan(
-            (*self.studies, *added), asked.n_trials, self.seeds, self.sampler, self.sampler_seed, self.first_rung,
-            self.reduction_factor,
-        )  # fmt: skip
+        return replace(self, studies=(*self.studies, *added), n_trials=asked.n_trials)
 
 
-def _flat(study: StudyPlan) -> dict[str, Any]:
+def _flat(study: StudyPlan) -> Json:
     content = study.to_dict()
     return {**content["base"], **content["space"]}
 
@@ -274,7 +303,7 @@ def make_study(
     return StudyPlan(config, tuple(space.items()))
 
 
-def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[dict[str, Any]]:
+def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[Json]:
     """Every combination of the listed words, on which other fields may depend."""
     lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
     for combination in itertools.product(*lists.values()):
@@ -303,7 +332,7 @@ def _n_values(name: str, domain: Domain) -> float:
     return int((domain.high - domain.low) / domain.step + 1e-9) + 1 if domain.step else math.inf
 
 
-def suggestions(study: StudyPlan, suggest: Any) -> Iterator[tuple[str, Value]]:
+def suggestions(study: StudyPlan, suggest: Callable[[str, Domain], Value]) -> Iterator[tuple[str, Value]]:
     """Each varied field that matters with the value ``suggest(name, domain)`` gives it, in the order they depend on another."""
     values = study.base.to_dict()
     for name, domain in study.space:

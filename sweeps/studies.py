@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial, TrialState
+from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import SQLAlchemyError
@@ -26,11 +27,13 @@ from sqlalchemy.exc import SQLAlchemyError
 from analysis.search import best_trial
 from fishernet.config import TrialConfig
 from fishernet.families import all_fields
+from fishernet.plan import Json
 from fishernet.services import schema
 from fishernet.services.mlflow_store import create_whole, reason_of
 from fishernet.training import DIVERGED
+from sweeps.checkpoints import Members
 from sweeps.launch import Job
-from sweeps.space import Choices, Domain, SearchPlan, StudyPlan, Value, suggestions
+from sweeps.space import DATABASE, Choices, Domain, SearchPlan, StudyPlan, Value, storage_url, suggestions
 from sweeps.tracking import TrackedRun
 
 STOPPED_EARLY = "stopped early: "  # how the reason begins of a trial that others of its rung left behind
@@ -45,17 +48,9 @@ class StudiesError(RuntimeError):
     """Why the studies cannot be had, as a sentence."""
 
 
-def storage_url(storage_path: Path) -> str:
-    return _url(storage_path / "optuna.db")
-
-
-def _url(database: Path) -> str:
-    return f"sqlite:///{database.as_posix()}"
-
-
 def _storage(database: Path) -> optuna.storages.RDBStorage:
     patience = {"timeout": PATIENCE_SECONDS}
-    return optuna.storages.RDBStorage(_url(database), engine_kwargs={"connect_args": patience})
+    return optuna.storages.RDBStorage(f"sqlite:///{database.as_posix()}", engine_kwargs={"connect_args": patience})
 
 
 @contextmanager
@@ -71,7 +66,7 @@ def sentences(storage_path: Path, *others: type[Exception]) -> Iterator[None]:
 
 def open_storage(storage_path: Path) -> optuna.storages.RDBStorage:
     """The storage of all searches of one storage path; made where it is missing."""
-    database = storage_path / "optuna.db"
+    database = storage_path / DATABASE
     if not database.exists():
         create_whole(database, lambda draft: _storage(draft).engine.dispose())
     return _storage(database)
@@ -98,31 +93,6 @@ def make_sampler(plan: SearchPlan, seed: int) -> optuna.samplers.BaseSampler:
 def population_size(n_trials: int) -> int:
     """About five generations, as few as two of four."""
     return min(50, max(4, n_trials // 5))
-
-
-def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool, trained: bool) -> list["Study"]:
-    """The plan's studies in the storage of that path; made where they are missing.
-
-    Raises StudiesError where the storage cannot be used, or tells of another search than MLflow: ``known``, MLflow has its
-    plan, and ``trained``, it has runs.
-    """
-    url = storage_url(storage_path)
-    with sentences(storage_path, RuntimeError):  # of another version of Optuna
-        storage = open_storage(storage_path)
-        there = {s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)}
-    ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
-    if ours and not known:
-        raise StudiesError(
-            f"{url} holds studies of a search {name} already, and MLflow has no plan of that name; --resume {name} goes on where "
-            "its run was deleted in MLflow; otherwise choose another --name, or "
-            f"delete them: optuna delete-study --storage {url} --study-name {ours[0]}"
-        )
-    if trained and not ours:
-        raise StudiesError(
-            f"MLflow knows the search {name}, but {url} holds no study of it; name the --storage-path it was started with"
-        )
-    with sentences(storage_path):
-        return [Study(study, plan, name, storage) for study in plan.studies]
 
 
 class Study:
@@ -172,7 +142,7 @@ class Study:
         digest = hashlib.sha256(f"{self.search.sampler_seed}/{self.name}/{number}/{name}".encode()).digest()
         self.study.sampler = make_sampler(self.search, int.from_bytes(digest[:4], "little"))
 
-    def members(self, trial: optuna.Trial | FrozenTrial) -> tuple[TrialConfig, ...]:
+    def members(self, trial: optuna.Trial | FrozenTrial) -> Members:
         """The trial's configs, one a seed; of a trial that is being made, its values are suggested here."""
         if isinstance(trial, FrozenTrial):
             return self.search.members(self.plan, trial.params, trial.number)
@@ -212,6 +182,31 @@ class Study:
                 self.study.enqueue_trial(trial.params, user_attrs={RETRY_OF: trial.number})
 
 
+def open_studies(plan: SearchPlan, name: str, storage_path: Path, *, known: bool, trained: bool) -> list[Study]:
+    """The plan's studies in the storage of that path; made where they are missing.
+
+    Raises StudiesError where the storage cannot be used, or tells of another search than MLflow: ``known``, MLflow has its
+    plan, and ``trained``, it has runs.
+    """
+    url = storage_url(storage_path)
+    with sentences(storage_path, RuntimeError):  # of another version of Optuna
+        storage = open_storage(storage_path)
+        there = {s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)}
+    ours = [study_name for study_name in there if study_name.startswith(f"{name}/")]
+    if ours and not known:
+        raise StudiesError(
+            f"{url} holds studies of a search {name} already, and MLflow has no plan of that name; --resume {name} goes on where "
+            "its run was deleted in MLflow; otherwise choose another --name, or "
+            f"delete them: optuna delete-study --storage {url} --study-name {ours[0]}"
+        )
+    if trained and not ours:
+        raise StudiesError(
+            f"MLflow knows the search {name}, but {url} holds no study of it; name the --storage-path it was started with"
+        )
+    with sentences(storage_path):
+        return [Study(study, plan, name, storage) for study in plan.studies]
+
+
 def suggest(trial: optuna.Trial, name: str, domain: Domain) -> Value:
     """The trial's value for a field, drawn now or when it was first asked for."""
     if isinstance(domain, Choices):
@@ -229,7 +224,7 @@ class Attempt:
 
     study: Study
     trial: optuna.Trial | FrozenTrial
-    members: tuple[TrialConfig, ...]
+    members: Members
     ended: FrozenTrial | None = None  # told before, in a process that died before MLflow held it all
     values: dict[int, tuple[float, ...]] = field(
         default_factory=dict
@@ -245,7 +240,7 @@ class Attempt:
         self.told = self.told or (self.ended.state if self.ended else state)
 
 
-class Search(Searcher):
+class StudySearcher(Searcher):
     """All studies as one source of Tune's trials (``sweeps.launch.Jobs``): whichever has had fewest suggestions is asked next.
 
     Trials that were begun and not ended come first, with the values they had. A trial that ended in Optuna's storage while
@@ -253,10 +248,11 @@ class Search(Searcher):
     """
 
     keep_models = False
+    finished: Set[TrialConfig] = frozenset()  # a trial goes on with all of its runs
 
     def __init__(
         self, studies: Sequence[Study], runs: Mapping[TrialConfig, TrackedRun],
-        checkpoints: Mapping[tuple[TrialConfig, ...], list[str]], to_dict: Callable[[Job], dict[str, Any]], held_out: str,
+        checkpoints: Mapping[Members, Sequence[str]], to_dict: Callable[[Job], Json], held_out: str,
     ) -> None:  # fmt: skip
         super().__init__(metric=None, mode=None)
         self.studies, self.plan, self.by_id, self.stops = studies, studies[0].search, dict[str, Job](), dict[str, str]()
@@ -267,8 +263,17 @@ class Search(Searcher):
         self.begun = [
             (study, trial) for study in studies for trial in study.trials() if not self._settled(study, trial)
         ]
+        self.failed = self.failures()
+        n_left, n_seeds = self.n_left(), len(self.plan.seeds)
+        self.cohort_sizes: Sequence[int] = [n_seeds] * n_left
+        self.n_runs = n_left * n_seeds
+        self.n_epochs = self.n_runs * self.plan.epochs
+        n_ended = len(studies) * self.plan.n_trials - n_left
+        self.resumes = bool(n_ended or self.begun)
+        self.ended = f"{n_ended} trials have ended"
+        self.left = f"{n_left} to train, {len(self.begun)} of them begun before"
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}  # Tune pickles its searcher; this one belongs to the driver that made it
 
     def failures(self) -> dict[TrialConfig, str]:
@@ -289,7 +294,7 @@ class Search(Searcher):
     def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
         return {}, {"search_alg": self, "scheduler": EarlyStopper(self), "num_samples": self.n_left()}
 
-    def tags(self, trial: Any) -> dict[str, str]:
+    def tags(self, trial: Trial) -> dict[str, str]:
         attempt = self._attempts[trial.trial_id]
         return {
             schema.STUDY: attempt.study.plan.name,
@@ -309,10 +314,10 @@ class Search(Searcher):
         self.by_id[job.id] = job
         return {"job": self._to_dict(job)}
 
-    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+    def on_trial_result(self, trial_id: str, result: Json) -> None:
         """Everything happens in ``reason_to_stop``, which comes first."""
 
-    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+    def on_trial_complete(self, trial_id: str, result: Json | None = None, error: bool = False) -> None:
         attempt = self._attempts[trial_id]
         if trial_id in self.stops:
             return
@@ -327,7 +332,7 @@ class Search(Searcher):
     def restore(self, checkpoint_path: str) -> None:
         """Nothing: all is in the storage."""
 
-    def reason_to_stop(self, trial_id: str, result: Mapping[str, Any]) -> str:
+    def reason_to_stop(self, trial_id: str, result: Json) -> str:
         """Take note of what Tune's trial reports, keys flattened by Tune; why it is to be stopped, else empty."""
         attempt = self._attempts[trial_id]
         reason = self._why(attempt, result)
@@ -336,7 +341,7 @@ class Search(Searcher):
             self.stops[trial_id] = reason
         return reason
 
-    def _why(self, attempt: Attempt, result: Mapping[str, Any]) -> str:
+    def _why(self, attempt: Attempt, result: Json) -> str:
         for config in attempt.members:
             if reason := result.get(f"failures/{config.run_name}"):
                 # The mean over the others would not be comparable, so the trial fails as a whole.
@@ -414,13 +419,13 @@ def _ended_as(state: TrialState, run: TrackedRun | None) -> bool:
 class EarlyStopper(FIFOScheduler):
     """Tune's scheduler: first come, first served, and stops what the search gives a reason to stop."""
 
-    def __init__(self, search: Search) -> None:
+    def __init__(self, search: StudySearcher) -> None:
         super().__init__()
         self._search = search
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         return {}
 
-    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+    def on_trial_result(self, tune_controller: object, trial: Trial, result: Json) -> str:
         stop = self._search.reason_to_stop(trial.trial_id, result)
         return str(TrialScheduler.STOP if stop else TrialScheduler.CONTINUE)

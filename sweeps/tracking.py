@@ -4,6 +4,8 @@ After ``SweepTracking.open`` every record goes through one background thread, so
 for MLflow and nothing is lost while its server is away.
 """
 
+from __future__ import annotations
+
 import json
 import re
 import tempfile
@@ -11,10 +13,11 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
+from fishernet.plan import Json
 from fishernet.provenance import commit, machine, versions
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
@@ -34,7 +37,10 @@ from fishernet.services.mlflow_store import (
     sqlite_path,
     sweeps,
 )
-from sweeps.tracking_queue import Epoch, Log, Queue, Record, Refused
+from sweeps.tracking_queue import Entry, Epoch, Log, Queue, Refused
+
+if TYPE_CHECKING:
+    from fishernet.services.mlflow_store import ArtifactRepository, MlflowClient, Run
 
 PLURAL = {"sweep": "sweeps", "search": "searches"}  # kinds of experiments
 Artifacts = Callable[[], Path | None] | Path | None
@@ -69,7 +75,7 @@ class SweepTracking:
     ``say`` takes the few lines that are for the user; whoever draws on the terminal puts another in its place.
     """
 
-    def __init__(self, name: str, uri: str, client: Any, parent: Any, log: Log) -> None:
+    def __init__(self, name: str, uri: str, client: MlflowClient, parent: Run, log: Log) -> None:
         self.name, self.parent_run_id = name, parent.info.run_id
         self.begun_as = parent.data.tags.get(schema.SWEEP) or name  # another name where the experiment was renamed
         self.plan = _plan(parent, name)
@@ -90,7 +96,7 @@ class SweepTracking:
     @classmethod
     def open(
         cls, name: str, uri: str, *, artifact_root: str | None, create: bool, log: Log = print, kind: str = "sweep"
-    ) -> "SweepTracking":
+    ) -> Self:
         """The sweep (or the search, by ``kind``) of that name, which ``create`` makes where it is missing.
 
         Raises TrackingError.
@@ -167,7 +173,7 @@ class SweepTracking:
         return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
-        self, plan: dict[str, Any], params: Mapping[str, Any], command: str, note: str,
+        self, plan: Json, params: Mapping[str, Any], command: str, note: str,
         provenance: Mapping[str, str] | None = None,
     ) -> None:  # fmt: skip
         """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.
@@ -257,7 +263,7 @@ class SweepTracking:
         self._closed = done
         return done
 
-    def _put(self, config: TrialConfig | None, record: Record) -> None:
+    def _put(self, config: TrialConfig | None, record: Entry) -> None:
         if self._parent_status != "RUNNING":
             self._parent_status = "RUNNING"
             self._queue.put(None, lambda: self._client.update_run(self.parent_run_id, status="RUNNING"))
@@ -298,7 +304,7 @@ class SweepTracking:
                 self._client.delete_tag(child.run_id, schema.REASON)
             self._client.update_run(child.run_id, status="RUNNING")
 
-    def _made_of(self, config: TrialConfig, child: _Child) -> list[Any]:
+    def _made_of(self, config: TrialConfig, child: _Child) -> list[Run]:
         """The runs that this process made, or had made without seeing an answer."""
         described = json.dumps(config.to_dict())
         runs = children(self._client, self._experiment_id, f"attributes.start_time = {child.started}")
@@ -358,7 +364,7 @@ class SweepTracking:
                     raise
                 raise Refused(f"its file {path} has gone") from error
 
-    def _upload_picture(self, files: Any, pictures: Path) -> None:
+    def _upload_picture(self, files: ArtifactRepository, pictures: Path) -> None:
         from sweeps.pictures import reconstruction_picture
 
         with tempfile.TemporaryDirectory() as scratch:
@@ -378,7 +384,7 @@ def list_sweeps(uri: str, kind: str = "sweep") -> list[tuple[str, str, int]]:
         return []
     with sentences(uri):
         found = sweeps(client_of(uri), kind)
-    made = ((experiment.name, parent.info.status, experiment.creation_time) for experiment, parent in found)
+    made = ((experiment.name, parent.info.status, experiment.creation_time or 0) for experiment, parent in found)
     return sorted(made, key=lambda sweep: sweep[2])
 
 
@@ -386,7 +392,7 @@ def _most_advanced(runs: list[TrackedRun]) -> dict[TrialConfig, TrackedRun]:
     return {run.config: run for run in runs}  # of equal keys the last stays
 
 
-def _tracked(run: Any) -> TrackedRun | None:
+def _tracked(run: Run) -> TrackedRun | None:
     try:
         config = schema.config_of(run)
     except schema.SchemaError as error:
@@ -402,7 +408,7 @@ def _tracked(run: Any) -> TrackedRun | None:
     )  # fmt: skip
 
 
-def _plan(parent: Any, name: str) -> dict[str, Any] | None:
+def _plan(parent: Run, name: str) -> Json | None:
     try:
         return schema.plan_of(parent.data.tags)
     except schema.SchemaError as error:

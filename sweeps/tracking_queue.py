@@ -5,7 +5,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import TypedDict
 
 from fishernet.config import TrialConfig
 from fishernet.services.mlflow_store import is_refusal, reason_of
@@ -15,9 +15,18 @@ METRICS_PER_CALL = 1000  # MLflow's limit
 # share of the time, and at most so many seconds, as MLflow's page looks for new ones every 30.
 SHARE, LINGER = 0.05, 10.0
 LONGEST_WAIT = 15.0  # seconds between two attempts to reach a server that is away
-Epoch = dict[str, Any]  # {"epoch": int, "time": seconds since 1970, "metrics": {name: float}}
-Record = Any  # an Epoch, or a function that writes something else
-Log = Callable[[str], Any]
+
+
+class Epoch(TypedDict):
+    """What is recorded of an epoch; ``time`` is in seconds since 1970."""
+
+    epoch: int
+    time: float
+    metrics: dict[str, float]
+
+
+Entry = Epoch | Callable[[], object]  # an epoch, or a function that writes something else
+Log = Callable[[str], object]
 
 
 class Refused(Exception):
@@ -28,14 +37,18 @@ class Queue:
     """Records, in order within each run, written by one thread that waits out a server that is away."""
 
     def __init__(
-        self, write_epochs: Callable[[Any, list[Epoch]], None], server: str, log: Log, linger: float = LINGER
+        self,
+        write_epochs: Callable[[TrialConfig, list[Epoch]], None],
+        server: str,
+        log: Log,
+        linger: float = LINGER,
     ) -> None:
         self._write_epochs, self._server, self._log, self._linger = write_epochs, server, log, linger
-        self._lines: dict[TrialConfig | None, deque[Record]] = {}  # None: the sweep's own run
+        self._lines: dict[TrialConfig | None, deque[Entry]] = {}  # None: the sweep's own run
         self._due: dict[TrialConfig | None, float] = {}  # when each line is to be written; never before its elders
         self._rest_until = 0.0  # what has been written until now is its share of the time until then
         self._hurry = 0  # how many wait for the queue to be empty: then nothing lingers
-        self._in_hand: list[Record] = []
+        self._in_hand: list[Entry] = []
         self._changed = threading.Condition()
         self._stopped = threading.Event()
         self._complained: set[TrialConfig | None] = set()
@@ -43,7 +56,7 @@ class Queue:
         self.refused, self.trouble = 0, ""
         threading.Thread(target=self._work, name="mlflow-writer", daemon=True).start()
 
-    def put(self, key: TrialConfig | None, record: Record) -> None:
+    def put(self, key: TrialConfig | None, record: Entry) -> None:
         with self._changed:
             self._lines.setdefault(key, deque()).append(record)
             now = time.monotonic()
@@ -99,15 +112,16 @@ class Queue:
             self._changed.wait(wait)
         return None
 
-    def _take(self, key: TrialConfig | None) -> list[Record]:
+    def _take(self, key: TrialConfig | None) -> list[Entry]:
         """The first record of the line, with the epochs that follow it as far as one call goes."""
         line = self._lines[key]
-        records = [line.popleft()]
-        if not callable(records[0]):
-            room = METRICS_PER_CALL - len(records[0]["metrics"])
-            while line and not callable(line[0]) and len(line[0]["metrics"]) <= room:
+        first = line.popleft()
+        records = [first]
+        if not callable(first):
+            room = METRICS_PER_CALL - len(first["metrics"])
+            while line and not callable(following := line[0]) and len(following["metrics"]) <= room:
                 records.append(line.popleft())
-                room -= len(records[-1]["metrics"])
+                room -= len(following["metrics"])
         if not line:
             del self._lines[key], self._due[key]
         return records
@@ -122,7 +136,7 @@ class Queue:
                 self._in_hand = records = self._take(key)
             started = time.monotonic()
             try:
-                records[0]() if callable(records[0]) else self._write_epochs(key, records)
+                self._write(key, records)
             except Exception as error:  # whatever it is, this thread lives on: nobody else writes
                 if not _will_stay(error):
                     failures += 1
@@ -146,14 +160,20 @@ class Queue:
                     self._rest_until = max(self._rest_until, started) + (now - started) / SHARE
                 self._changed.notify_all()
 
-    def _put_back(self, key: TrialConfig | None, records: list[Record]) -> None:
+    def _write(self, key: TrialConfig | None, records: list[Entry]) -> None:
+        if callable(records[0]):
+            records[0]()
+        elif key is not None:  # the sweep's own run has no epochs
+            self._write_epochs(key, [record for record in records if not callable(record)])
+
+    def _put_back(self, key: TrialConfig | None, records: list[Entry]) -> None:
         """Back to the head of its line, the line behind all that are due: what chokes the server holds up one run."""
         with self._changed:
             self._lines.setdefault(key, deque()).extendleft(reversed(records))
             self._due[key] = time.monotonic()
             self._in_hand = []
 
-    def _refuse(self, key: TrialConfig | None, records: list[Record], error: Exception) -> None:
+    def _refuse(self, key: TrialConfig | None, records: list[Entry], error: Exception) -> None:
         self.refused += len(records)
         if key not in self._complained:
             self._complained.add(key)

@@ -6,23 +6,26 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-STATE_FILE, RECORDS_FOLDER, STAGING = "state.safetensors", "records", "staging-"
-_last_data: tuple[tuple[Any, ...], Any] | None = None  # a reused worker process keeps its images
+import torch
+from ray import tune
+
+from fishernet.config import TrialConfig
+from fishernet.data import ImageData, images_of
+from fishernet.families import trial_config
+from fishernet.plan import Json
+from fishernet.splitting import FittedCohort
+from fishernet.state import CheckpointError, CohortState, Pace
+from sweeps.checkpoints import RECORDS_FOLDER, STAGING, STATE_FILE
+
+_last_images: tuple[tuple[object, ...], ImageData] | None = None  # a reused worker process keeps its images
 
 
-def train_cohort(config: dict[str, Any]) -> None:
+def train_cohort(config: Json) -> None:
     """Train ``config["job"]`` (see ``Job.to_dict``), reporting once per epoch; its first report repeats a resumed history.
 
     Reports {"epochs": {run_name: [records]}, "failures": {run_name: reason}, "notes": [...], "finished": 0 or 1}. The last
     one carries a checkpoint with the members' record folders beside the state.
     """
-    import torch
-    from ray import tune
-
-    from fishernet.families import trial_config
-    from fishernet.splitting import FittedCohort
-    from fishernet.state import Pace
-
     job = config["job"]
     configs = [trial_config(member) for member in job["members"]]
     device = "cuda" if job["gpu"] else "cpu"
@@ -34,7 +37,7 @@ def train_cohort(config: dict[str, Any]) -> None:
         torch.cuda.empty_cache()  # a reused process still holds the last cohort's memory
     else:
         torch.set_num_threads(job["threads"])
-    data = _load_data(configs[0], job["data_dir"])
+    data = _images_of(configs[0], job["data_dir"])
     notes: list[str] = []
     pace = Pace(job["checkpoint_every"])
     cohort = FittedCohort(
@@ -70,31 +73,24 @@ def train_cohort(config: dict[str, Any]) -> None:
         report(epochs, finished=cohort.ended, save=cohort.ended or pace.due(cohort.epoch))
 
 
-def _load_data(config: Any, data_dir: str | None) -> Any:
-    from fishernet.data import load_data
-
-    global _last_data
-    key = (config.dataset, data_dir, config.train_size, config.validation_size)
-    if _last_data is None or _last_data[0] != key:
-        sizes = {"train_size": config.train_size, "validation_size": config.validation_size}
-        _last_data = (key, load_data(config.dataset, data_dir, **sizes))
-    return _last_data[1]
+def _images_of(config: TrialConfig, data_dir: str | None) -> ImageData:
+    global _last_images
+    key = (data_dir, *(getattr(config, name) for name in config.names("data")))
+    if _last_images is None or _last_images[0] != key:
+        _last_images = (key, images_of(config, data_dir))
+    return _last_images[1]
 
 
-def _candidates(job: dict[str, Any]) -> Iterator[Path]:
+def _candidates(job: Json) -> Iterator[Path]:
     """State files this cohort may continue from, the newest first: this launch's own, then those found before it."""
-    from ray import tune
-
     if checkpoint := tune.get_checkpoint():
         newest = Path(checkpoint.path)
         yield from (folder / STATE_FILE for folder in sorted(newest.parent.glob("checkpoint_*"), reverse=True))
     yield from map(Path, job["checkpoints"])
 
 
-def _newest(configs: list[Any], candidates: Iterator[Path], notes: list[str]) -> Any:
+def _newest(configs: list[TrialConfig], candidates: Iterator[Path], notes: list[str]) -> CohortState:
     """The first state file that is whole, else the start; notes take a sentence for each that is not."""
-    from fishernet.state import CheckpointError, CohortState
-
     damaged = False
     for path in candidates:
         try:
@@ -109,27 +105,3 @@ def _newest(configs: list[Any], candidates: Iterator[Path], notes: list[str]) ->
     if damaged:
         notes.append("no usable checkpoint is left; these runs start again")
     return CohortState(configs)
-
-
-def find_checkpoints(folder: Path) -> dict[tuple[Any, ...], list[str]]:
-    """The state files below ``folder``: members of the cohort -> paths, the most advanced first.
-
-    Those whose header is damaged are named and left out; the rest of a file is checked when it is loaded.
-    """
-    import json
-
-    from safetensors import SafetensorError, safe_open
-
-    from fishernet.families import trial_config
-
-    found: dict[tuple[Any, ...], list[tuple[int, str]]] = {}
-    for path in folder.glob(f"*/*/checkpoint_*/{STATE_FILE}"):
-        try:
-            with safe_open(path, framework="numpy") as file:
-                state = json.loads(file.metadata()["state"])
-            members = tuple(trial_config(c) for c in state["configs"])
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            print(f"{path} is not a readable checkpoint ({error}); the one before it is used, or its runs start again")
-            continue
-        found.setdefault(members, []).append((state["epoch"], str(path)))
-    return {members: [path for _, path in sorted(paths, reverse=True)] for members, paths in found.items()}

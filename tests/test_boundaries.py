@@ -2,12 +2,15 @@
 
 import ast
 import os
+import pkgutil
 import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from fishernet.services import ray_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
@@ -21,9 +24,11 @@ ALLOWED = {
     "analysis/scores/tasks.py": {"ray"},
     "analysis/search.py": {"optuna"},
     "fishernet/services/mlflow_store.py": {"mlflow"},
+    "fishernet/services/ray_cluster.py": {"ray"},
     "sweeps/studies.py": {"optuna"},
 }
-SERVICES, SCHEMA = ROOT / "fishernet" / "services", ROOT / "fishernet" / "services" / "schema.py"
+SERVICES = ROOT / "fishernet" / "services"
+SCHEMA, RAY = SERVICES / "schema.py", SERVICES / "ray_cluster.py"
 TAG = re.compile(
     r"fishernet\.(kind|role|sweep|config|variant|reason|plan|command|note|versions|machine|scores|search)\b"
 )
@@ -50,8 +55,39 @@ def test_a_package_imports_nothing_across_its_boundary(package):
 
 
 def test_the_rest_of_fishernet_never_imports_its_services():
-    for path in sorted((ROOT / "fishernet").rglob("*.py")):
+    door = ROOT / "fishernet" / "trained.py"  # opens the model of an MLflow run, and imports MLflow then
+    for path in sorted({*(ROOT / "fishernet").rglob("*.py")} - {door}):
         assert path.parent == SERVICES or "fishernet.services" not in path.read_text(), path
+
+
+def test_ray_is_started_and_its_private_names_are_used_in_one_module():
+    """Whoever else starts Ray would know its settings a second time; whoever else uses what is private breaks unnoticed."""
+
+    def uses(path: Path) -> set[str]:
+        text, found = path.read_text(), set()
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.Attribute):
+                found.add(ast.unparse(node))
+            elif isinstance(node, ast.ImportFrom):
+                found |= {f"{node.module}.{alias.name}" for alias in node.names}
+            elif isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+        # Public is what the documentation imports: from ray, from ray.tune, and from their packages without an underscore.
+        inner = re.compile(r"ray\.(init|shutdown)$|ray\..*\b_|ray\.tune\.(execution|_)")
+        return {name for name in found if inner.match(name)}
+
+    own = uses(RAY) - {"ray.init", "ray.shutdown"}
+    assert "ray.init" in uses(RAY)
+    assert {name for name in own if not any(known.startswith(name) for known in ray_cluster.PRIVATE)} == set()
+    others = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py") if path != RAY]
+    assert {path.name: uses(path) for path in others if uses(path)} == {}
+
+
+@pytest.mark.parametrize("name", ray_cluster.PRIVATE)
+def test_what_of_ray_is_private_and_used_is_there(name):
+    """In another version it may have gone, and assigning to it would do nothing."""
+    assert pkgutil.resolve_name(name) is not None
+    assert name.rpartition(".")[2] in RAY.read_text()
 
 
 def test_the_names_of_tags_stand_in_one_module():

@@ -36,11 +36,11 @@ def test_the_first_two_commands_set_up_everything_and_run_the_sweep_and_the_test
 @pytest.mark.parametrize("argv", arguments("sweeps/latent_sweep.py"), ids=" ".join)
 def test_every_sweep_in_the_readme_is_accepted(argv):
     from sweeps.latent_sweep import _parse
-    from sweeps.planning import configs_from_flags
+    from sweeps.planning import plan_from_flags
 
     args = _parse(argv)
     args.dataset = None if args.dataset == "my-images.npz" else args.dataset
-    assert args.plan or configs_from_flags(args)  # a plan file is another command's
+    assert args.plan or plan_from_flags(args)  # a plan file is another command's
 
 
 @pytest.mark.parametrize("argv", arguments("sweeps/hyperparameter_search.py"), ids=" ".join)
@@ -84,3 +84,18 @@ def test_every_analysis_the_readme_lists_explains_itself_at_once(script):
 def test_every_file_the_readme_links_to_exists():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
+    from fishernet.cohort import Cohort
+    from fishernet.data import load_data
+    from fishernet.families import trial_config
+    from fishernet.records import write_records
+
+    data, config = load_data("digits"), trial_config(dataset="digits", latent_dim=3, hidden_width=8, hidden_layers=1)
+    write_records(tmp_path, Cohort([config], data.image_shape, len(data.train)), data)
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found: dict[str, object] = {}
+    exec(code.replace("RUN", str(tmp_path / config.run_name)), found)
+    assert found["images"].shape == data.test.shape
+    assert found["covariance"].shape == (len(data.test), 3, 3)

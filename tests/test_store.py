@@ -3,6 +3,7 @@
 MLflow is the real one, on SQLite; the store is written once by the product's own tracker, and each test has a copy.
 """
 
+import gzip
 import json
 import math
 import os
@@ -19,13 +20,18 @@ from analysis.search import load_studies
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import compact
+from fishernet.plan import SweepPlan
 from fishernet.services import mlflow_store, schema
+from sweeps.latent_sweep import _parse
+from sweeps.launch import JobList
+from sweeps.planning import plan_from_flags
 from sweeps.tracking import SweepTracking
+
+BEFORE = Path(__file__).parent / "fixtures" / "before"
 
 DONE, STOPPED, FAILED = (trial_config(model="VAE", latent_dim=d, epochs=3) for d in (2, 3, 4))
 CONFIGS = (DONE, STOPPED, FAILED)
-PLAN = {**compact(CONFIGS), "data_fingerprint": "f", "held_out": "test"}
+PLAN = {**SweepPlan(CONFIGS).to_dict(), "data_fingerprint": "f", "held_out": "test"}
 NAME, FILE = "mine", "deeper/notes.txt"
 
 
@@ -553,3 +559,38 @@ def test_studies_are_found_beside_a_moved_store(tmp_path: Path, results: Path) -
     with pytest.raises(frame.AnalysisError, match="which is not there; --optuna names another place"):
         load_studies(sweep)
     assert json.loads(json.dumps(plan)) == {"optuna": storage}
+
+
+# A store that an earlier version wrote
+
+
+@pytest.fixture
+def before(tmp_path: Path) -> Path:
+    """The results folder of a sweep of format 4: five lines at one latent dimension, one seed each, all finished."""
+    folder = tmp_path / "results"
+    shutil.copytree(BEFORE / "artifacts", folder / "artifacts")
+    (folder / "mlflow.db").write_bytes(gzip.decompress((BEFORE / "mlflow.db.gz").read_bytes()))
+    return folder
+
+
+def test_a_sweep_of_before_is_extended_by_one_seed_more_of_each_of_its_lines(before: Path) -> None:
+    flags = "--dataset digits --models FisherNet VAE VAE:likelihood=gaussian-learned CVAE AE --latent-dims 2 --seeds 2"
+    sizes = "--epochs 2 --hidden-width 8 --hidden-layers 1 --batch-size 64 --train-size 200 --name before"
+    asked = plan_from_flags(_parse([*flags.split(), *sizes.split()]))
+    tracking = opened(before, name="before")
+    assert tracking.plan is not None
+    whole = SweepPlan.from_dict(tracking.plan).extended(asked, "before")
+    jobs = JobList(whole, tracking.found, {}, lambda configs: [[config] for config in configs], lambda job: {})
+    new = [config for job in jobs.by_id.values() for config in job.members]
+    assert jobs.ended == "5 runs are finished"
+    assert [config.seed for config in new] == [1] * 5
+    assert {config.variant for config in new} == {config.variant for config in jobs.finished}
+    tracking.describe(tracking.plan | whole.to_dict(), whole.shared, "command", "note")
+    for config in new:
+        tracking.log_epochs(config, epochs(2))
+        tracking.finish(config, "FINISHED")
+    assert tracking.close("FINISHED")
+    assert set(both_see(before, "before")) == set(whole.configs)
+    sweep = frame.find_sweep("before", uri_of(before))
+    assert set(sweep.configs) == set(whole.configs)
+    assert frame.missing_cells(sweep, frame.load_runs(sweep)).empty

@@ -23,11 +23,12 @@ from analysis import command as analysis_command
 from analysis.frame import Sweep
 from fishernet import surroundings
 from fishernet.commands import absolute_uri, hide_password
+from fishernet.services import ray_cluster
 from fishernet.services.mlflow_store import TrackingError, check_uri, prepare_mlflow
+from fishernet.services.ray_cluster import settle_private_ray, socket_problem, start_error
 from fishernet.services.schema import DATABASES, folder_name
-from fishernet.surroundings import ray_start_error, settle_private_ray, socket_problem
 from sweeps import latent_sweep
-from sweeps.driver import name_problem
+from sweeps.flags import name_problem
 from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.progress import Progress
 
@@ -139,13 +140,14 @@ def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(nu
 
 IMPORTING = """
 import sys, os
-from fishernet.surroundings import settle, settle_private_ray
+from fishernet.services import ray_cluster
+from fishernet.surroundings import settle
 settle()
-settle_private_ray()
+ray_cluster.prepare(private=True)
 import torch, pandas, optuna, sklearn.datasets
 from fishernet.services.mlflow_store import prepare_mlflow
 prepare_mlflow()
-from sweeps import cluster, launch
+from sweeps import launch
 from analysis import style
 from pathlib import Path
 with style.new_figure() as (figure, axes):
@@ -344,11 +346,11 @@ def test_rays_files_go_where_they_fit_and_that_is_said(monkeypatch, capsys):
     settle_private_ray()
     assert capsys.readouterr().err == ""
     # To the byte: Ray's own check takes the longest folder that ours takes, and not one byte more.
-    room = surroundings.LONGEST_SOCKET - len(surroundings.SOCKET)
+    room = ray_cluster.LONGEST_SOCKET - len(ray_cluster.SOCKET)
     assert "too long" in socket_problem("/tmp/" + "x" * (room - 4))
-    validate_socket_filepath("/tmp/" + "x" * (room - 5) + surroundings.SOCKET)
+    validate_socket_filepath("/tmp/" + "x" * (room - 5) + ray_cluster.SOCKET)
     with pytest.raises(OSError, match="AF_UNIX path length"):
-        validate_socket_filepath("/tmp/" + "x" * (room - 4) + surroundings.SOCKET)
+        validate_socket_filepath("/tmp/" + "x" * (room - 4) + ray_cluster.SOCKET)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_rays_files_go_where_they_fit_and_that_is_said(monkeypatch, capsys):
 )
 def test_the_advice_is_for_the_reason(error, advice, monkeypatch):
     monkeypatch.setenv("RAY_TMPDIR", "/tmp")
-    said = ray_start_error(error)
+    said = start_error(error)
     assert str(error) in said
     assert advice in said
     assert ("busy" in said) == ("busy" in advice)
@@ -517,7 +519,7 @@ def test_a_home_is_a_home_after_an_equals_sign(monkeypatch, tmp_path):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "x.npz").touch()
     sweep = LatentSweep(args := _parse(["--dataset=~/x.npz", "--storage-path=~/s", "--data-dir=~/d"]), [])
-    assert sweep.asked()[0].dataset == str(tmp_path / "x.npz")
+    assert sweep.asked().example.dataset == str(tmp_path / "x.npz")
     assert (sweep.storage, args.data_dir) == (tmp_path / "s", str(tmp_path / "d"))
 
 

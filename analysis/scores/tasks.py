@@ -5,14 +5,13 @@ with the settings that made it, in its tag fishernet.scores.GROUP: what is there
 """
 
 import json
-import logging
-import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -23,19 +22,8 @@ from tqdm import tqdm
 from analysis.frame import AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
-from fishernet.services import mlflow_store
+from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
-from fishernet.surroundings import by_python_path, ray_start_error, settle_private_ray
-
-# Ray's own settings, where the user has set none: a private cluster that says and sends nothing, at the niceness of its driver.
-ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
-    "RAY_worker_niceness": "0",
-    "RAY_AUTH_MODE": "disabled",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # no cluster: its processes listen on loopback alone, as there
-}
 
 
 @dataclass
@@ -109,7 +97,7 @@ def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Seq
                     bar.update()
         return failures
     finally:
-        ray.shutdown()
+        ray_cluster.stop()
         stored.reload()
 
 
@@ -137,32 +125,11 @@ def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> Non
         mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
 
 
-def _start_ray(gpus: int) -> Any:
+def _start_ray(gpus: int) -> ModuleType:
     try:
-        settle_private_ray()
-    except OSError as error:
-        raise AnalysisError(f"Ray cannot be started on this machine: {error}.") from None
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    # Workers import these packages from where they are, installed or not.
-    root = str(Path(__file__).resolve().parents[2])
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    import ray
-    from ray._private import ray_constants
+        ray_cluster.start(gpus=gpus, cpus=gpus or None)
+    except ray_cluster.ClusterError as error:
+        raise AnalysisError(f"{error}.") from None
+    import ray  # here, as what it reads must be set before
 
-    ray_constants.ENABLE_RAY_CLUSTER = (
-        False  # read from that variable when Ray was imported, maybe by a sweep on a cluster
-    )
-    if ray.is_initialized():
-        raise AnalysisError("Ray runs in this process already; scores start a private one of their own.")
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    try:
-        # "local" keeps away from any other Ray on this machine, running or dead. It would count cores that others have.
-        ray.init(
-            address="local", num_cpus=gpus or (usable if usable != os.cpu_count() else None), num_gpus=gpus,
-            include_dashboard=False, job_config=by_python_path(ray.job_config.JobConfig()),
-            log_to_driver=False, logging_level=logging.ERROR,
-        )  # fmt: skip
-    except Exception as error:  # Ray's own are many, down to a bare Exception when its processes are not up in 30 s
-        raise AnalysisError(ray_start_error(error)) from None
     return ray

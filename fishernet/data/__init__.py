@@ -1,17 +1,24 @@
 """Images to train on: which data sets there are by name, and how names, arrays and folders become ``ImageData``.
 
-Importing this takes no time: what reads images (torch, NumPy, Pillow) is imported with ``load_data`` and ``ImageData``.
+Importing this takes no time: what reads images (torch, NumPy, Pillow) is imported with what ``DOORS`` names.
 """
 
 import difflib
+import importlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fishernet.data.images import ImageData as ImageData
+    from fishernet.data.loading import images_of as images_of
     from fishernet.data.loading import load_data as load_data
 
+DOORS = {
+    "ImageData": "fishernet.data.images",
+    "images_of": "fishernet.data.loading",
+    "load_data": "fishernet.data.loading",
+}
 DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 
 
@@ -59,13 +66,7 @@ def unknown_dataset(dataset: str) -> DataError:
 
 
 def __getattr__(name: str) -> Any:
-    """``load_data`` and ``ImageData``, whose modules take torch along."""
-    if name == "load_data":
-        from fishernet.data.loading import load_data
-
-        return load_data
-    if name == "ImageData":
-        from fishernet.data.images import ImageData
-
-        return ImageData
+    """What reads images, whose modules take torch along."""
+    if name in DOORS:
+        return getattr(importlib.import_module(DOORS[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

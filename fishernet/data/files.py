@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 
 from fishernet.data import DataError, unknown_dataset
+from fishernet.data.fitting import Fit
 
 Array = npt.NDArray[Any]
+
+WHOLE = Fit()
 
 LABELS_OF = {"train": "train_labels", "test": "test_labels", "images": "labels"}  # arrays of an .npz file
 LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
@@ -27,16 +30,17 @@ class Parts(NamedTuple):
     remarks: tuple[str, ...] = ()
 
 
-def load_path(dataset: str) -> Parts:
-    """The images of a folder, an .npz or an .npy file; raises DataError."""
+def load_path(dataset: str, fit: Fit = WHOLE) -> Parts:
+    """The images of a folder, an .npz or an .npy file, each made to ``fit``; raises DataError."""
     # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
     path = os.path.expanduser(dataset)  # noqa: PTH111
     if os.path.isdir(path):  # noqa: PTH112
         from fishernet.data.folders import load_folder
 
-        parts = load_folder(Path(path))
+        parts = load_folder(Path(path), fit)
     elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
         parts = load_arrays(Path(path))
+        parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
     else:
         raise unknown_dataset(dataset)
     brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))
@@ -81,7 +85,7 @@ def load_arrays(path: Path) -> Parts:
     remarks = [f"not read: {', '.join(unread)}"] if unread else []
     for name, label_name in LABELS_OF.items():
         if name in arrays:
-            arrays[name] = _pixels(arrays[name], f"array {name} of {path}")
+            arrays[name] = pixels(arrays[name], f"array {name} of {path}")
         if label_name in arrays:
             arrays[label_name], how = _labels(arrays[label_name], len(arrays[name]), f"array {label_name} of {path}")
             remarks += [f"{label_name} {how}"] if how else []
@@ -123,7 +127,7 @@ def _labels(array: Array, n: int, what: str) -> tuple[Array, str]:
     return labels.astype(np.int64), " and ".join(said)
 
 
-def _pixels(array: Array, what: str) -> Array:
+def pixels(array: Array, what: str) -> Array:
     """The array as uint8 (n_images, channels, height, width); raises DataError, which begins with `what`.
 
     Axes are (n, height, width), (n, channels, height, width) or (n, height, width, channels), with 1 or 3

@@ -14,6 +14,7 @@ import numpy as np
 
 from fishernet.data import DataError
 from fishernet.data.files import Array, Parts, split
+from fishernet.data.fitting import Fit
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff")
 FORMATS = ("PNG", "JPEG", "BMP", "WEBP", "TIFF")  # whatever the suffix says; an MPO is a JPEG to all
@@ -33,7 +34,7 @@ PNG_DEPTH = 24  # the byte of a PNG's header that holds its bits per channel
 BITS_PER_SAMPLE, SAMPLE_FORMAT = 258, 339  # tags of a TIFF
 
 
-def load_folder(folder: Path) -> Parts:
+def load_folder(folder: Path, fit: Fit) -> Parts:
     """Images of ``train`` and ``test`` below the folder, however these are spelt, or of the folder, the last sixth as test set.
 
     The folders below that are classes, if two or more: labels count their sorted names, and they take turns. Links to folders
@@ -51,7 +52,7 @@ def load_folder(folder: Path) -> Parts:
         if path not in parts.values() and not _is_nobodys(path.name):
             read.count_unread(path)
     classes = sorted({class_name for part in files.values() for _, class_name in part if class_name})
-    images, remarks = _decode([path for part in files.values() for path, _ in part])
+    images, remarks = _decode([path for part in files.values() for path, _ in part], fit)
     labels = {
         part: np.array([classes.index(name) for _, name in of_part])
         if len(classes) > 1 and all(name for _, name in of_part)
@@ -226,7 +227,7 @@ def _is_above(path: str, other: str) -> bool:
     return Path(other).is_relative_to(path)
 
 
-def _decode(paths: list[Path]) -> tuple[Array, list[str]]:
+def _decode(paths: list[Path], fit: Fit) -> tuple[Array, list[str]]:
     """The files' pixels, uint8 (n_images, channels, height, width): grey if every file is grey, else RGB; and remarks.
 
     As viewers show them: turned as their EXIF says, transparent pixels on white. Refused are more than 8 bits per channel, as
@@ -256,7 +257,7 @@ def _decode(paths: list[Path]) -> tuple[Array, list[str]]:
                     rgba = upright.convert("RGBA")
                     said["with transparent pixels, shown on white"] += np.asarray(rgba)[..., 3].min() < 255
                     upright = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-                pixels = np.asarray(upright.convert(target))
+                pixels = np.asarray(fit.image(upright.convert(target), path))
         except DataError:
             raise
         except UnidentifiedImageError:
@@ -269,7 +270,8 @@ def _decode(paths: list[Path]) -> tuple[Array, list[str]]:
         (h0, w0), (h, w) = images[0].shape[:2], pixels.shape[:2]
         if (h, w) != (h0, w0):
             raise DataError(
-                f"images must have one size; {paths[0]} is {w0} x {h0} and {path} is {w} x {h}. Resize them."
+                f"images must have one size; {paths[0]} is {w0} x {h0} and {path} is {w} x {h}. "
+                "Resize them, or give --image-size N, which makes all of them N x N."
             )
     n_channels = max(image.shape[2] for image in images)
     stacked = np.stack([np.broadcast_to(image, (h0, w0, n_channels)) for image in images])

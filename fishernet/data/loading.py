@@ -9,8 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from fishernet.config import TrialConfig
 from fishernet.data import DATA_DIR_VARIABLE, DataError
 from fishernet.data.files import Array, Parts, load_path
+from fishernet.data.fitting import Fit
 from fishernet.data.idx import load_idx
 from fishernet.data.images import ImageData
 
@@ -19,7 +21,7 @@ PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # by the module's name,
 
 def load_data(
     dataset: str, data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
-    validation_size: int = 0, download: bool = True,
+    validation_size: int = 0, crop: int = 0, image_size: int = 0, download: bool = True,
 ) -> ImageData:  # fmt: skip
     """The images of a built-in dataset (a name in DATASETS) or of a path.
 
@@ -35,10 +37,11 @@ def load_data(
     ``files`` says which arrays are images, ``folders`` which files, and how they are read.
 
     ``validation_size`` images from the end of the training set replace the test set, so that model selection never
-    sees it; ``train_size`` then keeps the first of what remains (0: all). Raises DataError.
+    sees it; ``train_size`` then keeps the first of what remains (0: all). ``crop`` keeps the central pixels of each image,
+    ``image_size`` resizes them (``fitting.Fit``). Raises DataError.
     """
     try:
-        parts = _load(dataset, data_dir, download)
+        parts = _load(dataset, data_dir, Fit(crop, image_size), download)
     except ModuleNotFoundError as error:
         package = PACKAGES.get(str(error.name).partition(".")[0])
         if not package:
@@ -87,12 +90,21 @@ def load_data(
     )
 
 
-def _load(dataset: str, data_dir: str | os.PathLike[str] | None, download: bool) -> Parts:
+def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = None) -> ImageData:
+    """The images that a config is trained and scored on; raises as ``load_data`` does."""
+    return load_data(
+        config.dataset, data_dir, train_size=config.train_size, validation_size=config.validation_size, crop=config.crop,
+        image_size=config.image_size,
+    )  # fmt: skip
+
+
+def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
     if dataset not in LOADERS:
-        return load_path(dataset)
+        return load_path(dataset, fit)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
     parts = LOADERS[dataset](folder, download)
+    parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
     if os.path.exists(dataset):  # noqa: PTH110
         return parts._replace(
             remarks=(*parts.remarks, f"{dataset} in this folder is not read: its path is ./{dataset}")

@@ -175,6 +175,13 @@ class Likelihood(nn.Module, ABC):
         """
         raise NotImplementedError(f"{type(self).__name__} has no Fisher information in closed form")
 
+    def hyvarinen(self, x: Tensor, a: Tensor) -> Tensor:
+        """The Hyvarinen score of p(x given f): its Laplacian of ln p in x, plus |grad ln p|^2/2, (n_members, n).
+
+        In inverse squared units of x. Raises NotImplementedError where pixels have no smooth density.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no Hyvarinen score")
+
     @property
     def constant(self) -> float:
         """What of -ln p depends on no parameter, nats per image: the paper's losses leave it out."""

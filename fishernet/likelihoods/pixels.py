@@ -46,6 +46,11 @@ class Gaussian(Likelihood):
         xi = self.xi[:, None]
         return -0.5 * (self.squared_error(x, a) * torch.exp(-xi) + x.shape[2] * (xi + math.log(2 * math.pi)))
 
+    def hyvarinen(self, x: Tensor, a: Tensor) -> Tensor:
+        """|x - f|^2/(2 v^2) - k/v, v = exp(xi)."""
+        precision = torch.exp(-self.xi)[:, None]
+        return 0.5 * self.squared_error(x, a) * precision.square() - x.shape[2] * precision
+
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         normal = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
         return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * normal

@@ -17,7 +17,7 @@ from fishernet.likelihoods.base import Likelihood
 from fishernet.networks import NETWORKS
 from fishernet.networks.stacked import Linear, Stacked, StackedLayer
 from fishernet.posteriors import Posterior
-from fishernet.priors import Prior, StandardNormal
+from fishernet.priors import Prior, prior_of
 
 DEQUANTISATION = "dequantisation"  # the name of its noise
 
@@ -64,7 +64,7 @@ class Autoencoder(nn.Module, ABC):
                 values = torch.tensor([[getattr(c, f.name)] for c in configs])
                 self.register_buffer(f.name, values, persistent=False)
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
-        self.prior: Prior = StandardNormal(self.own)
+        self.prior: Prior = prior_of(self.config, self.own, self.latent_dims)
         self.build_networks(image_shape)
         # Encoder and decoder first: models that add to them start from the same weights there.
         initialised: set[nn.Module] = set()
@@ -206,6 +206,11 @@ class Autoencoder(nn.Module, ABC):
     def player_of(self, parameter: str) -> str:
         """The player whose optimiser moves a parameter of this name."""
         return ""
+
+    def learning_rate_of(self, parameter: str) -> float:
+        """The step size of Adam for a parameter of this name."""
+        own = getattr(self.config, "noise_learning_rate", 0.0) if parameter == "likelihood.xi" else 0.0
+        return float(own or self.config.learning_rate)
 
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; what depends on it is written into buffers, which a CUDA graph reads anew.

@@ -1,8 +1,9 @@
 """The plain autoencoder and the variational one; CVAE is the VAE with network conv."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
+import torch
 from torch import Tensor
 
 from fishernet.models.base import Autoencoder, Noise, Outcome
@@ -48,11 +49,65 @@ class VAE(Autoencoder):
         return DiagonalGaussian(mean, spread, self.own)
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
-        q = self.posterior(x)
+        q, stability = self.held_steady(x, noise["eta"])
         log_likelihood, a = self.log_likelihood(x, q.sample(noise["eta"]))
         kl = self.prior.kl(q)
         terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
         noise_prior = self.noise_prior(kl)
         if isinstance(noise_prior, Tensor):
             terms["noise_prior"] = noise_prior
-        return Outcome(self.kl_weight * kl - log_likelihood + noise_prior, terms, q.mean, a)
+        loss = self.kl_weight * kl - log_likelihood + noise_prior
+        if stability is not None:
+            terms["stability"] = stability
+            loss = loss + self.config.stability_weight * stability
+        return Outcome(loss, terms, q.mean, a)
+
+    def held_steady(self, x: Tensor, eta: Tensor) -> tuple[DiagonalGaussian, Tensor | None]:
+        """The posterior, and the stability term where it counts: how much ln q(z given x) moves with x (``stability``)."""
+        if not self.config.stability_weight:
+            return self.posterior(x), None
+        learns = torch.is_grad_enabled()
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            q = self.posterior(x)
+            term = stability(q, x, eta, self.config.stability, learns=learns)
+        if learns:
+            return q, term
+        return DiagonalGaussian(q.mean.detach(), q.log_variance.detach(), q.own), term.detach()
+
+
+def stability(q: DiagonalGaussian, x: Tensor, eta: Tensor, kind: str, *, learns: bool) -> Tensor:
+    """The stability term of the Fisher divergence at z = mu + sigma eta, (n_members, n), in inverse squared units of x.
+
+    partial: |grad_x ln q(z given x)|^2/2 with z held, equation 11's third term and what theorem 1 needs:
+    |sum_j (eta_j/sigma_j) grad mu_j + (eta_j^2 - 1) grad ln sigma_j|^2/2. total: z moves with x, so that eta is constant and
+    |sum_j grad ln sigma_j|^2/2 is left, as released. expected: the mean of partial over eta,
+    (sum_j |grad mu_j|^2/sigma_j^2 + 2 |grad ln sigma_j|^2)/2, half the trace of the encoder's Fisher information about x.
+    Batch normalisation ties images together: the gradients of an image are then those of its whole batch.
+    """
+    log_sd, inverse_sd = 0.5 * q.log_variance, torch.exp(-0.5 * q.log_variance)
+    if kind == "total":
+        return 0.5 * pull_back([log_sd], x, [-q.own.expand_as(log_sd)], learns=learns).square().sum(2)
+    if kind == "partial":
+        # A padded latent has eta = 0, and so -1 for eta^2 - 1.
+        cotangents = [eta * inverse_sd, (eta.square() - 1) * q.own]
+        return 0.5 * pull_back([q.mean, log_sd], x, cotangents, learns=learns).square().sum(2)
+    total = torch.zeros_like(q.mean[:, :, 0])
+    for j in range(q.mean.shape[2]):
+        unit = torch.zeros_like(q.mean)
+        unit[:, :, j] = q.own[:, :, j]
+        of_mean = pull_back([q.mean], x, [unit], learns=learns, keep=True)
+        of_log_sd = pull_back([log_sd], x, [unit], learns=learns, keep=True)
+        total = total + of_mean.square().sum(2) * inverse_sd[:, :, j].square() + 2 * of_log_sd.square().sum(2)
+    return 0.5 * total
+
+
+def pull_back(
+    outputs: Sequence[Tensor], at: Tensor, cotangents: Sequence[Tensor], *, learns: bool, keep: bool = False
+) -> Tensor:
+    """The sum over outputs of their Jacobians' transposes applied to cotangents; ``learns`` where a gradient goes through it.
+
+    Outputs must depend on ``at`` image by image.
+    """
+    (pulled,) = torch.autograd.grad(outputs, at, cotangents, create_graph=learns, retain_graph=learns or keep)
+    return pulled

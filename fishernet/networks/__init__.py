@@ -34,9 +34,19 @@ class Network:
     module: str
     n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
-    heads: bool = (
-        True  # linear layers from features to latents; without, the features are the code, and only the AE has one
-    )
+    heads: bool = True  # linear layers from features to latents; else the features are the code, which the AE alone has
+    image_side: int = 0  # of the only images it takes, square ones; 0 is any
+    tangents: bool = True  # its decoder has ``linearise``, which FisherNet's posterior needs
+
+    def problem(self, image_shape: tuple[int, int, int]) -> str:
+        """Why it does not take images of this shape, the end of a sentence; empty where it does."""
+        _, height, width = image_shape
+        if self.image_side in (0, height) and self.image_side in (0, width):
+            return ""
+        return (
+            f"takes images of {self.image_side} x {self.image_side} pixels; these have {height} x {width}. "
+            f"--image-size {self.image_side} makes them so"
+        )
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
@@ -63,5 +73,9 @@ NETWORKS = {
         "fishernet.networks.pooled",
         lambda config, n_pixels, n_outputs: 9 * config.latent_dim * (4 + -(-n_outputs // n_pixels)),
         heads=False,
+        tangents=False,
     ),
+    # at the paper's 8 and 64 latents and one number a pixel, of which little depends
+    "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
+    "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
 }

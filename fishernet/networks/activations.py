@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+LEAK = 0.01  # the slope of a leaky ReLU below 0, torch's default
+
 
 class Activation(NamedTuple):
     """A function applied to every number, and its derivative; ``overwrite`` may write into its argument."""
@@ -34,6 +36,7 @@ def _gelu_slope(x: Tensor) -> Tensor:
 
 ACTIVATIONS: dict[str, Activation] = {
     "relu": Activation(F.relu, lambda x: (x > 0).to(x.dtype), F.relu_),
+    "leaky-relu": Activation(F.leaky_relu, lambda x: torch.where(x > 0, 1.0, LEAK).to(x.dtype), F.leaky_relu_),
     # exp only where it is used: where x is large it would overflow, and its gradient with it
     "elu": Activation(F.elu, lambda x: x.clamp(max=0).exp(), F.elu),
     "gelu": Activation(F.gelu, _gelu_slope, F.gelu),

@@ -1,5 +1,7 @@
 """Any ``nn.Module`` as a network: built once for each member and lifted into a stack."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -90,7 +92,7 @@ class Plain(Stacked):
     def _states(self) -> State:
         return {**dict(self.module.named_parameters()), **dict(self.module.named_buffers())}
 
-    def linearise(self, x: Tensor) -> tuple[Tensor, "Linearised"]:
+    def linearise(self, x: Tensor) -> tuple[Tensor, Linearised]:
         """The output at x and the Jacobian there as an operator, by forward- and reverse-mode derivatives."""
         return self(x), Linearised(self._one, self._states(), x, x.shape[2])
 
@@ -104,7 +106,7 @@ class Linearised:
     x: Tensor  # (n_members, n, d)
     n_in: int
 
-    def part(self, members: slice, n_in: int) -> "Linearised":
+    def part(self, members: slice, n_in: int) -> Linearised:
         """Of these members and of the first n_in inputs alone."""
         return replace(self, state={name: t[members] for name, t in self.state.items()}, x=self.x[members], n_in=n_in)
 

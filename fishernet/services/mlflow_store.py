@@ -1,5 +1,7 @@
 """Where MLflow keeps its records: whether a tracking URI can work, the client, a sweep's runs, and where their files are."""
 
+from __future__ import annotations
+
 import logging
 import os
 import shlex
@@ -11,13 +13,19 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
 from fishernet.commands import hide_password, python
 from fishernet.services.schema import KIND, PLAN, ROLE
 from fishernet.surroundings import pass_by_proxy, proxy_of, wrong_variable
+
+if TYPE_CHECKING:
+    from mlflow.entities import Experiment
+    from mlflow.entities import Run as Run
+    from mlflow.store.artifact.artifact_repo import ArtifactRepository as ArtifactRepository
+    from mlflow.tracking import MlflowClient as MlflowClient
 
 DEFAULT_STORAGE = "fishernet-results"
 WRITING = {
@@ -216,7 +224,11 @@ def is_refusal(error: Exception) -> bool:
     """Whether MLflow will never take what it answered so, however often it is sent."""
     from mlflow.exceptions import MlflowException
     from requests import HTTPError
+    from sqlalchemy.exc import DataError
 
+    # MLflow calls it an internal error where the database has no room for a value.
+    if any(isinstance(cause, OverflowError | UnicodeError | DataError) for cause in _causes(error)):
+        return True
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
     return isinstance(error, MlflowException) and error.error_code in REFUSALS
@@ -242,7 +254,7 @@ def prepare_mlflow() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
 
 
-def client_of(uri: str) -> Any:
+def client_of(uri: str) -> MlflowClient:
     """MLflow's client; an SQLite file is made where it is missing."""
     prepare_mlflow()
     from mlflow.tracking import MlflowClient
@@ -315,17 +327,17 @@ def pages(search: Callable[..., Any], **query: Any) -> Iterator[Any]:
             return
 
 
-def sweeps(client: Any, kind: str) -> list[tuple[Any, Any]]:
+def sweeps(client: MlflowClient, kind: str) -> list[tuple[Experiment, Run]]:
     """(experiment, parent run) of every sweep (or search, by ``kind``), the one begun last first."""
     found = pages(client.search_experiments, filter_string=f"tags.`{KIND}` = '{kind}'")
     experiments = {experiment.experiment_id: experiment for experiment in found}
-    newest: dict[str, Any] = {}
+    newest: dict[str, Run] = {}
     for run in parents(client, list(experiments)):
         newest.setdefault(run.info.experiment_id, run)
     return [(experiments[i], run) for i, run in newest.items()]
 
 
-def parents(client: Any, experiment_ids: Sequence[str], *, deleted: bool = False) -> list[Any]:
+def parents(client: MlflowClient, experiment_ids: Sequence[str], *, deleted: bool = False) -> list[Run]:
     """The runs that hold these experiments' plans, or held them until they were deleted; the latest first: it counts."""
     if not experiment_ids:
         return []  # MLflow would look in all
@@ -336,7 +348,7 @@ def parents(client: Any, experiment_ids: Sequence[str], *, deleted: bool = False
     )
 
 
-def children(client: Any, experiment_id: str, also: str = "", *, deleted: bool = False) -> Iterator[Any]:
+def children(client: MlflowClient, experiment_id: str, also: str = "", *, deleted: bool = False) -> Iterator[Run]:
     """The runs of trials in an experiment, whichever parent they hang on: that may be deleted, and another one made."""
     return pages(
         client.search_runs,
@@ -347,14 +359,14 @@ def children(client: Any, experiment_id: str, also: str = "", *, deleted: bool =
     )
 
 
-def _view(deleted: bool) -> Any:
+def _view(deleted: bool) -> int:
     from mlflow.entities import ViewType
 
     return ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
 
 
 def log_batch(
-    client: Any, run_id: str, metrics: Iterable[tuple[str, float, int, int]] = (),
+    client: MlflowClient, run_id: str, metrics: Iterable[tuple[str, float, int, int]] = (),
     params: Mapping[str, str] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write (name, value, milliseconds since 1970, step), parameters and tags to a run in one call."""
@@ -369,7 +381,7 @@ def log_batch(
     )
 
 
-def files_of(uri: str, run_id: str) -> Any:
+def files_of(uri: str, run_id: str) -> ArtifactRepository:
     """The files of a run: MLflow's artifact repository, which lists, logs and downloads them.
 
     MLflow keeps absolute paths. Where an SQLite file was moved or copied with its results, the files are beside it.
@@ -381,13 +393,24 @@ def files_of(uri: str, run_id: str) -> Any:
     return get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
 
 
-def restore_command(uri: str, experiment: Any) -> str:
+@contextmanager
+def run_file(run_id: str, name: str, uri: str | None = None) -> Iterator[Path]:
+    """A local copy of a run's file while it is needed; raises TrackingError."""
+    uri = uri or default_tracking_uri()
+    check_uri(uri, make=False)
+    with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
+        with sentences(uri):
+            path = files_of(uri, run_id).download_artifacts(name, folder)
+        yield Path(path)
+
+
+def restore_command(uri: str, experiment: Experiment) -> str:
     """The command that takes an experiment out of MLflow's trash."""
     words = ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment.experiment_id]
     return f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(uri))} {python(*words)}"
 
 
-def forget_command(uri: str, experiment: Any) -> str:
+def forget_command(uri: str, experiment: Experiment) -> str:
     """The command that deletes for good an experiment that is in MLflow's trash; a server's takes the server's own store."""
     shown = hide_password(uri)
     places = [
@@ -399,7 +422,7 @@ def forget_command(uri: str, experiment: Any) -> str:
     return python("-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id, *places)
 
 
-def moved_here(uri: str, experiment: Any) -> str:
+def moved_here(uri: str, experiment: Experiment) -> str:
     """A sentence where an SQLite file is found beside its files and MLflow has them elsewhere; else empty."""
     beside = _beside(uri, experiment.artifact_location, 1)
     return (
@@ -419,7 +442,7 @@ def _beside(uri: str, recorded: str, depth: int) -> Path | None:
     return here if known.is_dir() and _is_moved(place, here) else None
 
 
-def follow_files(uri: str, client: Any, experiment: Any, artifact_root: str) -> str:
+def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifact_root: str) -> str:
     """Have MLflow find an experiment's files below ``artifact_root`` where they were moved or copied there.
 
     Returns a sentence that says so, or nothing. Only for the sweep's one writer; a server keeps its files itself.
@@ -469,7 +492,13 @@ def _is_moved(recorded: Path, here: Path) -> bool:
 
 def reason_of(error: BaseException) -> str:
     """The innermost cause in a line: what the network or the database said, without MLflow's wrapping."""
-    while inner := error.__cause__ or error.__context__:
-        error = inner
+    *_, error = _causes(error)
     text = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return " ".join(text.split())[:300]
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    """The error, what caused it, and so on inwards."""
+    while error:
+        yield error
+        error = error.__cause__ or error.__context__

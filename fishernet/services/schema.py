@@ -14,6 +14,7 @@ from typing import Any
 
 from fishernet.config import TrialConfig
 from fishernet.families import UnknownModel, all_fields, trial_config
+from fishernet.plan import Json
 
 KIND = "fishernet.kind"  # of an experiment: sweep or search
 ROLE = "fishernet.role"  # of a run: sweep (the parent run, which holds the plan) or trial
@@ -52,14 +53,14 @@ class UnknownFamily(SchemaError):
         self.model = model
 
 
-def plan_tags(plan: Mapping[str, Any]) -> dict[str, str]:
+def plan_tags(plan: Json) -> dict[str, str]:
     """The plan as JSON in the tags fishernet.plan, fishernet.plan.1, ..., as MLflow limits a tag."""
     text = json.dumps(plan)
     pieces = [text[i : i + TAG_LENGTH] for i in range(0, len(text), TAG_LENGTH)]
     return {f"{PLAN}.{i}" if i else PLAN: piece for i, piece in enumerate(pieces)}
 
 
-def plan_of(tags: Mapping[str, str]) -> dict[str, Any] | None:
+def plan_of(tags: Mapping[str, str]) -> Json | None:
     """The plan of ``plan_tags``, or None; raises SchemaError where it cannot be read."""
     text, i = tags.get(PLAN, ""), 1
     while more := tags.get(f"{PLAN}.{i}"):
@@ -142,13 +143,13 @@ def progress(run: Any) -> tuple[bool, int, int]:
     return run.info.status == "FINISHED", last_epoch(run), run.info.start_time or 0
 
 
-def scores_of(tags: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def scores_of(tags: Mapping[str, str]) -> dict[str, Json]:
     """Group -> what its tag says of the run's scores; a tag that is no JSON object counts as none."""
     groups = (name.removeprefix(SCORES) for name in tags if name.startswith(SCORES))
     return {group: about for group in groups if (about := json_tag(tags, SCORES + group))}
 
 
-def json_tag(tags: Mapping[str, str], name: str) -> dict[str, Any]:
+def json_tag(tags: Mapping[str, str], name: str) -> Json:
     """A tag that holds a JSON object; empty where it is missing or something else."""
     try:
         value = json.loads(tags.get(name, ""))

@@ -11,7 +11,7 @@ import pytest
 
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import compact
+from fishernet.plan import SweepPlan
 
 EPOCHS = 4
 SEEDS = (0, 1)
@@ -99,7 +99,7 @@ def cells(models: Iterable[str], dims: Iterable[int], seeds: Iterable[int] = SEE
 
 
 def listed(*configs: TrialConfig) -> dict[str, Any]:
-    """A plan as the import of records writes it; ``fishernet.plan.compact`` is the form of sweeps."""
+    """A plan as the import of records writes it; ``SweepPlan.to_dict`` is the form of sweeps."""
     return {"base": {}, "configs": [config.to_dict() for config in configs]}
 
 
@@ -126,7 +126,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     store.trial(curves, killed, status="KILLED", epochs=1)
 
     (alone,) = cells(["VAE"], [3], [0])
-    unfinished = store.sweep("unfinished", compact([alone]), start=1000)
+    unfinished = store.sweep("unfinished", SweepPlan((alone,)).to_dict(), start=1000)
     store.trial(unfinished, alone, status="FAILED", epochs=1)
 
     plain, twin = cells(["VAE"], [2])
@@ -146,7 +146,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
     store.trial(odd, unbounded, curve=lambda c, e: float("nan"))
     store.client.log_metric(kept, "test/mse", 0.5, timestamp=int(time.time() * 1000) + 60_000, step=2)
 
-    validated = store.sweep("validated", compact([alone]), start=4000, held_out="validation")
+    validated = store.sweep("validated", SweepPlan((alone,)).to_dict(), start=4000, held_out="validation")
     store.trial(validated, alone, held_out="validation")
 
     store.client.create_experiment("not a sweep", store.artifacts)

@@ -17,7 +17,7 @@ from analysis.frame import AnalysisError
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import compact
+from fishernet.plan import SweepPlan
 from tests.analysis.conftest import Store
 
 RATES = [1e-5, 1e-4, 1e-3, 1e-2]
@@ -101,7 +101,7 @@ def searched(tmp_path_factory):
         for model, setting in errors
         for seed in (5, 6, 7)
     }
-    tuned = parent("tuned", "sweep", compact(list(configs.values())))
+    tuned = parent("tuned", "sweep", SweepPlan(tuple(configs.values())).to_dict())
     for (model, setting, seed), config in configs.items():
         child(tuned, config, "test/mse", errors[model, setting][seed - 5])
     return SimpleNamespace(uri=uri, url=url)
@@ -341,7 +341,7 @@ def tuned_at_two_dims(tmp_path_factory):
         for model, of_model in choices.items() for setting, of_dim in rates.items() for d, rate in of_dim.items()
         for seed in (5, 6, 7)
     ]  # fmt: skip
-    sweep = store.sweep("dims", compact(configs), start=1)
+    sweep = store.sweep("dims", SweepPlan(tuple(configs)).to_dict(), start=1)
     for config in configs:
         level = (0.01 if config.setting else 0.02) * (1 if config.model == "FisherNet" else 2)
         store.trial(sweep, config, epochs=2, curve=lambda c, epoch, level=level: level / c.latent_dim)

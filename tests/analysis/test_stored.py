@@ -8,17 +8,11 @@ import numpy as np
 import pytest
 import torch
 
+import fishernet
 from analysis.frame import AnalysisError
-from analysis.stored import (
-    StoredSweep,
-    config_of,
-    decode,
-    load_weights,
-    model_flag,
-    posterior_covariances,
-    posterior_means,
-)
+from analysis.stored import StoredSweep, config_of, model_flag
 from fishernet.families import trial_config
+from fishernet.trained import ModelError, decode, load_weights, posterior_covariances, posterior_means
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
 
 
@@ -34,6 +28,16 @@ def test_the_stored_weights_give_the_stored_latents_and_the_logged_mse(trained, 
     assert mse == pytest.approx(run["test/mse"], rel=1e-4)
 
 
+def test_a_model_is_loaded_by_the_id_of_its_run(trained):
+    run = trained.pick("VAE", 5)
+    for source in (run["run_id"], f"runs:/{run['run_id']}"):
+        model = fishernet.load(source, tracking_uri=trained.sweep.uri)
+        assert model.config == config_of(run)
+        np.testing.assert_allclose(model.encode(trained.images.test), trained.latents(run)[0], atol=1e-5)
+    with pytest.raises(ModelError, match=r"f{32}: MLflow at sqlite.* fails: .*f{32}"):
+        fishernet.load("f" * 32, tracking_uri=trained.sweep.uri)
+
+
 def test_the_posterior_of_fishernet_is_the_inverse_of_its_precision_and_the_vaes_is_diagonal(trained):
     images = trained.images.test[:7]
     model = trained.model(trained.pick("FisherNet", 5))
@@ -45,7 +49,7 @@ def test_the_posterior_of_fishernet_is_the_inverse_of_its_precision_and_the_vaes
     variances = vae.encode(images.flatten(1).float()[None] / 255)["log_variance"][0].exp()
     np.testing.assert_allclose(np.diagonal(covariances, axis1=1, axis2=2), variances.detach(), rtol=1e-5)
     assert not (covariances * (1 - np.eye(5))).any()
-    with pytest.raises(AnalysisError, match="AE has no posterior"):
+    with pytest.raises(ModelError, match="AE has no uncertainty: AE has no posterior"):
         posterior_covariances(trained.model(trained.pick("AE", 5)), images)
 
 
@@ -89,17 +93,17 @@ def test_a_setting_that_looks_like_a_field_is_left_to_a_plan_file():
 def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):
     run = trained.pick("VAE", TRAINED_DIMS[0])
     path = trained.artifact(run, "weights.safetensors")
-    with pytest.raises(AnalysisError, match=r"The weights of VAE-d03-s0, weights.safetensors, cannot be used"):
+    with pytest.raises(ModelError, match=r"The weights of VAE-d03-s0, weights.safetensors, cannot be used"):
         load_weights(path, trial_config(model="VAE", latent_dim=3, hidden_width=16))
     (tmp_path / "cut.safetensors").write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(AnalysisError, match=r"cut.safetensors, cannot be used"):
+    with pytest.raises(ModelError, match=r"cut.safetensors, cannot be used"):
         load_weights(tmp_path / "cut.safetensors", trial_config(model="VAE"))
 
 
 def test_a_flipped_bit_of_weights_or_latents_is_a_sentence_and_never_another_model(trained, tmp_path):
     run, random = trained.pick("VAE", TRAINED_DIMS[0]), np.random.default_rng(0)
     config, means, noticed = config_of(run), trained.latents(run)[0], {"weights.safetensors": 0, "latents.npz": 0}
-    weights = load_weights(trained.artifact(run, "weights.safetensors"), config).state_dict()
+    weights = load_weights(trained.artifact(run, "weights.safetensors"), config)[0].state_dict()
     for name in noticed:
         content = trained.artifact(run, name).read_bytes()
         damaged = StoredSweep(trained.sweep)
@@ -112,9 +116,9 @@ def test_a_flipped_bit_of_weights_or_latents_is_a_sentence_and_never_another_mod
                 if name == "latents.npz":  # some bytes of a zip file mean nothing
                     assert np.array_equal(damaged.latents(run)[0], means)
                 else:
-                    found = load_weights(path, config).state_dict()
+                    found = load_weights(path, config)[0].state_dict()
                     assert all(torch.equal(found[key], tensor) for key, tensor in weights.items())
-            except AnalysisError as error:
+            except (AnalysisError, ModelError) as error:
                 noticed[name] += name in str(error)
     assert min(noticed.values()) > 100
 

@@ -7,7 +7,7 @@ import pytest
 
 from fishernet import contract
 from fishernet.families import trial_config
-from fishernet.plan import compact, expand
+from fishernet.plan import SweepPlan
 
 FORMAT_4 = Path(__file__).parents[1] / "fixtures" / "before" / "format-4"
 
@@ -27,10 +27,10 @@ def test_a_checkpoint_of_an_earlier_version_trains_on_to_the_numbers_it_had_then
 def test_a_plan_of_an_earlier_version_is_read_without_the_fields_of_other_families():
     kept = json.loads((FORMAT_4 / "VAE.json").read_text())["configs"]
     assert "objective" in kept[0]
-    configs = [trial_config(values) for values in kept]
+    configs = tuple(trial_config(values) for values in kept)
     assert all("objective" not in config.to_dict() for config in configs)
-    assert expand(compact(configs)) == configs
+    assert SweepPlan.from_dict(SweepPlan(configs).to_dict()).configs == configs
     # A plan tag of then has what all runs share once, the fields of FisherNet among them.
     base = {k: v for k, v in kept[0].items() if k not in ("model", "latent_dim", "seed")}
     tag = {"base": base, "grids": [{"fields": {"model": "VAE"}, "latent_dims": "2", "seeds": "0"}]}
-    assert expand(tag) == configs[:1]
+    assert SweepPlan.from_dict(tag).configs == configs[:1]

@@ -50,12 +50,12 @@ def test_a_cluster_without_workers_is_said_in_a_sentence():
     program = (
         "import ray\n"
         "from ray.cluster_utils import Cluster\n"
-        "from sweeps import cluster as clusters\n"
-        "clusters.WAIT_FOR_NODES_SECONDS = 1\n"
+        "from fishernet.services import ray_cluster\n"
+        "ray_cluster.WAIT_FOR_NODES_SECONDS = 1\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 0, 'include_dashboard': False})\n"
         "try:\n"
-        "    clusters.connect(cluster.address, lambda resources: 1 / 0, gpus=0)\n"
-        "except clusters.ClusterError as error:\n"
+        "    ray_cluster.join(cluster.address, gpus=0)\n"
+        "except ray_cluster.ClusterError as error:\n"
         "    print(error)\n"
         "finally:\n"
         "    ray.shutdown()\n"
@@ -75,7 +75,7 @@ def test_a_cluster_none_of_whose_nodes_can_hold_a_trial_is_refused(tmp_path):
         "import sys\n"
         "from ray.cluster_utils import Cluster\n"
         "from sweeps.latent_sweep import LatentSweep, _parse\n"
-        "from sweeps.driver import UsageError\n"
+        "from sweeps.flags import UsageError\n"
         "cluster = Cluster(initialize_head=True, head_node_args={'num_cpus': 2, 'include_dashboard': False})\n"
         "cluster.add_node(num_cpus=1, num_gpus=1)\n"
         "try:\n"
@@ -111,8 +111,8 @@ def test_a_private_ray_uses_no_core_that_the_driver_may_not():
     program = (
         "import os\n"
         "os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
-        "from sweeps import cluster as clusters\n"
-        "print(clusters.connect(None, lambda nodes: nodes[0]['CPU'], gpus=0), 'of', os.cpu_count())\n"
+        "from fishernet.services import ray_cluster\n"
+        "print(ray_cluster.start(gpus=0)[0]['CPU'], 'of', os.cpu_count())\n"
     )
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, env=BARE | {"PYTHONPATH": str(ROOT)},
@@ -144,7 +144,7 @@ def test_the_command_that_resumes_is_one_that_can_be_typed_where_the_user_is(com
 @pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks for processes as Linux lists them")
 def test_a_process_whose_name_is_cut_amid_a_letter_is_found():
     """The kernel keeps fifteen bytes of a name."""
-    from sweeps.cluster import _descendants
+    from fishernet.services.ray_cluster import _descendants
 
     program = (
         "import ctypes, time\n"
@@ -164,7 +164,7 @@ def test_a_process_whose_name_is_cut_amid_a_letter_is_found():
 
 
 def test_an_address_in_brackets_is_looked_up_without_them():
-    from sweeps.cluster import _check_answers
+    from fishernet.services.ray_cluster import _check_answers
 
     try:
         listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
@@ -180,11 +180,11 @@ def test_no_process_outlives_the_end_of_all_that_were_started():
     mark = f"30.{os.getpid()}"
     program = (
         "import subprocess, time\n"
-        "from sweeps import cluster\n"
+        "from fishernet.services import ray_cluster\n"
         f"shell = 'for n in $(seq 300); do (sleep {mark} & wait) & done; wait'\n"
         "subprocess.Popen(['sh', '-c', shell])\n"
         "time.sleep(0.1)\n"
-        "cluster.end_processes()\n"
+        "ray_cluster.end_processes()\n"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, env=BARE, timeout=120, check=True)
 

@@ -10,9 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
+from fishernet.config import TrialConfig
 from fishernet.families import trial_config
+from fishernet.plan import SweepPlan
 from sweeps import driver, lock
 from sweeps.driver import Driver
 from sweeps.tracking_queue import Queue
@@ -41,7 +45,7 @@ class Tracking:
 class Ending(Driver):
     kind, script, installed = "sweep", Path("sweep.py"), "sweep"
     def asked(self): return 1
-    stored = extended = example = dry_run = launch = lambda self, *given: None
+    cohorts = jobs = lambda self, *given: None
     def check_places(self, asked): pass
     def draw(self, name):
         print("a table")
@@ -92,12 +96,12 @@ def test_an_interrupt_before_there_is_anything_to_close_ends_the_program_also_wi
     assert (ended.returncode, (tmp_path / "log").read_text()) == (130, "ended")
 
 
-class Ended(Driver):
+class Ended(Driver[Any]):
     """What of a driver is needed once all is trained."""
 
     kind, script, installed = "sweep", Path("sweep.py"), "sweep"
     drawing: Callable[[], bool]
-    asked = stored = extended = example = dry_run = launch = lambda self, *given: None  # type: ignore[assignment]
+    asked = cohorts = jobs = lambda self, *given: None  # type: ignore[assignment]
 
     def draw(self, name: str) -> bool:
         return self.drawing()
@@ -108,6 +112,26 @@ def ended(folder: Path, drawing: Callable[[], bool]) -> Ended:
     made = Ended(argparse.Namespace(**flags), [])
     made.drawing, made.folder = drawing, folder / "s"
     return made
+
+
+def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
+    """Whichever field says something of them."""
+    from fishernet.data import images_of
+    from sweeps.trial import _images_of
+
+    pixels = np.random.default_rng(0).integers(0, 255, (40, 9, 9), dtype=np.uint8)
+    np.save(tmp_path / "x.npy", pixels)
+    said = {"dataset": str(tmp_path / "x.npy"), "crop": 7, "image_size": 4, "train_size": 12, "validation_size": 5}
+    assert set(said) == set(TrialConfig.names("data"))
+    images = _images_of(trial_config(**said), None)
+    assert (images.train.shape, images.test.shape) == ((12, 1, 4, 4), (5, 1, 4, 4))
+    for name in said:
+        if name != "dataset":
+            other = trial_config(**{**said, name: said[name] - 1})
+            again, seen = images_of(other), _images_of(other, None)
+            assert torch.equal(seen.train, again.train)
+            assert torch.equal(seen.test, again.test)
+            assert not (torch.equal(seen.train, images.train) and torch.equal(seen.test, images.test)), name
 
 
 def a_tracking(write: Callable[..., None], name: str = "s") -> Any:
@@ -173,7 +197,7 @@ def test_the_best_plan_is_never_half_written(tmp_path, monkeypatch):
     from sweeps import hyperparameter_search
     from sweeps.hyperparameter_search import HyperparameterSearch, _parse
 
-    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: [trial_config()])
+    monkeypatch.setattr(hyperparameter_search, "best_plan", lambda *given: SweepPlan((trial_config(),)))
     argv = [f"--storage-path={tmp_path}", "--tracking-uri=sqlite:////s.db"]
     search = HyperparameterSearch(_parse(argv), argv)
     search.opened, search.plan, search.folder = [], None, tmp_path / "s"

@@ -97,10 +97,10 @@ def test_pruned_failed_and_completed_trials_are_counted_alike_in_optuna_in_mlflo
 
 
 def test_the_best_setting_stands_beside_the_usual_one_in_a_plan_that_the_sweep_takes(search):
-    from fishernet.plan import read_plan
+    from fishernet.plan import SweepPlan
 
     folder, _, _ = search
-    plan = read_plan(folder / "fishernet-results" / "found" / "best.json")
+    plan = SweepPlan.read(folder / "fishernet-results" / "found" / "best.json").configs
     best = study(folder, "found/AE-d02").best_trial
     assert [c.run_name for c in plan] == ["AE-d02-s2", "AE-d02-s3", "AE-tuned-d02-s2", "AE-tuned-d02-s3"]
     assert all(getattr(plan[2], field) == value for field, value in best.params.items())

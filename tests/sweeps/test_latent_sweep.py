@@ -1,9 +1,11 @@
 """The command as a user runs it: real Ray trials, a real MLflow store, real signals."""
 
 import contextlib
+import gzip
 import json
 import os
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -22,6 +24,7 @@ from fishernet.training import train
 
 ROOT = Path(__file__).resolve().parents[2]
 SCRIPT = str(ROOT / "sweeps" / "latent_sweep.py")
+BEFORE = ROOT / "tests" / "fixtures" / "before"
 SETTINGS = {"dataset": "digits", "hidden_width": 8, "hidden_layers": 1, "batch_size": 64, "learning_rate": 1e-3}
 
 
@@ -237,6 +240,26 @@ def test_extending_trains_only_what_is_missing_and_a_third_call_nothing(sweep):
     refused = run(folder, command("--name=one", "--models", "VAE", "--latent-dims=2", "--seeds=1", epochs=4))
     assert refused.returncode == 2
     assert "epochs is 3 there and 4 here" in refused.stderr
+
+
+@pytest.mark.long
+def test_a_sweep_of_an_earlier_version_is_extended_by_a_seed(tmp_path):
+    """Its store and its weights, as that version left them in another folder; what was trained then is not trained again."""
+    results = tmp_path / "fishernet-results"
+    shutil.copytree(BEFORE / "artifacts", results / "artifacts")
+    (results / "mlflow.db").write_bytes(gzip.decompress((BEFORE / "mlflow.db.gz").read_bytes()))
+    before = {name: run.info.end_time for name, run in Store(tmp_path).children("before").items()}
+    lines = ["FisherNet", "VAE", "VAE:likelihood=gaussian-learned", "CVAE", "AE"]
+    argv = ["--name=before", "--models", *lines, "--latent-dims=2", "--seeds=2", "--train-size=200"]
+    done = run(tmp_path, command(*argv, epochs=2, learning_rate=1e-4))
+    assert done.returncode == 0, done.stderr
+    assert "the results folder was moved" in done.stdout
+    assert "5 runs are finished; 5 to train" in done.stdout
+    children = Store(tmp_path).children("before")
+    assert set(children) - set(before) == {name.replace("-s0", "-s1") for name in before}
+    assert {name: children[name].info.end_time for name in before} == before
+    assert {child.info.status for child in children.values()} == {"FINISHED"}
+    assert (results / "before" / "figures" / "mse_curves.png").exists()
 
 
 @linux

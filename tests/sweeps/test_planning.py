@@ -1,26 +1,34 @@
 """From flags to configs and cohorts, and what is refused on the way."""
 
+import contextlib
+import dataclasses
 import itertools
 
 import pytest
 
 from fishernet.config import TrialConfig
-from fishernet.families import MODEL_NAMES, trial_config
-from fishernet.plan import PlanError, compact
+from fishernet.families import MODEL_NAMES, family, trial_config
+from fishernet.plan import PlanError, SweepPlan
 from sweeps.latent_sweep import _parse
-from sweeps.planning import Devices, configs_from_flags, extended_plan, make_cohorts, relative_cost
+from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
 
 
 def flags(*argv: str) -> list[TrialConfig]:
-    return configs_from_flags(_parse(argv))
+    return list(plan_from_flags(_parse(argv)).configs)
+
+
+def extended(old: list[TrialConfig], asked: list[TrialConfig]) -> list[TrialConfig]:
+    """As a driver extends the plan that it reads from MLflow."""
+    stored = SweepPlan.from_dict(SweepPlan(tuple(old)).to_dict())
+    return list(stored.extended(SweepPlan(tuple(asked)), "x").configs)
 
 
 def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
     configs = flags()
     assert {(c.model, c.latent_dim, c.seed) for c in configs} == set(
-        itertools.product(MODEL_NAMES, range(2, 21), range(5))
+        itertools.product(("FisherNet", "VAE", "CVAE", "AE"), range(2, 21), range(5))
     )
     assert {(c.dataset, c.epochs, c.batch_size, c.learning_rate) for c in configs} == {("fashion-mnist", 100, 64, 1e-4)}
     assert flags("--preset", "paper") == configs
@@ -39,24 +47,43 @@ def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
     assert {c.dataset for c in flags("--dataset=~/y.npz")} == {"~/y.npz"}  # refused as it was typed
 
 
-def test_every_field_of_trial_config_is_a_flag_and_reaches_the_configs():
-    changed = {
-        "dataset": "mnist", "epochs": 3, "batch_size": 9, "learning_rate": 0.5, "hidden_width": 5, "hidden_layers": 1,
-        "decoder_output": "linear", "likelihood": "gaussian-learned", "noise": "closed-form", "noise_start": -1.5,
-        "objective": "eq25", "sampler": "cg", "cg_tolerance": 0.25, "cg_iterations": 4, "train_size": 50,
-        "validation_size": 6, "evaluate_every": 2, "activation": "elu", "noise_learning_rate": 0.2,
-        "kl_weight": 0.5, "setting": "mine", "weight_decay": 0.1, "model": "FisherNet", "latent_dim": 6, "seed": 8,
-        "precision": "bfloat16", "network": "conv", "scale": "identity", "components": 0, "cholesky_of": "covariance",
-        "least_scale": 0.01, "dequantisation": "uniform-noise", "information_about": "location", "decoder_layers": 2,
-        "initialisation": "glorot-uniform", "maf_width": 3,
-    }  # fmt: skip
-    assert set(changed) == set(trial_config().to_dict())
-    plural = {"model": "--model", "latent_dim": "--latent-dim", "seed": "--seed"}
-    argv = []
-    for name, value in changed.items():
-        flag = plural.get(name, f"--{name.replace('_', '-')}")
-        argv += [f"{flag}={value}," if name == "seed" else f"{flag}={value}"]
-    assert flags(*argv) == [trial_config(**changed)]
+# The likelihood without which every other value of a field is refused.
+NEEDED = {
+    "noise": "gaussian-learned",
+    "decoder_output": "gaussian",
+    "scale": "student-t",
+    "components": "gaussian",
+    "dequantisation": "gaussian",
+}
+ONE_VALUE = {("CVAE", "network"), ("FisherNet", "components"), ("FisherAE", "components"), ("FisherAE", "scale")}
+PLURAL = {"latent_dim": "latent-dims", "seed": "seeds"}
+
+
+def others(f, default):
+    """Values of a field that are not its default, some of which it may refuse."""
+    if f.type is str:
+        return [c for c in f.metadata["choices"] if c != default] or ["mine", "mnist"]
+    return [f.type(value) for value in (default + 1, 6, 0.5, -0.5, 0.99, 16) if f.type(value) != default]
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_every_field_of_a_family_is_a_flag_and_reaches_the_configs(model):
+    for f in dataclasses.fields(family(model).config):
+        if f.name == "model" or (model, f.name) in ONE_VALUE:
+            continue
+        needed = {"likelihood": NEEDED[f.name]} if f.name in NEEDED else {}
+        reached = []
+        for value in others(f, getattr(trial_config(model=model), f.name)):
+            with contextlib.suppress(ValueError):
+                expected = trial_config(model=model, **({"latent_dim": 2, "seed": 0} | needed | {f.name: value}))
+                flag = f"--{PLURAL.get(f.name, f.name.replace('_', '-'))}={value}{',' * (f.name == 'seed')}"
+                axes = {"latent_dim": "--latent-dims=2", "seed": "--seeds=0,"}
+                words = [word for name, word in axes.items() if name != f.name]
+                words += [f"--{name.replace('_', '-')}={word}" for name, word in needed.items()]
+                (found,) = flags("--models", model, flag, *words)
+                assert found == expected
+                reached.append(value)
+        assert reached, f"no other value of {f.name} is a {model}'s"
 
 
 def test_a_model_may_carry_fields_of_its_own():
@@ -93,7 +120,7 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--seeds", "0"], "--seeds 0 asks for no seeds"),
         (["--seeds", "1000000"], "--seeds 1000000 is how many"),
         (["--latent-dims", "2-1000000"], "a sweep has at most 100,000"),
-        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, AE, or package.module:Class; got 'vae'"),
+        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, .*AE.*, or package.module:Class; got 'vae'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
         (
@@ -118,7 +145,7 @@ def test_a_flag_that_cannot_be_is_named_in_a_sentence(argv, words):
 def test_a_sweep_is_extended_by_what_is_new():
     old = flags("--models", "VAE", "--latent-dims", "2-4", "--seeds", "2")
     asked = flags("--models", "VAE", "AE", "--latent-dims", "3-6", "--seeds", "3")
-    both = extended_plan(compact(old), asked, "x")
+    both = extended(old, asked)
     assert both[: len(old)] == old
     assert set(both) == {*old, *asked}
     assert len(both) == len(set(both))
@@ -135,29 +162,29 @@ def test_a_sweep_is_extended_by_what_is_new():
     ],
 )
 def test_an_extension_that_could_not_be_compared_is_refused_with_the_difference(change, words):
-    old = compact(flags("--models", "VAE", "FisherNet", "--latent-dims", "2-4"))
+    old = flags("--models", "VAE", "FisherNet", "--latent-dims", "2-4")
     asked = flags("--models", "VAE", "--latent-dims", "2-4", *change) if "--models" not in change else flags(*change)
     with pytest.raises(PlanError, match=words):
-        extended_plan(old, asked, "x")
+        extended(old, asked)
 
 
 def test_another_likelihood_is_a_line_of_its_own_and_extends_a_sweep():
     old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
     asked = flags("--models", "VAE:likelihood=gaussian-learned", "--latent-dims", "2", "--seeds", "1")
-    assert extended_plan(compact(old), asked, "x") == old + asked
+    assert extended(old, asked) == old + asked
 
 
 def test_a_named_setting_is_a_line_of_its_own_and_extends_a_sweep_whatever_its_rates():
     old = flags("--models", "VAE", "--latent-dims", "2", "--seeds", "1")
     tuned = "VAE:setting=tuned,learning-rate=0.01,hidden-width=3,activation=elu"
     asked = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1")
-    assert extended_plan(compact(old), asked, "x") == old + asked
+    assert extended(old, asked) == old + asked
     longer = flags("--models", tuned, "--latent-dims", "2", "--seeds", "1", "--epochs", "200")
     with pytest.raises(PlanError, match="epochs is 100 there and 200 here"):
-        extended_plan(compact(old), longer, "x")
+        extended(old, longer)
     again = flags("--models", tuned.replace("0.01", "0.02"), "--latent-dims", "3", "--seeds", "1")
     with pytest.raises(PlanError, match=r"learning_rate is 0.01 there and 0.02 here"):
-        extended_plan(compact(old + asked), again, "x")
+        extended(old + asked, again)
 
 
 @pytest.mark.parametrize("size", ["auto", "1", "3"])

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from fishernet.families import MODEL_NAMES, matters, trial_config
+from fishernet.families import all_fields, matters, models_with, trial_config
 from fishernet.plan import PlanError
 from sweeps.hyperparameter_search import _parse, plan_from_flags
 from sweeps.space import (
@@ -30,7 +30,7 @@ def spaces(plan: SearchPlan) -> dict[str, dict[str, str]]:
 
 def test_without_flags_every_model_is_searched_over_its_own_ranges_with_equal_budgets():
     plan = flags()
-    assert [study.name for study in plan.studies] == [f"{model}-d10" for model in MODEL_NAMES]
+    assert [study.name for study in plan.studies] == [f"{model}-d10" for model in ("FisherNet", "VAE", "CVAE", "AE")]
     assert (plan.n_trials, plan.seeds, plan.sampler, plan.epochs) == (40, (0, 1, 2), "tpe", 50)
     common = {"learning_rate", "batch_size", "weight_decay", "activation"}
     dense, noise = {"hidden_width", "hidden_layers"}, {"noise_start", "noise_learning_rate"}
@@ -112,24 +112,42 @@ def test_what_cannot_be_searched_is_named_in_a_sentence(argv, words):
         flags(*argv)
 
 
-def test_every_range_flag_reaches_the_studies_it_matters_to():
-    typed = {
-        "batch_size": "8,16", "learning_rate": "0.1..0.2:log", "weight_decay": "0.1..0.3", "hidden_width": "5..9:step=2",
-        "hidden_layers": "1..2", "activation": "elu,tanh", "decoder_output": "sigmoid,linear", "noise_start": "-3.0..-1.0",
-        "likelihood": "gaussian,gaussian-learned", "noise": "learned,closed-form", "noise_learning_rate": "0.1..0.5",
-        "objective": "eq25,eq24", "kl_weight": "0.5..2.0", "network": "dense,conv",
-    }  # fmt: skip
-    assert set(typed) == set(searched())
-    argv = [f"--{name.replace('_', '-')}={text}" for name, text in typed.items()]
+TYPED = {
+    "batch_size": "8,16", "learning_rate": "0.1..0.2:log", "weight_decay": "0.1..0.3", "hidden_width": "5..9:step=2",
+    "hidden_layers": "1..2", "activation": "elu,tanh", "decoder_output": "sigmoid,linear", "noise_start": "-3.0..-1.0",
+    "likelihood": "gaussian,gaussian-learned", "noise": "learned,closed-form", "noise_learning_rate": "0.1..0.5",
+    "objective": "eq25,eq24", "kl_weight": "0.5..2.0", "network": "dense,conv",
+}  # fmt: skip
+
+
+def test_range_flags_reach_the_studies_that_they_matter_to():
+    argv = [f"--{name.replace('_', '-')}={text}" for name, text in TYPED.items()]
     (study,) = flags("--models", "FisherNet", *argv).studies
-    assert {name: str(domain) for name, domain in study.space} == typed
-    typed.pop("network")  # CVAE has but one
+    assert {name: str(domain) for name, domain in study.space} == TYPED
+    typed = set(TYPED) - {"network"}  # CVAE has but one
     for study, left_out in zip(
         flags("--models", "CVAE", "AE", "FisherNet", *(word for word in argv if "--network" not in word)).studies,
         ({"hidden_width", "hidden_layers", "objective"}, {"objective", "kl_weight"}, set()),
         strict=True,
     ):
-        assert set(dict(study.space)) == set(typed) - left_out
+        assert set(dict(study.space)) == typed - left_out
+
+
+@pytest.mark.parametrize("name", sorted(set(searched()) - set(TYPED)))
+def test_every_other_field_that_may_be_searched_is_a_range_flag(name):
+    """And reaches a study, or is refused in a sentence that names it."""
+    f, model = all_fields()[name], models_with(name)[0]
+    text = ",".join(f.metadata["choices"][:2]) or {int: "2,4", float: "0.25..0.5"}[f.type]
+    argv = ["--models", model, f"--{name.replace('_', '-')}={text}"]
+    refusal = ""
+    try:
+        spaces_found = spaces(flags(*argv))
+    except PlanError as error:
+        refusal = str(error)
+    if refusal:
+        assert name.replace("_", "-") in refusal.replace("_", "-")
+    else:
+        assert [space.get(name, text) for space in spaces_found.values()] == [text]
 
 
 def test_what_is_fixed_is_not_varied_and_names_the_study_where_it_is_a_modelling_choice():
@@ -175,9 +193,18 @@ def test_a_value_that_does_not_matter_is_not_suggested():
         trial_config({**study.base.to_dict(), **asked})  # and every combination is a config
 
 
+def met(name):
+    """Values with which all that a field waits for is there."""
+    found = {}
+    for other, words in all_fields()[name].metadata["when"].items():
+        found |= met(other) | {other: words if isinstance(words, str) else words[0]}
+    return found
+
+
 def test_what_matters_changes_the_config_of_some_model():
     values = trial_config(likelihood="gaussian-learned").to_dict()
-    assert all(matters(name, values) for name in searched())
+    for name in set(searched()) & set(values):
+        assert matters(name, values | met(name)), name
     assert not matters("kl_weight", trial_config(model="AE").to_dict())
 
 

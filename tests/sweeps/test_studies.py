@@ -22,11 +22,11 @@ from sqlalchemy.engine import Engine
 
 from fishernet.config import TrialConfig
 from sweeps import studies
-from sweeps.driver import UsageError
+from sweeps.flags import UsageError
 from sweeps.hyperparameter_search import HyperparameterSearch, _parse, best_plan, plan_from_flags
 from sweeps.launch import Job
 from sweeps.space import SearchPlan
-from sweeps.studies import STOPPED_EARLY, Search, StudiesError, open_studies, population_size
+from sweeps.studies import STOPPED_EARLY, StudiesError, StudySearcher, open_studies, population_size
 from sweeps.tracking import TrackedRun
 
 FLAGS = ("--dataset", "digits", "--models=AE", "--seeds", "2", "--epochs", "9", "--first-rung", "1", "--trials", "30",
@@ -62,11 +62,11 @@ class Player:
     loses_the_end: bool = False  # MLflow does not hear how trials end
     trained: list[TrialConfig] = field(default_factory=list)
 
-    def search(self, name: str = "s") -> Search:
+    def search(self, name: str = "s") -> StudySearcher:
         studies = open_studies(self.plan, name, self.folder, known=True, trained=False)
-        return Search(studies, self.runs, {}, lambda job: {"members": job.members}, "validation")
+        return StudySearcher(studies, self.runs, {}, lambda job: {"members": job.members}, "validation")
 
-    def play(self) -> Search:
+    def play(self) -> StudySearcher:
         search = self.search()
         for i in itertools.count():
             suggested = search.suggest(str(i))
@@ -75,7 +75,7 @@ class Player:
             self._train(search, str(i), suggested["job"]["members"], i)
         return search
 
-    def _train(self, search: Search, trial_id: str, members: tuple[TrialConfig, ...], i: int) -> None:
+    def _train(self, search: StudySearcher, trial_id: str, members: tuple[TrialConfig, ...], i: int) -> None:
         number = int(search.tags(Trial(trial_id))["fishernet.search.trial"])
         self.trained.append(members[0])
         reason = ""
@@ -111,12 +111,12 @@ class Player:
 
 @dataclass
 class Trial:
-    """All that ``Search.tags`` asks of one of Tune's trials."""
+    """All that ``StudySearcher.tags`` asks of one of Tune's trials."""
 
     trial_id: str
 
 
-def told(search: Search) -> list[Any]:
+def told(search: StudySearcher) -> list[Any]:
     """Everything that Optuna holds of the trials."""
     return [
         (study.name, t.number, t.state, t.values, t.params, t.intermediate_values, t.user_attrs)
@@ -134,7 +134,7 @@ def test_on_a_known_function_the_search_finds_its_optimum(sampler, decades, tmp_
     assert best.params["activation"] == "elu"
     assert abs(math.log10(best.params["learning_rate"]) + 3) < decades
     learned, paper = {}, {}
-    for config in best_plan(search.plan, search.studies, None):
+    for config in best_plan(search.plan, search.studies, None).configs:
         (learned if config.setting else paper)[config.seed] = config
     assert set(learned) == set(paper) == {2, 3}  # seeds the search has not seen
     assert learned[2].learning_rate == best.params["learning_rate"]
@@ -482,7 +482,7 @@ def test_a_storage_that_stays_locked_is_a_sentence(tmp_path, monkeypatch):
         with pytest.raises(StudiesError, match=sentence):
             open_studies(plan, "s", tmp_path, known=True, trained=False)
         with pytest.raises(StudiesError, match=sentence), studies.sentences(tmp_path):
-            Search(opened, {}, {}, Job.to_dict, "validation")
+            StudySearcher(opened, {}, {}, Job.to_dict, "validation")
         with pytest.raises(UsageError, match=sentence):
             search.draw("s")
 

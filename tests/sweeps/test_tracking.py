@@ -24,7 +24,7 @@ from PIL import Image
 
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
-from fishernet.plan import compact, expand
+from fishernet.plan import SweepPlan
 from fishernet.services.mlflow_store import TrackingError, check_uri, create_whole
 from sweeps import import_records
 from sweeps.lock import hold_lock
@@ -36,7 +36,7 @@ ROOT = Path(__file__).resolve().parents[2]
 CONFIG = trial_config(latent_dim=2, seed=0, epochs=5)
 OTHER = trial_config(model="VAE", latent_dim=3, seed=1, epochs=5)
 THIRD = trial_config(model="AE", latent_dim=4, seed=2, epochs=5)
-PLAN = {**compact([CONFIG, OTHER]), "data_fingerprint": "f", "held_out": "test"}
+PLAN = {**SweepPlan((CONFIG, OTHER)).to_dict(), "data_fingerprint": "f", "held_out": "test"}
 
 
 def epoch(number: int, **metrics: float) -> dict[str, Any]:
@@ -358,6 +358,20 @@ def test_what_mlflow_refuses_is_dropped_once_and_the_others_go_on(
     assert len(said) == 1
     assert said[0].startswith(f"MLflow refuses a record of {CONFIG.run_name}")
     assert tracking.refused == 4
+    assert tracking.runs()[OTHER].status == "FINISHED"
+
+
+def test_a_number_for_which_the_database_has_no_room_is_refused_not_sent_for_ever(
+    sweep: Callable[..., SweepTracking], uri: str, said: list[str]
+) -> None:
+    """MLflow calls this an internal error, as it calls an outage."""
+    tracking = sweep()
+    tracking.log_epochs(CONFIG, [epoch(2**63)])
+    tracking.log_epochs(OTHER, EPOCHS)
+    tracking.finish(OTHER, "FINISHED")
+    assert tracking.close("FINISHED")
+    assert tracking.refused == 1
+    assert [line.partition(" (")[0] for line in said] == [f"MLflow refuses a record of {CONFIG.run_name}"]
     assert tracking.runs()[OTHER].status == "FINISHED"
 
 
@@ -815,11 +829,33 @@ def test_records_of_a_second_machine_extend_the_plan_and_other_data_is_refused(
     assert import_records.main(arguments) == 0
     held = sweep(create=False).plan
     assert held is not None
-    assert set(expand(held)) == {CONFIG, OTHER, third}
+    assert set(SweepPlan.from_dict(held).configs) == {CONFIG, OTHER, third}
     (folder / "plan.json").write_text(json.dumps(plan | {"data_fingerprint": "g"}))
     before = rows(uri)
     assert import_records.main(arguments) == 2
     assert "data with fingerprint f, these records on data with g" in capsys.readouterr().err
+    assert rows(uri) == before
+
+
+@pytest.mark.parametrize(
+    ("change", "sentence"),
+    [
+        ({"epoch": 2**63}, "its epochs must count from 1 to the 5 of its config"),
+        ({"epoch": 6}, "its epochs must count from 1 to the 5 of its config"),
+        ({"time": 1e300}, "the time of its epochs must be in seconds since 1970"),
+        ({"time": math.nan}, "the time of its epochs must be in seconds since 1970"),
+    ],
+)
+def test_a_record_with_numbers_that_no_training_writes_is_refused_before_the_first_is_written(
+    change: dict[str, Any], sentence: str, folder: Path, uri: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_record(folder / "second", OTHER, "finished", [*EPOCHS[:-1], EPOCHS[-1] | change])
+    before = rows(uri)
+    arguments = [str(folder), "--name", "s", "--tracking-uri", uri, "--storage-path", str(tmp_path)]
+    assert import_records.main(arguments) == 2
+    assert (
+        f"{folder / 'second' / 'record.json'} is damaged or of another version: {sentence}" in capsys.readouterr().err
+    )
     assert rows(uri) == before
 
 
@@ -882,7 +918,7 @@ def test_an_interrupted_import_is_finished_by_the_same_command(
         ),
         ("second/record.json", '{"status": "failed", "reason": null, "config": {"dim": 2}, "epochs": []}', "dim"),
         ("second/record.json", '{"status": "failed", "epochs": [{"epoch": 1, "time": 1}]}', "metrics"),
-        ("plan.json", "{}", "plan.json is damaged or of another version: plan"),
+        ("plan.json", "{}", "plan.json is damaged or of another version: configs"),
         ("plan.json", None, "plan.json does not exist"),
         ("third/record.json", "first/record.json", "hold the same trial config"),
     ],

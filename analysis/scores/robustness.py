@@ -1,0 +1,98 @@
+"""How well a model restores what noise or a mask has damaged, and how well its latents still tell classes apart.
+
+Fisher auto-encoders' paper, Figures 1, 3, 5, 7 and 9, with the clean error beside each curve: a model that ignores its input
+has a perfectly flat one.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from sklearn.cluster import KMeans
+from sklearn.metrics import normalized_mutual_info_score
+from torch import Tensor
+
+from fishernet.models.base import Autoencoder
+from fishernet.trained import batch_of
+
+# Variances of noise in squared units of x in [0, 1], and the share of pixels that a mask sets to 0; 0 is the clean image.
+LEVELS = {"gaussian": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), "mask": (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
+N_STARTS = 10  # of k-means
+
+
+def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
+    """Uint8 images (n, channels, height, width) as float32 x, damaged: x + sqrt(level) n, not clipped, or masked.
+
+    A masked pixel is 0 in all its channels. The damage is decided by seed, kind and level, so that models meet the same.
+    """
+    x = images.float() / 255
+    if level == 0:
+        return x
+    digest = hashlib.sha256(f"{seed}/{kind}/{level:g}".encode()).digest()
+    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    if kind == "gaussian":
+        return x + math.sqrt(level) * torch.randn(x.shape, generator=generator)
+    n, _, height, width = x.shape
+    return x * (torch.rand(n, 1, height, width, generator=generator) >= level)
+
+
+@torch.no_grad()
+def robustness(model: Autoencoder, images: Tensor, labels: npt.NDArray[np.int64] | None, seed: int) -> dict[str, float]:
+    """By KIND/LEVEL/SCORE, the scores of reconstructions from the damaged images' posterior means against the clean images.
+
+    mse: mean squared error per pixel. bce: -mean [x ln f + (1 - x) ln(1 - f)], nats per pixel, from logits, where f is the
+    sigmoid of one output per pixel. nmi: normalised mutual information, 2 I/(H + H), of the labels and of as many clusters of
+    the latent means by k-means.
+    """
+    scores = {}
+    for kind, levels in LEVELS.items():
+        for level in levels:
+            sums, means = {"mse": 0.0, "bce": 0.0}, []
+            for x, damaged in _batches(images, corrupted(images, kind, level, seed)):
+                mean = model.posterior_mean(damaged)
+                a = model.decode(mean)
+                sums["mse"] += (x - model.likelihood.mean(a)).square().double().sum().item()
+                if has_logits(model):
+                    sums["bce"] += F.binary_cross_entropy_with_logits(a.double(), x.double(), reduction="sum").item()
+                means.append(mean[0].numpy())
+            scores[f"{kind}/{level:g}/mse"] = sums["mse"] / images.numel()
+            if has_logits(model):
+                scores[f"{kind}/{level:g}/bce"] = sums["bce"] / images.numel()
+            if labels is not None:
+                scores[f"{kind}/{level:g}/nmi"] = nmi(np.concatenate(means), labels, seed)
+    return scores
+
+
+def has_logits(model: Autoencoder) -> bool:
+    """Whether the decoder emits one logit per pixel."""
+    return model.likelihood.sigmoid and (model.likelihood.maps, model.likelihood.others) == (1, 0)
+
+
+def nmi(latents: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int) -> float:
+    """Normalised mutual information of the labels and of as many clusters of the latents; NaN of latents that are not finite."""
+    if not np.isfinite(latents).all():
+        return math.nan
+    n_classes = len(np.unique(labels))
+    found = KMeans(n_classes, n_init=N_STARTS, random_state=seed).fit_predict(latents)
+    return float(normalized_mutual_info_score(labels, found))
+
+
+def doubled_at(levels: Sequence[float], errors: Sequence[float]) -> float:
+    """The least level at which the error is twice the clean one, straight lines between levels; infinite where it never is."""
+    twice = 2 * errors[0]
+    for (below, low), (above, high) in zip(
+        zip(levels, errors, strict=True), zip(levels[1:], errors[1:], strict=True), strict=False
+    ):
+        if high >= twice:
+            return below + (above - below) * (twice - low) / (high - low)
+    return math.inf
+
+
+def _batches(images: Tensor, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    n = batch_of(images[0].numel())
+    for clean, own in zip(images.split(n), damaged.split(n), strict=True):
+        yield clean.flatten(1).float().div(255)[None], own.flatten(1)[None]

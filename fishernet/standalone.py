@@ -1,0 +1,150 @@
+"""A plan trained on one device with torch and numpy alone, one record folder per run: what ``python -m fishernet`` does."""
+
+import functools
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fishernet import interrupts
+from fishernet.config import TrialConfig
+from fishernet.data import images_of
+from fishernet.pca import pca_test_mse
+from fishernet.plan import PlanError, SweepPlan, stackable, write_json
+from fishernet.provenance import machine, versions
+from fishernet.splitting import FittedCohort
+from fishernet.state import CheckpointError, CohortState, Pace
+
+
+def train_plan(
+    plan: SweepPlan, out: Path, *, data_dir: str | None, device: str, threads: int, cohort_size: int, checkpoint_every: int,
+    command: str,
+) -> int:  # fmt: skip
+    """Train what of the plan ``out`` holds no record of; returns 0 where all runs finished, 1 where some failed.
+
+    ``threads`` 0 leaves torch's choice, ``cohort_size`` 0 stacks all on a GPU and nothing on a CPU, ``checkpoint_every`` 0 writes
+    checkpoints as often as takes 2% of the time. ``command`` is recorded. Raises PlanError, DataError, and OSError or
+    SafetensorError where ``out`` cannot be written.
+    """
+    place = _device(device)
+    if threads:
+        torch.set_num_threads(threads)
+    data = images_of(plan.example, data_dir)
+    interrupts.raise_keyboard_interrupt()
+    try:
+        (out / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise PlanError(f"--out {out} cannot be made a folder: {error.strerror}") from None
+    about = {
+        "configs": [c.to_dict() for c in plan.configs],
+        "pca_test_mse": pca_test_mse(data.train, data.test, plan.latent_dims),
+        "data_fingerprint": data.fingerprint,
+        "held_out": data.held_out,
+        "command": command,
+        "versions": versions(),
+        "machine": machine(),
+    }
+    recorded = {c: record for c in plan.configs if (record := _recorded(out / c.run_name / "record.json"))}
+    for config, record in recorded.items():
+        if record["config"] != config.to_dict():
+            differing = [k for k, v in config.to_dict().items() if record["config"].get(k) != v]
+            raise PlanError(
+                f"--out {out} holds {config.run_name} of another plan, which differs in {', '.join(differing)}; "
+                "choose another folder"
+            )
+    _check_data(out, data.fingerprint)
+    write_json(out / "plan.json", about)
+    size = cohort_size or (1 if place.type == "cpu" else plan.n_runs)
+    print(f"{plan.n_runs} runs, {len(recorded)} already recorded, on {place}; records in {out}")
+    failures = sum(record["status"] == "failed" for record in recorded.values())
+    for group in stackable(plan.configs):
+        for start in range(0, len(group), size):
+            members = group[start : start + size]
+            if all(c in recorded for c in members):
+                continue
+            # A cohort that was stopped amid writing its records goes on whole; else what is recorded is not trained again.
+            if not (checkpoint := _checkpoint(out, members)).exists():
+                members = [c for c in members if c not in recorded]
+                checkpoint = _checkpoint(out, members)
+            pace = Pace(checkpoint_every)
+            cohort = FittedCohort(
+                members, data, place, turn=checkpoint_every or 1, remedy="use a smaller batch_size in the plan",
+                saved=functools.partial(_saved, members, checkpoint),
+                say=lambda line: print(line, flush=True),
+            )  # fmt: skip
+            for records in cohort.train():
+                if pace.due(cohort.epoch):
+                    with pace:
+                        cohort.save(checkpoint)
+                for name, epochs in records.items():
+                    for record in epochs:
+                        mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
+                        print(
+                            f"{name} epoch {record['epoch']}/{cohort.config.epochs} mse {mse:.5f} "
+                            f"{record['metrics']['epoch_seconds']:.2f} s",
+                            flush=True,
+                        )
+            for name, reason in cohort.failures.items():
+                print(f"{name} failed: {reason}", file=sys.stderr)
+            failures += len(cohort.failures)
+            cohort.write_records(out)
+            checkpoint.unlink(missing_ok=True)
+    return 1 if failures else 0
+
+
+def _device(asked: str) -> torch.device:
+    """The torch.device asked for; raises PlanError where it is none that this machine has."""
+    device: torch.device | None
+    try:
+        device = torch.device(asked if asked != "auto" else "cuda" if torch.cuda.is_available() else "cpu")
+    except RuntimeError:
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise PlanError(f"--device is cpu, cuda, cuda:N or auto; got {asked!r}")
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise PlanError(f"--device {asked}: torch finds no GPU; leave --device out to train on the CPU")
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise PlanError(f"--device {asked}: the GPUs here are cuda:0 to cuda:{torch.cuda.device_count() - 1}")
+    return device
+
+
+def _check_data(out: Path, fingerprint: str) -> None:
+    """Raises PlanError where the folder's records are of other images: the data set of that name has changed."""
+    before = fingerprint
+    with suppress(OSError, ValueError, KeyError, TypeError):  # none yet, or a damaged one, which is written anew
+        before = json.loads((out / "plan.json").read_text(encoding="utf-8"))["data_fingerprint"]
+    if before != fingerprint:
+        raise PlanError(
+            f"--out {out} was begun on other images: their fingerprint was {before}, and is {fingerprint} now; "
+            "bring the old data back, or choose another folder"
+        )
+
+
+def _checkpoint(out: Path, members: Sequence[TrialConfig]) -> Path:
+    return out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
+
+
+def _recorded(path: Path) -> dict[str, Any] | None:
+    """The record in the file, or where it is missing or damaged none."""
+    try:
+        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return record if record["config"] and record["status"] else None
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        print(f"{path} is damaged ({error}); that run starts again")
+        return None
+
+
+def _saved(members: Sequence[TrialConfig], checkpoint: Path) -> CohortState:
+    """The state in the file, or where it is missing or damaged the start."""
+    if checkpoint.exists():
+        try:
+            return CohortState.load(checkpoint, members)
+        except CheckpointError as error:
+            print(f"{error}; these runs start again")
+    return CohortState(list(members))

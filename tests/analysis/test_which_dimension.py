@@ -1,0 +1,64 @@
+"""Which d: the one-standard-error rule by hand, and what has learned nothing is said."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis.which_dimension import active_units, knee, learned_too_little, which_dimension
+
+
+def runs_of(errors, variant="VAE", **more):
+    """Rows of {d: errors by seed}."""
+    rows = [
+        {"variant": variant, "latent_dim": d, "seed": seed, "test/mse": mse, **more}
+        for d, by_seed in errors.items()
+        for seed, mse in enumerate(by_seed)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_the_smallest_d_within_one_standard_error_of_the_best_is_chosen_paired_over_seeds():
+    # Differences to d = 10 at d = 5: 1, 2, 6 (mean 3, sd sqrt 7, standard error 1.53): not within. At d = 8: -1, 0, 3.
+    errors = {2: [60, 61, 62], 5: [11, 22, 36], 8: [9, 20, 33], 10: [10, 20, 30], 20: [13, 22, 31]}
+    (answer,) = which_dimension(runs_of(errors), "test/mse")
+    assert (answer.dim, answer.best, answer.largest, answer.n_seeds) == (8, 10, 20, 3)
+    assert str(answer) == "VAE: d = 8; no more than one standard error above the best, d = 10 (3 seeds)"
+    # Unpaired, the seeds' own spread of 10 would let d = 5 pass.
+    unpaired = np.std([11, 22, 36], ddof=1) / 3**0.5
+    assert np.mean(errors[5]) < np.mean(errors[10]) + unpaired
+
+
+def test_the_best_at_the_largest_d_says_that_there_may_be_more_to_gain():
+    (answer,) = which_dimension(runs_of({2: [9, 9.1, 9.2], 5: [3, 3.1, 3]}), "test/mse")
+    assert str(answer) == "VAE: d = 5 or more: the error still falls at the largest d trained (3 seeds)"
+
+
+def test_below_three_common_seeds_nothing_is_decided():
+    runs = pd.concat([runs_of({2: [3, 3, 3], 5: [1, 1]}), runs_of({2: [1, 1, 1], 5: [1, 2, 1]}, "AE")])
+    undecided, decided = which_dimension(runs, "test/mse")
+    assert undecided.dim is None
+    assert str(undecided) == "VAE: not decided, which takes 3 seeds at each d; 2 have finished"
+    assert (decided.variant, decided.dim) == ("AE", 2)
+
+
+def test_the_knee_is_where_a_broken_line_breaks():
+    broken = {d: 10 - d if d <= 4 else 6 - 0.1 * (d - 4) for d in range(1, 20)}
+    assert knee(broken) == 4
+    assert knee({1: 3.0, 2: 1.0}) is None
+    assert knee({1: 1.0, 2: 1.0, 3: 1.0}) is None
+
+
+def test_a_latent_that_does_not_vary_is_no_active_unit():
+    means = np.random.default_rng(0).normal(size=(500, 4)) * [1, 0.5, 0.05, 0]
+    assert active_units(means) == 2
+
+
+@pytest.mark.parametrize(("likelihood", "advised"), [("gaussian-learned", True), ("bernoulli", False)])
+def test_a_line_at_the_mean_images_error_or_worse_than_pca_is_named_with_what_to_change(likelihood, advised):
+    runs = runs_of({2: [0.9, 1.1], 5: [0.99, 0.985], 10: [0.3, 0.3]}, likelihood=likelihood)
+    nothing, worse = learned_too_little(runs, "test/mse", {0: 1.0, 2: 0.6, 5: 0.4, 10: 0.2})
+    assert nothing.startswith("VAE has learned nothing at d = 2, 5: its error is that of the mean image.")
+    assert ("--noise-start" in nothing) == advised
+    assert worse.startswith("VAE is worse than PCA at d = 10:")
+    assert learned_too_little(runs_of({2: [0.1]}), "test/mse", {0: 1.0, 2: 0.6}) == []
+    assert learned_too_little(runs, "test/mse", {}) == []

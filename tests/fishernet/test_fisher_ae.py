@@ -1,0 +1,246 @@
+"""The Fisher divergence, its theorem, and the loss image by image (Fisher auto-encoders, sections 3 and 4)."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from fishernet.families import family, trial_config
+from fishernet.networks.activations import ACTIVATIONS
+
+SMALL = {"hidden_width": 6, "hidden_layers": 1, "activation": "tanh"}
+
+
+def made(*configs, shape=(1, 2, 2), spread=1.0):
+    """A model in float64 with weights far from their flat start."""
+    model = family(configs[0].model).load()(list(configs), shape, 10).double()
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("prior.") and name != "likelihood.xi":
+                parameter.mul_(1 + spread * torch.rand(parameter.shape, generator=generator, dtype=torch.float64))
+    return model
+
+
+def images(model, n=3):
+    """x and eta of every member, padded with zeros as the cohort pads them."""
+    generator = torch.Generator().manual_seed(2)
+    shape = (len(model.configs), n)
+    x = torch.rand(*shape, model.n_pixels, generator=generator, dtype=torch.float64)
+    eta = torch.randn(*shape, max(model.latent_dims), generator=generator, dtype=torch.float64) * model.own
+    return x, {"eta": eta}
+
+
+def by_hand(model, i, x, eta):
+    """Equation 11's three terms of member i and one image, from Jacobians of encoder, decoder and densities."""
+    config, d = model.config, model.latent_dims[i]
+
+    def alone(tensor):  # the image as a batch of one of every member, of which only member i is looked at
+        return tensor.expand(len(model.configs), 1, -1)
+
+    def posterior(x):
+        heads = model.encode(alone(x))
+        return heads["mean"][i, 0, :d], 0.5 * heads["log_variance"][i, 0, :d]
+
+    def log_q(x, z):
+        mean, log_sd = posterior(x)
+        return (-0.5 * ((z - mean) / log_sd.exp()).square() - log_sd).sum()
+
+    def log_p(x, z):
+        padded = torch.cat([z, z.new_zeros(max(model.latent_dims) - d)])
+        a = model.decode(alone(padded))
+        f = model.likelihood.mean(a)[i, 0]
+        v = model.likelihood.xi[i].exp()
+        return -0.5 * ((x - f).square() / v + v.log() + math.log(2 * math.pi)).sum()
+
+    def gradient(function, at):
+        at = at.clone().requires_grad_() if not at.requires_grad else at
+        return torch.autograd.grad(function(at), at, create_graph=True)[0]
+
+    mean, log_sd = posterior(x)
+    z = mean + log_sd.exp() * eta[:d]
+    score = sum(k * model.prior.coefficients()[i, :d, k - 1] * z ** (k - 1) for k in range(1, config.prior_order + 1)) \
+        if config.prior == "exponential" else -z  # fmt: skip
+    of_p = torch.autograd.grad(log_p(x, z), z, create_graph=True)[0]
+    if config.posterior_gradient == "held":
+        of_p = of_p.detach()
+    divergence = 0.5 * (-eta[:d] / log_sd.exp() - score - of_p).square().sum()
+    hessian_trace = -model.n_pixels / model.likelihood.xi[i].exp()
+    hyvarinen = hessian_trace + 0.5 * gradient(lambda at: log_p(at, z), x).square().sum()
+    at = x.clone().requires_grad_()
+    if config.stability == "total":
+        moving = lambda at: log_q(at, posterior(at)[0] + posterior(at)[1].exp() * eta[:d])  # noqa: E731
+        stability = 0.5 * gradient(moving, at).square().sum()
+    elif config.stability == "partial":
+        # ln q's gradient at a z that does not move with ``at`` but does with the parameters.
+        stability = 0.5 * gradient(lambda at: log_q(at, z), at).square().sum()
+    else:
+        of_mean, of_log_sd = (jacobian(lambda at, k=k: posterior(at)[k], x, create_graph=True) for k in (0, 1))
+        stability = 0.5 * ((of_mean / log_sd.exp()[:, None]).square().sum() + 2 * of_log_sd.square().sum())
+    return divergence, hyvarinen, stability
+
+
+@pytest.mark.parametrize("stability", ["partial", "total", "expected"])
+@pytest.mark.parametrize("posterior_gradient", ["full", "held"])
+@pytest.mark.parametrize("prior", [{}, {"prior": "exponential", "prior_start": "scattered"}])
+@pytest.mark.parametrize("likelihood", ["gaussian", "gaussian-learned"])
+def test_loss_and_gradients_are_equation_11_image_by_image(stability, posterior_gradient, prior, likelihood):
+    values = {
+        **SMALL, **prior, "stability": stability, "posterior_gradient": posterior_gradient, "likelihood": likelihood,
+        "stability_weight": 0.7, "posterior_weight": 1.3,
+    }  # fmt: skip
+    more = {"noise_start": -0.5} if likelihood == "gaussian-learned" else {}
+    model = made(*(trial_config(model="FisherAE", latent_dim=d, seed=d, **values, **more) for d in (2, 3)))
+    x, noise = images(model)
+    outcome = model(x, noise)
+    expected = torch.zeros_like(outcome.loss)
+    for i in range(2):
+        for n in range(3):
+            divergence, hyvarinen, stable = by_hand(model, i, x[i, n], noise["eta"][i, n])
+            expected[i, n] = 1.3 * divergence + hyvarinen + 0.7 * stable
+    torch.testing.assert_close(outcome.loss, expected, rtol=1e-10, atol=1e-10)
+    parameters = dict(model.named_parameters())
+    weights = torch.arange(1.0, 7, dtype=torch.float64).reshape(2, 3)  # a sum alone would hide images that are mixed up
+    found, wanted = (
+        torch.autograd.grad((loss * weights).sum(), [*parameters.values()], allow_unused=True)
+        for loss in (outcome.loss, expected)
+    )
+    for name, one, other in zip(parameters, found, wanted, strict=True):
+        if one is None or other is None:
+            assert not (one if one is not None else torch.zeros(1)).any(), name
+        else:
+            torch.testing.assert_close(one, other, rtol=1e-8, atol=1e-10, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+def test_every_activation_has_the_derivatives_that_the_loss_needs(activation):
+    model = made(trial_config(model="FisherAE", latent_dim=2, **{**SMALL, "activation": activation}))
+    x, noise = images(model)
+    terms = model(x, noise).terms
+    for n in range(3):
+        divergence, hyvarinen, stable = by_hand(model, 0, x[0, n], noise["eta"][0, n])
+        for name, value in (("posterior_divergence", divergence), ("hyvarinen", hyvarinen), ("stability", stable)):
+            torch.testing.assert_close(terms[name][0, n], value, rtol=1e-10, atol=1e-12)
+
+
+def theorem_1(stability):
+    """D(p*(x) q(z given x) || p(x, z)) less E loss, and tr(S^-1)/2 = E |grad ln p*|^2/2; x one pixel, by quadrature."""
+    mean, sd = 0.4, 0.3
+    values = {**SMALL, "decoder_output": "linear", "stability": stability, "likelihood": "gaussian-learned"}
+    config = trial_config(model="FisherAE", latent_dim=1, noise_start=-0.7, **values)
+    model = made(config, shape=(1, 1, 1))
+    nodes, weights = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(90))
+    weights = weights / weights.sum()
+    x, eta = torch.cartesian_prod(mean + sd * nodes, nodes).unbind(1)
+    weight = torch.outer(weights, weights).flatten()
+    loss = (model(x[None, :, None], {"eta": eta[None, :, None]}).loss[0] * weight).sum()
+    q = model.posterior(x[None, :, None])
+    x = x.requires_grad_()
+    z = q.sample(eta[None, :, None])[0, :, 0].detach().requires_grad_()
+    q = model.posterior(x[None, :, None])
+    log_q = -0.5 * ((z[None, :, None] - q.mean).square() / q.log_variance.exp() + q.log_variance)
+    log_p = model.log_likelihood(x[None, :, None], z[None, :, None])[0] - 0.5 * z.square()
+    log_true = -0.5 * ((x - mean) / sd).square()
+    gradients = torch.autograd.grad((log_true + log_q[0, :, 0] - log_p[0]).sum(), (x, z))
+    divergence = 0.5 * sum((weight * g.square()).sum() for g in gradients)
+    return (divergence - loss).item(), 0.5 / sd**2
+
+
+def test_theorem_1_the_loss_is_the_divergence_up_to_a_constant_of_the_data():
+    difference, constant = theorem_1("partial")
+    assert difference == pytest.approx(constant, rel=1e-8)
+    difference, constant = theorem_1("expected")  # its mean over z
+    assert difference == pytest.approx(constant, rel=1e-8)
+
+
+def test_as_released_it_is_not():
+    difference, constant = theorem_1("total")
+    assert abs(difference - constant) > 1e-3
+
+
+def test_as_released_the_stability_term_teaches_the_mean_nothing_and_held_the_divergence_the_decoder_nothing():
+    model = made(trial_config(model="FisherAE", latent_dim=2, stability="total", posterior_gradient="held", **SMALL))
+    x, noise = images(model)
+    terms = model(x, noise).terms
+    of_mean = [p for name, p in model.named_parameters() if name.startswith("heads_of_encoder.mean")]
+    found = torch.autograd.grad(terms["stability"].sum(), of_mean, allow_unused=True, retain_graph=True)
+    assert not any(g.any() for g in found if g is not None)
+    model = made(trial_config(model="FisherAE", latent_dim=2, posterior_gradient="held", **SMALL))
+    terms = model(x, noise).terms
+    of_decoder = [*model.decoder.parameters()]
+    found = torch.autograd.grad(terms["posterior_divergence"].sum(), of_decoder, allow_unused=True)
+    assert not any(g.any() for g in found if g is not None)
+    model = made(trial_config(model="FisherAE", latent_dim=2, **SMALL))
+    terms = model(x, noise).terms
+    found = torch.autograd.grad(terms["posterior_divergence"].sum(), [*model.decoder.parameters()][:1])
+    assert found[0].abs().max() > 1e-3
+
+
+def test_the_mean_over_draws_of_partial_is_expected():
+    """Exactly: a polynomial of degree 4 in eta, so nodes of a quadrature do for draws."""
+    model = made(*(trial_config(model="FisherAE", latent_dim=2, stability=s, **SMALL) for s in ("partial",)))
+    other = made(trial_config(model="FisherAE", latent_dim=2, stability="expected", **SMALL))
+    nodes, weights = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(5))
+    weights = weights / weights.sum()
+    eta = torch.cartesian_prod(nodes, nodes)[None]
+    x = images(model, 1)[0].expand(1, len(eta[0]), -1)
+    mean = (model(x, {"eta": eta}).terms["stability"][0] * torch.outer(weights, weights).flatten()).sum()
+    torch.testing.assert_close(mean, other(x, {"eta": eta}).terms["stability"][0, 0], rtol=1e-10, atol=0)
+
+
+def test_of_a_linear_decoder_the_divergence_is_least_at_the_true_mean_and_at_less_than_the_elbos_width():
+    """mu = M^-1 B^T x/v and sigma_j^2 = (M^2)_jj^(-1/2), M = 1 + B^T B/v: below the ELBO's 1/M_jj where latents correlate."""
+    d, v = 3, math.exp(-1)
+    values = {"hidden_layers": 0, "decoder_output": "linear", "stability_weight": 0, "likelihood": "gaussian-learned"}
+    model = made(trial_config(model="FisherAE", latent_dim=d, noise_start=-1, **values))
+    (decoder,) = model.decoder.layers
+    with torch.no_grad():
+        decoder.bias.zero_()
+    b = decoder.weight[0].T.detach()  # (n_pixels, d)
+    m = torch.eye(d, dtype=torch.float64) + b.T @ b / v
+    heads = model.heads_of_encoder
+    square = (m @ m).diagonal()
+    with torch.no_grad():
+        heads["mean"].weight.copy_((torch.linalg.solve(m, b.T) / v).T[None])
+        heads["mean"].bias.zero_()
+        heads["log_variance"].weight.zero_()
+        heads["log_variance"].bias.copy_(-0.5 * square.log()[None])
+    # A quadratic form's mean over normal draws is its mean over these.
+    eta = math.sqrt(d) * torch.cat([torch.eye(d, dtype=torch.float64), -torch.eye(d, dtype=torch.float64)])[None]
+    x = images(model, 1)[0].expand(1, 2 * d, -1)
+    least = model(x, {"eta": eta}).terms["posterior_divergence"].mean()
+    torch.testing.assert_close(least, (square.sqrt() - m.diagonal()).sum(), rtol=1e-10, atol=1e-12)
+    for parameter in (heads["mean"].bias, heads["log_variance"].bias):
+        (gradient,) = torch.autograd.grad(model(x, {"eta": eta}).terms["posterior_divergence"].mean(), parameter)
+        torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-9)
+    assert (square.rsqrt() < 1 / m.diagonal()).all()
+
+
+def test_an_exponential_prior_of_order_2_is_the_normal_one_in_every_number():
+    exponential = {"prior": "exponential", "prior_order": 2}
+    for name in ("FisherAE", "VAE"):
+        with torch.no_grad():
+            normal, learned = (made(trial_config(model=name, latent_dim=3, **SMALL, **v)) for v in ({}, exponential))
+            x, noise = images(normal)
+            one, other = normal.eval()(x, noise), learned.eval()(x, noise)
+        for term, value in one.terms.items():
+            torch.testing.assert_close(other.terms[term], value, rtol=1e-7, atol=1e-7)  # the prior starts in float32
+        torch.testing.assert_close(other.loss, one.loss, rtol=1e-7, atol=1e-7)
+
+
+def test_a_vae_held_steady_adds_the_term_and_without_it_nothing_changes():
+    plain, steady = (made(trial_config(model="VAE", latent_dim=2, stability_weight=w, **SMALL)) for w in (0, 0.5))
+    x, noise = images(plain)
+    one, other = plain(x, noise), steady(x, noise)
+    torch.testing.assert_close(other.loss, one.loss + 0.5 * other.terms["stability"], rtol=1e-12, atol=0)
+    assert "stability" not in one.terms
+    with torch.no_grad():
+        torch.testing.assert_close(steady(x, noise).loss, other.loss, rtol=1e-12, atol=0)
+        assert not steady(x, noise).loss.requires_grad
+
+
+def test_a_bernoulli_fisher_autoencoder_is_refused_in_a_sentence():
+    with pytest.raises(ValueError, match=r"likelihood bernoulli, .* must be gaussian or gaussian-learned"):
+        trial_config(model="FisherAE", likelihood="bernoulli")
