@@ -168,7 +168,8 @@ class TrialConfig:
     )
     network: str = field(
         "dense",
-        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); fisherae-28 and "
+        "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); pooled-cnn, the VPAE "
+        "paper's one convolution and pooling (its Table 2), whose code is larger than the image; fisherae-28 and "
         "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
         role="choice",
         choices=tuple(NETWORKS),

@@ -128,6 +128,11 @@ class LikelihoodConfig(TrialConfig):
                 f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        if not NETWORKS[self.network].heads and not isinstance(self, AEConfig):
+            raise ValueError(
+                f"network {self.network}: its code is its features, without layers that a {self.label} needs for its "
+                "posterior; the AE has it"
+            )
         row = LIKELIHOODS[self.likelihood]
         if self.scale not in row.scales:
             raise ValueError(
@@ -174,6 +179,14 @@ class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
+    output_order: str = field(
+        "channels-first",
+        "where network pooled-cnn has the numbers of its outputs: channels-first, each where it is shown; channels-last, "
+        "scrambled as in the released code of the VPAE paper",
+        role="choice",
+        choices=("channels-first", "channels-last"),
+        when={"network": "pooled-cnn"},
+    )
 
 
 @dataclass(frozen=True)

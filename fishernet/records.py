@@ -3,7 +3,7 @@
 record.json          config, status (finished | failed), reason, one entry per epoch, parameter count
 config.json          the TrialConfig alone, beside the weights it belongs to
 weights.safetensors  the member's own weights, as ``cohort.load_model`` takes them
-latents.npz          posterior means of the held-out images (n, latent_dim) float32, and their labels
+latents.npz          posterior means of the held-out images (n, latent_dim) float32, and their labels; up to 4,096 latents
 pictures.npz         the first held-out images and their reconstructions, uint8 (n, channels, height, width)
 """
 
@@ -24,12 +24,15 @@ from fishernet.state import Record, checksum
 from fishernet.training import ResidentImages
 
 N_PICTURES = 10
+MOST_LATENTS = 4096  # of network pooled-cnn's 62,720 the file would be 2.5 GB
 
 
 def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
     """One record folder per member below ``folder``, named by its run_name; a failed member leaves its epochs and its reason."""
     images = ResidentImages.of(data.test, cohort.device)
-    means, pictures = latent_means(cohort, images), reconstructions(cohort, images, N_PICTURES)
+    pictures = reconstructions(cohort, images, N_PICTURES)
+    few = max(config.latent_dim for config in cohort.configs) <= MOST_LATENTS
+    means = latent_means(cohort, images) if few else None
     counts = cohort.parameter_counts()
     for i, config in enumerate(cohort.configs):
         run = folder / config.run_name
@@ -44,10 +47,11 @@ def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
             weights = cohort.member_weights(i)
             metadata["checksum"] = checksum(json.dumps(metadata, sort_keys=True), weights)
             save_file(weights, run / "weights.safetensors", metadata)
-            latents = {"means": means[i].numpy()}
-            if data.test_labels is not None:
-                latents["labels"] = data.test_labels.numpy()
-            np.savez_compressed(run / "latents.npz", **latents)  # type: ignore[arg-type]  # its stub takes no ** of arrays
+            if means is not None:
+                latents = {"means": means[i].numpy()}
+                if data.test_labels is not None:
+                    latents["labels"] = data.test_labels.numpy()
+                np.savez_compressed(run / "latents.npz", **latents)  # type: ignore[arg-type]  # its stub takes no ** of arrays
             originals = data.test[:N_PICTURES].numpy()
             restored = pictures[i].numpy().reshape(originals.shape)
             np.savez_compressed(run / "pictures.npz", originals=originals, reconstructions=restored)

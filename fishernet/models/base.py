@@ -93,7 +93,10 @@ class Autoencoder(nn.Module, ABC):
         """``trunk``, which says its ``n_features``, with a linear head for each of ``heads``, and ``decoder``."""
         self.trunk, self.decoder = trunk, decoder
         n_features: list[int] = trunk.n_features  # type: ignore[assignment]
-        self.heads_of_encoder = nn.ModuleDict({name: Linear(n_features, self.latent_dims) for name in self.heads})
+        linear = NETWORKS[self.config.network].heads
+        self.heads_of_encoder = nn.ModuleDict(
+            {name: Linear(n_features, self.latent_dims) if linear else nn.Identity() for name in self.heads}
+        )
 
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""

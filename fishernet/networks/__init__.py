@@ -34,6 +34,7 @@ class Network:
     module: str
     n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
+    heads: bool = True  # linear layers from features to latents; else the features are the code, which the AE alone has
     image_side: int = 0  # of the only images it takes, square ones; 0 is any
     tangents: bool = True  # its decoder has ``linearise``, which FisherNet's posterior needs
 
@@ -68,6 +69,12 @@ NETWORKS = {
     "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
     # 10 million multiplications of encoder and decoder at 784 pixels
     "conv": Network("fishernet.networks.conv", lambda config, n_pixels, n_outputs: 13_000 * (n_pixels + n_outputs)),
+    "pooled-cnn": Network(
+        "fishernet.networks.pooled",
+        lambda config, n_pixels, n_outputs: 9 * config.latent_dim * (4 + -(-n_outputs // n_pixels)),
+        heads=False,
+        tangents=False,
+    ),
     # at the paper's 8 and 64 latents and one number a pixel, of which little depends
     "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
     "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
