@@ -159,6 +159,7 @@ class PixelVAE(VAE):
         """Teacher-forced."""
         return self.likelihood.mean(self.pixel_outputs(x, self.decode(z)))
 
+    @torch.no_grad()  # of hundreds of passes
     def reconstruct(self, z: Tensor) -> Tensor:
         """The expected value of each pixel given those before it, which are set to theirs (Bernoulli: rounded): a pass each."""
         latents = self.decode(z)

@@ -12,7 +12,8 @@ ROUNDING = 2.0**-8  # bfloat16 has 8 significant bits
 
 def passed(model: str, precision: str, images, small):
     """One training pass of the same weights, images and noise; its outcome and the gradients."""
-    config = trial_config(model=model, precision=precision, latent_dim=3, noise_start=-3.0, **small)
+    few = {"pixel_layers": 2, "pixel_channels": 8}
+    config = trial_config(model=model, precision=precision, latent_dim=3, noise_start=-3.0, **few, **small)
     cohort = Cohort([config], images.image_shape, len(images.train))
     x = ResidentImages.of(images.train, cohort.device).take(torch.arange(32)[None])
     outcome = cohort.model(x, cohort.draw_noise(cohort.streams("noise", 1), 32))
@@ -27,6 +28,8 @@ def test_bfloat16_changes_the_products_by_its_rounding_and_leaves_everything_els
     assert {t.dtype for t in (*reduced.terms.values(), reduced.loss, reduced.mean, reduced.output)} == {torch.float32}
     assert all(g.dtype == torch.float32 for g in gradients if g is not None)
     for ours, theirs in zip(gradients, full_gradients, strict=True):
+        if theirs is None:  # another player's
+            continue
         # Roundings of a dozen products in a row, and ReLUs that they push over their kink.
         assert (ours - theirs).norm() <= 40 * ROUNDING * theirs.norm() + 1e-6
     difference = (reduced.output - full.output).norm() / full.output.norm()

@@ -238,12 +238,13 @@ def test_members_of_a_cohort_share_the_time_of_its_epochs(small, images, monkeyp
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_scores_are_the_means_over_the_images_of_the_loss_its_terms_and_the_error_of_one_sample(model, small, images):
     cohort = make([trial_config(model=model, latent_dim=2, **small)], images)
+    cohort.model.eval()
     resident = ResidentImages.of(images.test, torch.device("cpu"))
     x, noise = resident.take(torch.arange(40)[None]), cohort.draw_noise(cohort.streams("evaluation", 0), 40)
     with torch.no_grad(), evaluating(cohort.model):  # a model may have other terms then
         outcome = cohort.model(x, noise)
     expected = {
-        "mse": (x - cohort.model.reconstruct(cohort.model.posterior_mean(x))).square().mean(),
+        "mse": (x - cohort.model.reconstruction(x, cohort.model.posterior_mean(x))).square().mean(),
         "mse_sample": (x - torch.sigmoid(outcome.output)).square().mean(),
         "loss": outcome.loss.mean(),
         **{name: values.mean() for name, values in outcome.terms.items()},
