@@ -1,67 +1,45 @@
-"""What a hyperparameter search found: its history, what matters, the best settings, and tuned against usual ones on the test set.
+"""What a hyperparameter search found: history, what matters, best settings, and tuned against usual ones on the test set."""
 
-python analysis/search.py --name SEARCH
-"""
+from __future__ import annotations
 
-import argparse
 import math
 import shlex
-import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import matplotlib as mpl
+import optuna
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colors import LogNorm
+from matplotlib.lines import Line2D
+from optuna.distributions import FloatDistribution, IntDistribution
 
-from analysis import command
-from analysis.parts import Failures, Part, all_of
+from analysis import command, exhibits, frame, style
+from analysis.exhibits import Absent, Exhibit, Picture, Table, cell
+from analysis.frame import AnalysisError, Sweep, config_columns
+from analysis.parts import Failures, Part
+from analysis.stored import StoredSweep
+from analysis.studies import best_trial, load_studies
+from analysis.verdicts import student
 from fishernet import commands
+from fishernet.plan import format_numbers
 from fishernet.services import mlflow_store, schema
-from fishernet.surroundings import entry_point
-
-# Optuna, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
-if TYPE_CHECKING:
-    import optuna
-    import pandas as pd
-    from matplotlib.axes import Axes
-
-    from analysis.exhibits import Exhibit, Picture, Table
-    from analysis.frame import Sweep
-    from analysis.stored import StoredSweep
 
 TUNED = "tuned"  # how the setting of a search's best runs ends, in the plan that the search writes
 OBJECTIVES = ("validation MSE per pixel", "KL divergence from the prior, nats per image")
 STATES = {"COMPLETE": "complete", "PRUNED": "stopped early", "FAIL": "failed"}
 TREES_SEED = 0  # of the random forest behind fANOVA
 FEWEST_FOR_IMPORTANCE = 4  # completed trials: a forest of fewer says nothing
-CONFIDENCE = 0.95
 MOST_TICKS = 6  # as many values as one panel names
 
 
-@entry_point
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to draw."""
-    parser = command.parser(
-        "fishernet-search-figures",
-        "Draw a hyperparameter search's history, importances, parallel coordinates, slices and Pareto front, and list its best\n"
-        "settings, from Optuna's studies and MLflow's runs; each figure as PNG, PDF and CSV.",
-        "python analysis/search.py --name tuning",
-    )
-    parser.add_argument(
-        "--optuna", metavar="URL", help="Optuna's storage, sqlite:///PATH; default: where the search said it is"
-    )
-    options: argparse.Namespace = parser.parse_args(argv)
-    return command.run(lambda: int(report(options.name, options.tracking_uri, options.out, options.optuna).n > 0))
-
-
-def report(
+def draw(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, optuna_url: str | None = None
 ) -> Failures:
     """Write every figure and table of a search and print the table; one that fails takes no other along. Raises AnalysisError."""
-    from analysis import frame
-
     sweep = frame.find_sweep(name, tracking_uri or mlflow_store.default_tracking_uri(), kind="search")
     parts = list(search_parts(sweep, optuna_url))
     folder = command.output_folder(out, sweep.name)
@@ -70,23 +48,16 @@ def report(
     return failures
 
 
-def search_exhibits(sweep: "Sweep", optuna_url: str | None = None) -> Iterator["Exhibit"]:
-    """What ``search_parts`` makes, and what they raise."""
-    return all_of(search_parts(sweep, optuna_url))
-
-
-def search_parts(sweep: "Sweep", optuna_url: str | None = None) -> Iterator[Part]:
+def search_parts(sweep: Sweep, optuna_url: str | None = None) -> Iterator[Part]:
     """Everything a search shows, from its studies in Optuna's storage and its runs in MLflow; raises AnalysisError."""
-    from analysis.exhibits import Absent
-    from analysis.frame import AnalysisError
-
     studies = load_studies(sweep, optuna_url)
-    trials = trials_frame(studies)
+    models = models_of(sweep)
+    trials = trials_frame(studies, models)
     if trials.empty or not (trials["state"] == "complete").any():
         raise AnalysisError(f"No trial of the search {sweep.name} is complete yet, so there is no best one to show.")
     yield Part("best_settings", "Best settings", lambda: best_table(sweep, studies, trials))
     yield Part("search_history", "Search history", lambda: history(trials))
-    yield Part("parameter_importance", "What the score depends on", lambda: importance(studies))
+    yield Part("parameter_importance", "What the score depends on", lambda: importance(studies, models))
     for study in trials["study"].unique():
         of_study = trials[trials["study"] == study]
         if (of_study["state"] == "complete").any():
@@ -100,41 +71,19 @@ def search_parts(sweep: "Sweep", optuna_url: str | None = None) -> Iterator[Part
     yield Part(*front, lambda: pareto_front(studies, trials) if "kl" in trials else alone)
 
 
-def load_studies(sweep: "Sweep", optuna_url: str | None = None) -> dict[str, "optuna.Study"]:
-    """The search's studies by name, in its order; raises AnalysisError where the storage is not to be had."""
-    import optuna
-    from sqlalchemy.exc import SQLAlchemyError
-
-    from analysis.frame import AnalysisError
-
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
-    planned = optuna_url or str(sweep.plan.get("optuna", ""))
-    path, urls = Path(planned.removeprefix("sqlite:///")), [planned]
-    if not optuna_url and (store := mlflow_store.sqlite_path(sweep.uri)):
-        urls.insert(0, f"sqlite:///{store.with_name(path.name).as_posix()}")  # where both were moved or copied
-    urls = [u for u in urls if not u.startswith("sqlite:///") or Path(u.removeprefix("sqlite:///")).is_file()]
-    if not urls:  # Optuna would make one
-        raise AnalysisError(
-            f"The studies of the search {sweep.name} are in {path}, which is not there; --optuna names another place."
-        )
-    for url in urls:
-        try:
-            storage = optuna.storages.RDBStorage(url, skip_table_creation=True)
-            names = [s.study_name for s in optuna.get_all_study_summaries(storage, include_best_trial=False)]
-            ours = [name for name in names if name.startswith(f"{sweep.begun_as}/")]
-            studies = {name.partition("/")[2]: optuna.load_study(study_name=name, storage=storage) for name in ours}
-        except (SQLAlchemyError, ValueError, RuntimeError) as error:
-            reason = " ".join(str(error).split())[:200]
-            raise AnalysisError(f"Optuna's storage {url} cannot be read: {reason}.") from error
-        if studies:
-            return studies
-    raise AnalysisError(f"Optuna's storage {urls[-1]} holds no study of the search {sweep.name}.")
+def models_of(sweep: Sweep) -> dict[str, str]:
+    """Study -> its model, by the search's runs; raises AnalysisError."""
+    with frame.reading(sweep.uri):
+        runs = mlflow_store.children(mlflow_store.client_of(sweep.uri), sweep.experiment_id)
+        return {
+            run.data.tags[schema.STUDY]: config.model
+            for run in runs
+            if schema.STUDY in run.data.tags and (config := schema.config_of(run))
+        }
 
 
-def trials_frame(studies: dict[str, "optuna.Study"]) -> "pd.DataFrame":
-    """One row per trial that has ended: study, trial, state, epochs, mse (the last known), kl of two objectives, parameters."""
-    import pandas as pd
-
+def trials_frame(studies: dict[str, optuna.Study], models: Mapping[str, str]) -> pd.DataFrame:
+    """One row per trial that has ended: study, model, trial, state, mse (the last known), kl, last_epoch, parameters."""
     rows = []
     for name, study in studies.items():
         for trial in study.get_trials(deepcopy=False):
@@ -142,45 +91,26 @@ def trials_frame(studies: dict[str, "optuna.Study"]) -> "pd.DataFrame":
                 continue
             last = trial.intermediate_values.get(trial.last_step, math.nan) if trial.last_step else math.nan
             values = trial.values or [last]
-            row = {"study": name, "trial": trial.number, "state": STATES[trial.state.name], "mse": values[0]}
+            row = {
+                "study": name,
+                "model": models.get(name, ""),
+                "trial": trial.number,
+                "state": STATES[trial.state.name],
+                "mse": values[0],
+            }
             row |= {"kl": values[1] if len(values) > 1 else math.nan} if len(study.directions) > 1 else {}
             rows.append({**row, "last_epoch": trial.last_step, **trial.params})
-    return pd.DataFrame(rows, columns=None if rows else ["study", "trial", "state", "mse"])
+    return pd.DataFrame(rows, columns=None if rows else ["study", "model", "trial", "state", "mse"])
 
 
-def parameters(trials: "pd.DataFrame") -> list[str]:
+def parameters(trials: pd.DataFrame) -> list[str]:
     """The varied fields of these trials."""
-    known = ("study", "trial", "state", "mse", "kl", "last_epoch")
+    known = ("study", "model", "trial", "state", "mse", "kl", "last_epoch")
     return [str(name) for name in trials if name not in known and trials[name].notna().any()]
 
 
-def best_trial(study: "optuna.Study") -> "optuna.trial.FrozenTrial | None":
-    """The completed trial with the lowest MSE, the earliest of equals.
-
-    Of two objectives: on the Pareto front the one nearest to the front's ideal point, each axis in units of its extent.
-    """
-    from optuna.trial import TrialState
-
-    if len(study.directions) == 1:
-        complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-        return min(complete, key=lambda trial: trial.values, default=None)
-    front = study.best_trials
-    columns = list(zip(*(trial.values for trial in front), strict=True))
-    low = [min(column) for column in columns]
-    extent = [max(column) - min(column) or 1.0 for column in columns]
-    return min(
-        front,
-        key=lambda t: sum(((v - a) / e) ** 2 for v, a, e in zip(t.values, low, extent, strict=True)),
-        default=None,
-    )
-
-
-def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> "Table":
+def best_table(sweep: Sweep, studies: dict[str, optuna.Study], trials: pd.DataFrame) -> Table:
     """The best trial of each study: its score's mean and spread over the seeds from MLflow's runs, and its setting."""
-    import pandas as pd
-
-    from analysis import exhibits, frame
-
     runs = frame.load_runs(sweep)
     scores = runs[["run_id"]].assign(score=runs.get(sweep.score("mse"), math.nan))
     rows, shown = [], []
@@ -219,22 +149,15 @@ def best_table(sweep: "Sweep", studies: dict[str, "optuna.Study"], trials: "pd.D
     )
 
 
-def _run_ids(sweep: "Sweep", study: str, trial: int) -> list[str]:
-    from analysis import frame
-
+def _run_ids(sweep: Sweep, study: str, trial: int) -> list[str]:
     with frame.reading(sweep.uri):
         of_trial = f"tags.`{schema.STUDY}` = '{study}' and tags.`{schema.TRIAL}` = '{trial}'"
         found = mlflow_store.children(mlflow_store.client_of(sweep.uri), sweep.experiment_id, of_trial)
         return [run.info.run_id for run in found]
 
 
-def history(trials: "pd.DataFrame") -> "Picture":
+def history(trials: pd.DataFrame) -> Picture:
     """The score of each trial in the order of suggestion, and the best so far, a colour per study."""
-    from matplotlib.lines import Line2D
-
-    from analysis import style
-    from analysis.exhibits import Picture
-
     with style.new_figure() as (figure, axes):
         axes.set_yscale("log")
         keys = []
@@ -267,13 +190,8 @@ def history(trials: "pd.DataFrame") -> "Picture":
     )
 
 
-def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
+def importance(studies: dict[str, optuna.Study], models: Mapping[str, str]) -> Exhibit:
     """fANOVA main effects of the varied fields on ln MSE, a panel per study; of a conditional field among those that have it."""
-    import pandas as pd
-
-    from analysis import style
-    from analysis.exhibits import Absent, Picture
-
     stem, title = "parameter_importance", "What the score depends on"
     rows = []
     for name, study in studies.items():
@@ -290,7 +208,7 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
         for axes, name in zip(grid[0], names, strict=True):
             bars = data[data["study"] == name].sort_values("importance")
             labels = bars["field"].str.replace("_", " ") + bars["conditional"].map({True: " *", False: ""})
-            drawn = axes.barh(labels, bars["importance"], color=style.colour(_model(name)))
+            drawn = axes.barh(labels, bars["importance"], color=style.colour(models.get(name, "")))
             for bar, conditional in zip(drawn, bars["conditional"], strict=True):
                 bar.set_alpha(0.45 if conditional else 1)
             axes.set_title(name, fontsize=9)
@@ -310,12 +228,10 @@ def importance(studies: dict[str, "optuna.Study"]) -> "Exhibit":
     return Picture(stem, title, caption, figure, data)
 
 
-def _importances(study: "optuna.Study") -> list[tuple[str, float, int, bool]]:
+def _importances(study: optuna.Study) -> list[tuple[str, float, int, bool]]:
     """Field, share, of how many trials, and whether others lack the field: of the fields that all completed trials have among
     all, of a field that only some have among those; the largest share first.
     """
-    import optuna
-
     complete = [t for t in study.get_trials(deepcopy=False) if t.state == optuna.trial.TrialState.COMPLETE]
     common = sorted(optuna.search_space.intersection_search_space(complete))
     found = [(field, share, len(complete), False) for field, share in _main_effects(complete, common).items()]
@@ -326,12 +242,10 @@ def _importances(study: "optuna.Study") -> list[tuple[str, float, int, bool]]:
     return sorted(found, key=lambda row: -row[1])
 
 
-def _main_effects(trials: Sequence["optuna.trial.FrozenTrial"], fields: Sequence[str]) -> dict[str, float]:
+def _main_effects(trials: Sequence[optuna.trial.FrozenTrial], fields: Sequence[str]) -> dict[str, float]:
     """fANOVA's share of each field, on the search's own scales, of completed trials that have all of them; nothing where these
     are too few or all alike.
     """
-    import optuna
-
     if not fields or len(trials) < FEWEST_FOR_IMPORTANCE or len({t.values[0] for t in trials}) < 2:
         return {}
     optuna.logging.set_verbosity(optuna.logging.WARNING)  # else it announces a study that nobody sees
@@ -342,11 +256,8 @@ def _main_effects(trials: Sequence["optuna.trial.FrozenTrial"], fields: Sequence
     return {name: float(share) for name, share in shares.items() if math.isfinite(share)}
 
 
-def _on_scale(trial: "optuna.trial.FrozenTrial", fields: Sequence[str]) -> "optuna.trial.FrozenTrial":
+def _on_scale(trial: optuna.trial.FrozenTrial, fields: Sequence[str]) -> optuna.trial.FrozenTrial:
     """The trial with the log10 of what is searched on a logarithmic scale, which Optuna's fANOVA takes for linear, and ln MSE."""
-    import optuna
-    from optuna.distributions import FloatDistribution, IntDistribution
-
     params, distributions = dict(trial.params), dict(trial.distributions)
     for name in fields:
         range_ = distributions[name]
@@ -360,14 +271,8 @@ def _on_scale(trial: "optuna.trial.FrozenTrial", fields: Sequence[str]) -> "optu
     )
 
 
-def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
+def parallel_coordinates(study: str, trials: pd.DataFrame) -> Picture:
     """A line per completed trial through its settings, coloured by score."""
-    import matplotlib as mpl
-    from matplotlib.colors import LogNorm
-
-    from analysis import style
-    from analysis.exhibits import Picture
-
     complete = trials[trials["state"] == "complete"].sort_values("mse", ascending=False)
     fields = parameters(complete)
     norm, colours = LogNorm(complete["mse"].min(), complete["mse"].max()), mpl.colormaps["viridis"]
@@ -399,10 +304,8 @@ def parallel_coordinates(study: str, trials: "pd.DataFrame") -> "Picture":
     )
 
 
-def _places(values: "pd.Series[Any]") -> tuple[list[float], list[tuple[str, float]]]:
+def _places(values: pd.Series[Any]) -> tuple[list[float], list[tuple[str, float]]]:
     """Heights in [0, 1] of a field's values, and labels with theirs."""
-    import pandas as pd
-
     if not pd.api.types.is_numeric_dtype(values):
         names = sorted(values.dropna().unique())
         height = {name: (i + 0.5) / len(names) for i, name in enumerate(names)}
@@ -416,13 +319,8 @@ def _places(values: "pd.Series[Any]") -> tuple[list[float], list[tuple[str, floa
     return [(v - low) / extent for v in scaled], sorted(ends)
 
 
-def slices(study: str, trials: "pd.DataFrame") -> "Picture":
+def slices(study: str, trials: pd.DataFrame) -> Picture:
     """The score against each varied field."""
-    import pandas as pd
-
-    from analysis import style
-    from analysis.exhibits import Picture
-
     fields = parameters(trials)
     n_rows = math.ceil(len(fields) / 4)
     n_columns = math.ceil(len(fields) / n_rows)
@@ -435,7 +333,7 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
                 rows = ended[(ended["state"] == state) & ended[name].notna()]
                 axes.plot(
                     rows[name].astype(float if pd.api.types.is_numeric_dtype(ended[name]) else str), rows["mse"], marker,
-                    color=style.colour(_model(study)), markersize=size, alpha=0.9 if state == "complete" else 0.4,
+                    color=style.colour(trials["model"].iloc[0]), markersize=size, alpha=0.9 if state == "complete" else 0.4,
                 )  # fmt: skip
             known = ended[name].dropna()
             if pd.api.types.is_numeric_dtype(known) and known.min() > 0 and known.max() / known.min() > 10:
@@ -457,17 +355,12 @@ def slices(study: str, trials: "pd.DataFrame") -> "Picture":
     )
 
 
-def pareto_front(studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> "Picture":
+def pareto_front(studies: dict[str, optuna.Study], trials: pd.DataFrame) -> Picture:
     """The two objectives of every completed trial, and those that none beats in both."""
-    from matplotlib.lines import Line2D
-
-    from analysis import style
-    from analysis.exhibits import Picture
-
     complete = trials[trials["state"] == "complete"]
     undominated = {(name, trial.number) for name, study in studies.items() for trial in study.best_trials}
     on_front = [of in undominated for of in zip(complete["study"], complete["trial"], strict=True)]
-    data = complete[["study", "trial", "mse", "kl"]].assign(on_front=on_front)
+    data = complete[["study", "model", "trial", "mse", "kl"]].assign(on_front=on_front)
     with style.new_figure() as (figure, axes):
         axes.set_yscale("log")
         keys = []
@@ -492,17 +385,12 @@ def pareto_front(studies: dict[str, "optuna.Study"], trials: "pd.DataFrame") -> 
     )
 
 
-def tuning(stored: "StoredSweep", searched: "Sweep | None" = None) -> Iterator["Exhibit"]:
+def tuning(stored: StoredSweep, searched: Sweep | None = None) -> Iterator[Exhibit]:
     """Tuned against usual settings, of a sweep that trained the plan a search wrote: per model, and between models.
 
     ``searched``, the search, says how the settings were chosen, which the sweep does not know. Raises AnalysisError where no run
     of a tuned setting has finished.
     """
-    import pandas as pd
-
-    from analysis.exhibits import Table, cell
-    from analysis.frame import AnalysisError
-
     score = stored.sweep.score("mse")
     runs = stored.runs.assign(line=usual_lines(stored.runs), tuned=stored.runs["setting"].map(is_tuned))
     if not runs["tuned"].any():
@@ -552,10 +440,8 @@ def tuning(stored: "StoredSweep", searched: "Sweep | None" = None) -> Iterator["
         )
 
 
-def _how_chosen(seeds: "pd.Series[int]", searched: "Sweep | None") -> str:
+def _how_chosen(seeds: pd.Series[int], searched: Sweep | None) -> str:
     """Who chose the settings, by how many trials of which seeds, and which of these seeds the tuned runs have again."""
-    from fishernet.plan import format_numbers
-
     if searched is None:
         return "The settings were chosen before; `--search NAME` names the search, and says by which trials and seeds."
     plan = searched.plan["search"]
@@ -568,7 +454,7 @@ def _how_chosen(seeds: "pd.Series[int]", searched: "Sweep | None") -> str:
     return f"{chosen} The runs shown have other seeds."
 
 
-def _between_models(runs: "pd.DataFrame", first: str, score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+def _between_models(runs: pd.DataFrame, first: str, score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
     for d in sorted(runs["latent_dim"].unique()):
         cells = runs[runs["latent_dim"] == d]
         for line in cells["line"].unique():
@@ -592,28 +478,30 @@ def is_tuned(setting: str) -> bool:
     return setting == TUNED or setting.endswith(f"-{TUNED}")
 
 
-def usual_lines(runs: "pd.DataFrame") -> "pd.Series[str]":
+def usual_lines(runs: pd.DataFrame) -> pd.Series[str]:
     """Each run's variant, and of a tuned one that of the same model at its usual setting, whether or not such runs are there.
 
-    VAE with the setting gaussian-learned-tuned is a "VAE gaussian-learned".
+    A run with the setting gaussian-learned-tuned is of the line whose configs name a tuned setting so.
     """
-    tuned = runs["setting"].map(is_tuned)
-    usual = {variant.replace(" ", "-"): variant for variant in runs.loc[~tuned, "variant"]}
-    keys = (runs["model"] + "-" + runs["setting"]).str.removesuffix(f"-{TUNED}")
-    # The search joins a variant's words with dashes, and words have dashes of their own: the usual runs tell them apart.
-    lines = keys.map(lambda key: usual.get(key, key.replace("-", " ", 1)))
-    return lines.where(tuned, runs["variant"])
+    rows: list[Any] = list(runs.itertuples())
+    usual = {(run.model, run.config.named(TUNED)): run.variant for run in rows if not is_tuned(run.setting)}
+
+    def line(run: Any) -> str:
+        if not is_tuned(run.setting):
+            return str(run.variant)
+        without = f"{run.config.label} {run.setting.removesuffix(TUNED).rstrip('-')}".rstrip()
+        return usual.get((run.model, run.setting), without)
+
+    return pd.Series([line(run) for run in rows], index=runs.index)
 
 
-def paired(a: "pd.Series[float]", b: "pd.Series[float]") -> tuple[float, float, float]:
+def paired(a: pd.Series[float], b: pd.Series[float]) -> tuple[float, float, float]:
     """Mean of a - b over the seeds both have, and its 95% interval by Student's t; NaN ends below three seeds."""
-    from scipy import stats
-
     differences = (a - b).dropna()
     n = len(differences)
     if n < 3:
         return (float(differences.mean()) if n else math.nan), math.nan, math.nan
-    mean, half = differences.mean(), stats.t.ppf((1 + CONFIDENCE) / 2, n - 1) * differences.std() / math.sqrt(n)
+    mean, half = differences.mean(), student(n) * differences.std() / math.sqrt(n)
     return float(mean), float(mean - half), float(mean + half)
 
 
@@ -625,12 +513,8 @@ def _interval(difference: tuple[float, float, float]) -> str:
     return text.replace("-", "−")
 
 
-def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
+def _changes(usual: pd.DataFrame, tuned: pd.DataFrame) -> str:
     """``learning_rate 0.0001 → 0.0012``: what differs between the two settings."""
-    import pandas as pd
-
-    from analysis.frame import config_columns
-
     if usual.empty:
         return "no run of the paper's setting"
     left_out = ("model", "latent_dim", "seed", "setting", "validation_size")
@@ -642,21 +526,10 @@ def _changes(usual: "pd.DataFrame", tuned: "pd.DataFrame") -> str:
     return ", ".join(f"{name} {_text(a[name])} → {_text(b[name])}" for name in names) or "nothing"
 
 
-def _looks(frame: "pd.DataFrame") -> Iterator[tuple[str, dict[str, Any], "pd.DataFrame"]]:
+def _looks(frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
     """Each study with its look and its rows."""
-    from analysis import style
-
-    named = frame.assign(model=frame["study"].map(_model), variant=frame["study"])
-    yield from style.by_variant(named)
-
-
-def _model(study: str) -> str:
-    return study.partition("-")[0]
+    yield from style.by_variant(frame.assign(variant=frame["study"]))
 
 
 def _text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

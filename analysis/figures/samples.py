@@ -1,43 +1,32 @@
-"""Images decoded from latents (FisherNet paper, Figures 7, 8 and 10), and reconstructions, from a sweep's stored models.
+"""Images decoded from latents, and reconstructions, from a sweep's stored models."""
 
-python analysis/samples.py --name SWEEP
-"""
+from __future__ import annotations
 
-import argparse
-import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from itertools import groupby
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from itertools import groupby, zip_longest
+from typing import Any, NamedTuple
 
-if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import matplotlib
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch.nn.functional import interpolate
 
-from analysis import command
-from analysis.parts import Part, all_of
-from fishernet.surroundings import entry_point
-
-# numpy, torch, pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
-if TYPE_CHECKING:
-    import numpy.typing as npt
-    import pandas as pd
-    import torch
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
-
-    from analysis.exhibits import Exhibit
-    from analysis.stored import StoredSweep
-
-PAPER_VARIANTS = ("FisherNet", "VAE", "CVAE")
-PAPER_FIGURES = {2: "Figure 7", 15: "Figure 8"}  # of prior samples, by d
-DENSITY_DIM = 5  # of Figure 10
-DENSITIES = {
-    "mkde": "Matérn kernel density estimation (MKDE)",
-    "mixture": "a Gaussian mixture",
-    "kde": "Gaussian kernel density estimation",
-}
+from analysis import style
+from analysis.exhibits import Absent, Exhibit, Picture
+from analysis.figures import DENSITIES
+from analysis.parts import Part
+from analysis.scores.sampling import latent_samples, usual_density
+from analysis.stored import StoredSweep, usual_form
+from analysis.wording import listed
+from fishernet.config import TrialConfig
+from fishernet.families import family
+from fishernet.trained import decode, posterior_means
 
 ORIGINAL = "original"  # the label of the first row
 N_RECONSTRUCTIONS = 10
@@ -56,80 +45,51 @@ LETTER = 14  # the width of one, about
 LABEL = 20  # letters in a line of a row's label
 
 
-@entry_point
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 after a sentence on stderr when what was asked for cannot be drawn."""
-    parser = command.parser(
-        "fishernet-samples",
-        "Draw images decoded from samples of the prior and of a density of the latent means, and reconstructions of\n"
-        "the first held-out images. Writes prior_samples_dNN, density_samples_images_dNN and reconstructions.",
-        "python analysis/samples.py --name figure-2 --latent-dims 2,15",
-    )
-    command.add_picture_flags(parser)
-    parser.add_argument(
-        "--latent-dims",
-        type=_dims,
-        metavar="D,D",
-        help="latent dimensions of all these pictures; default: the paper's, 2 and 15 for prior samples and 5 for those of a "
-        "density, and 2, 5 and 15 for reconstructions",
-    )
-    parser.add_argument(
-        "--density",
-        choices=DENSITIES,
-        help="the density of Figure 10; default: mkde where the runs have its samples, else mixture",
-    )
-    return command.main(parser, lambda stored, o: parts(stored, o.latent_dims, o.density), argv)
-
-
-def exhibits(
-    stored: "StoredSweep", latent_dims: Sequence[int] | None = None, density: str | None = None
-) -> "Iterator[Exhibit]":
-    """What ``parts`` makes, and what they raise."""
-    return all_of(parts(stored, latent_dims, density))
-
-
 def parts(
-    stored: "StoredSweep", latent_dims: Sequence[int] | None = None, density: str | None = None
-) -> Iterator[Part]:
-    """Figures 7, 8 and 10 and the reconstructions; Absent each where no finished run can show it.
+    stored: StoredSweep, latent_dims: Sequence[int] | None = None, density: str | None = None, *,
+    models: Sequence[str] = (), of_density: Sequence[str] = (), prior_dims: Sequence[int] = (),
+    density_dims: Sequence[int] = (),
+) -> Iterator[Part]:  # fmt: skip
+    """Samples of the prior, of a latent density beside them, and reconstructions; Absent each where no finished run shows it.
 
-    ``latent_dims`` and ``density`` as on the command line. Raises AnalysisError for a density that was asked for and cannot be
-    had, and what StoredSweep raises.
+    ``latent_dims`` and ``density`` as on the command line. ``models`` stand first and are missed where they have no run: by
+    default those of the plan; ``of_density``, by default the first with a prior, are shown with samples of the density. Without
+    ``latent_dims`` prior samples are at ``prior_dims`` (two at most), where runs lack one of them also at an end of what is
+    there; those of the density at ``density_dims``. Raises AnalysisError for a density that was asked for and cannot be had, and
+    what StoredSweep raises.
     """
     runs = stored.runs
-    for d in latent_dims or sorted({*PAPER_FIGURES, *_ends(runs[runs["model"].map(_has_prior)])}):
-        yield Part(*_prior_samples(d), partial(prior_samples, stored, d))
-    for d in latent_dims or [DENSITY_DIM]:
-        yield Part(*_density_samples(d), partial(density_samples, stored, d, density))
-    dims = latent_dims or sorted(_ends(runs) | {DENSITY_DIM} & set(runs["latent_dim"]))
-    yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims))
+    models = models or usual_models(stored)
+    of_density = of_density or [model for model in models if family(model).prior][:1]
+    with_prior = runs[runs["model"].map(lambda model: family(model).prior)]
+    for d in latent_dims or sorted({*prior_dims, *_ends(with_prior, prior_dims)}):
+        yield Part(*_prior_samples(d), partial(prior_samples, stored, d, models))
+    sampled = density_dims or sorted(_ends(with_prior))[-1:]
+    for d in latent_dims or sampled:
+        yield Part(*_density_samples(d), partial(density_samples, stored, d, density, of_density))
+    dims = latent_dims or sorted(_ends(runs, prior_dims) | {*density_dims} & set(runs["latent_dim"]))
+    yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims, models))
 
 
 def _prior_samples(d: int) -> tuple[str, str]:
     """Stem and title."""
-    figure = PAPER_FIGURES.get(d, "As Figure 8")
-    return f"prior_samples_d{d:02d}", f"{figure}. Images decoded from prior samples, d = {d}"
+    return f"prior_samples_d{d:02d}", f"Images decoded from prior samples, d = {d}"
 
 
 def _density_samples(d: int) -> tuple[str, str]:
-    title = f"Figure 10. Images of FisherNet from samples of the prior and of a latent density, d = {d}"
+    title = f"Images from samples of the prior and of a latent density, d = {d}"
     return f"density_samples_images_d{d:02d}", title
 
 
 def _reconstructions(dims: Sequence[int]) -> tuple[str, str]:
-    return "reconstructions", f"Reconstructions at d = {_listed(dims)}"
+    return "reconstructions", f"Reconstructions at d = {listed(dims)}"
 
 
-def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
-    """Figures 7 and 8: a grid of decoded prior samples per variant, all of the same latents."""
-    import pandas as pd
-
-    from analysis.exhibits import Absent, Picture
-    from analysis.scores.sampling import latent_samples
-    from analysis.stored import decode
-
+def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Exhibit:
+    """A grid of decoded prior samples per variant, all of the same latents."""
     stem, title = _prior_samples(d)
-    variants = [variant for variant in _variants(stored) if _has_prior(_model(variant))]
+    known = _lines(stored, models)
+    variants = [variant for variant in known if family(known[variant].model).prior]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}))
@@ -144,29 +104,24 @@ def prior_samples(stored: "StoredSweep", d: int) -> "Exhibit":
         *(
             f"{model} has no prior to sample and is left out."
             for model in stored.runs["model"].unique()
-            if not _has_prior(model)
+            if not family(model).prior
         ),
-        "The paper's Figures 7 and 8 show FisherNet, VAE and CVAE at d = 2 and 15.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
     data = pd.concat([_latents_data(run, z, n_columns) for run in runs], ignore_index=True)
     return Picture(stem, title, _joined(sentences), plot_grids(grids, n_columns, panels_per_row), data)
 
 
-def density_samples(stored: "StoredSweep", d: int, density: str | None = None) -> "Exhibit":
-    """Figure 10: FisherNet's images from samples of the prior (left) and of a density of its latent means (right).
+def density_samples(stored: StoredSweep, d: int, density: str | None = None, models: Sequence[str] = ()) -> Exhibit:
+    """Images from samples of the prior (left) and of a density of the latent means (right), of each variant of the models.
 
     Without ``density`` that is mkde where the runs have its samples, else mixture. Raises AnalysisError when ``density`` cannot
     be had.
     """
-    import pandas as pd
-
-    from analysis.exhibits import Absent, Picture
-    from analysis.scores.sampling import latent_samples, usual_density
-    from analysis.stored import decode
-
     stem, title = _density_samples(d)
-    variants = [variant for variant in _variants(stored) if _model(variant) == "FisherNet"]
+    models = models or usual_models(stored)[:1]
+    known = _lines(stored, models)
+    variants = [variant for variant in known if known[variant].model in models]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}))
@@ -184,22 +139,16 @@ def density_samples(stored: "StoredSweep", d: int, density: str | None = None) -
         f"{DENSITIES[fitted]} fitted to the posterior means of the training images; {_say_seeds(runs)}.",
         remark,
         "Shown are the expected images, without noise.",
-        "The paper's Figure 10 shows FisherNet at d = 5 with MKDE.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
     data = pd.concat(parts, ignore_index=True)
     return Picture(stem, title, _joined(sentences), plot_grids(grids, n_columns, 2), data)
 
 
-def reconstructions(stored: "StoredSweep", dims: Sequence[int]) -> "Exhibit":
+def reconstructions(stored: StoredSweep, dims: Sequence[int], models: Sequence[str] = ()) -> Exhibit:
     """The first held-out images above their reconstructions from the posterior mean, a row per latent_dim and variant."""
-    import pandas as pd
-
-    from analysis.exhibits import Absent, Picture
-    from analysis.stored import decode, posterior_means
-
     stem, title = _reconstructions(dims)
-    held_out, variants = stored.sweep.held_out, _variants(stored)
+    held_out, variants = stored.sweep.held_out, list(_lines(stored, models))
     runs = [run for d in dims for run in _runs_at(stored, variants, d)]
     if not runs:
         return Absent(stem, title, _say_missing(stored, dict.fromkeys(dims, variants)))
@@ -222,7 +171,7 @@ def reconstructions(stored: "StoredSweep", dims: Sequence[int]) -> "Exhibit":
     return Picture(stem, title, _joined(sentences), figure, pd.concat(parts, ignore_index=True))
 
 
-def plot_grids(grids: "Mapping[str, torch.Tensor]", n_columns: int, panels_per_row: int) -> "Figure":
+def plot_grids(grids: Mapping[str, torch.Tensor], n_columns: int, panels_per_row: int) -> Figure:
     """A grid of images per panel, under the panel's name; images (n, channels, height, width) in [0, 1], of one shape."""
     mosaics = [mosaic(images, n_columns) for images in grids.values()]
     height, width = mosaics[0].shape[:2]
@@ -243,11 +192,11 @@ class Row(NamedTuple):
 
     latent_dim: int
     variant: str
-    images: "torch.Tensor"  # (n, channels, height, width) in [0, 1]
+    images: torch.Tensor  # (n, channels, height, width) in [0, 1]
     mse: float  # of the run, per pixel
 
 
-def plot_reconstructions(originals: "torch.Tensor", rows: Sequence[Row]) -> "Figure":
+def plot_reconstructions(originals: torch.Tensor, rows: Sequence[Row]) -> Figure:
     """The originals above the rows, which stand in groups of one latent_dim, each with its run's MSE on the right."""
     groups = {d: list(group) for d, group in groupby(rows, key=lambda row: row.latent_dim)}
     strip = mosaic(originals, len(originals))
@@ -276,16 +225,11 @@ class Sheet:
     """A figure whose places are counted in dots from its upper left corner."""
 
     def __init__(self, width: int, height: int) -> None:
-        import matplotlib
-        from matplotlib.figure import Figure
-
-        from analysis import style
-
         self.width, self.height = width, height
         with matplotlib.rc_context(style.RC):
             self.figure = Figure(figsize=(width / style.DPI, height / style.DPI))
 
-    def image(self, pixels: "npt.NDArray[Any]", left: int, top: int) -> "Axes":
+    def image(self, pixels: npt.NDArray[Any], left: int, top: int) -> Axes:
         """The pixels with their upper left corner there, a dot each."""
         height, width = pixels.shape[:2]
         place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
@@ -299,13 +243,11 @@ class Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va="center", fontsize=9)
 
 
-def mosaic(images: "torch.Tensor", n_columns: int) -> "npt.NDArray[Any]":
+def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[Any]:
     """The images (n, channels, height, width), row by row with white gaps, each of their pixels a square of equal dots.
 
     Grey images give (height, width), colour images (height, width, 3).
     """
-    import numpy as np
-
     images = _reduced(images)
     dots = _dots_per_pixel(images.shape[2:])
     enlarged = images.numpy().repeat(dots, axis=2).repeat(dots, axis=3)
@@ -331,10 +273,8 @@ def _drawn_size(size: Sequence[int]) -> tuple[int, int]:
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 
 
-def _reduced(images: "torch.Tensor") -> "torch.Tensor":
+def _reduced(images: torch.Tensor) -> torch.Tensor:
     """The images, large ones averaged to what is drawn of them."""
-    from torch.nn.functional import interpolate
-
     size = _drawn_size(images.shape[2:])
     return images if size == tuple(images.shape[2:]) else interpolate(images, size=size, mode="area")
 
@@ -343,53 +283,50 @@ def _dots_per_pixel(size: Sequence[int]) -> int:
     return max(1, round(IMAGE / max(size)))
 
 
-def _ends(runs: "pd.DataFrame") -> set[int]:
-    """2 and 15 where there are such runs, as in the paper; else the smallest and the largest d that most variants have."""
+def _ends(runs: pd.DataFrame, usual: Sequence[int] = ()) -> set[int]:
+    """The usual two d where there are such runs; else the smallest and the largest that most variants have."""
     n_variants = runs.groupby("latent_dim")["variant"].nunique()
     shared = [int(d) for d in n_variants.index[n_variants == n_variants.max()]]
-    ends = dict(zip(PAPER_FIGURES, (shared[:1], shared[-1:]), strict=True))
-    return {d for paper_d, instead in ends.items() for d in ([paper_d] if paper_d in n_variants else instead)}
+    ends = shared[:1], shared[-1:]
+    usual_or_end = ([d] if d in n_variants else end for d, end in zip_longest(usual, ends))
+    return {d for found in usual_or_end for d in found}
 
 
-def _variants(stored: "StoredSweep") -> list[str]:
-    """The paper's, finished or not, before the others that have finished runs."""
-    return [*PAPER_VARIANTS, *(variant for variant in stored.variants if variant not in PAPER_VARIANTS)]
+def usual_models(stored: StoredSweep) -> list[str]:
+    """The models that the sweep has planned in their usual form."""
+    return list(dict.fromkeys(config.model for config in stored.sweep.configs if config.variant == config.label))
 
 
-def _has_prior(model: str) -> bool:
-    from fishernet.families import family
-
-    return family(model).prior
-
-
-def _model(variant: str) -> str:
-    return variant.partition(" ")[0]
+def _lines(stored: StoredSweep, models: Sequence[str]) -> dict[str, TrialConfig]:
+    """By label a config of each line: the models' usual forms, finished or not, before the others that have finished runs."""
+    first = {config.variant: config for config in map(usual_form, models or usual_models(stored))}
+    return first | {variant: stored.lines[variant] for variant in stored.variants if variant not in first}
 
 
-def _runs_at(stored: "StoredSweep", variants: Sequence[str], d: int) -> "list[pd.Series[Any]]":
+def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[pd.Series[Any]]:
     """The run that pictures show of each of the variants that have finished ones at d."""
     finished = set(stored.runs.loc[stored.runs["latent_dim"] == d, "variant"])
     return [stored.pick(variant, d) for variant in variants if variant in finished]
 
 
-def _without(variants: Sequence[str], runs: "Sequence[pd.Series[Any]]") -> list[str]:
+def _without(variants: Sequence[str], runs: Sequence[pd.Series[Any]]) -> list[str]:
     shown = {run["variant"] for run in runs}
     return [variant for variant in variants if variant not in shown]
 
 
-def _say_missing(stored: "StoredSweep", missing: Mapping[int, Sequence[str]]) -> str:
+def _say_missing(stored: StoredSweep, missing: Mapping[int, Sequence[str]]) -> str:
     """Which variants have no finished run at which d, and the commands that train them; empty where there are none."""
     dims_of: dict[tuple[str, ...], list[int]] = {}
     for d, variants in missing.items():
         if variants:
             dims_of.setdefault(tuple(variants), []).append(d)
     return " ".join(
-        f"No run of {', '.join(variants)} at d = {_listed(dims)} has finished; {stored.command_for(variants, dims)}"
+        f"No run of {', '.join(variants)} at d = {listed(dims)} has finished; {stored.command_for(variants, dims)}"
         for variants, dims in dims_of.items()
     )
 
 
-def _say_seeds(runs: "Sequence[pd.Series[Any]]") -> str:
+def _say_seeds(runs: Sequence[pd.Series[Any]]) -> str:
     """``runs of seed 0, but VAE at d = 15 of seed 1``."""
     seeds = [int(run["seed"]) for run in runs]
     usual = max(sorted(set(seeds)), key=seeds.count)
@@ -398,36 +335,16 @@ def _say_seeds(runs: "Sequence[pd.Series[Any]]") -> str:
     return ", ".join([f"runs of seed {usual}", *exceptions])
 
 
-def _latents_data(run: "pd.Series[Any]", z: "npt.NDArray[Any]", n_columns: int) -> "pd.DataFrame":
+def _latents_data(run: pd.Series[Any], z: npt.NDArray[Any], n_columns: int) -> pd.DataFrame:
     """One row per image of a grid: its run, place and latents."""
     place = [divmod(i, n_columns) for i in range(len(z))]
     data = _run_data(run, len(z)).assign(row=[row for row, _ in place], column=[column for _, column in place])
     return data.assign(**{f"z{i}": values for i, values in enumerate(z.T, 1)})
 
 
-def _run_data(run: "pd.Series[Any]", n_rows: int) -> "pd.DataFrame":
-    import pandas as pd
-
+def _run_data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)
 
 
 def _joined(sentences: Sequence[str]) -> str:
     return " ".join(sentence for sentence in sentences if sentence)
-
-
-def _listed(dims: Sequence[int]) -> str:
-    return ", ".join(str(d) for d in dims)
-
-
-def _dims(text: str) -> list[int]:
-    try:
-        dims = sorted({int(part) for part in text.split(",")})
-    except ValueError:
-        dims = []
-    if not dims or dims[0] < 1:
-        raise argparse.ArgumentTypeError(f"latent dimensions with commas between, as in 2,15; got {text!r}")
-    return dims
-
-
-if __name__ == "__main__":
-    sys.exit(main())

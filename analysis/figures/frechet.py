@@ -1,179 +1,73 @@
-"""Distances between generated and real images, above all the Fréchet distance (FisherNet paper, Table 1).
+"""Distances between generated and real images, above all the Fréchet distance."""
 
-python analysis/frechet.py --name SWEEP --gpus 1
-"""
+from __future__ import annotations
 
-import argparse
 import math
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from types import MappingProxyType
+from typing import Any
 
-if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import pandas as pd
 
-from analysis import command
-from analysis.parts import Part, all_of
-from fishernet.surroundings import entry_point
+from analysis.exhibits import Absent, Exhibit, Table, cells, seeds
+from analysis.frame import CURVE, spread
+from analysis.parts import Part
+from analysis.scores import FEATURES, SETS
+from analysis.stored import StoredSweep
+from fishernet.plan import format_numbers
 
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.exhibits import Exhibit, Table
-    from analysis.stored import StoredSweep
-
-FEATURES = ("inception", "classifier")
-PAPER_DIMS = (2, 5, 10, 15, 20)
-SETS = {  # set of images -> the table's row
-    "reconstruction": "reconstruction",
-    "prior": "sample: prior",
-    "mkde": "sample: Matérn KDE",
-    "mixture": "sample: Gaussian mixture",
-    "kde": "sample: Gaussian KDE",
-}
-DISTANCE = {
-    "inception": "Fréchet Inception distance (FID)",
-    "classifier": "Fréchet distance on classifier features, not FID",
-}
 OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
 
-@entry_point
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
-    parser = command.parser(
-        "fishernet-frechet",
-        "Table 1: Fréchet distance, KID, precision, recall, density and coverage of reconstructions and samples against\n"
-        "the held-out images. Computed from the stored weights, once per run, and kept with it in MLflow.",
-        "python analysis/frechet.py --name mine --features classifier",
-    )
-    add_flags(parser)
-    command.add_picture_flags(parser)
-    return command.main(parser, _make, argv)
+def features_of(runs: pd.DataFrame) -> str:
+    """The network whose Fréchet distances the runs have, Inception's before the classifier's; empty where they have none."""
+    for features in FEATURES:
+        columns = [name for name in map(str, runs) if name.startswith(f"{features}/") and name.endswith("/frechet")]
+        if runs[columns].notna().any(axis=None):
+            return features
+    return ""
 
 
-def add_flags(parser: argparse.ArgumentParser) -> None:
-    """--latent-dims, --features, --images, --inception-weights, --cache and --gpus."""
-    parser.add_argument(
-        "--latent-dims",
-        type=_dims,
-        metavar="D,D-D",
-        help="of the runs to score, as in 2,5,10-20; default: the paper's 2, 5, 10, 15, 20 if there are such, else all",
-    )
-    parser.add_argument(
-        "--features",
-        choices=("auto", *FEATURES),
-        default="auto",
-        help="whose features are compared: Inception v3's as pytorch-fid has it (FID), or a small classifier's trained on the "
-        "data set's labels; auto takes inception where there is a GPU or --inception-weights, else classifier",
-    )
-    parser.add_argument(
-        "--images",
-        nargs="+",
-        choices=tuple(SETS),
-        metavar="SET",
-        help=f"which sets of images: {', '.join(SETS)}; default: all that can be had",
-    )
-    parser.add_argument(
-        "--inception-weights",
-        type=Path,
-        metavar="FILE",
-        help="pytorch-fid's pt_inception-2015-12-05-6726825d.pth; default: pytorch-fid downloads it",
-    )
-    parser.add_argument(
-        "--cache",
-        type=Path,
-        metavar="FOLDER",
-        default=Path("~/.cache/fishernet"),
-        help="where the real images' features are kept; default: %(default)s",
-    )
-    parser.add_argument("--gpus", type=int, metavar="N", help="GPUs to use; 0 is the CPU; default: all there are")
+def parts(
+    stored: StoredSweep, features: str = "auto", published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+) -> Iterator[Part]:
+    """Fréchet distances and the other scores on these features, or on all, from what the runs have.
+
+    ``published``: numbers to stand between, by stem: variant, images, latent_dim, value.
+    """
+    for name in FEATURES if features == "auto" else [features]:
+        stem = f"frechet_{name}"
+        yield Part(stem, FEATURES[name], partial(_tables, stored, name, published.get(stem)))
 
 
-def _make(stored: "StoredSweep", options: argparse.Namespace) -> Iterator["Part | Exhibit"]:
-    features, failures = ensure(stored, options)
-    for failure in failures:
-        print(failure)
-    yield from parts(stored, features)
-
-
-def ensure(stored: "StoredSweep", options: argparse.Namespace) -> tuple[str, list[str]]:
-    """Compute what the runs lack; the features that were taken, and a sentence on each run that failed. Raises AnalysisError."""
-    from analysis.frame import AnalysisError
-    from analysis.scores.densities import mkde_installed
-    from analysis.scores.groups import ensure_distances
-    from fishernet.provenance import count_gpus
-
-    try:
-        there = 0 if options.gpus == 0 else count_gpus()
-    except RuntimeError as error:
-        raise AnalysisError(f"{error}, or say --gpus 0.") from None
-    gpus = there if options.gpus is None else options.gpus
-    if not 0 <= gpus <= there:
-        raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
-    features = chosen_features(options, gpus)
-    sets = options.images or [name for name in SETS if name != "mkde" or mkde_installed()]
-    swept = set(stored.runs["latent_dim"])
-    if absent := sorted(set(options.latent_dims or ()) - swept):
-        raise AnalysisError(
-            f"--latent-dims asks for d = {', '.join(map(str, absent))}, of which no run has finished; "
-            f"there are d = {', '.join(map(str, sorted(swept)))}."
-        )
-    dims = options.latent_dims or [d for d in PAPER_DIMS if d in swept]
-    weights = options.inception_weights if features == "inception" else None
-    failures = ensure_distances(stored, features, sets, dims=dims, gpus=gpus, weights=weights, cache=options.cache)
-    return features, failures
-
-
-def chosen_features(options: argparse.Namespace, gpus: int | None) -> str:
-    """What --features says, and of auto what it stands for."""
-    if options.features != "auto":
-        return str(options.features)
-    return "inception" if gpus or options.inception_weights else "classifier"
-
-
-def exhibits(stored: "StoredSweep", features: str) -> Iterator["Exhibit"]:
-    """What ``parts`` makes, and what they raise."""
-    return all_of(parts(stored, features))
-
-
-def parts(stored: "StoredSweep", features: str, why: str = "") -> Iterator["Part | Exhibit"]:
-    """Table 1 and the other scores, from what the runs have; ``why`` they have none, where that is known."""
-    from analysis import paper
-    from analysis.exhibits import Absent
-
+def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> Iterator[Part | Exhibit]:
     runs, left_out = of_one_network(stored.runs, features, stored.sweep.command)
     scores = tidy(runs, features)
     if scores.empty:
-        why = why or (
+        why = stored.reasons.get(features) or (
             "No run has these scores; "
             f"`{stored.sweep.command('analysis/frechet.py', '--features', features)}` computes them."
         )
-        yield Absent(f"frechet_{features}", f"Table 1. {DISTANCE[features]}", why)
+        yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
-    held_out, said = stored.sweep.held_out, paper.table_1(stored.sweep.configs[0].dataset)
+    held_out = stored.sweep.held_out
     notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
     yield Part(
-        f"frechet_{features}", f"Table 1. {DISTANCE[features]}",
+        f"frechet_{features}", FEATURES[features],
         lambda: frechet_table(scores, features, said, notes, held_out),
     )  # fmt: skip
     yield Part(f"image_scores_{features}", OTHER_TITLE, lambda: other_scores_table(scores, features, left_out))
 
 
-def of_one_network(
-    runs: "pd.DataFrame", features: str, command: Callable[..., str]
-) -> tuple["pd.DataFrame", list[str]]:
+def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str]) -> tuple[pd.DataFrame, list[str]]:
     """The runs without image scores that other weights made than those of most runs; where there are any, a sentence on them.
 
     Distances on the features of two networks do not compare, nor such that were made in different ways. Of two networks with as
     many runs the first by fingerprint counts, and the newer way. ``command`` is ``Sweep.command``.
     """
-    from fishernet.plan import format_numbers
-
     columns = {images: [name for name in map(str, runs) if name.startswith(f"{features}/{images}/")] for images in SETS}
     made_with = {
         (i, images): _made_with(scores.get(features, {}).get(images, {}))
@@ -214,7 +108,7 @@ def _only_by(chosen: tuple[str, str], features: str, scores: dict[str, Any]) -> 
     return {**scores, features: about}
 
 
-def _say_flattered(runs: "pd.DataFrame", features: str, again: str) -> list[str]:
+def _say_flattered(runs: pd.DataFrame, features: str, again: str) -> list[str]:
     """Of older scores: that samples, of which there were more than reconstructions, have the smaller bias."""
     sets = [(name, of) for scores in runs["scores"] for name, of in scores.get(features, {}).items()]
     if all(of.get("n_images", 0) <= of.get("n_real", 0) for name, of in sets if name != "reconstruction"):
@@ -225,7 +119,7 @@ def _say_flattered(runs: "pd.DataFrame", features: str, again: str) -> list[str]
     ]
 
 
-def say_images(runs: "pd.DataFrame", features: str, held_out: str = "test") -> list[str]:
+def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> list[str]:
     """How many images were compared with how many: the bias of a Fréchet distance depends on both."""
     found: dict[str, set[int]] = {"samples": set(), "reconstructions of these": set()}
     n_real = set()
@@ -246,10 +140,8 @@ def _numbers(numbers: set[int]) -> str:
     return " or ".join(f"{n:,}" for n in sorted(numbers - {0}))
 
 
-def tidy(runs: "pd.DataFrame", features: str) -> "pd.DataFrame":
+def tidy(runs: pd.DataFrame, features: str) -> pd.DataFrame:
     """One row per run, set of images and score: variant, model, latent_dim, seed, images, score, value."""
-    import pandas as pd
-
     keys = ["variant", "model", "latent_dim", "seed"]
     parts = [
         runs[keys].assign(images=images, score=score, value=runs[name])
@@ -262,7 +154,7 @@ def tidy(runs: "pd.DataFrame", features: str) -> "pd.DataFrame":
     return pd.concat(parts).dropna(subset="value")
 
 
-def remarks(runs: "pd.DataFrame", features: str) -> list[str]:
+def remarks(runs: pd.DataFrame, features: str) -> list[str]:
     """What was said while these scores were computed, each once: too few images, an imaginary root."""
     said = [
         remark
@@ -274,21 +166,22 @@ def remarks(runs: "pd.DataFrame", features: str) -> list[str]:
 
 
 def frechet_table(
-    scores: "pd.DataFrame", features: str, said: "pd.DataFrame", remarks: Sequence[str] = (), held_out: str = "test"
-) -> "Table":
-    """Table 1: the Fréchet distance by variant, set of images and latent_dim; the paper's numbers in rows of their own."""
-    import pandas as pd
-
-    from analysis.exhibits import Table, cells, seeds
-    from analysis.frame import CURVE, spread
-
+    scores: pd.DataFrame,
+    features: str,
+    said: pd.DataFrame | None,
+    remarks: Sequence[str] = (),
+    held_out: str = "test",
+) -> Table:
+    """The Fréchet distance by variant, set of images and latent_dim; what a paper says, ``said``, in rows of its own."""
     data = spread(scores[scores["score"] == "frechet"], [*CURVE, "images"])
+    if said is None:
+        said = pd.DataFrame(columns=["variant", "images", "latent_dim", "value"])
     dims = sorted({*data["latent_dim"], *(said["latent_dim"] if features == "inception" else ())})
     rows = []
     for variant in data["variant"].unique():
         for images, name in SETS.items():
             line = data[(data["variant"] == variant) & (data["images"] == images)]
-            in_paper = said[(said["model"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
+            in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
             ours = cells(line, "latent_dim", 1)
             head: dict[str, Any] = {"model": variant, "images": name}
             if ours:
@@ -297,27 +190,20 @@ def frechet_table(
                 by_dim = {f"d = {d}": f"{in_paper[d]:.0f}" if d in in_paper else "" for d in dims}
                 rows.append(head | {"source": "paper (FID)"} | by_dim)
     caption = (
-        f"{DISTANCE[features]}, lower is better, against the {held_out} images; mean ± standard deviation over {seeds(data)}. "
+        f"{FEATURES[features]}, lower is better, against the {held_out} images; mean ± standard deviation over {seeds(data)}. "
         + (
             "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to 299. "
             if features == "inception"
             else "The features are the last hidden layer's of a small classifier trained on the labels, so that these "
-            "numbers compare with each other and not with the paper's FID in the rows between. "
+            "numbers compare with each other and with no FID, such as a paper's in the rows between. "
         )
         + "Densities are fitted to the training images' latent means."
     )
-    return Table(
-        f"frechet_{features}", f"Table 1. {DISTANCE[features]}", " ".join([caption, *remarks]), data, pd.DataFrame(rows)
-    )
+    return Table(f"frechet_{features}", FEATURES[features], " ".join([caption, *remarks]), data, pd.DataFrame(rows))
 
 
-def other_scores_table(scores: "pd.DataFrame", features: str, remarks: Sequence[str] = ()) -> "Table":
+def other_scores_table(scores: pd.DataFrame, features: str, remarks: Sequence[str] = ()) -> Table:
     """KID, precision, recall, density and coverage by variant, set of images and latent_dim."""
-    import pandas as pd
-
-    from analysis.exhibits import Table, cells
-    from analysis.frame import CURVE, spread
-
     data = spread(scores[scores["score"] != "frechet"], [*CURVE, "images", "score"])
     # KID grows with the cube of the features' scale: below 1 on Inception's, in the thousands on the classifier's.
     kid_digits = 4 if data.loc[data["score"] == "kid", "mean"].max() < 10 else 0
@@ -340,16 +226,3 @@ def other_scores_table(scores: "pd.DataFrame", features: str, remarks: Sequence[
         data,
         pd.DataFrame(rows),
     )
-
-
-def _dims(text: str) -> list[int]:
-    from fishernet.plan import parse_numbers
-
-    try:
-        return parse_numbers(text)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(str(error)) from None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,59 +1,42 @@
-"""Which claims of the FisherNet paper a sweep's runs confirm, and two questions that the paper does not ask.
+"""What the FisherNet paper claims, and two questions that it does not ask.
 
-python analysis/claims.py --name SWEEP
-
-``analysis/verdicts.py`` says what makes a comparison and a verdict. Here is what the paper claims, with which margin each
-number and each word such as "much" is asked, and which runs it is about: Fashion-MNIST, all of its training images, the test
-images, the settings of Table A1 and where the paper leaves them open the defaults, and 50 epochs, which its Figure 3 shows,
-unless a claim names an epoch. Each margin is in the docstring of its claim, and in claims.csv.
+``analysis/verdicts.py`` says what makes a comparison and a verdict, ``analysis/claims.py`` which runs the claims are about. Here
+is with which margin each number and each word such as "much" is asked: Fashion-MNIST, the settings of Table A1 and where the
+paper leaves them open the defaults, and 50 epochs, which its Figure 3 shows, unless a claim names an epoch. Each margin is in
+the docstring of its claim, and in claims.csv.
 """
 
+from __future__ import annotations
+
 import math
-import sys
-from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from functools import cache
 from itertools import combinations, pairwise
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if not __package__:  # started as a script: its own folder leads sys.path, and the packages are beside that folder
-    sys.path[0] = str(Path(__file__).resolve().parents[1])
+import pandas as pd
 
-from analysis import command, verdicts
+from analysis.figures.frechet import features_of
+from analysis.papers.fishernet import DIMS, PAPER
 from analysis.verdicts import (
     ABOVE,
     BELOW,
     Cell,
     Claim,
-    Command,
+    Comparison,
     Evidence,
     Finding,
-    Part,
     Region,
-    Scope,
-    by_what,
     compare,
     conclude,
     difference,
     share,
     what_remains,
 )
-from fishernet.surroundings import entry_point
+from analysis.wording import listed
+from fishernet.families import trial_config
 
-# pandas, MLflow and matplotlib take seconds to import: functions do it, so that --help answers at once.
-if TYPE_CHECKING:
-    import pandas as pd
-
-    from analysis.exhibits import Table
-    from analysis.stored import StoredSweep
-
-TITLE = "Claims of the FisherNet paper"
-PAPER_MODELS = ("FisherNet", "VAE", "CVAE")
-PAPER_DATASET = "fashion-mnist"
-PAPER_EPOCHS = 50  # as many as its Figure 3 shows; how many it trained it does not say
-FIGURE_3_DIMS = (2, 5, 10)
-TABLE_DIMS = (2, 5, 10, 15, 20)  # of Tables 1 and A2
+EPOCHS = 50  # as many as its Figure 3 shows; how many it trained it does not say
+EPOCH_DIMS = (2, 5, 10)  # of Figure 3
 CURVE_DIMS = (2, 5, 10, 20)  # Figures 1 and 2 have every dimension from 2 to 20; without these there is no such curve
 HIGH_DIMS = (10, 20)
 VAE_PLATEAU = 0.0175
@@ -62,73 +45,21 @@ FACTOR = 2.0  # a gap is the paper's where it is neither this many times smaller
 # "Much higher" is five times the 0.0002 that the same section calls "slightly" at the same d. It is less than the paper's
 # Figure 2 shows: its axis needs a tick at 0.0275, which the CVAE alone can reach, and Figure 1's ends at 0.023 for FisherNet.
 MUCH = 5 * GAPS[2]
-FEATURES = ("inception", "classifier")  # networks of the Fréchet distance, the paper's first
-# Variants that the questions are about, by what makes them.
-ASKED: dict[str, dict[str, Any]] = {
-    "VAE gaussian-learned": {"likelihood": "gaussian-learned"},
-    "FisherNet eq24": {"objective": "eq24"},
-}
-# Fields that have a sentence or a column of their own, or change nothing.
-SAID_ELSEWHERE = (
-    "model", "latent_dim", "seed", "dataset", "epochs", "train_size", "validation_size", "evaluate_every", "setting",
-)  # fmt: skip
+LEARNED = trial_config(model="VAE", likelihood="gaussian-learned")
+EQ24 = trial_config(model="FisherNet", objective="eq24")
+ASKED = (LEARNED, EQ24)  # the lines that the questions are about
 
 NOTE = (
     "The paper has one run of each model. Its claims are as its text states them, about runs of 50 epochs where they name no "
     "epoch; the margins of FN3, FN4, FN6, FN7, FN9 to FN12 and of Q1 and Q2 are ours, and claims.csv has them. Scores that runs "
-    "lack are computed by `python -m analysis.report`."
+    "lack are computed by `python -m analysis report`."
 )
-
-
-@entry_point
-def main(argv: Sequence[str] | None = None) -> int:
-    """The command line; returns 0, or 2 after a sentence on stderr when there is nothing to show."""
-    parser = command.parser(
-        "fishernet-claims",
-        "Hold every claim of the FisherNet paper against a sweep's runs: paired differences over seeds, 95% intervals\n"
-        "and a verdict: confirmed, contradicted, undecided, too short, or not asked of these data. Writes claims.csv,\n"
-        "one row per comparison, and claims.tex.",
-        "python analysis/claims.py --name figure-2",
-    )
-    return command.main(parser, lambda stored, _: exhibits(stored), argv)
-
-
-def exhibits(stored: "StoredSweep") -> Iterator["Table"]:
-    """The table of claims for a sweep; raises AnalysisError when no run has finished or MLflow does not answer."""
-    from analysis import frame, frechet
-
-    runs, sweep = stored.runs, stored.sweep
-    by_epoch = runs[runs["variant"].isin(PAPER_MODELS) & runs["latent_dim"].isin(FIGURE_3_DIMS)]
-    history = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
-    runs, left_out = frechet.of_one_network(runs, _features(runs) or FEATURES[0], sweep.command)
-    failed = frame.failed(stored.all_runs, sweep.score("mse"))
-    yield table(Evidence(runs, history, sweep.held_out, left_out, failed, SCOPE), stored.command_for)
-
-
-def table(evidence: Evidence, command_for: Command) -> "Table":
-    """All claims of the paper as ``verdicts.table`` gives them, with what sets these runs apart in its caption."""
-    made = verdicts.table(TITLE, CLAIMS, evidence, command_for, remarks(evidence))
-    return replace(made, caption=f"{made.caption} {NOTE}")
-
-
-def apart(runs: "pd.DataFrame", held_out: str) -> list[tuple[str, str]]:
-    """What sets these runs apart from those that the paper's claims are about, as ``verdicts.Scope.apart`` gives it."""
-    found = [(f"images of {name}", "") for name in sorted(set(runs["dataset"]) - {PAPER_DATASET})]
-    found += [(f"the first {n:,} training images", "") for n in sorted(set(runs["train_size"]) - {0})]
-    if held_out != "test":
-        found.append((f"scores on {held_out} images", ""))
-    elif sizes := sorted(set(runs.get("validation_size", ())) - {0}):
-        found.append((f"{_listed(sizes)} training images held out", ""))
-    return found + _unusual_settings(runs)
-
-
-SCOPE = Scope(PAPER_EPOCHS, apart)
 
 
 def fn1_slow_start(evidence: Evidence) -> Finding:
     """FN1: after epoch 1 FisherNet's MSE is higher than VAE's and CVAE's at d = 2, 5, 10 (Figure 3), after 12 lower at d = 2."""
     others = ("VAE", "CVAE")
-    parts = [_after(evidence, 1, ("FisherNet", d), (other, d), ABOVE) for d in FIGURE_3_DIMS for other in others]
+    parts = [_after(evidence, 1, ("FisherNet", d), (other, d), ABOVE) for d in EPOCH_DIMS for other in others]
     parts += [_after(evidence, 12, ("FisherNet", 2), (other, 2), BELOW) for other in others]
     return Finding(parts, conclude(parts))
 
@@ -146,7 +77,7 @@ def fn3_vae_saturates(evidence: Evidence) -> Finding:
     with learned noise: a unit-variance or Bernoulli VAE cannot tell how small its errors are, which may be all that saturates.
     """
 
-    def saturation(vae: str) -> list[Part]:
+    def saturation(vae: str) -> list[Comparison]:
         mse, level, change = evidence.score("mse"), 0.1 * VAE_PLATEAU, 0.05 * VAE_PLATEAU
         near: Region = (VAE_PLATEAU - level, VAE_PLATEAU + level)
         return [
@@ -155,7 +86,7 @@ def fn3_vae_saturates(evidence: Evidence) -> Finding:
         ]
 
     parts = saturation("VAE")
-    return Finding(parts, conclude(parts), {"With learned noise": saturation("VAE gaussian-learned")})
+    return Finding(parts, conclude(parts), {"With learned noise": saturation(LEARNED.variant)})
 
 
 def fn4_convolutions_pay_at_high_d(evidence: Evidence) -> Finding:
@@ -186,7 +117,7 @@ def fn5_every_dimension_helps(evidence: Evidence) -> Finding:
         ABOVE,
     )
     parts.append(slowing)
-    return Finding(parts, conclude(parts), notes=[f"d = {_listed(dims)}"])
+    return Finding(parts, conclude(parts), notes=[f"d = {listed(dims)}"])
 
 
 def fn6_the_gap_grows(evidence: Evidence) -> Finding:
@@ -219,33 +150,31 @@ def fn7_loss_follows_mse(evidence: Evidence) -> Finding:
     dims = _curve_dims(evidence.runs)
     terms = [(evidence.score(name), ("FisherNet", d)) for name in ("loss", "mse") for d in dims]
 
-    def moments(*columns: "pd.Series[float]") -> tuple[Any, Any, Any]:
+    def moments(*columns: pd.Series[float]) -> tuple[Any, Any, Any]:
         """Over d, of each seed: the covariance of loss and MSE, and their variances."""
-        import pandas as pd
-
         loss, mse = (pd.concat(part, axis=1) for part in (columns[: len(dims)], columns[len(dims) :]))
         loss, mse = (frame.set_axis(dims, axis=1).sub(frame.mean(axis=1), axis=0) for frame in (loss, mse))
         return (loss * mse).sum(axis=1), loss.pow(2).sum(axis=1), mse.pow(2).sum(axis=1)
 
-    def correlation(*columns: "pd.Series[float]") -> "pd.Series[float]":
+    def correlation(*columns: pd.Series[float]) -> pd.Series[float]:
         covariance, of_loss, of_mse = moments(*columns)
         return covariance / (of_loss * of_mse).pow(0.5)
 
-    def slope(*columns: "pd.Series[float]") -> "pd.Series[float]":
+    def slope(*columns: pd.Series[float]) -> pd.Series[float]:
         covariance, _, of_mse = moments(*columns)
         return covariance / of_mse / 1000
 
     parts = [compare("FisherNet, correlation of loss and MSE", evidence, terms, correlation, (0.9, math.inf))]
     line = compare("nats per 0.001 of MSE", evidence, terms, slope, ABOVE)
-    return Finding(parts, conclude(parts), {"Slope": [line]}, [f"d = {_listed(dims)}"])
+    return Finding(parts, conclude(parts), {"Slope": [line]}, [f"d = {listed(dims)}"])
 
 
 def fn8_reconstruction_fid(evidence: Evidence) -> Finding:
     """FN8: reconstruction FID, FisherNet below VAE and below CVAE at every d of Table 1, CVAE below VAE from d = 5."""
     evidence, features, notes = _by_features(evidence)
     fid = f"{features}/reconstruction/frechet"
-    pairs = [(a, b, d) for a, b in (("FisherNet", "VAE"), ("FisherNet", "CVAE")) for d in TABLE_DIMS]
-    pairs += [("CVAE", "VAE", d) for d in TABLE_DIMS[1:]]
+    pairs = [(a, b, d) for a, b in (("FisherNet", "VAE"), ("FisherNet", "CVAE")) for d in DIMS]
+    pairs += [("CVAE", "VAE", d) for d in DIMS[1:]]
     parts = [difference(evidence, fid, (a, d), (b, d), BELOW) for a, b, d in pairs]
     return Finding(parts, conclude(parts), notes=notes)
 
@@ -260,7 +189,7 @@ def fn9_prior_samples(evidence: Evidence) -> Finding:
     prior, reconstruction = f"{features}/prior/frechet", f"{features}/reconstruction/frechet"
     parts = [
         difference(evidence, prior, ("FisherNet", after), ("FisherNet", before), ABOVE, ", prior")
-        for before, after in pairwise(TABLE_DIMS[1:])
+        for before, after in pairwise(DIMS[1:])
     ]
     parts += [
         compare(
@@ -271,7 +200,7 @@ def fn9_prior_samples(evidence: Evidence) -> Finding:
             (-0.25, 0.25),
         )
         for variant in ("VAE", "CVAE")
-        for d in TABLE_DIMS[1:]
+        for d in DIMS[1:]
     ]
     return Finding(parts, conclude(parts), notes=notes)
 
@@ -285,7 +214,7 @@ def fn10_density_estimate(evidence: Evidence) -> Finding:
     evidence, features, notes = _by_features(evidence)
     regions: dict[str, Region] = {"FisherNet": (-math.inf, -0.1), "VAE": (-0.1, 0.1), "CVAE": (-0.1, 0.1)}
 
-    def changes(density: str) -> list[Part]:
+    def changes(density: str) -> list[Comparison]:
         return [
             compare(
                 f"{variant}, d = 5, {density} / prior − 1",
@@ -316,13 +245,13 @@ def fn11_clusters_alike(evidence: Evidence) -> Finding:
     """
     parts = [
         difference(evidence, "clusters/trace", (a, d), (b, d), (-TRACE_MARGIN, TRACE_MARGIN))
-        for d in TABLE_DIMS
-        for a, b in combinations(PAPER_MODELS, 2)
+        for d in DIMS
+        for a, b in combinations(PAPER.models, 2)
     ]
     decided = [part for part in parts if part.reading]
     excluding = sum(part.interval[0] > 0 or part.interval[1] < 0 for part in decided)
     notes = [f"{excluding} of {len(decided)} intervals exclude zero"] if decided else []
-    of_table = evidence.runs[evidence.runs["variant"].isin(PAPER_MODELS) & evidence.runs["latent_dim"].isin(TABLE_DIMS)]
+    of_table = evidence.runs[evidence.runs["variant"].isin(PAPER.models) & evidence.runs["latent_dim"].isin(DIMS)]
     if "clusters/trace" in of_table and of_table["clusters/trace"].notna().any():
         means = of_table.groupby(["variant", "latent_dim"])["clusters/trace"].mean()
         notes.append(f"Mean traces {means.min():.1f} to {means.max():.1f}")
@@ -357,12 +286,12 @@ def fn12_ellipses(evidence: Evidence) -> Finding:
 
 def q1_learned_noise(evidence: Evidence) -> Finding:
     """Q1: how much of FisherNet's MSE gain over the VAE remains against a VAE that learns its noise as FisherNet does."""
-    return _what_remains(evidence, "FisherNet", "VAE gaussian-learned")
+    return _what_remains(evidence, "FisherNet", LEARNED.variant)
 
 
 def q2_log_determinant(evidence: Evidence) -> Finding:
     """Q2: how much of FisherNet's MSE gain over the VAE remains when its loss keeps ln|M| (equation 24)."""
-    return _what_remains(evidence, "FisherNet eq24", "VAE")
+    return _what_remains(evidence, EQ24.variant, "VAE")
 
 
 def _what_remains(evidence: Evidence, fisher: str, vae: str) -> Finding:
@@ -442,80 +371,19 @@ CLAIMS = (
 )
 
 
-def remarks(evidence: Evidence) -> list[str]:
-    """Sentences on what sets these runs apart from the paper's."""
-    runs = evidence.runs
-    of_paper = runs[runs["model"].isin(PAPER_MODELS)]
-    sentences = []
-    if (of_paper["epochs"] < PAPER_EPOCHS).any():
-        epochs = _listed(sorted(of_paper["epochs"].unique()))
-        sentences.append(f"Reduced run: trained for {epochs} epochs, where the paper shows {PAPER_EPOCHS}.")
-    if sizes := sorted(set(runs["train_size"]) - {0}):
-        sentences.append(f"Reduced run: trained on {_listed(sizes)} images, the first of the training set.")
-    if others := sorted(set(runs["dataset"]) - {PAPER_DATASET}):
-        sentences.append(f"Other data: {', '.join(others)}, where the paper's claims are about Fashion-MNIST.")
-    if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]])):
-        sentences.append(
-            f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."
-        )
-    if evidence.held_out != "test":
-        sentences.append(f"Scored on {evidence.held_out} images, where the paper's claims are about test images.")
-    if varying := sorted({variant for variant in runs["variant"] if _told_apart(variant)}):
-        sentences.append(f"Not counted, as their settings vary within one model: {', '.join(varying)}.")
-    return sentences
-
-
-def _unusual_settings(runs: "pd.DataFrame") -> list[tuple[str, str]]:
-    """("learning_rate 0.001", "VAE"): what differs from a variant's usual settings and has no words of its own."""
-    from fishernet.families import matters
-
-    found = []
-    for variant, of_variant in runs.groupby("variant", sort=False):
-        usual = _usual(str(variant))
-        for name in (name for name in usual if name in of_variant and name not in SAID_ELSEWHERE):
-            values = sorted(set(of_variant[name]))
-            if values != [usual[name]] and matters(name, usual):
-                found.append((f"{name} {_listed(values)}", str(variant)))
-    return found
-
-
-@cache
-def _usual(variant: str) -> dict[str, Any]:
-    """The settings of a variant that claims or questions are about."""
-    from fishernet.families import trial_config
-
-    return trial_config(model=variant.split()[0], **ASKED.get(variant, {})).to_dict()
-
-
-def _told_apart(variant: str) -> bool:
-    """Whether ``frame.load_runs`` had to add a field as name=value; the beta=4 of a variant's own is no field."""
-    from fishernet.families import all_fields
-
-    return any(word.partition("=")[0] in all_fields() for word in variant.split() if "=" in word)
-
-
-def _dims(runs: "pd.DataFrame", variant: str) -> list[int]:
+def _dims(runs: pd.DataFrame, variant: str) -> list[int]:
     return sorted(runs.loc[runs["variant"] == variant, "latent_dim"].unique().tolist())
 
 
-def _curve_dims(runs: "pd.DataFrame") -> list[int]:
+def _curve_dims(runs: pd.DataFrame) -> list[int]:
     """The latent dimensions from 2 to 20 of FisherNet's runs, and those without which it is no such curve."""
     return sorted({*CURVE_DIMS, *(d for d in _dims(runs, "FisherNet") if 2 <= d <= 20)})
 
 
-def _after(evidence: Evidence, epoch: int, a: Cell, b: Cell, claimed: Region) -> Part:
+def _after(evidence: Evidence, epoch: int, a: Cell, b: Cell, claimed: Region) -> Comparison:
     """The difference of MSE after that epoch."""
     then, mse = evidence.at_epoch(epoch)
     return difference(then, mse, a, b, claimed, f", epoch {epoch}")
-
-
-def _features(runs: "pd.DataFrame") -> str:
-    """The network whose Fréchet distances the runs have, Inception's before the classifier's; empty where they have none."""
-    for features in FEATURES:
-        columns = [name for name in map(str, runs) if name.startswith(f"{features}/") and name.endswith("/frechet")]
-        if runs[columns].notna().any(axis=None):
-            return features
-    return ""
 
 
 def _by_features(evidence: Evidence) -> tuple[Evidence, str, list[str]]:
@@ -523,16 +391,8 @@ def _by_features(evidence: Evidence) -> tuple[Evidence, str, list[str]]:
 
     A distance on other features than Inception's is no FID, so that it can neither confirm nor contradict such a claim.
     """
-    features = _features(evidence.runs)
+    features = features_of(evidence.runs)
     if features == "classifier":
         what = "Fréchet distance on classifier features, not FID"
         return replace(evidence, scope=evidence.scope.and_apart(what)), features, []
-    return evidence, FEATURES[0], [] if features else ["No run has a Fréchet distance"]
-
-
-def _listed(values: Sequence[Any]) -> str:
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
+    return evidence, "inception", [] if features else ["No run has a Fréchet distance"]
