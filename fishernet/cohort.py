@@ -1,6 +1,7 @@
 """A cohort: trial configs alike but for latent_dim, seed and some numbers of the loss, trained in lockstep."""
 
 import hashlib
+import math
 import os
 from collections.abc import Sequence
 
@@ -44,6 +45,12 @@ class Cohort:
         self.epoch = 0
         self.history: list[list[Record]] = [[] for _ in configs]
         self.failures: dict[int, str] = {}
+        self.stopped: dict[int, int] = {}  # member -> the epoch after which it stopped early
+        self.best: dict[str, Tensor] = {}  # with patience: each member's best weights, and when they were
+        if self.config.patience:
+            self.best = {f"best/model/{name}": t.detach().clone() for name, t in self.model.state_dict().items()}
+            for name, start in (("loss", torch.inf), ("epoch", 0.0), ("waited", 0.0)):
+                self.best[f"best/{name}"] = torch.full((len(self),), start, dtype=torch.float64, device=self.device)
 
     def __len__(self) -> int:
         return len(self.configs)
@@ -58,7 +65,7 @@ class Cohort:
 
     def images_per_draw(self) -> int:
         """For how many images to draw noise at once, that a member's stays below DRAWN_NUMBERS; the same in every cohort."""
-        return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.noise(1).values())))
+        return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.all_noise(1).values())))
 
     def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
         """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width.
@@ -66,7 +73,7 @@ class Cohort:
         Drawn in float32 whatever the cohort's numbers are, so that these decide nothing else.
         """
         draws = {}
-        asked = [self.model.noise(c.latent_dim) for c in self.configs]
+        asked = [self.model.all_noise(c.latent_dim) for c in self.configs]
         for name in asked[0]:
             padded = torch.zeros(len(self), n, max(own[name].width for own in asked), device=self.device)
             for member, (own, generator) in enumerate(zip(asked, generators, strict=True)):
@@ -74,29 +81,84 @@ class Cohort:
             draws[name] = padded.to(self.dtype)
         return draws
 
+    def draw_thresholds(self, generators: Sequence[torch.Generator], n: int, n_pixels: int) -> Tensor:
+        """What a grey value 0..255 must exceed to be drawn as white, uint8 uniform on 0..254, (n_members, n, n_pixels).
+
+        v exceeds it with probability v/255 exactly.
+        """
+        like = {"dtype": torch.uint8, "device": self.device}
+        return torch.stack([torch.randint(255, (n, n_pixels), generator=g, **like) for g in generators])  # type: ignore[call-overload]
+
+    @property
+    def ended(self) -> bool:
+        """Whether no member is left to train, or no epoch."""
+        return self.epoch == self.config.epochs or len(self.failures | self.stopped) == len(self)
+
     def stop_member(self, i: int, reason: str) -> None:
         """Mark member i as failed and set all its numbers to 0; it trains on from there, finite and counted no more."""
         self.failures[i] = reason
-        with torch.no_grad():
-            for tensor in self.tensors().values():
-                if tensor.dim() and len(tensor) == len(self):
-                    tensor[i].zero_()
+        self._zero(i, self.tensors())
+
+    @torch.no_grad()
+    def note_stopping_losses(self, losses: Sequence[float]) -> None:
+        """Take note of each member's loss on the stopping images, and finish those that have waited too long for a lower one.
+
+        A member waits in every epoch from ``kl_warmup`` on that brings no strictly lower loss, and stops when it has waited
+        more than ``patience`` epochs since the lowest.
+        """
+        for i, loss in enumerate(losses):
+            if i in self.failures or i in self.stopped or not math.isfinite(loss):
+                continue
+            best, waited = self.best["best/loss"], self.best["best/waited"]
+            if loss < best[i]:
+                best[i], waited[i], self.best["best/epoch"][i] = loss, 0, self.epoch
+                for name, tensor in self.model.state_dict().items():
+                    self.best[f"best/model/{name}"][i].copy_(tensor[i])
+            elif self.epoch >= getattr(self.config, "kl_warmup", 0):
+                waited[i] += 1
+                if waited[i] > self.config.patience:
+                    self.finish_member(i)
+
+    def finish_member(self, i: int) -> None:
+        """Stop member i early: its best weights are its result, and it trains along from there, counted no more."""
+        self.stopped[i] = self.epoch
+        self.put_best_back(i)
+
+    @torch.no_grad()
+    def put_best_back(self, *members: int) -> None:
+        """Let the weights of these members be their best; nothing changes without patience."""
+        if self.best:
+            for name, tensor in self.model.state_dict().items():
+                for i in members:
+                    if i not in self.failures:
+                        tensor[i].copy_(self.best[f"best/model/{name}"][i])
+
+    @torch.no_grad()
+    def let_finite(self, i: int) -> None:
+        """Of a member that trains along and has become infinite set all but its best weights to 0."""
+        self._zero(i, {name: t for name, t in self.tensors().items() if not name.startswith("best/")})
+
+    @torch.no_grad()
+    def _zero(self, i: int, tensors: dict[str, Tensor]) -> None:
+        for tensor in tensors.values():
+            if tensor.dim() and len(tensor) == len(self):
+                tensor[i].zero_()
 
     def tensors(self) -> dict[str, Tensor]:
-        """Every tensor of the cohort's state by name: weights, buffers and Adam's moments."""
+        """Every tensor of the cohort's state by name: weights, buffers, Adam's moments, and with patience the best weights."""
         tensors = {f"model/{name}": t for name, t in self.model.state_dict().items()}
         for player, optimiser in self.optimisers.items():
             tensors[f"adam/{player}/step" if player else "adam/step"] = optimiser.n_steps
         for name, parameter in self.model.named_parameters():
             for key, t in self.optimisers[self.model.player_of(name)].moments(parameter).items():
                 tensors[f"adam/{key}/{name}"] = t
-        return tensors
+        return tensors | self.best
 
     def state(self) -> CohortState:
         """Where the cohort stands; on a CPU its tensors are the cohort's own, so they move on with it."""
         tensors = {name: t.detach().cpu().contiguous() for name, t in self.tensors().items()}
         history = [list(records) for records in self.history]
-        return CohortState(self.configs, self.epoch, history, dict(self.failures), tensors)
+        return CohortState(self.configs, self.epoch, history, dict(self.failures), tensors, dict(self.stopped))
 
     def restore(self, state: CohortState) -> None:
         """Go on from the state of these configs; its padding may be another than this cohort's."""
@@ -104,7 +166,7 @@ class Cohort:
             for name, t in self.tensors().items():
                 if (stored := state.tensors.get(name)) is not None:
                     copy_corner(t, stored)
-        self.epoch, self.failures = state.epoch, dict(state.failures)
+        self.epoch, self.failures, self.stopped = state.epoch, dict(state.failures), dict(state.stopped)
         self.history = [list(records) for records in state.history]
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -159,6 +221,7 @@ def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
         player: Adam(
             [Group(parameters, rate, decay) for (rate, decay), parameters in own.items()],
             (config.adam_beta1, config.adam_beta2),
+            normalised=config.optimiser == "adam-normalised",
         )
         for player, own in groups.items()
     }

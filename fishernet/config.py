@@ -99,7 +99,7 @@ class TrialConfig:
     )
     dataset: str = field(
         "fashion-mnist",
-        "fashion-mnist, mnist, digits, or the path of an .npz/.npy file or of a folder of images",
+        f"{', '.join(DATASET_NAMES)}, or the path of an .npz/.npy file or of a folder of images",
         role="data",
         valid=bool,
         must="a name or a path",
@@ -119,6 +119,19 @@ class TrialConfig:
         must="at least 0",
         search="1e-6..1e-1:log",
     )
+    optimiser: str = field(
+        "adam",
+        "adam; adam-normalised first divides the gradient of each of a run's tensors by its norm",
+        role="rate",
+        choices=("adam", "adam-normalised"),
+    )
+    initialisation: str = field(
+        "torch",
+        "first weights of dense layers: torch's, uniform within 1/sqrt(n_in); he-normal, of variance 2/n_in; glorot-uniform, "
+        "within sqrt(6/(n_in + n_out))",
+        role="rate",
+        choices=("torch", "he-normal", "glorot-uniform"),
+    )
     adam_beta1: float = field(
         0.9, "how much of Adam's running mean of gradients a step keeps", role="rate", valid=share, must="from 0 to below 1",
     )  # fmt: skip
@@ -137,6 +150,14 @@ class TrialConfig:
         must="from 0 to 1000",
         when={"network": "dense"},
         search="1..4",
+    )
+    decoder_layers: int = field(
+        -1,
+        "hidden dense layers of the decoder where it has others than the encoder; -1 is as hidden_layers",
+        role="size",
+        valid=between(-1, 1000),
+        must="from -1 to 1000",
+        when={"network": "dense"},
     )
     decoder_output: str = field(
         "sigmoid",
@@ -187,6 +208,20 @@ class TrialConfig:
         valid=at_least(0),
         must="at least 0",
     )
+    binarisation: str = field(
+        "none",
+        "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
+        "value, and the others once; static draws all once; threshold takes grey values above half as white",
+        role="data",
+        choices=("none", "dynamic", "static", "threshold"),
+    )
+    stopping_size: int = field(
+        0,
+        "hold this many images out of the end of the training set, ahead of those for model selection, to stop early by",
+        role="data",
+        valid=at_least(0),
+        must="at least 0",
+    )
     crop: int = field(
         0,
         "keep the central crop x crop pixels of each image; 0 keeps all",
@@ -200,6 +235,14 @@ class TrialConfig:
         role="data",
         valid=between(0, 4096),
         must="from 0 to 4096",
+    )
+    patience: int = field(
+        0,
+        "stop a run early after more than this many epochs without a lower loss on the stopping_size images, and keep its "
+        "best weights; 0 trains all epochs and keeps the last",
+        role="schedule",
+        valid=at_least(0),
+        must="at least 0",
     )
     evaluate_every: int = field(
         1,
@@ -219,6 +262,11 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, typed(f, getattr(self, f.name)))
+        if self.patience and not self.stopping_size:
+            raise ValueError(
+                f"patience {self.patience} stops a run by its loss on images held out for it, so stopping_size must be at "
+                "least 1; got 0"
+            )
 
     @classmethod
     def names(cls, *roles: str) -> tuple[str, ...]:
@@ -245,6 +293,11 @@ class TrialConfig:
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What ``load_data`` takes of it: which images, and how they are read."""
+        return {name: getattr(self, name) for name in self.names("data")}
 
     @property
     def choices(self) -> dict[str, Any]:

@@ -81,7 +81,7 @@ def every_image_shape_gives_finite_numbers(values: Values, folder: Path) -> None
     for shape in ((1, 1, 1), (3, 5, 4), (1, 9, 2)):
         configs, n_pixels = configs_of(values, (3, 3), (0, 1)), math.prod(shape)
         model = family(configs[0].model).load()(configs, shape, 10)
-        noise = {name: torch.rand(2, 4, own.width) for name, own in model.noise(3).items()}
+        noise = {name: torch.rand(2, 4, own.width) for name, own in model.all_noise(3).items()}
         x = torch.rand(2, 4, n_pixels)
         loss, terms, mean, output = model(x, noise)
         assert loss.shape == (2, 4), f"{shape}: the loss has shape {tuple(loss.shape)}"

@@ -14,11 +14,16 @@ if TYPE_CHECKING:
 
 # Images per forward pass in evaluation, and their pixels; scores are sums over images, so it only decides speed and memory.
 EVALUATION_BATCH, EVALUATION_NUMBERS = 500, 500 * 1024
+EVALUATION_OUTPUTS = 2**26  # and numbers that the decoder emits: of a full covariance 308,505 an image
 
 
-def evaluation_batch(n_pixels: int, least: int) -> int:
-    """Fewer images where they are larger, so that no evaluation needs the memory that a training batch of ``least`` does not."""
-    return max(min(least, EVALUATION_BATCH), min(EVALUATION_BATCH, EVALUATION_NUMBERS // n_pixels))
+def evaluation_batch(n_pixels: int, least: int, n_outputs: int = 0) -> int:
+    """Fewer images where they or what the decoder emits for them are larger.
+
+    So no evaluation needs the memory that a training batch of ``least`` does not.
+    """
+    most = min(EVALUATION_BATCH, EVALUATION_NUMBERS // n_pixels, EVALUATION_OUTPUTS // max(1, n_outputs))
+    return max(min(least, EVALUATION_BATCH), most)
 
 
 @contextmanager
@@ -38,6 +43,8 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> l
 
     mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
     mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, nats per image.
+    Of a mixture mse is of its mean; mse_densest_mode and mse_likeliest are of one component's image. Where the likelihood is
+    of 8-bit values, bits_per_dim.
     The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of
     their own; the global random state and the training mode are left as found. ``batch_size`` 0 takes ``evaluation_batch``.
     """
@@ -51,22 +58,30 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> l
             noise = cohort.draw_noise(noise_streams, len(block))
             for part in torch.arange(len(block), device=cohort.device).split(batch_size):
                 x = images.take(block[part].expand(len(cohort), -1))
-                loss, terms, mean, output = model(x, {name: n[:, part] for name, n in noise.items()})
+                own = {name: n[:, part] for name, n in noise.items()}
+                loss, terms, mean, output = model(model.seen(x, own), own)
                 scores = {
-                    "mse": _mse(x, model.reconstruct(mean)),  # first: MLflow's comparison opens with the first metric
+                    "mse": _mse(
+                        x, model.reconstruction(x, mean)
+                    ),  # first: MLflow's comparison opens with the first metric
                     "mse_sample": _mse(x, model.likelihood.mean(output)),
+                    **{f"mse_{name}": _mse(x, f) for name, f in model.other_reconstructions(mean).items()},
                     "loss": loss,
                     **terms,
+                    **model.bits_per_dim(terms),
                 }
                 for name, values in scores.items():
                     # float64: summed over the images, divided once
                     sums[name] = sums.get(name, 0) + values.double().sum(1)
-    table = torch.stack(list(sums.values())).cpu() / len(images)
-    return [dict(zip(sums, column.tolist(), strict=True)) for column in table.T]
+        means = {name: total / len(images) for name, total in sums.items()}
+        means["loss"] = model.held_out_loss(means)
+    table = torch.stack(list(means.values())).cpu()
+    return [dict(zip(means, column.tolist(), strict=True)) for column in table.T]
 
 
 def _batch(cohort: Cohort, images: "ResidentImages") -> int:
-    return evaluation_batch(images.pixels.shape[1], cohort.config.batch_size)
+    n_outputs = cohort.model.likelihood.n_outputs
+    return evaluation_batch(images.pixels.shape[1], cohort.config.batch_size, n_outputs)
 
 
 def _mse(x: Tensor, f: Tensor) -> Tensor:

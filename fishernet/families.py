@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS
+from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
 from fishernet.networks import NETWORKS
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
@@ -21,8 +21,12 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
+EMITTED = with_scale("diagonal")
+DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
+MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
 
 
@@ -35,6 +39,56 @@ class LikelihoodConfig(TrialConfig):
         f"p(x given f): {'; '.join(f'{name}, {row.meaning}' for name, row in LIKELIHOODS.items())}",
         role="choice",
         choices=tuple(LIKELIHOODS),
+    )
+    scale: str = field(
+        "identity",
+        "spread of the likelihood about the emitted image: identity; diagonal, a standard deviation for each pixel (of matrix "
+        "families for each row and column); full, a triangle (of matrix families one of rows and one of columns)",
+        role="choice",
+        choices=SCALES,
+        when={"likelihood": with_scale("diagonal", "full")},
+    )
+    components: int = field(
+        0,
+        "components of a mixture, each with its own image and scale; 0 is none, 1 a mixture of one with a weight to spare",
+        role="choice",
+        valid=between(0, 1000),
+        must="from 0 to 1000",
+        when={"likelihood": MIXTURES},
+        symbol="K",
+    )
+    cholesky_of: str = field(
+        "precision-matrix",
+        "what the triangle of a full scale is a factor of: the precision-matrix, so that nothing is divided by; or the "
+        "covariance, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("precision-matrix", "covariance"),
+        when={"scale": "full"},
+    )
+    least_scale: float = field(
+        1e-6,
+        "what is added to the softplus of an emitted standard deviation, or of the diagonal of a factor, in units of x "
+        "(1/x of a factor of the precision matrix)",
+        role="rate",
+        valid=positive,
+        must="positive",
+        when={"likelihood": (*EMITTED, *DISCRETISED)},
+    )
+    maf_width: int = field(
+        10,
+        "hidden units of likelihood maf's one layer",
+        role="size",
+        valid=between(1, 2**16),
+        must="from 1 to 65536",
+        when={"likelihood": "maf"},
+    )
+    dequantisation: str = field(
+        "off",
+        "uniform-noise spreads the 256 grey values of images over [0, 1], (v + u)/256 with u new at every pass, so that a "
+        "density of them has bits per dimension",
+        role="choice",
+        choices=("off", "uniform-noise"),
+        search=None,  # other images
     )
     noise: str = field(
         "learned",
@@ -69,6 +123,27 @@ class LikelihoodConfig(TrialConfig):
                 "likelihood bernoulli reads the decoder's output as a probability, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
+        row = LIKELIHOODS[self.likelihood]
+        if self.likelihood in LOGISTIC and self.decoder_output != "sigmoid":
+            raise ValueError(
+                f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
+                f"got {self.decoder_output}"
+            )
+        if self.scale not in row.scales:
+            raise ValueError(
+                f"scale {self.scale}: likelihood {self.likelihood} has scale {' or '.join(row.scales)} alone; "
+                f"others have {', '.join(with_scale(self.scale))}"
+            )
+        if self.components and not row.mixes:
+            raise ValueError(
+                f"components {self.components}: likelihood {self.likelihood} has no mixtures, so components must be 0; "
+                f"{', '.join(MIXTURES)} have them"
+            )
+        if self.dequantisation != "off" and not row.density:
+            raise ValueError(
+                f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
+                "dequantisation must be off"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -77,7 +152,31 @@ class LikelihoodConfig(TrialConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(LikelihoodConfig):
+class GatedConfig(LikelihoodConfig):
+    """Of models that push no tangents through their networks, whose layers may be gated."""
+
+    gating: str = field(
+        "none",
+        "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
+        role="choice",
+        choices=("none", "sigmoid"),
+    )
+
+
+@dataclass(frozen=True)
+class CodeConfig(GatedConfig):
+    """Of models whose encoder's heads may end in a function."""
+
+    code: str = field(
+        "real",
+        "last function of the encoder's heads: none, or rectified, max(0, .), as in the released code of the VPAE paper",
+        role="choice",
+        choices=("real", "rectified"),
+    )
+
+
+@dataclass(frozen=True)
+class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -100,14 +199,40 @@ class ELBOConfig(LikelihoodConfig):
         symbol="beta",
         per_member=True,
     )
+    kl_warmup: int = field(
+        0,
+        "epochs over which kl_weight comes in: its share in epoch e is e/kl_warmup, at most 1; 0 has all of it from the start",
+        role="schedule",
+        valid=at_least(0),
+        must="at least 0",
+    )
 
 
 EXPONENTIAL = {"prior": "exponential"}
 
 
 @dataclass(frozen=True)
-class PriorConfig(LikelihoodConfig):
-    """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
+class DiagonalConfig(CodeConfig):
+    """Of models with a diagonal Gaussian posterior."""
+
+    posterior_sd: str = field(
+        "log-variance",
+        "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
+        "deviation, as in the released code of the VPAE paper",
+        role="choice",
+        choices=("log-variance", "softplus-sd"),
+    )
+    log_variance: str = field(
+        "free",
+        "the posterior's ln s^2 as the encoder gives it, or clamped to [-6, 2]",
+        role="choice",
+        choices=("free", "clamped"),
+    )
+
+
+@dataclass(frozen=True)
+class SteadyConfig(DiagonalConfig):
+    """Of those whose prior may be learned and whose encoder may be held steady."""
 
     prior: str = field(
         "normal",
@@ -166,7 +291,7 @@ class PriorConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class VAEConfig(ELBOConfig, PriorConfig):
+class VAEConfig(ELBOConfig, SteadyConfig):
     """The paper names no likelihood; Bernoulli comes closest to its plateau (section 3.1.2)."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "bernoulli", search="bernoulli,gaussian-learned")
@@ -206,6 +331,14 @@ class FisherNetConfig(ELBOConfig):
         choices=("cholesky", "cholesky-float64", "cg"),
         search=None,  # the same distribution
     )
+    information_about: str = field(
+        "all-outputs",
+        "which of the likelihood's numbers M is the information about: all-outputs, or the location alone, as if its scale "
+        "were known",
+        role="choice",
+        choices=("all-outputs", "location"),
+        when={"likelihood": EMITTED},
+    )
     cg_tolerance: float = field(
         1e-4,
         "cg stops at this residual norm relative to the right-hand side's",
@@ -229,6 +362,17 @@ class FisherNetConfig(ELBOConfig):
             raise ValueError(
                 f"network {self.network} has no Jacobian of its decoder, which the posterior of {self.label} is made of; network "
                 f"must be {' or '.join(name for name, row in NETWORKS.items() if row.tangents)}"
+            )
+        if self.components:
+            raise ValueError(
+                f"components {self.components}: the Fisher information of a mixture has no closed form, so components of "
+                f"{self.label} must be 0"
+            )
+        if not LIKELIHOODS[self.likelihood].information:
+            known = ", ".join(name for name, row in LIKELIHOODS.items() if row.information)
+            raise ValueError(
+                f"likelihood {self.likelihood}: its Fisher information has no closed form, and {self.label} needs it; it "
+                f"is known of {known}"
             )
         if self.sampler == "cg" and self.objective != "eq25":
             raise ValueError(
@@ -277,11 +421,11 @@ class FisherNetConfig(ELBOConfig):
 
 
 @dataclass(frozen=True)
-class FisherAEConfig(PriorConfig):
+class FisherAEConfig(SteadyConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
-    stability_weight: float = with_default(PriorConfig, "stability_weight", 1.0)
+    stability_weight: float = with_default(SteadyConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
         1.0, "factor of the posteriors' Fisher divergence", role="choice", valid=at_least(0), must="at least 0",
         symbol="posterior",
@@ -295,15 +439,16 @@ class FisherAEConfig(PriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.likelihood not in ("gaussian", "gaussian-learned"):
+        if self.likelihood not in ("gaussian", "gaussian-learned") or self.scale != "identity" or self.components:
             raise ValueError(
-                f"likelihood {self.likelihood} has no Fisher divergence that compares images: the gradient of ln p in x does "
-                f"not see x. likelihood of {self.label} must be gaussian or gaussian-learned"
+                f"likelihood {self.likelihood}, scale {self.scale}, components {self.components}: the Fisher divergence compares "
+                f"images where ln p is quadratic in x alone, so likelihood of {self.label} must be gaussian or gaussian-learned, "
+                "of scale identity and without components"
             )
 
 
 @dataclass(frozen=True)
-class WAEConfig(LikelihoodConfig):
+class WAEConfig(GatedConfig):
     """A deterministic code, whose distribution over images is brought to the prior's."""
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
@@ -341,6 +486,126 @@ class WAEConfig(LikelihoodConfig):
         return super().matters(name, values)
 
 
+READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
+
+
+@dataclass(frozen=True)
+class FAEConfig(VAEConfig):
+    """The VAE and a term that holds its posterior's Fisher information at F."""
+
+    fisher_constraint: str = field(
+        "mean",
+        "what the Fisher-Shannon paper's F is held against: mean, of 1/s^2 over batch and latents; trace, sum 1/s^2 of each "
+        "image; released-conv, the released estimate of the mean, clamped at 88; released-mlp, a term without F that rewards "
+        "narrow posteriors",
+        role="choice",
+        choices=("mean", "trace", "released-conv", "released-mlp"),
+    )
+    fisher_target: float = field(
+        20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40",
+    )  # fmt: skip
+    fisher_weight: float = field(
+        0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
+        valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True, search="1e-2..10:log",
+        search_with="elbo",
+    )  # fmt: skip
+    decoder_fisher_target: float = field(
+        0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
+        valid=at_least(0), must="at least 0", when=LEARNED, symbol="F_x",
+    )  # fmt: skip
+    decoder_fisher_weight: float = field(
+        0.0, "factor lambda_x of the distance of the likelihood's Fisher information from decoder_fisher_target; 0 leaves it out",
+        role="choice", valid=at_least(0), must="at least 0", when=LEARNED, symbol="lambda_x",
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
+            raise ValueError(
+                f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
+                f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
+            )
+
+
+@dataclass(frozen=True)
+class NormalPriorConfig(ELBOConfig, DiagonalConfig):
+    """Of VAEs whose terms take the prior N(0, 1) and a steady encoder for granted."""
+
+    likelihood: str = with_default(VAEConfig, "likelihood", "bernoulli")
+
+
+@dataclass(frozen=True)
+class MAEConfig(NormalPriorConfig):
+    """The VAE and a term that holds the information between images and latents at M."""
+
+    information_target: float = field(
+        10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+    )  # fmt: skip
+    information_weight: float = field(
+        1.0, "factor C of the distance of the mutual information from information_target", role="choice",
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-2..10:log", search_with="elbo",
+    )  # fmt: skip
+    information_sample: str = field(
+        "straight-through",
+        "the images whose information about their latents is estimated: straight-through, drawn from the likelihood; mean, the "
+        "expected images, of which there is no upper bound",
+        role="choice",
+        choices=("straight-through", "mean"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed and self.information_sample != "mean":
+            raise ValueError(
+                f"likelihood {self.likelihood} has no draws with a gradient, which information_sample straight-through needs; "
+                f"take one of {', '.join(allowed)}, or information_sample mean"
+            )
+
+
+@dataclass(frozen=True)
+class IAFConfig(NormalPriorConfig):
+    """The VAE whose posterior is moved by an inverse autoregressive flow."""
+
+    flow_steps: int = field(
+        2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
+    )  # fmt: skip
+    flow_width: int = field(
+        320, "neurons of the hidden layer of each of the flow's steps", role="size", valid=between(1, 2**16),
+        must="from 1 to 65536",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PixelVAEConfig(VAEConfig):
+    """The VAE whose decoder draws pixel by pixel and sees those before."""
+
+    pixel_layers: int = field(
+        8, "masked 3x3 convolutions of the decoder", role="size", valid=between(1, 100), must="from 1 to 100"
+    )
+    pixel_channels: int = field(
+        64, "channels of each masked convolution", role="size", valid=between(1, 4096), must="from 1 to 4096"
+    )
+    pixel_mask: str = field(
+        "image",
+        "what the first masked convolution hides of places that are not before: image, the image alone; released, also what the "
+        "latents say there",
+        role="choice",
+        choices=("image", "released"),
+    )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        allowed = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
+        if self.likelihood not in allowed:
+            raise ValueError(
+                f"likelihood {self.likelihood} asks for numbers of a whole image, and {self.label} gives them pixel by pixel; "
+                f"take one of {', '.join(allowed)}"
+            )
+
+
 @dataclass(frozen=True)
 class Family:
     """A row: what the rest of the product asks of a model without importing it."""
@@ -365,6 +630,10 @@ BUILT_IN = (
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
     Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
     Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
+    Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
+    Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
+    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE"),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 

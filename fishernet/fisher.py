@@ -63,16 +63,21 @@ def padded(precision: Tensor, d: int) -> Tensor:
     return F.pad(precision, (0, d - own, 0, d - own)) + surplus.diag()
 
 
-def cholesky_residual(precision: Tensor, eta: Tensor) -> tuple[Tensor, Tensor]:
+def cholesky_factor(precision: Tensor) -> Tensor:
+    """L with M = L L^T; NaN where M is not positive definite to rounding."""
+    factor, info = torch.linalg.cholesky_ex(precision)
+    return torch.where(info[..., None, None] > 0, torch.nan, factor)
+
+
+def cholesky_residual(precision: Tensor, eta: Tensor, factor: Tensor | None = None) -> tuple[Tensor, Tensor]:
     """L^-T eta ~ N(0, M^-1) with M = L L^T, and ln|M|, (n_members, n, d) and (n_members, n), in the numbers of eta.
 
     eta is standard normal, (n_members, n, d). Exact to the rounding of M, which is formed before: in float32 ln|M| and the
     covariance are off by up to 1e-7 x the ratio of M's largest eigenvalue to its smallest, and nothing shows it below 1e8.
     Where M is not finite, or not positive definite to rounding, the result is NaN: said without a synchronisation, and
-    stopped where the loss is looked at.
+    stopped where the loss is looked at. ``factor`` is that of M where it is known.
     """
-    factor, info = torch.linalg.cholesky_ex(precision)
-    factor = torch.where(info[..., None, None] > 0, torch.nan, factor)
+    factor = cholesky_factor(precision) if factor is None else factor
     residual = torch.linalg.solve_triangular(factor.mT, eta[..., None].to(factor.dtype), upper=True)[..., 0]
     return residual.to(eta.dtype), 2 * factor.diagonal(dim1=-2, dim2=-1).log().sum(-1).to(eta.dtype)
 

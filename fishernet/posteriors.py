@@ -6,12 +6,13 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from fishernet.fisher import cg_residual, cholesky_residual
+from fishernet.fisher import cg_residual, cholesky_factor, cholesky_residual
 from fishernet.likelihoods.base import Root
 from fishernet.networks.stacked import Jacobian
 
@@ -30,6 +31,7 @@ class Posterior(ABC):
 
     mean: Tensor
     own: Tensor
+    density = True  # ln q of a draw is known
 
     @abstractmethod
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
@@ -38,6 +40,18 @@ class Posterior(ABC):
     @abstractmethod
     def covariance(self) -> Tensor:
         """(n_members, n, d, d), in squared units of z."""
+
+    def fisher_information(self) -> Tensor:
+        """tr J(z given x), the trace of the Fisher information about its location, in inverse squared units of z, (n_members, n).
+
+        Of a Gaussian the trace of its precision, over the member's own latents. Raises NotImplementedError where there is no
+        closed form.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no Fisher information in closed form")
+
+    def entropy(self) -> Tensor:
+        """Differential entropy, nats, (n_members, n); raises NotImplementedError where there is no closed form."""
+        raise NotImplementedError(f"{type(self).__name__} has no entropy in closed form")
 
     def _log_normal(self, eta: Tensor) -> Tensor:
         """ln N(eta; 0, 1) over the member's own latents, (n_members, n)."""
@@ -62,6 +76,14 @@ class DiagonalGaussian(Posterior):
     def covariance(self) -> Tensor:
         return torch.diag_embed(self.log_variance.exp())
 
+    def fisher_information(self) -> Tensor:
+        """sum 1/s^2."""
+        return (torch.exp(-self.log_variance) * self.own).sum(2)
+
+    def entropy(self) -> Tensor:
+        """sum ln(2 pi e s^2)/2."""
+        return 0.5 * ((self.log_variance + 1 + LOG_2_PI) * self.own).sum(2)
+
 
 class PrecisionGaussian(Posterior):
     """N(mean, M^-1) of an explicit precision M, (n_members, n, d, d), whose padding has the prior's 1.
@@ -77,7 +99,12 @@ class PrecisionGaussian(Posterior):
 
     def residual(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """A draw from N(0, M^-1), and ln|M|, (n_members, n)."""
-        return cholesky_residual(self.precision, noise["eta"])
+        return cholesky_residual(self.precision, noise["eta"], self.factor)
+
+    @cached_property
+    def factor(self) -> Tensor:
+        """Made once, for any number of draws."""
+        return cholesky_factor(self.precision)
 
     def draw(self, noise: Mapping[str, Tensor]) -> Draw:
         """ln q(z) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding."""
@@ -87,9 +114,38 @@ class PrecisionGaussian(Posterior):
     def covariance(self) -> Tensor:
         return _inverse(self.form, self.mean.dtype)
 
+    def fisher_information(self) -> Tensor:
+        """tr M."""
+        return (self.precision.diagonal(dim1=-2, dim2=-1).to(self.mean.dtype) * self.own).sum(2)
+
+
+class Flow(Posterior):
+    """A diagonal Gaussian moved by ``steps``, which map z to z' and ln|det dz'/dz| and depend on the image.
+
+    ``mean`` is where the Gaussian's mean goes, a code of the image and in general not the mean of q.
+    """
+
+    def __init__(self, base: DiagonalGaussian, steps: Callable[[Tensor], tuple[Tensor, Tensor]]) -> None:
+        self.base, self.steps, self.own = base, steps, base.own
+
+    @cached_property
+    def mean(self) -> Tensor:  # type: ignore[override]
+        return self.steps(self.base.mean)[0]
+
+    def draw(self, noise: Mapping[str, Tensor]) -> Draw:
+        z, log_q = self.base.draw(noise)
+        assert log_q is not None
+        moved, log_det = self.steps(z)
+        return Draw(moved, log_q - log_det)
+
+    def covariance(self) -> Tensor:
+        raise NotImplementedError("the covariance of a flow has no closed form")
+
 
 class ImplicitPrecisionGaussian(Posterior):
     """N(mean, M^-1) of M = J^T R^T R J + 1 that draws never form: by conjugate gradients, without ln|M|."""
+
+    density = False
 
     def __init__(
         self, mean: Tensor, form: Callable[[torch.dtype | None], Tensor], jacobian: Jacobian, root: Root, own: Tensor, *,

@@ -80,11 +80,11 @@ class ExponentialFamily(Prior, Stacked):
     eta: Tensor  # (n_members, d, K), or K - 1 where the top order is tau's
     tau: Tensor  # (n_members, d)
 
-    def __init__(self, own: Tensor, order: int, top: str, start: str) -> None:
+    def __init__(self, own: Tensor, dims: Sequence[int], order: int, top: str, start: str) -> None:
         super().__init__(own)
         self.order, self.start, self.density = order, start, top == "negative"
         n_members, _, d = own.shape
-        self.dims = [int(n) for n in own.sum((1, 2))]
+        self.dims = list(dims)
         self.padded = ("eta", "tau") if self.density else ("eta",)
         self.eta = nn.Parameter(torch.zeros(n_members, d, order - self.density, dtype=own.dtype))
         if self.density:
@@ -189,11 +189,11 @@ def _polynomial(eta: Tensor, z: Tensor) -> Tensor:
     return total
 
 
-def prior_of(config: Any, own: Tensor) -> Prior:
-    """The prior that a config asks for, a standard normal where it has no say."""
+def prior_of(config: Any, own: Tensor, dims: Sequence[int]) -> Prior:
+    """The prior that a config asks for, a standard normal where it has no say; ``dims`` are the members' own latent_dims."""
     if getattr(config, "prior", "normal") == "normal":
         return StandardNormal(own)
-    return ExponentialFamily(own, config.prior_order, config.prior_top, config.prior_start)
+    return ExponentialFamily(own, dims, config.prior_order, config.prior_top, config.prior_start)
 
 
 @torch.no_grad()

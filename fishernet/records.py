@@ -52,7 +52,7 @@ def write_records(folder: Path, cohort: Cohort, data: ImageData) -> None:
             restored = pictures[i].numpy().reshape(originals.shape)
             np.savez_compressed(run / "pictures.npz", originals=originals, reconstructions=restored)
         # Written last: a folder with a record is complete.
-        record = member_record(config, cohort.history[i], cohort.failures.get(i))
+        record = member_record(config, cohort.history[i], cohort.failures.get(i), stopped=i in cohort.stopped)
         write_json(run / "record.json", {**record, "n_parameters": counts[i]})
 
 
@@ -64,6 +64,9 @@ def write_failure(folder: Path, config: TrialConfig, epochs: Sequence[Record], r
     write_json(run / "record.json", member_record(config, epochs, reason))
 
 
-def member_record(config: TrialConfig, epochs: Sequence[Record], failure: str | None) -> dict[str, Any]:
-    status = "failed" if failure else "finished" if len(epochs) == config.epochs else "running"
+def member_record(
+    config: TrialConfig, epochs: Sequence[Record], failure: str | None, *, stopped: bool = False
+) -> dict[str, Any]:
+    """What is kept of a run beside its weights; one that ``stopped`` early is finished."""
+    status = "failed" if failure else "finished" if stopped or len(epochs) == config.epochs else "running"
     return {"config": config.to_dict(), "status": status, "reason": failure, "epochs": list(epochs)}

@@ -70,7 +70,12 @@ class FittedCohort:
 
     @property
     def ended(self) -> bool:
-        return self.epoch == self.config.epochs or len(self.failures) == len(self.configs)
+        return self.epoch == self.config.epochs or len(self.failures) + len(self.stopped) == len(self.configs)
+
+    @property
+    def stopped(self) -> dict[str, int]:
+        """run_name -> the epoch after which it stopped early."""
+        return {part.configs[i].run_name: epoch for part in self._current for i, epoch in part.stopped.items()}
 
     @property
     def _current(self) -> Sequence[Cohort | CohortState]:

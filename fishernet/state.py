@@ -18,7 +18,7 @@ from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
 Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
-FORMAT = "fishernet-cohort-4"
+FORMAT, READABLE = "fishernet-cohort-5", ("fishernet-cohort-4", "fishernet-cohort-5")  # 4 has no ``stopped``
 CHECKPOINTS_SHARE = 0.02  # of the time, where nobody says how often
 
 
@@ -30,6 +30,8 @@ class CheckpointError(ValueError):
 class CohortState:
     """The members' weights and Adam's moments by name, the epochs they have behind them, and what those reported.
 
+    ``stopped`` says of members that stopped early after which epoch.
+
     Every tensor but Adam's count of steps has a leading member axis, padded to the largest member; before the first epoch
     there need be none, as the seeds say the rest.
     """
@@ -39,13 +41,14 @@ class CohortState:
     history: list[list[Record]] = field(default_factory=list)
     failures: dict[int, str] = field(default_factory=dict)
     tensors: dict[str, Tensor] = field(default_factory=dict)
+    stopped: dict[int, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.history = self.history or [[] for _ in self.configs]
 
     @property
     def ended(self) -> bool:
-        return self.epoch == self.configs[0].epochs or len(self.failures) == len(self.configs)
+        return self.epoch == self.configs[0].epochs or len(self.failures | self.stopped) == len(self.configs)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all of it, such that training goes on bit for bit; through a temporary file, so never half a file."""
@@ -54,6 +57,7 @@ class CohortState:
         tensors = self.tensors | {"history": torch.frombuffer(bytearray(history), dtype=torch.uint8)}
         text = json.dumps({
             "configs": [c.to_dict() for c in self.configs], "epoch": self.epoch, "failures": self.failures,
+            "stopped": self.stopped,
         })  # fmt: skip
         metadata = {"format": FORMAT, "state": text, "checksum": checksum(text, tensors)}
         path, temporary = Path(path), Path(f"{path}.writing")
@@ -70,8 +74,8 @@ class CohortState:
                 tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 (not a dict)
         except Exception as error:  # safetensors raises its own type, OSError or ValueError, by the kind of damage
             raise CheckpointError(f"{path} is not a readable checkpoint: {error}") from None
-        if metadata.get("format") != FORMAT:
-            raise CheckpointError(f"{path} is not a checkpoint of format {FORMAT}")
+        if metadata.get("format") not in READABLE:
+            raise CheckpointError(f"{path} is not a checkpoint of format {' or '.join(READABLE)}")
         if metadata.get("checksum") != checksum(metadata.get("state", ""), tensors):
             raise CheckpointError(f"{path} is damaged: its checksum does not match its content")
         state = json.loads(metadata["state"])
@@ -79,7 +83,8 @@ class CohortState:
             raise CheckpointError(f"{path} holds the state of other trial configs than this cohort's")
         history = json.loads(bytes(tensors.pop("history").numpy()))
         failures = {int(i): reason for i, reason in state["failures"].items()}
-        return cls(list(configs), state["epoch"], history, failures, tensors)
+        stopped = {int(i): epoch for i, epoch in state.get("stopped", {}).items()}
+        return cls(list(configs), state["epoch"], history, failures, tensors, stopped)
 
     def part(self, first: int, end: int) -> "CohortState":
         """The state of the members ``first`` to ``end`` - 1, in the padding of all."""
@@ -89,6 +94,7 @@ class CohortState:
             [list(records) for records in self.history[first:end]],
             {i - first: reason for i, reason in self.failures.items() if first <= i < end},
             {name: t[first:end] if t.dim() else t for name, t in self.tensors.items()},
+            {i - first: epoch for i, epoch in self.stopped.items() if first <= i < end},
         )
 
     @classmethod
@@ -115,6 +121,7 @@ class CohortState:
                 for i, reason in part.failures.items()
             },
             tensors,
+            {first + i: epoch for first, part in zip(firsts, parts, strict=True) for i, epoch in part.stopped.items()},
         )
 
 

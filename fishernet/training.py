@@ -12,13 +12,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from fishernet.cohort import Cohort
+from fishernet.cohort import DRAWN_NUMBERS, Cohort
 from fishernet.data import ImageData
 from fishernet.evaluation import evaluate
 from fishernet.state import Record
 
 # Noise is drawn for so many steps at once: on a GPU a draw for each member and step would cost more than the step.
 STEPS_PER_DRAW = 64
+THRESHOLDS = "thresholds"  # beside the noise that a model asks for: of images that are drawn anew in every epoch
 STEPS_BEFORE_RECORDING = 3  # torch's own advice for CUDA graphs
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
@@ -37,11 +38,14 @@ class ResidentImages:
     def __len__(self) -> int:
         return len(self.pixels)
 
-    def take(self, index: Tensor) -> Tensor:
-        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels)."""
+    def take(self, index: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels).
+
+        With ``thresholds``, uint8 in that shape, 1 where a grey value of 0..255 exceeds its own and else 0.
+        """
         # A copy of whole rows: indexing would look up every pixel by itself.
-        rows = self.pixels.index_select(0, index.flatten())
-        return rows.view(*index.shape, -1).to(self.dtype).div_(255)
+        rows = self.pixels.index_select(0, index.flatten()).view(*index.shape, -1)
+        return rows.to(self.dtype).div_(255) if thresholds is None else (rows > thresholds).to(self.dtype)
 
 
 @functools.cache
@@ -71,36 +75,47 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
     """Train from the epoch the cohort is at to its last, and yield after each epoch one record per member.
 
     A record is {"epoch", "time" (unix seconds), "metrics"}; None stands for a member that has failed (its reason is in
-    ``cohort.failures``). Between two yields the cohort is at rest and may be saved. Ends early when no member is left.
+    ``cohort.failures``) or stopped early (``cohort.stopped``), whose last record then scores its best weights, as does that of
+    the last epoch. Between two yields the cohort is at rest and may be saved. Ends early when no member is left.
     Data order and noise depend on (seed, epoch) alone, so neither stopping nor evaluating changes what follows.
     """
     keep_freed_memory()
     train_images = ResidentImages.of(data.train, cohort.device, cohort.dtype)
     test_images = ResidentImages.of(data.test, cohort.device, cohort.dtype)
+    stopping_images = _stopping_images(cohort, data)
     set_arithmetic(cohort.config.precision)
     step = Step(cohort, train_images)
-    while cohort.epoch < cohort.config.epochs and len(cohort.failures) < len(cohort):
+    while not cohort.ended:
         started = time.perf_counter()
         losses = train_epoch(cohort, train_images, step)
         _stop_diverged_members(cohort, losses)
         train_seconds = time.perf_counter() - started
+        before = set(cohort.stopped)
+        stopping = _stop_early(cohort, stopping_images) if stopping_images else [{}] * len(cohort)
         metrics = _train_metrics(cohort, losses, len(train_images))
-        if cohort.epoch % cohort.config.evaluate_every == 0 or cohort.epoch == cohort.config.epochs:
+        due = cohort.epoch % cohort.config.evaluate_every == 0 or cohort.epoch == cohort.config.epochs
+        if due or before < set(cohort.stopped):
             scores = evaluate(cohort, test_images)
             metrics = [
-                {f"{data.held_out}/{name}": value for name, value in own.items()} | member
-                for own, member in zip(scores, metrics, strict=True)
+                {f"{data.held_out}/{name}": value for name, value in own.items() if due or i in cohort.stopped}
+                | member
+                | of_stopping
+                for i, (own, member, of_stopping) in enumerate(zip(scores, metrics, stopping, strict=True))
             ]
-            _stop_members_without_scores(cohort, metrics)
+        else:
+            metrics = [member | of_stopping for member, of_stopping in zip(metrics, stopping, strict=True)]
+        _stop_members_without_scores(cohort, metrics)
         seconds = time.perf_counter() - started
         records: list[Record | None] = [None] * len(cohort)
         for i, values in enumerate(metrics):
-            if i not in cohort.failures:
+            if i not in cohort.failures and i not in before:
                 # A stacked epoch trains all members at once; each is given its share of the time.
                 values |= {"epoch_seconds": seconds / len(cohort), "train_seconds": train_seconds / len(cohort)}
                 record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
                 cohort.history[i].append(record)
                 records[i] = record
+        if cohort.ended:  # those that stopped before have trained along since
+            cohort.put_best_back(*range(len(cohort)))
         yield records
 
 
@@ -112,10 +127,15 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = No
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     cohort.model.begin_epoch(epoch)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
-    losses = []
-    steps = max(1, min(STEPS_PER_DRAW, cohort.images_per_draw() // cohort.config.batch_size))
+    losses, at_once = [], cohort.images_per_draw()
+    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
+    if bits:
+        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
+    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
     for block in order.split(cohort.config.batch_size * steps, dim=1):
         noise = cohort.draw_noise(streams, block.shape[1])
+        if bits:
+            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
         batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
         # The epoch's last batch may be smaller.
         losses += [step(index, dict(zip(noise, own, strict=True))) for index, *own in batches]
@@ -157,7 +177,7 @@ class Step:
         return self.loss.clone()
 
     def _train(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        x, losses = self.images.take(index), {}
+        x, losses = self.images.take(index, noise.get(THRESHOLDS)), {}
         for player, loss in self.cohort.model.updates(x, noise):
             optimiser = self.cohort.optimisers[player]
             optimiser.zero_grad()
@@ -205,9 +225,32 @@ def _side_stream(device: int) -> torch.cuda.Stream:
     return torch.cuda.Stream(device)
 
 
+def _stopping_images(cohort: Cohort, data: ImageData) -> ResidentImages | None:
+    if not cohort.config.patience:
+        return None
+    if data.stopping is None:
+        raise ValueError("patience needs images to stop by: give load_data the config's stopping_size")
+    return ResidentImages.of(data.stopping, cohort.device, cohort.dtype)
+
+
+def _stop_early(cohort: Cohort, images: ResidentImages) -> list[dict[str, float]]:
+    """Score the stopping images; members that have waited long enough, and all where training ends, get their best weights.
+
+    Each member's loss, at the full weight of its KL divergence, and the epoch of its lowest so far.
+    """
+    losses = [scores["loss"] for scores in evaluate(cohort, images)]
+    cohort.note_stopping_losses(losses)
+    if cohort.ended:
+        cohort.put_best_back(*range(len(cohort)))
+    epochs = cohort.best["best/epoch"].tolist()
+    return [{"stopping/loss": loss, "stopping/best_epoch": epoch} for loss, epoch in zip(losses, epochs, strict=True)]
+
+
 def _stop_diverged_members(cohort: Cohort, losses: Tensor) -> None:
     for i, finite in enumerate(losses.isfinite().T.cpu()):
-        if i not in cohort.failures and not finite.all():
+        if i in cohort.stopped and not finite.all():
+            cohort.let_finite(i)
+        elif i not in cohort.failures and not finite.all():
             step = int((~finite).nonzero()[0])
             value = losses[step, i].item()
             cohort.stop_member(
@@ -219,7 +262,7 @@ def _stop_members_without_scores(cohort: Cohort, metrics: list[dict[str, float]]
     """The last step's damage shows in no training loss, but in the scores."""
     for i, values in enumerate(metrics):
         bad = [f"{name} became {value}" for name, value in values.items() if not math.isfinite(value)]
-        if bad and i not in cohort.failures:
+        if bad and i not in cohort.failures and i not in cohort.stopped:
             cohort.stop_member(i, f"{DIVERGED}{bad[0]} in epoch {cohort.epoch}")
 
 

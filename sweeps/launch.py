@@ -241,6 +241,7 @@ class Recorder(tune.Callback):
                 self._fail(config, reason, artifacts, then)
             else:
                 self.launched.finished.append(config)
+                self.progress.leave_out(config.epochs - self._counted.get(config, 0))  # of one that stopped early
                 self.tracking.finish(config, "FINISHED", artifacts=artifacts, then=then)
                 self.progress.runs_done += 1
 

@@ -12,7 +12,8 @@ from typing import Any
 
 from analysis.papers import PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig
-from fishernet.families import FAMILIES, all_fields, family, models_with, trial_config
+from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, trial_config
+from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
@@ -249,9 +250,16 @@ class Devices:
         return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time{few}"
 
 
+def _products(config: TrialConfig, n_pixels: int) -> float:
+    """Multiplications per image, of a square one: what the likelihood emits of rows and columns depends on their numbers."""
+    side = math.isqrt(n_pixels)
+    emitted = n_outputs(config, (1, side, side)) if isinstance(config, LikelihoodConfig) else n_pixels
+    return NETWORKS[config.network].n_products(config, n_pixels, max(n_pixels, emitted))
+
+
 def relative_cost(config: TrialConfig, n_pixels: int) -> float:
     """A run's arithmetic up to a common factor: multiplications per image, d tangents through the decoder included."""
-    products = NETWORKS[config.network].n_products(config, n_pixels)
+    products = _products(config, n_pixels)
     tangents = config.latent_dim * products / 2 if family(config.model).tangents else 0
     return config.epochs * (3 * products + tangents)
 
@@ -269,7 +277,7 @@ def make_cohorts(
     for group in stackable(configs):
         if cohort_size == "auto":
             network = NETWORKS[group[0].network]
-            stacks = devices.gpus or network.n_products(group[0], n_pixels) <= network.stacked_below
+            stacks = devices.gpus or _products(group[0], n_pixels) <= network.stacked_below
             n = min(len(group), devices.slots) if stacks else len(group)
             cohorts += [group[i::n] for i in range(n)]
         else:

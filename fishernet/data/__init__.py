@@ -42,6 +42,9 @@ DATASETS = {
     ),
     "mnist": Dataset("70,000 grey images of digits, 28 x 28 (LeCun et al., 1998)", validation_size=10_000),
     "digits": Dataset("1,797 grey images of digits, 8 x 8, which come with scikit-learn"),
+    "reversed-mnist": Dataset("MNIST with 5,800 zeros and 100 of each other digit to train on (Zheng et al., 2019)"),
+    "reversed-mnist-released": Dataset("the same with 5,000 zeros, as that paper's code has it, and 1,250 to hold out"),
+    "svhn": Dataset("99,289 colour images of house numbers, 32 x 32 (Netzer et al., 2011)"),
 }  # any other name is a path
 
 

@@ -21,13 +21,18 @@ WHITES = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits
 
 
 class Parts(NamedTuple):
-    """What a source of images gives: uint8 (n_images, channels, height, width), int64 labels or None, and remarks."""
+    """What a source of images gives: uint8 (n_images, channels, height, width), int64 labels or None, and remarks.
+
+    Of the training images the first ``n_train`` are to train on and the rest to hold out; 0 is all, and then whatever is held
+    out is taken from their end.
+    """
 
     train: Array
     test: Array
     train_labels: Array | None
     test_labels: Array | None
     remarks: tuple[str, ...] = ()
+    n_train: int = 0
 
 
 def load_path(dataset: str, fit: Fit = WHOLE) -> Parts:

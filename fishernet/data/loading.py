@@ -11,17 +11,24 @@ import torch
 
 from fishernet.config import TrialConfig
 from fishernet.data import DATA_DIR_VARIABLE, DataError
+from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.files import Array, Parts, load_path
 from fishernet.data.fitting import Fit
 from fishernet.data.idx import load_idx
 from fishernet.data.images import ImageData
 
-PACKAGES = {"sklearn": "scikit-learn", "PIL": "pillow"}  # by the module's name, what only some data are read with
+PACKAGES = {
+    "sklearn": "scikit-learn",
+    "PIL": "pillow",
+    "scipy": "scipy",
+    "torchvision": "torchvision",
+}  # by the module's name, what only some data are read with
 
 
 def load_data(
     dataset: str, data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
-    validation_size: int = 0, crop: int = 0, image_size: int = 0, download: bool = True,
+    validation_size: int = 0, stopping_size: int = 0, crop: int = 0, image_size: int = 0, binarisation: str = "none",
+    download: bool = True,
 ) -> ImageData:  # fmt: skip
     """The images of a built-in dataset (a name in DATASETS) or of a path.
 
@@ -37,8 +44,10 @@ def load_data(
     ``files`` says which arrays are images, ``folders`` which files, and how they are read.
 
     ``validation_size`` images from the end of the training set replace the test set, so that model selection never
-    sees it; ``train_size`` then keeps the first of what remains (0: all). ``crop`` keeps the central pixels of each image,
-    ``image_size`` resizes them (``fitting.Fit``). Raises DataError.
+    sees it; the ``stopping_size`` images before them are ``stopping``; ``train_size`` then keeps the first of what remains
+    (0: all). ``crop`` keeps the central pixels of each image, ``image_size`` resizes them (``fitting.Fit``).
+    ``binarisation`` makes them black and white: ``binarised`` says how; with dynamic, training images stay grey here. Raises
+    DataError.
     """
     try:
         parts = _load(dataset, data_dir, Fit(crop, image_size), download)
@@ -49,7 +58,7 @@ def load_data(
         raise DataError(
             f"{dataset} is read with {package}, which is not installed here: pip install {package}."
         ) from None
-    train, test, train_labels, test_labels, remarks = parts
+    train, test, train_labels, test_labels, remarks, n_own = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{dataset}: training and test images must have one shape (channels, height, width); "
@@ -62,11 +71,23 @@ def load_data(
             f"validation_size is how many of the {len(train)} training images of {dataset} are held out; "
             f"got {validation_size}. Give at least 0 and less than {len(train)}."
         )
-    n_left = len(train) - validation_size
+    n_left = len(train) - validation_size - stopping_size
+    if n_left < n_own:
+        raise DataError(
+            f"{dataset} has {len(train) - n_own} images beside those to train on and to test; got validation_size "
+            f"{validation_size} and stopping_size {stopping_size}. Hold out no more than there are."
+        )
+    if n_left < 1:
+        raise DataError(
+            f"stopping_size is how many of the {len(train)} training images of {dataset} early stopping goes by; got "
+            f"{stopping_size} with validation_size {validation_size}. Leave at least 1 to train on."
+        )
+    n_left = n_own or n_left
     if not 0 <= train_size <= n_left:
         raise DataError(
             f"train_size is how many images to train on (0: all), and {dataset} has {n_left} of them "
-            f"with validation_size {validation_size}; got {train_size}. Give at most {n_left}."
+            f"with validation_size {validation_size} and stopping_size {stopping_size}; got {train_size}. "
+            f"Give at most {n_left}."
         )
     fingerprint = hashlib.sha256()
     for array in (train, test, train_labels, test_labels):
@@ -75,27 +96,36 @@ def load_data(
         else:
             fingerprint.update(str(array.shape).encode())
             fingerprint.update(np.ascontiguousarray(array).data)
+    stopping, first = (
+        train[len(train) - validation_size - stopping_size :][:stopping_size],
+        len(train) - validation_size,
+    )
     if validation_size:
-        test, test_labels = train[n_left:], None if train_labels is None else train_labels[n_left:]
+        test, test_labels = train[first:], None if train_labels is None else train_labels[first:]
     n_train = train_size or n_left
+    train, held_out = train[:n_train], "validation" if validation_size else "test"
+    if binarisation != "none":
+        sets = {held_out: test, **({"stopping": stopping} if stopping_size else {})}
+        sets |= {} if binarisation == "dynamic" else {"train": train}
+        threshold = binarisation == "threshold"
+        made = {name: thresholded(x) for name, x in sets.items()} if threshold else drawn_once(dataset, sets)
+        train, test, stopping = made.get("train", train), made[held_out], made.get("stopping", stopping)
     return ImageData(
         dataset,
-        _tensor(train[:n_train]),
+        _tensor(train),
         _tensor(test),
         None if train_labels is None else _tensor(train_labels[:n_train]),
         None if test_labels is None else _tensor(test_labels),
         fingerprint.hexdigest()[:16],
-        "validation" if validation_size else "test",
+        held_out,
         remarks,
+        _tensor(stopping) if stopping_size else None,
     )
 
 
 def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = None) -> ImageData:
     """The images that a config is trained and scored on; raises as ``load_data`` does."""
-    return load_data(
-        config.dataset, data_dir, train_size=config.train_size, validation_size=config.validation_size, crop=config.crop,
-        image_size=config.image_size,
-    )  # fmt: skip
+    return load_data(data_dir=data_dir, **config.data)
 
 
 def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
@@ -126,8 +156,49 @@ def _load_digits(_data_dir: Path, _download: bool) -> Parts:
     return Parts(images[:-360], images[-360:], digits.target[:-360], digits.target[-360:])
 
 
+def _load_reversed_mnist(
+    n_zeros: int, n_others: int, held: tuple[int, int] | None, folder: Path, download: bool
+) -> Parts:
+    """MNIST with many zeros and few of each other digit to train on; of what is left ``held`` so many, or all, to hold out.
+
+    The first of each class among the 60,000, in the order of the file. Zheng et al. 2019, section 5.2, takes 5,800 zeros and 100
+    of each other digit; its code 5,000, 100, and for validation the next 800 and 50.
+    """
+    mnist = load_idx("mnist", folder, download)
+    assert mnist.train_labels is not None
+    own, rest = [], []
+    for digit in range(10):
+        places = np.flatnonzero(mnist.train_labels == digit)
+        n = n_others if digit else n_zeros
+        own.append(places[:n])
+        rest.append(places[n:] if held is None else places[n : n + held[min(digit, 1)]])
+    first, others = np.sort(np.concatenate(own)), np.sort(np.concatenate(rest))
+    index = np.concatenate([first, others])
+    return mnist._replace(train=mnist.train[index], train_labels=mnist.train_labels[index], n_train=len(first))
+
+
+def _load_svhn(folder: Path, download: bool) -> Parts:
+    """Street View House Numbers, 73,257 and 26,032 images in colour, 32 x 32 (Netzer et al. 2011), by torchvision's loader."""
+    from torchvision.datasets import SVHN
+
+    try:
+        train, test = (SVHN(str(folder / "SVHN"), split=split, download=download) for split in ("train", "test"))
+    except ModuleNotFoundError:
+        raise
+    except (OSError, RuntimeError, ValueError) as error:
+        raise DataError(
+            f"svhn is train_32x32.mat and test_32x32.mat in {folder / 'SVHN'}, which cannot be read or downloaded "
+            f"({type(error).__name__}: {error}). Name the folder that holds SVHN with --data-dir or {DATA_DIR_VARIABLE}, or run "
+            "once where there is a network."
+        ) from None
+    return Parts(train.data, test.data, train.labels.astype(np.int64), test.labels.astype(np.int64))
+
+
 LOADERS: dict[str, Callable[[Path, bool], Parts]] = {
     "fashion-mnist": partial(load_idx, "fashion-mnist"),
     "mnist": partial(load_idx, "mnist"),
     "digits": _load_digits,
+    "reversed-mnist": partial(_load_reversed_mnist, 5800, 100, None),
+    "reversed-mnist-released": partial(_load_reversed_mnist, 5000, 100, (800, 50)),
+    "svhn": _load_svhn,
 }

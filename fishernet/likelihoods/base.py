@@ -8,7 +8,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Protocol, Self
+from typing import Literal, NamedTuple, Protocol, Self
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +56,80 @@ class DiagonalRoot:
         return DiagonalRoot(self.root[members])
 
 
+class Marginals(NamedTuple):
+    """What each pixel's own distribution is: a mixture over K components, of normals or of t distributions."""
+
+    log_weights: Tensor  # (n_members, n, K)
+    loc: Tensor  # (n_members, n, K, n_pixels), in units of x
+    scale: Tensor  # of the same shape and units; of a t its scale, which is no standard deviation
+    df: Tensor | None = None  # degrees of freedom, (n_members, n, K); None of normals
+
+    def mean(self) -> Tensor:
+        """sum_k pi_k loc_k, (n_members, n, n_pixels): the mean, and of a t without one (df <= 1) its centre."""
+        return (self.log_weights.exp()[..., None] * self.loc).sum(2)
+
+    def variance(self) -> Tensor:
+        """sum_k pi_k (v_k + loc_k^2) - mean^2, (n_members, n, n_pixels), in squared units of x.
+
+        Of a t, v = df/(df - 2) scale^2; infinite for df <= 2, and NaN for df <= 1, where there is no mean to vary about.
+        """
+        weights, own = self.log_weights.exp()[..., None], self.scale.square()
+        if self.df is not None:
+            df = self.df[..., None]
+            own = own * torch.where(df > 2, df / (df - 2), torch.where(df > 1, torch.inf, torch.nan))
+        about = (self.loc - self.mean()[:, :, None]).square()
+        return torch.where(weights > 0, weights * (own + about), 0).sum(2)
+
+
+class Emitted(ABC):
+    """p(x given a) of a batch: what the decoder's numbers say of each image, taken apart once."""
+
+    @abstractmethod
+    def log_prob(self, x: Tensor) -> Tensor:
+        """ln p(x), nats per image, constants included, (n_members, n)."""
+
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """The image that is shown and scored, (n_members, n, n_pixels): the mean; of a t, which may have none, its location."""
+
+    @abstractmethod
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        """One image for each a, (n_members, n, n_pixels), finite whatever the parameters are."""
+
+    def marginals(self) -> Marginals | None:
+        """Each pixel's own distribution; None where it is neither normal nor t nor a mixture of these."""
+        return None
+
+    def estimates(self) -> dict[str, Tensor]:
+        """Other images that could be shown in place of ``mean``, by name, where they differ; in its shape."""
+        return {}
+
+
+class Bound(Emitted):
+    """A likelihood at an a: of those that are functions of a alone."""
+
+    def __init__(self, likelihood: "Likelihood", a: Tensor) -> None:
+        self.likelihood, self.a = likelihood, a
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(x, self.a)
+
+    def mean(self) -> Tensor:
+        return self.likelihood.mean(self.a)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.likelihood.sample(self.a, generator)
+
+    def marginals(self) -> Marginals | None:
+        return self.likelihood.marginals(self.a)
+
+
 class Likelihood(nn.Module, ABC):
     """p(x given f). Built before the networks, whose decoder emits as many numbers as it says."""
 
     maps: int = 1  # numbers per pixel that the decoder emits
     others: int = 0  # numbers per image beside them
+    discrete = False  # ln p is of the 256 grey values that images have, and no density
 
     def __init__(self, config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> None:
         super().__init__()
@@ -76,9 +145,31 @@ class Likelihood(nn.Module, ABC):
         """f, the expected image, (n_members, n, n_pixels)."""
         return torch.sigmoid(a) if self.sigmoid else a
 
+    @property
+    def n_rows(self) -> int:
+        """How many rows the root of its information has."""
+        return self.n_outputs
+
+    def distribution(self, a: Tensor) -> Emitted:
+        """p(x given a) of this batch."""
+        return Bound(self, a)
+
+    def marginals(self, a: Tensor) -> Marginals | None:
+        """Each pixel's own distribution, where it is normal or t or a mixture of these."""
+        return None
+
     @abstractmethod
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         """ln p(x given f) in nats per image, constants included, (n_members, n)."""
+
+    random: Literal["normal", "uniform"] = "normal"  # what ``draw`` takes
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        """An image x ~ p(x given f) made of random numbers of the kind ``random``, one a pixel, with a gradient in a.
+
+        Raises NotImplementedError where no such way is known.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no draw with a gradient")
 
     @abstractmethod
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.families import LikelihoodConfig
-from fishernet.likelihoods.base import DiagonalRoot, Likelihood
+from fishernet.likelihoods.base import DiagonalRoot, Likelihood, Marginals
 
 # The running mean behind noise="closed-form" forgets with this factor per step: about the last 100 batches count.
 NOISE_MEMORY = 0.99
@@ -26,8 +26,15 @@ class Bernoulli(Likelihood):
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.bernoulli(self.mean(a), generator=generator)
 
+    random = "uniform"
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        """1 where the number is below f; the gradient is that of f (straight-through: Bengio et al. 2013)."""
+        f = self.mean(a)
+        return (noise < f).to(f.dtype) + f - f.detach()
+
     def root_information(self, a: Tensor) -> DiagonalRoot:
-        return DiagonalRoot(_root_slope(a))
+        return DiagonalRoot(root_slope(a))
 
 
 class Gaussian(Likelihood):
@@ -53,11 +60,19 @@ class Gaussian(Likelihood):
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         normal = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
-        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * normal
+        return self.draw(a, normal)
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * noise
 
     def root_information(self, a: Tensor) -> DiagonalRoot:
         inverse_sd = torch.exp(-0.5 * self.xi)[:, None, None]
-        return DiagonalRoot(_root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a))
+        return DiagonalRoot(root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a))
+
+    def marginals(self, a: Tensor) -> Marginals:
+        f = self.mean(a)[:, :, None]
+        sd = torch.exp(0.5 * self.xi)[:, None, None, None]
+        return Marginals(f.new_zeros(f.shape[:3]), f, sd.expand_as(f))
 
     @property
     def constant(self) -> float:
@@ -110,7 +125,7 @@ class GaussianLearned(Gaussian):
             self.xi.copy_(torch.log(torch.exp(self.xi).lerp(mean_squared_error, weight)))
 
 
-def _root_slope(a: Tensor) -> Tensor:
+def root_slope(a: Tensor) -> Tensor:
     """sqrt(f (1 - f)) of f = sigmoid(a): t/(1 + t^2), t = exp(-|a|/2), which has a finite gradient also where f rounds to 1."""
     t = torch.exp(-0.5 * a.abs())
     return t / (1 + t.square())

@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.likelihoods.base import Likelihood
 from fishernet.networks import NETWORKS
-from fishernet.networks.stacked import Linear, Stacked
+from fishernet.networks.stacked import Linear, Stacked, StackedLayer
 from fishernet.posteriors import Posterior
 from fishernet.priors import Prior, prior_of
+
+DEQUANTISATION = "dequantisation"  # the name of its noise
 
 
 class Noise(NamedTuple):
@@ -47,6 +50,8 @@ class Autoencoder(nn.Module, ABC):
     recordable = True  # a step has no branch that looks at its numbers, so that a CUDA graph can replay it
     config: Any
     own: Tensor
+    annealing: Tensor
+    kl_weight: Tensor  # of the families that have it
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
         super().__init__()
@@ -60,8 +65,10 @@ class Autoencoder(nn.Module, ABC):
             if f.metadata["per_member"]:
                 values = torch.tensor([[getattr(c, f.name)] for c in configs])
                 self.register_buffer(f.name, values, persistent=False)
+        # The share of the KL divergence in the epoch's loss; on the device, where a CUDA graph reads it anew.
+        self.register_buffer("annealing", torch.ones(()), persistent=False)
         self.likelihood: Likelihood = LIKELIHOODS[self.config.likelihood].load()(self.config, len(configs), image_shape)
-        self.prior: Prior = prior_of(self.config, self.own)
+        self.prior: Prior = prior_of(self.config, self.own, self.latent_dims)
         self.build_networks(image_shape)
         # Encoder and decoder first: models that add to them start from the same weights there.
         initialised: set[nn.Module] = set()
@@ -69,6 +76,8 @@ class Autoencoder(nn.Module, ABC):
         for network in (self.trunk, self.heads_of_encoder, self.decoder, self):
             for layer in network.modules():
                 if isinstance(layer, Stacked) and layer not in initialised:
+                    if isinstance(layer, StackedLayer):
+                        layer.initialisation = self.config.initialisation
                     layer.initialise(generators)
                     initialised.add(layer)
 
@@ -90,7 +99,10 @@ class Autoencoder(nn.Module, ABC):
         """Each head's output, (n_members, n, d)."""
         with self.arithmetic():
             features = self.trunk(x)
-            return {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+            heads = {name: head(features).to(x.dtype) for name, head in self.heads_of_encoder.items()}
+        if getattr(self.config, "code", "real") == "rectified":
+            return {name: torch.relu(head) for name, head in heads.items()}
+        return heads
 
     def decode(self, z: Tensor) -> Tensor:
         """The decoder's raw output a, (n_members, n, n_outputs)."""
@@ -131,9 +143,54 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
+    def other_reconstructions(self, z: Tensor) -> dict[str, Tensor]:
+        """By name, what else could be shown of each z where the likelihood is a mixture, (n_members, n, n_pixels)."""
+        if getattr(self.config, "components", 0) < 2:
+            return {}
+        return self.likelihood.distribution(self.decode(z)).estimates()
+
+    def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
+        """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
+        return self.reconstruct(z)
+
+    def held_out_loss(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The loss of a set of images from the means of loss and terms over it, (n_members,).
+
+        Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
+        """
+        return means["loss"]
+
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
         return {"eta": Noise(latent_dim)}
+
+    def all_noise(self, latent_dim: int) -> dict[str, Noise]:
+        """``noise``, and what dequantisation needs."""
+        dequantised = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
+        return {**self.noise(latent_dim), **dequantised}
+
+    @property
+    def dequantises(self) -> bool:
+        """Whether the images that the loss sees are spread over [0, 1]."""
+        return bool(self.config.dequantisation == "uniform-noise")
+
+    def seen(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """The images that the loss is of: x = v/255, or (v + u)/256, which have a density (Theis et al. 2016, section 3.1)."""
+        return (255 * x + noise[DEQUANTISATION]) / 256 if self.dequantises else x
+
+    def bits_per_dim(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Bits per grey value of the ELBO, or of ln p(x given its code) where there is no posterior, (n_members, n), by name.
+
+        Empty where the likelihood is of no 8-bit values. A code that is free costs bits of its own, which the latter leaves out.
+        """
+        if not (self.dequantises or self.likelihood.discrete):
+            return {}
+        name, nats = (
+            ("bits_per_dim", "elbo") if family(self.config.model).posterior else ("code_bits_per_dim", "log_likelihood")
+        )
+        # A density over [0, 1] is one over 256 values when divided by 256.
+        added = 0 if self.likelihood.discrete else 8
+        return {name: added - terms[nats] / (self.n_pixels * math.log(2))} if nats in terms else {}
 
     @property
     def extremes(self) -> dict[str, Tensor]:
@@ -153,6 +210,7 @@ class Autoencoder(nn.Module, ABC):
         After each yield the training loop takes that player's step and comes back. The player "" owns the parameters that
         ``player_of`` gives to no other; its loss is the run's.
         """
+        x = self.seen(x, noise)
         outcome = self(x, noise)
         yield "", outcome.loss
         self.likelihood.observe(x, outcome.output.detach())
@@ -169,8 +227,17 @@ class Autoencoder(nn.Module, ABC):
     def begin_epoch(self, epoch: int) -> None:
         """Called before each epoch, counted from 1; what depends on it is written into buffers, which a CUDA graph reads anew.
 
-        Nothing of it is stored: an epoch depends on its number alone.
+        Nothing of it is stored: an epoch depends on its number alone. Here it is the share of the KL divergence, e/kl_warmup up
+        to 1 (Sønderby et al. 2016, section 3.2, warm-up).
         """
+        if warmup := getattr(self.config, "kl_warmup", 0):
+            self.annealing.fill_(min(1.0, epoch / warmup))
+
+    @property
+    def kl_factor(self) -> Tensor:
+        """What multiplies the KL divergence in the loss, (n_members, 1): kl_weight, in training times the epoch's share of it."""
+        annealed = self.training and self.config.kl_warmup > 0
+        return self.kl_weight * self.annealing if annealed else self.kl_weight
 
     def noise_prior(self, like: Tensor) -> Tensor | float:
         """Minus ln of the likelihood's prior of its own parameters, per image, in the shape of ``like``; 0 without any."""

@@ -13,7 +13,9 @@ from fishernet.fisher import MOST_PADDING, alike, latent_precision, padded
 from fishernet.likelihoods.base import Root
 from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.networks.stacked import Jacobian
-from fishernet.posteriors import ImplicitPrecisionGaussian, PrecisionGaussian
+from fishernet.posteriors import LOG_2_PI, ImplicitPrecisionGaussian, PrecisionGaussian
+
+MOST_OUTPUTS_OF_FULL = 4096  # a tangent of a full scale is a matrix as large as the image is long, squared
 
 
 class FisherNet(Autoencoder):
@@ -29,11 +31,17 @@ class FisherNet(Autoencoder):
     """
 
     decoder: Any  # has ``linearise``
-    kl_weight: Tensor
     largest: Tensor
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
         super().__init__(configs, image_shape, n_train)
+        outputs, scale = self.likelihood.n_outputs, self.config.scale
+        if scale == "full" and outputs > MOST_OUTPUTS_OF_FULL and self.config.information_about == "all-outputs":
+            raise ValueError(
+                f"information_about all-outputs: with scale full the decoder emits {outputs:,} numbers for these images, and "
+                f"above {MOST_OUTPUTS_OF_FULL:,} a triangle would be solved for each image and latent dimension; take "
+                "information_about location, scale diagonal, or a matrix likelihood"
+            )
         self.register_buffer("largest", torch.zeros(len(configs)), persistent=False)
 
     @property
@@ -52,7 +60,7 @@ class FisherNet(Autoencoder):
 
     def noise(self, latent_dim: int) -> dict[str, Noise]:
         eta = {"eta": Noise(latent_dim)}
-        return eta | {"n_star": Noise(self.likelihood.n_outputs)} if self.config.sampler == "cg" else eta
+        return eta | {"n_star": Noise(self.likelihood.n_rows)} if self.config.sampler == "cg" else eta
 
     def root_information(self, mean: Tensor) -> tuple[Jacobian, Root]:
         """The decoder's Jacobian at mean, and a root of the likelihood's Fisher information about its output."""
@@ -97,12 +105,14 @@ class FisherNet(Autoencoder):
         terms |= self.likelihood.parts(log_likelihood)
         noise_prior = self.noise_prior(log_likelihood)
         terms["noise_prior"] = torch.zeros_like(log_likelihood) + noise_prior
-        loss = self.kl_weight * terms["half_squared_z"] - log_likelihood - self.likelihood.constant + noise_prior
+        loss = self.kl_factor * terms["half_squared_z"] - log_likelihood - self.likelihood.constant + noise_prior
         if log_det is not None:
             terms["half_log_det"] = 0.5 * log_det
             # ln q(z*) = (ln|M| - |eta|^2 - d ln 2 pi)/2, as residual^T M residual = |eta|^2 to the factor's rounding.
             log_ratio = 0.5 * (log_det - noise["eta"].square().sum(2)) + terms["half_squared_z"]
             terms["elbo"] = log_likelihood - log_ratio
             if self.config.objective == "eq24":
-                loss = loss + self.kl_weight * terms["half_log_det"]
+                loss = loss + self.kl_factor * terms["half_log_det"]
+            terms["fisher_information"] = q.fisher_information().detach()
+            terms["posterior_entropy"] = 0.5 * (self.own.sum(2) * (1 + LOG_2_PI) - log_det.detach())
         return Outcome(loss, terms, q.mean, a)

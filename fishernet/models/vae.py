@@ -7,7 +7,10 @@ import torch
 from torch import Tensor
 
 from fishernet.models.base import Autoencoder, Noise, Outcome
+from fishernet.networks.activations import ACTIVATIONS
 from fishernet.posteriors import DiagonalGaussian
+
+LOG_VARIANCES = -6.0, 2.0  # of log_variance clamped, as in the Fisher-Shannon paper's code: 1/s^2 within [0.135, 403]
 
 
 class AE(Autoencoder):
@@ -34,32 +37,53 @@ class VAE(Autoencoder):
     """Diagonal Gaussian posterior from the encoder; loss = -ELBO (Kingma and Welling 2014, eq. 10, one sample).
 
     kl_weight beta makes it -ln p(x given z) + beta KL (Higgins et al., beta-VAE, 2017, eq. 4); the term elbo stays the ELBO.
+    kl_warmup brings beta in over the first epochs.
     With a learned variance the loss also has FisherNet's prior of xi, xi^2/(2 p): the two then differ in their posterior alone.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("mean", "log_variance")
-    kl_weight: Tensor
+
+    @property
+    def stability_weight(self) -> float:
+        """Of families that have the term."""
+        return getattr(self.config, "stability_weight", 0.0)
 
     def posterior(self, x: Tensor) -> DiagonalGaussian:
-        return DiagonalGaussian(**self.encode(x), own=self.own)
+        mean, spread = self.encode(x).values()
+        if self.config.posterior_sd == "softplus-sd":
+            # What pads a member keeps its 0, a standard deviation of 1.
+            spread = 2 * ACTIVATIONS["softplus"].function(spread).log() * self.own
+        if self.config.log_variance == "clamped":
+            spread = spread.clamp(*LOG_VARIANCES)
+        return DiagonalGaussian(mean, spread, self.own)
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         q, stability = self.held_steady(x, noise["eta"])
+        return self.outcome(x, q, noise, stability)
+
+    def outcome(self, x: Tensor, q: DiagonalGaussian, noise: Mapping[str, Tensor], stability: Tensor | None) -> Outcome:
+        """``forward`` from the posterior on."""
         log_likelihood, a = self.log_likelihood(x, q.sample(noise["eta"]))
         kl = self.prior.kl(q)
         terms = {"log_likelihood": log_likelihood, "kl": kl, "elbo": log_likelihood - kl}
+        terms |= {"fisher_information": q.fisher_information().detach(), "posterior_entropy": q.entropy().detach()}
         noise_prior = self.noise_prior(kl)
         if isinstance(noise_prior, Tensor):
             terms["noise_prior"] = noise_prior
-        loss = self.kl_weight * kl - log_likelihood + noise_prior
+        loss = self.kl_factor * kl - log_likelihood + noise_prior
         if stability is not None:
             terms["stability"] = stability
-            loss = loss + self.config.stability_weight * stability
+            loss = loss + self.stability_weight * stability
         return Outcome(loss, terms, q.mean, a)
+
+    def loss_of_an_image(self, means: Mapping[str, Tensor]) -> Tensor:
+        """The loss without what is a batch's and no image's, from the means of the terms, (n_members,)."""
+        loss = self.kl_weight[:, 0] * means["kl"] - means["log_likelihood"] + means.get("noise_prior", 0.0)
+        return loss + self.stability_weight * means.get("stability", 0.0)
 
     def held_steady(self, x: Tensor, eta: Tensor) -> tuple[DiagonalGaussian, Tensor | None]:
         """The posterior, and the stability term where it counts: how much ln q(z given x) moves with x (``stability``)."""
-        if not self.config.stability_weight:
+        if not self.stability_weight:
             return self.posterior(x), None
         learns = torch.is_grad_enabled()
         with torch.enable_grad():

@@ -16,6 +16,8 @@ class Sizes(Protocol):
     def hidden_width(self) -> int: ...
     @property
     def hidden_layers(self) -> int: ...
+    @property
+    def decoder_layers(self) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Network:
     """
 
     module: str
-    n_products: Callable[["Sizes", int], float]
+    n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
     image_side: int = 0  # of the only images it takes, square ones; 0 is any
     tangents: bool = True  # its decoder has ``linearise``, which FisherNet's posterior needs
@@ -50,9 +52,14 @@ class Network:
         return getattr(importlib.import_module(self.module), name)
 
 
-def _dense_products(config: Sizes, n_pixels: int) -> int:
-    widths = [n_pixels, *[config.hidden_width] * config.hidden_layers, config.latent_dim]
-    return 2 * sum(a * b for a, b in itertools.pairwise(widths))
+def hidden_layers_of_decoder(config: Sizes) -> int:
+    return config.hidden_layers if config.decoder_layers < 0 else config.decoder_layers
+
+
+def _dense_products(config: Sizes, n_pixels: int, n_outputs: int) -> int:
+    halves = (n_pixels, config.hidden_layers), (n_outputs, hidden_layers_of_decoder(config))
+    widths = ([n, *[config.hidden_width] * layers, config.latent_dim] for n, layers in halves)
+    return sum(a * b for own in widths for a, b in itertools.pairwise(own))
 
 
 NETWORKS = {
@@ -60,8 +67,8 @@ NETWORKS = {
     # trials for; nor does a convolution gain.
     "dense": Network("fishernet.networks.dense", _dense_products, stacked_below=300_000),
     # 10 million multiplications of encoder and decoder at 784 pixels
-    "conv": Network("fishernet.networks.conv", lambda config, n_pixels: 2 * 13_000 * n_pixels),
-    # at the paper's 8 and 64 latents, of which little depends
-    "fisherae-28": Network("fishernet.networks.rows", lambda config, n_pixels: 102e6, image_side=28, tangents=False),
-    "fisherae-64": Network("fishernet.networks.rows", lambda config, n_pixels: 3.2e9, image_side=64, tangents=False),
+    "conv": Network("fishernet.networks.conv", lambda config, n_pixels, n_outputs: 13_000 * (n_pixels + n_outputs)),
+    # at the paper's 8 and 64 latents and one number a pixel, of which little depends
+    "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
+    "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
 }

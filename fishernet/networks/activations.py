@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from fishernet.config import TrialConfig
 
 LEAK = 0.01  # the slope of a leaky ReLU below 0, torch's default
 
@@ -44,6 +47,20 @@ ACTIVATIONS: dict[str, Activation] = {
     "softplus": Activation(_softplus, torch.sigmoid, _softplus),
     "tanh": Activation(torch.tanh, lambda x: 1 - torch.tanh(x).square(), torch.tanh),
 }
+
+
+def _no_slope(x: Tensor) -> Tensor:
+    raise NotImplementedError("a gated layer has no slope for each number")
+
+
+# What stands in an activation's place where layers are gated: of a pair (h, g) side by side h sigmoid(g), half as wide (Dauphin
+# et al. 2017, eq. 1).
+GATES = {dim: Activation(partial(F.glu, dim=dim), _no_slope, partial(F.glu, dim=dim)) for dim in (1, 2)}
+
+
+def gated_layers(config: TrialConfig) -> bool:
+    """Whether the hidden layers are pairs with a gate; families that push tangents have no such field."""
+    return getattr(config, "gating", "none") == "sigmoid"
 
 
 class Activate(nn.Module):

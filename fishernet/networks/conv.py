@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.networks.activations import ACTIVATIONS
+from fishernet.networks.activations import ACTIVATIONS, GATES, Activation, gated_layers
 from fishernet.networks.stacked import Linear, StackedLayer, each_member
 
 # FisherNet paper, Table A1: filters and strides of the CVAE's encoder; its decoder is their mirror image. Kernels are 3x3.
@@ -44,6 +44,9 @@ class ConvTranspose(StackedLayer):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[1] * 9  # torch's own convention for transposed convolutions
 
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * 9
+
     def forward(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return _up(x, weight, bias, self.stride, self.size)
 
@@ -63,11 +66,11 @@ class Encoder(nn.Module):
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
-        n_members, self.activation = len(configs), ACTIVATIONS[configs[0].activation]
-        self.image_shape = image_shape
+        n_members, self.image_shape = len(configs), image_shape
+        self.activation, pairs = _activation(configs[0])
         channels = (image_shape[0], *CONV_FILTERS)
         self.layers = nn.ModuleList(
-            Conv(n_members, n_in, n_out, stride)
+            Conv(n_members, n_in, pairs * n_out, stride)
             for (n_in, n_out), stride in zip(pairwise(channels), CONV_STRIDES, strict=True)
         )
         self.n_features = [CONV_FILTERS[-1] * math.prod(conv_sizes(image_shape)[-1])] * n_members
@@ -97,14 +100,15 @@ class Decoder(nn.Module):
         self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
     ) -> None:
         super().__init__()
-        self.activation = ACTIVATIONS[configs[0].activation]
+        self.activation, pairs = _activation(configs[0])
         latent_dims = [c.latent_dim for c in configs]
         n_members, sizes = len(latent_dims), conv_sizes(image_shape)
         self.first_shape = (CONV_FILTERS[-1], *sizes[-1])
+        self.first_activation = GATES[2] if pairs == 2 else self.activation
         channels = (CONV_FILTERS[-1], *reversed(CONV_FILTERS))
-        self.first = Linear(latent_dims, [math.prod(self.first_shape)] * n_members)
+        self.first = Linear(latent_dims, [pairs * math.prod(self.first_shape)] * n_members)
         self.layers = nn.ModuleList(
-            ConvTranspose(n_members, n_in, n_out, stride, size)
+            ConvTranspose(n_members, n_in, pairs * n_out, stride, size)
             for (n_in, n_out), stride, size in zip(
                 pairwise(channels), reversed(CONV_STRIDES), reversed(sizes[:-1]), strict=True
             )
@@ -113,7 +117,7 @@ class Decoder(nn.Module):
         self.others = Linear(latent_dims, [others] * n_members) if others else None
 
     def forward(self, z: Tensor) -> Tensor:
-        x = self.activation.function(self.first(z)).unflatten(2, self.first_shape)
+        x = self.first_activation.function(self.first(z)).unflatten(2, self.first_shape)
         members = each_member([*self.layers, self.last])
         images = torch.stack([self._image(features, layers) for features, layers in zip(x, members, strict=True)])
         return torch.cat([images, self.others(z)], dim=2) if self.others else images
@@ -208,6 +212,11 @@ class Linearised:
         if self.others is None:
             return pulled
         return pulled + torch.bmm(cotangent[:, :, n_pixels:], self.others.mT)
+
+
+def _activation(config: TrialConfig) -> tuple[Activation, int]:
+    """The function between the layers of one member's images, (n, channels, ...), and of how many channels it makes one."""
+    return (GATES[1], 2) if gated_layers(config) else (ACTIVATIONS[config.activation], 1)
 
 
 def conv_sizes(image_shape: tuple[int, int, int]) -> list[tuple[int, int]]:

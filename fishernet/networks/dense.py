@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.networks.activations import ACTIVATIONS, Activate, Activation
+from fishernet.networks import hidden_layers_of_decoder
+from fishernet.networks.activations import ACTIVATIONS, GATES, Activate, Activation, gated_layers
 from fishernet.networks.stacked import Linear
 
 
@@ -17,19 +18,27 @@ class Encoder(nn.Sequential):
     """The hidden layers, each with the activation; without any the image itself."""
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
-        sizes, activation = _hidden(configs), ACTIVATIONS[configs[0].activation]
+        sizes, gated = _hidden(configs, configs[0].hidden_layers), gated_layers(configs[0])
+        activation = GATES[2] if gated else ACTIVATIONS[configs[0].activation]
         pixels = [math.prod(image_shape)] * len(configs)
-        super().__init__(*([Dense([pixels, *sizes], activation), Activate(activation)] if sizes else []))
+        layers = [Dense([pixels, *sizes], activation, n_gated=len(sizes) * gated), Activate(activation)]
+        super().__init__(*(layers if sizes else []))
         self.n_features = sizes[-1] if sizes else pixels
 
 
 class Dense(nn.Module):
-    """Linear layers with the activation between them (none after the last), and the same map linearised at a point."""
+    """Linear layers with the activation between them (none after the last), and the same map linearised at a point.
 
-    def __init__(self, sizes: Sequence[Sequence[int]], activation: Activation) -> None:
+    The first ``n_gated`` layers give pairs, of which the activation makes one number each.
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[int]], activation: Activation, n_gated: int = 0) -> None:
         super().__init__()
         self.activation = activation
-        self.layers = nn.ModuleList(Linear(n_in, n_out) for n_in, n_out in pairwise(sizes))
+        self.layers = nn.ModuleList(
+            Linear(n_in, [2 * n for n in n_out] if i < n_gated else n_out)
+            for i, (n_in, n_out) in enumerate(pairwise(sizes))
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
@@ -92,16 +101,19 @@ class Linearised:
 
 
 class Decoder(Dense):
-    """The hidden layers mirrored."""
+    """The hidden layers mirrored, or as many as ``decoder_layers`` says."""
 
     def __init__(
         self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
     ) -> None:
         n_outputs = [maps * math.prod(image_shape) + others] * len(configs)
+        gated = gated_layers(configs[0])
         super().__init__(
-            [[c.latent_dim for c in configs], *_hidden(configs), n_outputs], ACTIVATIONS[configs[0].activation]
+            [[c.latent_dim for c in configs], *_hidden(configs, hidden_layers_of_decoder(configs[0])), n_outputs],
+            GATES[2] if gated else ACTIVATIONS[configs[0].activation],
+            n_gated=hidden_layers_of_decoder(configs[0]) * gated,
         )
 
 
-def _hidden(configs: Sequence[TrialConfig]) -> list[list[int]]:
-    return [[configs[0].hidden_width] * len(configs)] * configs[0].hidden_layers
+def _hidden(configs: Sequence[TrialConfig], n_layers: int) -> list[list[int]]:
+    return [[configs[0].hidden_width] * len(configs)] * n_layers

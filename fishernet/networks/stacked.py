@@ -47,6 +47,7 @@ class StackedLayer(Stacked):
     """
 
     padded = ("weight", "bias")
+    initialisation = "torch"
 
     def __init__(self, shapes: Sequence[tuple[int, ...]], bias_sizes: Sequence[int]) -> None:
         super().__init__()
@@ -58,13 +59,27 @@ class StackedLayer(Stacked):
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return math.prod(shape[1:])
 
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[0] * math.prod(shape[2:])
+
     @torch.no_grad()
     def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Uniform in +-1/sqrt(fan_in), torch's default for its own layers; drawn in each member's own shape."""
+        """Drawn in each member's own shape: uniform in +-1/sqrt(fan_in), torch's default for its own layers.
+
+        glorot-uniform: in +-sqrt(6/(fan_in + fan_out)), biases 0 (Glorot and Bengio 2010, eq. 16). he-normal: N(0, 2/fan_in)
+        (He et al. 2015, eq. 10), biases as torch's.
+        """
         for i, (shape, size, generator) in enumerate(zip(self.shapes, self.bias_sizes, generators, strict=True)):
-            bound = 1 / math.sqrt(self.fan_in(shape))
-            _corner(self.weight[i], shape).copy_((torch.rand(shape, generator=generator) * 2 - 1) * bound)
-            self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+            fan_in, fan_out = self.fan_in(shape), self.fan_out(shape)
+            bound = (
+                math.sqrt(6 / (fan_in + fan_out)) if self.initialisation == "glorot-uniform" else 1 / math.sqrt(fan_in)
+            )
+            weight = (torch.rand(shape, generator=generator) * 2 - 1) * bound
+            if self.initialisation != "glorot-uniform":
+                self.bias[i, :size] = (torch.rand(size, generator=generator) * 2 - 1) * bound
+            if self.initialisation == "he-normal":
+                weight = torch.randn(shape, generator=generator) * math.sqrt(2 / fan_in)
+            _corner(self.weight[i], shape).copy_(weight)
 
     def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
         return _corner(tensor[i], self.shapes[i]) if name == "weight" else tensor[i, : self.bias_sizes[i]]
@@ -88,6 +103,9 @@ class Linear(StackedLayer):
 
     def fan_in(self, shape: tuple[int, ...]) -> int:
         return shape[0]
+
+    def fan_out(self, shape: tuple[int, ...]) -> int:
+        return shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.baddbmm(self.bias[:, None], x, self.weight)

@@ -104,7 +104,9 @@ def test_a_plan_survives_its_compact_form():
     assert set(again.configs) == set(configs)
     assert again.n_runs == len(configs)
     paper = SweepPlan(
-        tuple(trial_config(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES for d in range(2, 21) for s in range(5))
+        tuple(
+            trial_config(model=m, latent_dim=d, seed=s) for m in MODEL_NAMES[:4] for d in range(2, 21) for s in range(5)
+        )
     )
     assert SweepPlan.from_dict(json.loads(json.dumps(paper.to_dict()))) == paper
     assert len(json.dumps(paper.to_dict())) < 2000

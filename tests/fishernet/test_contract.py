@@ -7,12 +7,40 @@ from fishernet import contract
 from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.models.base import Outcome
 
+SMALLER_PIXELS = {"pixel_layers": 2, "pixel_channels": 4}
+SMALLER = {"PixelVAE": SMALLER_PIXELS, "IAF": {"flow_width": 16}}
 # Every model, and every option of the models that have them.
 VARIANTS = [
-    *({"model": name} for name in MODEL_NAMES),
+    *({"model": name, **SMALLER.get(name, {})} for name in MODEL_NAMES),
+    {"model": "FAE", "fisher_constraint": "trace", "kl_weight": 0.5},
+    {"model": "FAE", "fisher_constraint": "released-conv", "log_variance": "clamped"},
+    {
+        "model": "FAE",
+        "fisher_constraint": "released-mlp",
+        "likelihood": "gaussian-learned",
+        "decoder_fisher_weight": 1e-3,
+    },
+    {"model": "MAE", "information_sample": "mean", "likelihood": "gaussian-learned"},
+    {"model": "PixelVAE", **SMALLER_PIXELS, "pixel_mask": "released", "network": "conv"},
     {"model": "AE", "network": "conv"},
     {"model": "VAE", "likelihood": "gaussian-learned"},
     {"model": "VAE", "likelihood": "gaussian-learned", "noise": "closed-form"},
+    {
+        "model": "VAE",
+        "likelihood": "logistic",
+        "gating": "sigmoid",
+        "log_variance": "clamped",
+        "initialisation": "he-normal",
+        "optimiser": "adam-normalised",
+        "kl_warmup": 2,
+    },
+    {
+        "model": "VAE",
+        "network": "conv",
+        "gating": "sigmoid",
+        "likelihood": "logistic-released",
+        "initialisation": "glorot-uniform",
+    },
     {"model": "FisherNet", "objective": "eq24"},
     {"model": "FisherNet", "objective": "eq25-residual"},
     {"model": "FisherNet", "sampler": "cg"},
@@ -36,6 +64,14 @@ VARIANTS = [
     {"model": "WAE", "penalty": "critic", "penalty_weight": 1.0, "discriminator_steps": 2, "adam_beta1": 0.5},
     {"model": "WAE", "penalty": "mmd", "penalty_weight": 1.0},
     {"model": "CVAE", "activation": "elu", "weight_decay": 0.1, "kl_weight": 2.0},
+    {"model": "AE", "likelihood": "student-t", "components": 3, "code": "rectified", "dequantisation": "uniform-noise"},
+    {"model": "AE", "likelihood": "matrix-t", "scale": "full", "components": 2, "initialisation": "glorot-uniform"},
+    {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd"},
+    {"model": "CVAE", "likelihood": "matrix-normal", "scale": "diagonal", "components": 1},
+    {"model": "AE", "likelihood": "maf"},
+    {"model": "AE", "likelihood": "discretised-logistic", "components": 2},
+    {"model": "FisherNet", "likelihood": "student-t", "scale": "diagonal", "sampler": "cg"},
+    {"model": "FisherNet", "likelihood": "matrix-normal", "scale": "full", "objective": "eq24"},
 ]
 # What does not leave torch's flat initial decoder on so small a problem: the model's behaviour, and no fault.
 LEARNS_NOTHING_HERE = {

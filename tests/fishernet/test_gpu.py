@@ -36,8 +36,15 @@ def pretended_step(variant, small, monkeypatch):
 
 @pytest.mark.parametrize(
     "variant",
-    # torch knows of no bfloat16 autocast on a GPU where there is none
-    [v for v in VARIANTS if v.get("sampler") != "cg" and v.get("precision") != "bfloat16"],
+    # torch knows of no bfloat16 autocast on a GPU where there is none, nor of derivatives there, which these have in their loss
+    [
+        v
+        for v in VARIANTS
+        if v.get("sampler") != "cg"
+        and v.get("precision") != "bfloat16"
+        and v["model"] != "FisherAE"
+        and not v.get("stability_weight")
+    ],
     ids=lambda v: "-".join(map(str, v.values())),
 )
 def test_a_step_on_a_gpu_mixes_no_devices_and_reads_no_number_back(variant, small, monkeypatch):

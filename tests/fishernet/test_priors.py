@@ -13,7 +13,7 @@ ETA = torch.tensor([[[0.3, -0.4, 0.2, -0.05], [-0.5, 0.8, 0.0, -0.3]]], dtype=to
 
 def made(eta=ETA, top="negative"):
     prior = ExponentialFamily(
-        torch.ones(1, 1, eta.shape[1], dtype=torch.float64), eta.shape[2], top, "standard"
+        torch.ones(1, 1, eta.shape[1], dtype=torch.float64), [eta.shape[1]], eta.shape[2], top, "standard"
     ).double()
     with torch.no_grad():
         prior.eta.copy_(eta[..., : prior.eta.shape[2]])
@@ -100,7 +100,9 @@ def test_what_is_no_density_is_not_drawn_from_and_has_no_log_density(eta, n_impr
 def test_a_members_own_part_is_what_it_would_be_alone():
     own = torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]])
     for start in ("standard", "scattered"):
-        together, alone = (ExponentialFamily(o, 4, "negative", start) for o in (own, torch.ones(1, 1, 1)))
+        together, alone = (
+            ExponentialFamily(o, d, 4, "negative", start) for o, d in ((own, (1, 2)), (torch.ones(1, 1, 1), (1,)))
+        )
         together.initialise([torch.Generator().manual_seed(s) for s in (1, 2)])
         alone.initialise([torch.Generator().manual_seed(1)])
         for name in together.padded:

@@ -63,8 +63,13 @@ def test_a_path_from_home_is_recorded_as_the_path_it_is(tmp_path, monkeypatch):
     assert {c.dataset for c in flags("--dataset=~/y.npz")} == {"~/y.npz"}  # refused as it was typed
 
 
-# The likelihood without which every other value of a field is refused.
-NEEDED = {"noise": "gaussian-learned", "decoder_output": "gaussian", "scale": "student-t", "components": "gaussian"}
+# The values of others without which every other value of a field is refused.
+NEEDED = {
+    "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
+    "scale": {"likelihood": "student-t"}, "components": {"likelihood": "gaussian"}, "patience": {"stopping_size": 5},
+    "decoder_fisher_weight": {"likelihood": "gaussian-learned"}, "dequantisation": {"likelihood": "gaussian"},
+}  # fmt: skip
+ONE_VALUE = {("CVAE", "network"), ("FisherNet", "components"), ("FisherAE", "components"), ("FisherAE", "scale")}
 PLURAL = {"latent_dim": "latent-dims", "seed": "seeds"}
 
 
@@ -78,9 +83,9 @@ def others(f, default):
 @pytest.mark.parametrize("model", MODEL_NAMES)
 def test_every_field_of_a_family_is_a_flag_and_reaches_the_configs(model):
     for f in dataclasses.fields(family(model).config):
-        if f.name == "model" or (model, f.name) == ("CVAE", "network"):  # which has but one
+        if f.name == "model" or (model, f.name) in ONE_VALUE:
             continue
-        needed = {"likelihood": NEEDED[f.name]} if f.name in NEEDED else {}
+        needed = NEEDED.get(f.name, {})
         reached = []
         for value in others(f, getattr(trial_config(model=model), f.name)):
             with contextlib.suppress(ValueError):

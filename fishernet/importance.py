@@ -1,0 +1,107 @@
+"""The likelihood of images by importance sampling (Burda, Grosse, Salakhutdinov 2016; Wu, Burda, Salakhutdinov, Grosse 2017).
+
+    ln p_K(x) = ln (1/K) sum_k w_k,    ln w_k = ln p(x given z_k) + ln p(z_k) - ln q(z_k given x),    z_k ~ q(z given x).
+
+Its mean is a lower bound of ln p(x) that rises with K, so the NLL is an upper bound that falls with K. The weights have the
+density of the draw itself, not the KL divergence in closed form, and no other term of the loss.
+"""
+
+import hashlib
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fishernet.evaluation import evaluating
+from fishernet.models.base import Autoencoder
+from fishernet.training import ResidentImages
+
+NUMBERS_OF_DRAWS = (1, 10, 100, 1000, 5000)
+DRAWS_OF_A_STREAM = 100  # of one image; fixed, as the numbers depend on it
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """ln p_K(x) of images, nats, (n_images, len(draws)) in float64, and how many of all draws count, (n_images,).
+
+    The effective number is (sum w)^2 / sum w^2, from 1 to K: near 1 a single draw decides and ln p_K is far below ln p.
+    """
+
+    draws: tuple[int, ...]
+    log_evidence: Tensor
+    effective: Tensor
+
+    @classmethod
+    def joined(cls, parts: Sequence["Evidence"]) -> "Evidence":
+        """Of all images, in the order of the parts."""
+        return cls(parts[0].draws, torch.cat([p.log_evidence for p in parts]), torch.cat([p.effective for p in parts]))
+
+    def scores(self, n_pixels: int) -> dict[str, float]:
+        """Means over the images: ``nll``, nats, and ``bits_per_dim`` = nll/(n_pixels ln 2) at the most draws and at each number.
+
+        ``nll/standard_error`` is over images, 0 of a single one; ``nll/ess`` the median effective number of draws.
+        """
+        nll = -self.log_evidence
+        n, means = len(nll), nll.mean(0).tolist()
+        found = {"nll": means[-1], "nll/standard_error": float(nll[:, -1].std() / math.sqrt(n)) if n > 1 else 0.0}
+        found |= {"nll/ess": float(self.effective.median()), "bits_per_dim": means[-1] / n_pixels / math.log(2)}
+        for k, mean in zip(self.draws, means, strict=True):
+            found |= {f"nll/k{k}": mean, f"bits_per_dim/k{k}": mean / n_pixels / math.log(2)}
+        return found
+
+
+def evidence(
+    model: Autoencoder,
+    images: ResidentImages,
+    n_draws: int = 5000,
+    *,
+    seed: int = 0,
+    first: int = 0,
+    at_once: int = 500,
+) -> Iterator[Evidence]:
+    """Of a stack of one member, block by block of ``at_once`` images from number ``first`` on.
+
+    Each image is encoded once. Its random numbers are its own, by (seed, number of the image) alone, so neither ``at_once`` nor
+    where one begins changes a result; what was yielded may be kept and the rest computed later. The networks compute in the
+    model's numbers, sums of weights in float64. Images must be those of a discrete likelihood where nats are to be compared:
+    binarised ones the same bits for every model. Raises NotImplementedError for a model whose draws have no density.
+    """
+    draws = (*(k for k in NUMBERS_OF_DRAWS if k < n_draws), n_draws)
+    for start in range(first, len(images), at_once):
+        block = range(start, min(start + at_once, len(images)))
+        log_weights = _log_weights(model, images, block, n_draws, seed)
+        log_evidence = [torch.logsumexp(log_weights[:, :k], 1) - math.log(k) for k in draws]
+        effective = torch.exp(2 * torch.logsumexp(log_weights, 1) - torch.logsumexp(2 * log_weights, 1))
+        yield Evidence(draws, torch.stack(log_evidence, 1), effective)
+
+
+@torch.no_grad()
+def _log_weights(model: Autoencoder, images: ResidentImages, block: range, n_draws: int, seed: int) -> Tensor:
+    """ln w of each image and draw, (len(block), n_draws), float64, on the CPU."""
+    device, d = images.pixels.device, model.latent_dims[0]
+    x = images.take(torch.arange(block.start, block.stop, device=device)[None])
+    columns = []
+    with evaluating(model):
+        q = model.posterior(x)
+        if not q.density:
+            raise NotImplementedError(
+                f"{type(q).__name__} cannot know the density of draws; of a FisherNet with sampler cg take its weights with "
+                "sampler cholesky"
+            )
+        for part in range(-(-n_draws // DRAWS_OF_A_STREAM)):
+            eta = torch.stack([
+                torch.randn(DRAWS_OF_A_STREAM, d, generator=_stream(seed, image, part)) for image in block
+            ]).to(device, x.dtype)  # fmt: skip
+            columns += [
+                model.log_weight(x, q, {"eta": eta[None, :, k]})[0].double().cpu()
+                for k in range(min(DRAWS_OF_A_STREAM, n_draws - part * DRAWS_OF_A_STREAM))
+            ]
+    return torch.stack(columns, 1)
+
+
+def _stream(seed: int, image: int, part: int) -> torch.Generator:
+    """On the CPU, so that every device sees the same numbers."""
+    digest = hashlib.sha256(f"{seed}/likelihood/{image}/{part}".encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)

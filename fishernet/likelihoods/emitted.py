@@ -1,0 +1,520 @@
+"""Likelihoods whose parameters the decoder emits: normal and multivariate t, of any scale, and mixtures of these.
+
+Ciobanu, "Vanilla Probabilistic Autoencoder" (EPiC 79, 2021). For an image x of d pixels, component k has a location mu, a
+scale L and, of a t, degrees of freedom nu; with y = L^-1 (x - mu)
+
+    normal:  ln p = -(|y|^2 + d ln 2 pi)/2 - ln|L|
+    t:       ln p = lnG((nu + d)/2) - lnG(nu/2) - (d/2) ln(nu pi) - ((nu + d)/2) ln(1 + |y|^2/nu) - ln|L|
+    mixture: ln p = ln sum_k pi_k p_k(x)
+
+in nats, x in [0, 1]. L is the identity; diagonal; or a triangle. Matrix families have L = A (x) B, A of the rows and B of the
+columns of the image: diagonals, or triangles. The "matrix t" is TensorFlow Probability's: the multivariate t of the image's
+vector. The matrix t of the literature (scipy.stats.matrix_t) is another density, and left out.
+
+The raw output a, cut in this order: per pixel K locations, K standard deviations; per image K logits, K degrees of freedom,
+K scales. Where paper and released code differ (github.com/aciobanusebi/vanilla-probabilistic-ae) the code is followed: a
+standard deviation is softplus + least_scale, where the paper has a variance; a full scale is a triangle L with L L^T = Sigma
+(cholesky_of covariance), where the paper squares L. cholesky_of precision-matrix is ours: L^-1 = P^T with P the triangle,
+which divides by nothing. nu is softplus + 1e-6.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from fishernet.families import LikelihoodConfig
+from fishernet.likelihoods import LIKELIHOODS, emits, scale_numbers
+from fishernet.likelihoods.base import Emitted, Likelihood, Marginals
+from fishernet.likelihoods.pixels import Gaussian, root_slope
+from fishernet.networks.activations import ACTIVATIONS
+
+LEAST_DF = 1e-6
+# ln of the largest factor by which a draw of a t is further from its location than a normal's: finite in float32.
+LARGEST_LOG_FACTOR = 60.0
+softplus, softplus_slope = ACTIVATIONS["softplus"].function, ACTIVATIONS["softplus"].slope
+
+
+def log_density(squared: Tensor, d: int, df: Tensor | None) -> Tensor:
+    """ln p of a vector of d numbers whose whitened squared length is given, less ln|L|; normal without df, else t.
+
+    The t in float64: of df = 1e6 the normaliser's gradient has no right digit in float32.
+    """
+    if df is None:
+        return -0.5 * (squared + d * math.log(2 * math.pi))
+    nu, wide = df.double(), squared.double()
+    half = 0.5 * (nu + d)
+    normaliser = torch.lgamma(half) - torch.lgamma(0.5 * nu) - 0.5 * d * torch.log(nu * math.pi)
+    return (normaliser - half * torch.log1p(wide / nu)).to(squared.dtype)
+
+
+def log_chi_squared(df: Tensor, generator: torch.Generator | None) -> Tensor:
+    """ln of a draw of chi-square: ln 2 + ln G(nu/2 + 1) + (2/nu) ln U, finite where the draw itself rounds to 0 (float64)."""
+    half = 0.5 * df.double()
+    gamma = torch._standard_gamma(half + 1, generator=generator)
+    minus_log_u = torch.empty_like(half).exponential_(generator=generator)
+    return math.log(2) + gamma.log() - minus_log_u / half
+
+
+class Scale(ABC):
+    """L of a batch; vectors are (n_members, n, K, n_pixels), and where K is 1 any number of them in its place."""
+
+    log_det: Tensor  # ln|L|, (n_members, n, K)
+    n_rows = 0  # of ``information``'s first part
+
+    @abstractmethod
+    def whiten(self, r: Tensor) -> Tensor:
+        """L^-1 r."""
+
+    @abstractmethod
+    def colour(self, eta: Tensor) -> Tensor:
+        """L eta."""
+
+    @abstractmethod
+    def sd(self) -> Tensor:
+        """sqrt of the diagonal of L L^T, (n_members, n, K, n_pixels)."""
+
+    @abstractmethod
+    def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows g and a number t with g g + t t = tr(P P)/2, P = L^-1 dSigma L^-T, t = tr P/sqrt(2 d), for a raw tangent.
+
+        That is the normal's Fisher information of its scale, its trace apart, which alone the t's degrees of freedom meet.
+        (..., numbers of the scale) to (..., n_rows) and (...).
+        """
+
+
+class Identity(Scale):
+    """L = 1."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.log_det = like.new_zeros(())
+
+    def whiten(self, r: Tensor) -> Tensor:
+        return r
+
+    def colour(self, eta: Tensor) -> Tensor:
+        return eta
+
+    def sd(self) -> Tensor:
+        return torch.ones_like(self.like)
+
+    def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        return tangent, tangent.sum(-1)  # of no numbers
+
+
+class Diagonal(Scale):
+    """L = diag(s), s = softplus(raw) + least_scale."""
+
+    def __init__(self, raw: Tensor, least: float) -> None:
+        self.raw, self.s = raw, softplus(raw) + least
+        self._finish()
+
+    def _finish(self) -> None:
+        self.log_det, self.n_rows = self.s.log().sum(-1), self.s.shape[-1]
+
+    def whiten(self, r: Tensor) -> Tensor:
+        return r / self.s
+
+    def colour(self, eta: Tensor) -> Tensor:
+        return eta * self.s
+
+    def sd(self) -> Tensor:
+        return self.s
+
+    def relative(self, tangent: Tensor) -> Tensor:
+        """ds/s, (..., n_pixels)."""
+        return softplus_slope(self.raw) * tangent / self.s
+
+    def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        return _apart(math.sqrt(2) * self.relative(tangent))
+
+
+class RowColumnDiagonal(Diagonal):
+    """L = diag(u) (x) diag(v), u of the rows and v of the columns: a pixel's s is u v."""
+
+    def __init__(self, raw: Tensor, image_shape: Sequence[int], least: float) -> None:
+        self.raw, self.shape = raw, image_shape
+        self.factors = softplus(raw) + least
+        u, v = self._split(self.factors)
+        self.s = from_matrix(u[..., :, None] * v[..., None, :], image_shape)
+        self._finish()
+
+    def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        channels, height, width = self.shape
+        u, v = numbers.split([height, channels * width], dim=-1)
+        return u, v
+
+    def relative(self, tangent: Tensor) -> Tensor:
+        du, dv = self._split(softplus_slope(self.raw) * tangent / self.factors)
+        return from_matrix(du[..., :, None] + dv[..., None, :], self.shape)
+
+
+class Triangle:
+    """A lower triangular matrix of n (n + 1)/2 raw numbers: its diagonal softplus + least, its strict part as it is.
+
+    The strict part is packed as a rectangle without a gap: with e = 1 where n is even, else 0, and h = n // 2, R is
+    (n - e, h), R[i, j] holds entry (i + e, j) where j < i + e, and R[b, a + e] entry (h + 1 + a, h + b), b <= a. So products
+    are two of triangles that ``tril`` and ``triu`` cut out of R, and no number is ever gathered.
+    """
+
+    def __init__(self, raw: Tensor, n: int, least: float) -> None:
+        self.n, self.least = n, least
+        self.e, self.h = 1 - n % 2, n // 2
+        self.k = n - self.h - 1
+        self.raw_diagonal, packed = raw.split([n, n * (n - 1) // 2], dim=-1)
+        self.diagonal = softplus(self.raw_diagonal) + least
+        self.left, self.block = self._halves(packed)
+
+    def _halves(self, packed: Tensor) -> tuple[Tensor, Tensor]:
+        """The first h columns below the first e rows, (n - e, h), and the transposed strict rest, (k, k)."""
+        rectangle = packed.unflatten(-1, (self.n - self.e, self.h)) if self.h else packed[..., None].mT
+        return rectangle.tril(self.e - 1), rectangle[..., : self.k, self.e :].triu()
+
+    def _dense(self, diagonal: Tensor, left: Tensor, block: Tensor) -> Tensor:
+        n, h, k = self.n, self.h, self.k
+        rest = F.pad(block.mT, (h, n - h - k, h + 1, 0))
+        return torch.diag_embed(diagonal) + (F.pad(left, (0, n - h, self.e, 0)) + rest if h else rest.new_zeros(()))
+
+    def dense(self) -> Tensor:
+        """(..., n, n)."""
+        return self._dense(self.diagonal, self.left, self.block)
+
+    def tangent(self, raw: Tensor) -> Tensor:
+        """How the matrix changes with its raw numbers, (..., n, n)."""
+        diagonal, packed = raw.split([self.n, raw.shape[-1] - self.n], dim=-1)
+        return self._dense(softplus_slope(self.raw_diagonal) * diagonal, *self._halves(packed))
+
+    def log_det(self) -> Tensor:
+        return self.diagonal.log().sum(-1)
+
+    def transposed_product(self, r: Tensor) -> Tensor:
+        """F^T r for vectors r, without the dense F."""
+        product = self.diagonal * r
+        if not self.h:
+            return product
+        left = _times(self.left.mT, r[..., self.e :])
+        block = _times(self.block, r[..., self.h + 1 :])
+        return product + F.pad(left, (0, self.n - self.h)) + F.pad(block, (self.h, self.n - self.h - self.k))
+
+    def solve(self, r: Tensor) -> Tensor:
+        """F^-1 r for vectors r, by two triangles of half the size."""
+        h, e, n = self.h, self.e, self.n
+        if not h:
+            return r / self.diagonal
+        upper = F.pad(self.left[..., : h - e, :], (0, 0, e, 0)) + torch.diag_embed(self.diagonal[..., :h])
+        lower = F.pad(self.block.mT, (0, n - h - self.k, n - h - self.k, 0)) + torch.diag_embed(self.diagonal[..., h:])
+        first = _solve(upper, r[..., :h])
+        second = _solve(lower, r[..., h:] - _times(self.left[..., h - e :, :], first))
+        return torch.cat([first, second], dim=-1)
+
+
+class Triangular(Scale):
+    """L a triangle, or of cholesky_of precision-matrix L^-T one."""
+
+    def __init__(self, raw: Tensor, n_pixels: int, least: float, precision: bool) -> None:
+        self.factor, self.precision = Triangle(raw, n_pixels, least), precision
+        self.sign = -1 if precision else 1
+        self.log_det, self.n_rows = self.sign * self.factor.log_det(), raw.shape[-1]
+
+    def whiten(self, r: Tensor) -> Tensor:
+        return self.factor.transposed_product(r) if self.precision else self.factor.solve(r)
+
+    def colour(self, eta: Tensor) -> Tensor:
+        dense = self.factor.dense()
+        return _solve(dense.mT, eta, upper=True) if self.precision else _times(dense, eta)
+
+    def sd(self) -> Tensor:
+        return _row_norms(self.factor, self.precision)
+
+    def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        relative = torch.linalg.solve_triangular(self.factor.dense(), self.factor.tangent(tangent), upper=False)
+        rows, trace = _apart(math.sqrt(2) * relative.diagonal(dim1=-2, dim2=-1))
+        below = torch.tril_indices(self.factor.n, self.factor.n, -1, device=tangent.device)
+        return torch.cat([rows, relative[..., below[0], below[1]]], dim=-1), self.sign * trace
+
+
+class RowColumnTriangular(Scale):
+    """L = A (x) B of two triangles, or their inverses transposed: y is A^-1 R B^-T, or A^T R B, R the image as a matrix."""
+
+    def __init__(self, raw: Tensor, image_shape: Sequence[int], least: float, precision: bool) -> None:
+        channels, height, width = image_shape
+        self.shape, self.sizes, self.precision = image_shape, (height, channels * width), precision
+        self.triangles = [Triangle(own, n, least) for own, n in zip(self._split(raw), self.sizes, strict=True)]
+        self.a, self.b = (triangle.dense() for triangle in self.triangles)
+        n, m = self.sizes
+        log_det = m * self.triangles[0].log_det() + n * self.triangles[1].log_det()
+        self.sign = -1 if precision else 1
+        self.log_det, self.n_rows = self.sign * log_det, n * n + m * m
+
+    def _split(self, raw: Tensor) -> tuple[Tensor, ...]:
+        return raw.split([n * (n + 1) // 2 for n in self.sizes], dim=-1)
+
+    def whiten(self, r: Tensor) -> Tensor:
+        matrix = to_matrix(r, self.shape)
+        if self.precision:
+            return from_matrix(self.a.mT @ matrix @ self.b, self.shape)
+        half = torch.linalg.solve_triangular(self.a, matrix, upper=False)
+        return from_matrix(torch.linalg.solve_triangular(self.b, half.mT, upper=False).mT, self.shape)
+
+    def colour(self, eta: Tensor) -> Tensor:
+        matrix = to_matrix(eta, self.shape)
+        if not self.precision:
+            return from_matrix(self.a @ matrix @ self.b.mT, self.shape)
+        half = torch.linalg.solve_triangular(self.a.mT, matrix, upper=True)
+        return from_matrix(torch.linalg.solve_triangular(self.b.mT, half.mT, upper=True).mT, self.shape)
+
+    def sd(self) -> Tensor:
+        rows, columns = (_row_norms(triangle, self.precision) for triangle in self.triangles)
+        return from_matrix(rows[..., :, None] * columns[..., None, :], self.shape)
+
+    def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
+        """P is P_A (x) 1 + 1 (x) P_B, and tr(P P) = m tr(P_A P_A) + n tr(P_B P_B) + 2 tr P_A tr P_B."""
+        n, m = self.sizes
+        rows, trace = [], tangent.new_zeros(())
+        for own, triangle, size, other in zip(self._split(tangent), self.triangles, (n, m), (m, n), strict=True):
+            relative = torch.linalg.solve_triangular(triangle.dense(), triangle.tangent(own), upper=False)
+            symmetric = relative + relative.mT
+            of_own = symmetric.diagonal(dim1=-2, dim2=-1).sum(-1)
+            without = symmetric - of_own[..., None, None] / size * torch.eye(size, device=own.device, dtype=own.dtype)
+            rows.append(math.sqrt(other / 2) * without.flatten(-2))
+            trace = trace + other * of_own
+        return torch.cat(rows, dim=-1), self.sign * trace / math.sqrt(2 * n * m)
+
+
+class Mixed(Emitted):
+    """A mixture of K normals or t's; of one without logits where ``log_weights`` is None."""
+
+    def __init__(self, log_weights: Tensor | None, loc: Tensor, scale: Scale, df: Tensor | None) -> None:
+        self.log_weights, self.loc, self.scale, self.df = log_weights, loc, scale, df
+
+    def component_log_prob(self, x: Tensor) -> Tensor:
+        """ln p_k(x), (n_members, n, K)."""
+        y = self.scale.whiten(x[:, :, None] - self.loc)
+        return log_density(y.square().sum(-1), x.shape[2], self.df) - self.scale.log_det
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        log_p = self.component_log_prob(x)
+        return log_p[:, :, 0] if self.log_weights is None else torch.logsumexp(self.log_weights + log_p, 2)
+
+    def _weights(self) -> Tensor:
+        return self.loc.new_zeros(self.loc.shape[:3]) if self.log_weights is None else self.log_weights
+
+    def mean(self) -> Tensor:
+        if self.log_weights is None:
+            return self.loc[:, :, 0]
+        return (self.log_weights.exp()[..., None] * self.loc).sum(2)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        normal = torch.randn(self.loc.shape, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
+        if self.df is not None:
+            log_factor = 0.5 * (self.df.double().log() - log_chi_squared(self.df, generator))
+            normal = normal * log_factor.clamp(max=LARGEST_LOG_FACTOR).exp().to(normal.dtype)[..., None]
+        drawn = self.loc + self.scale.colour(normal)
+        if self.log_weights is None:
+            return drawn[:, :, 0]
+        chosen = torch.multinomial(self.log_weights.exp().flatten(0, 1), 1, generator=generator)
+        return _chosen(drawn, chosen.view(drawn.shape[:2]))
+
+    def marginals(self) -> Marginals:
+        return Marginals(self._weights(), self.loc, self.scale.sd().expand_as(self.loc), self.df)
+
+    def estimates(self) -> dict[str, Tensor]:
+        """Of K components the location where the mixture's density is highest, and that of the greatest weight.
+
+        The former is what the released code shows of mixtures of t's.
+        """
+        if self.loc.shape[2] == 1:
+            return {}
+        at_modes = torch.stack([self.log_prob(mode) for mode in self.loc.unbind(2)], dim=2)
+        return {
+            "densest_mode": _chosen(self.loc, at_modes.argmax(2)),
+            "likeliest": _chosen(self.loc, self._weights().argmax(2)),
+        }
+
+
+class Emitting(Likelihood):
+    """Of ``Mixed``: the family by ``likelihood``, its scale by ``scale``, K by ``components``."""
+
+    def __init__(self, config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> None:
+        super().__init__(config, n_members, image_shape)
+        self.config, self.row, self.image_shape = config, LIKELIHOODS[config.likelihood], tuple(image_shape)
+        self.n_components, self.mixed = max(1, config.components), config.components > 0
+        self.maps, self.others = emits(config, image_shape)
+        self.scale_maps, self.scale_others = scale_numbers(config, image_shape)
+        self.location_alone = getattr(config, "information_about", "") == "location"
+
+    def split(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Raw numbers (..., n_outputs) as locations (..., K, n_pixels), scales (..., K, numbers), and df and logits (..., K)."""
+        k = self.n_components
+        maps = a[..., : self.maps * self.n_pixels].unflatten(-1, (self.maps, self.n_pixels))
+        counts = [k * self.mixed, k * self.row.heavy, k * self.scale_others]
+        logits, df, others = a[..., self.maps * self.n_pixels :].split(counts, dim=-1)
+        scale = maps[..., k:, :] if self.scale_maps else others.unflatten(-1, (k, self.scale_others))
+        return maps[..., :k, :], scale, df if self.row.heavy else None, logits if self.mixed else None
+
+    def scale_of(self, raw: Tensor, loc: Tensor) -> Scale:
+        """The scale of these raw numbers, (..., K, numbers)."""
+        kind, least = self.config.scale, self.config.least_scale
+        precision = self.config.cholesky_of == "precision-matrix"
+        if kind == "identity":
+            return Identity(loc)
+        if kind == "diagonal":
+            return RowColumnDiagonal(raw, self.image_shape, least) if self.row.matrix else Diagonal(raw, least)
+        if self.row.matrix:
+            return RowColumnTriangular(raw, self.image_shape, least, precision)
+        return Triangular(raw, self.n_pixels, least, precision)
+
+    def distribution(self, a: Tensor) -> Mixed:
+        loc, scale, df, logits = self.split(a)
+        loc = super().mean(loc)
+        return Mixed(
+            None if logits is None else torch.log_softmax(logits, -1),
+            loc, self.scale_of(scale, loc), None if df is None else softplus(df) + LEAST_DF,
+        )  # fmt: skip
+
+    def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
+        return self.distribution(a).log_prob(x)
+
+    def mean(self, a: Tensor) -> Tensor:
+        return self.distribution(a).mean()
+
+    def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        return self.distribution(a).sample(generator)
+
+    def marginals(self, a: Tensor) -> Marginals:
+        return self.distribution(a).marginals()
+
+    def root_information(self, a: Tensor) -> "EmittedRoot":
+        """Of one component; of a mixture no closed form is known."""
+        if self.mixed:
+            raise NotImplementedError("the Fisher information of a mixture has no closed form; leave components at 0")
+        return EmittedRoot(self, a)
+
+    @property
+    def n_rows(self) -> int:
+        height, width = self.image_shape[1], self.image_shape[0] * self.image_shape[2]
+        if self.location_alone:
+            return self.n_pixels
+        of_scale = {"identity": 0, "diagonal": self.n_pixels + 1, "full": self.scale_others + 1}[self.config.scale]
+        if self.row.matrix and self.config.scale == "full":
+            of_scale = height**2 + width**2 + 1
+        return self.n_pixels + of_scale + self.row.heavy
+
+
+class EmittedRoot:
+    """A root of the Fisher information of one component about a. Its rows, of a tangent of location, scale and nu:
+
+        sqrt c L^-1 t_mu;   sqrt c g;   sqrt(c_t) t + c_tn/sqrt(c_t) t_nu;   sqrt(I_nu - c_tn^2/c_t) t_nu
+
+    with g and t of ``Scale.information``; of the normal c = c_t = 1 and the last row is none. Of the t (Lange, Little, Taylor
+    1989, appendix B) c = (nu + d)/(nu + d + 2), c_t = nu/(nu + d + 2), c_tn = -sqrt(2 d)/((nu + d)(nu + d + 2)) and
+    I_nu = (psi'(nu/2) - psi'((nu + d)/2))/4 - d/(nu (nu + d)) + d/(2 nu (nu + d + 2)).
+    information_about location keeps the first alone.
+    """
+
+    def __init__(self, likelihood: "Emitting", a: Tensor) -> None:
+        self.likelihood, self.a = likelihood, a
+        self.n_rows = likelihood.n_rows
+        loc, scale, df, _ = likelihood.split(a)
+        self.slope = root_slope(loc).square() if likelihood.sigmoid else None
+        self.scale = likelihood.scale_of(scale, loc)
+        self.raw_df = df
+        if df is not None:
+            d, nu = likelihood.n_pixels, (softplus(df) + LEAST_DF).double()
+            both = (nu + d) * (nu + d + 2)
+            self.c = torch.sqrt((nu + d) / (nu + d + 2)).to(a.dtype)
+            c_t, c_tn = nu / (nu + d + 2), -math.sqrt(2 * d) / both
+            i_nu = 0.25 * (torch.polygamma(1, 0.5 * nu) - torch.polygamma(1, 0.5 * (nu + d)))
+            i_nu = i_nu - d / (nu * (nu + d)) + 0.5 * d / (nu * (nu + d + 2))
+            left = i_nu if isinstance(self.scale, Identity) else i_nu - c_tn.square() / c_t
+            self.of_trace, self.crossed = c_t.sqrt().to(a.dtype), (c_tn / c_t.sqrt()).to(a.dtype)
+            # Of df beyond 1e6 it is 0 to rounding, and the root's gradient would be infinite.
+            self.of_df = left.clamp(min=1e-30).sqrt().to(a.dtype)
+
+    def push(self, tangent: Tensor) -> Tensor:
+        if tangent.dim() == 3:
+            return self.push(tangent[:, :, None])[:, :, 0]
+        locations, scales, df, _ = self.likelihood.split(tangent)
+        loc = locations[..., 0, :] if self.slope is None else self.slope * locations[..., 0, :]
+        rows = [self.scale.whiten(loc)]
+        scaled = not isinstance(self.scale, Identity)
+        if scaled and not self.likelihood.location_alone:
+            of_scale, trace = self.scale.information(scales[..., 0, :])
+            rows += [of_scale, trace[..., None]]
+        if self.raw_df is None or df is None:
+            return torch.cat(rows, dim=-1)
+        rows = [self.c[..., None] * own for own in rows]
+        if not self.likelihood.location_alone:
+            change = softplus_slope(self.raw_df)[..., None] * df
+            if scaled:
+                rows[2] = self.of_trace[..., None] * trace[..., None] + self.crossed[..., None] * change
+            rows.append(self.of_df[..., None] * change)
+        return torch.cat(rows, dim=-1)
+
+    def pull(self, rows: Tensor) -> Tensor:
+        """The transpose of ``push``, which is linear: its derivative."""
+        with torch.enable_grad():
+            tangent = rows.new_zeros(*rows.shape[:-1], self.a.shape[2]).requires_grad_()
+            (pulled,) = torch.autograd.grad(self.push(tangent), tangent, rows)
+        return pulled
+
+    def gram(self, tangent: Tensor) -> Tensor:
+        return self.pull(self.push(tangent))
+
+    def part(self, members: slice) -> "EmittedRoot":
+        return EmittedRoot(self.likelihood, self.a[members])
+
+
+def gaussian(config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> Likelihood:
+    """Unit variance without weights is the ``Gaussian``; with a scale or components the emitted normal."""
+    plain = config.scale == "identity" and not config.components
+    return (Gaussian if plain else Emitting)(config, n_members, image_shape)
+
+
+def to_matrix(x: Tensor, image_shape: Sequence[int]) -> Tensor:
+    """Images (..., n_pixels) as (..., height, channels x width), each row's channels together."""
+    return x.unflatten(-1, tuple(image_shape)).transpose(-3, -2).flatten(-2)
+
+
+def from_matrix(x: Tensor, image_shape: Sequence[int]) -> Tensor:
+    """The inverse of ``to_matrix``."""
+    return x.unflatten(-1, (image_shape[0], image_shape[2])).transpose(-3, -2).flatten(-3)
+
+
+def _chosen(of_components: Tensor, index: Tensor) -> Tensor:
+    """(n_members, n, K, n_pixels) at (n_members, n)."""
+    at = index[:, :, None, None].expand(-1, -1, 1, of_components.shape[3])
+    return of_components.gather(2, at)[:, :, 0]
+
+
+def _apart(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows less what they have in common, and that along the unit vector in this direction."""
+    common = rows.mean(-1, keepdim=True)
+    return rows - common, common[..., 0] * math.sqrt(rows.shape[-1])
+
+
+def _row_norms(triangle: Triangle, precision: bool) -> Tensor:
+    """sqrt of the diagonal of F F^T, or of its inverse where F is of the precision matrix."""
+    dense = triangle.dense()
+    if precision:
+        unit = torch.eye(triangle.n, device=dense.device, dtype=dense.dtype)
+        dense = torch.linalg.solve_triangular(dense, unit, upper=False).mT
+    return dense.square().sum(-1).sqrt()
+
+
+def _times(matrix: Tensor, r: Tensor) -> Tensor:
+    """Matrices (n_members, n, K, p, q) times vectors (n_members, n, K, q); of one matrix an image, with any number of them."""
+    if matrix.shape[2] == 1:
+        return r @ matrix[:, :, 0].mT
+    return (matrix @ r[..., None])[..., 0]
+
+
+def _solve(matrix: Tensor, r: Tensor, *, upper: bool = False) -> Tensor:
+    """The inverse of triangular matrices times vectors, as ``_times``."""
+    if matrix.shape[2] == 1:
+        return torch.linalg.solve_triangular(matrix[:, :, 0], r.mT, upper=upper).mT
+    return torch.linalg.solve_triangular(matrix, r[..., None], upper=upper)[..., 0]

@@ -1,0 +1,445 @@
+"""FAE, MAE, IAF and PixelVAE against closed forms, and the quantities of the Fisher-Shannon plane."""
+
+import itertools
+import math
+
+import pytest
+import torch
+from torch.autograd.functional import jacobian
+
+from fishernet import contract
+from fishernet.families import family, matters, trial_config
+from fishernet.models.fisher_shannon import INFORMATION
+from fishernet.networks.stacked import Linear
+from fishernet.posteriors import LOG_2_PI, DiagonalGaussian, PrecisionGaussian
+from fishernet.training import ResidentImages, train_epoch
+
+CPU = torch.device("cpu")
+ONE = torch.ones(1, 1, 4, dtype=torch.float64)
+
+
+@pytest.fixture(autouse=True)
+def seed():
+    torch.manual_seed(0)
+
+
+def grown(shape=(1, 3, 3), dims=(2,), **values):
+    """An untrained stack in float64 with its weights shaken, so that no output is at its start."""
+    configs = [trial_config({**contract.SMALL, "hidden_width": 8, **values, "latent_dim": d}) for d in dims]
+    return family(configs[0].model).load()(configs, shape, 50).double()
+
+
+def noise_of(model, n, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    asked = [model.noise(d) for d in model.latent_dims]
+    made = {}
+    for name in asked[0]:
+        made[name] = torch.zeros(len(asked), n, max(own[name].width for own in asked), dtype=torch.float64)
+        for i, own in enumerate(asked):
+            draw = torch.rand if own[name].kind == "uniform" else torch.randn
+            made[name][i, :, : own[name].width] = draw(n, own[name].width, generator=generator, dtype=torch.float64)
+    return made
+
+
+def set_widths(model, log_variance):
+    """Make the posterior's ln s^2 the given one for every image."""
+    head = model.heads_of_encoder["log_variance"]
+    head.weight.data.zero_()
+    head.bias.data = torch.as_tensor(log_variance, dtype=torch.float64).expand(head.bias.shape).clone()
+
+
+# --- the plane
+
+
+def test_the_information_and_entropy_of_a_diagonal_posterior_are_those_that_its_draws_have():
+    """tr J = E|grad ln q|^2 and H = -E ln q of torch's own density; a factor of two is far outside of the error."""
+    log_variance = torch.tensor([[[0.1, 1.0, 4.0, 0.5]]], dtype=torch.float64).log()
+    q = DiagonalGaussian(torch.zeros_like(log_variance), log_variance, ONE)
+    known = torch.distributions.Normal(q.mean, torch.exp(0.5 * log_variance))
+    z = (q.mean + torch.exp(0.5 * log_variance) * torch.randn(200_000, 1, 4, dtype=torch.float64)).requires_grad_()
+    log_q = known.log_prob(z).sum(2)
+    squares = torch.autograd.grad(log_q.sum(), z)[0].square().sum(2)
+    for found, draws in ((q.fisher_information(), squares), (q.entropy(), -log_q.detach())):
+        error = 5 * draws.std().item() / len(z) ** 0.5
+        assert found.item() == pytest.approx(draws.mean().item(), abs=error)
+        assert found.item() != pytest.approx(2 * draws.mean().item(), abs=error)
+
+
+def plane(information, entropy, d):
+    """N J of mean information and mean entropy: exp(2 H/d)/(2 pi e) tr J."""
+    return math.exp(2 * entropy.mean().item() / d) / (2 * math.pi * math.e) * information.mean().item()
+
+
+def test_the_product_of_entropy_power_and_information_has_its_closed_forms():
+    """8.289 for variances 0.1, 1, 4; d where they are equal; the same for twice the widths; 5.05 per dimension of two images'."""
+
+    def of(rows):
+        variances = torch.tensor([rows], dtype=torch.float64)
+        own = torch.ones(1, 1, variances.shape[2], dtype=torch.float64)
+        q = DiagonalGaussian(torch.zeros_like(variances), variances.log(), own)
+        return plane(q.fisher_information(), q.entropy(), variances.shape[2])
+
+    assert of([[0.1, 1.0, 4.0]]) == pytest.approx(8.289, abs=5e-4)
+    assert of([[0.4, 4.0, 16.0]]) == pytest.approx(of([[0.1, 1.0, 4.0]]), rel=1e-12)
+    assert of([[0.3, 0.3, 0.3, 0.3]]) == pytest.approx(4, rel=1e-12)
+    assert of([[0.01] * 4, [1.0] * 4]) / 4 == pytest.approx(5.05, abs=1e-3)
+
+
+def test_a_precision_has_its_trace_as_information_and_what_pads_a_member_counts_for_nothing():
+    half = torch.randn(2, 5, 3, 7, dtype=torch.float64)
+    precision = half @ half.mT + torch.eye(3, dtype=torch.float64)
+    own = torch.tensor([[[1.0, 1.0, 0.0]], [[1.0, 1.0, 1.0]]], dtype=torch.float64)
+    q = PrecisionGaussian(torch.zeros(2, 5, 3, dtype=torch.float64), precision.to, own)
+    diagonal = precision.diagonal(dim1=2, dim2=3)
+    assert torch.allclose(q.fisher_information()[0], diagonal[0, :, :2].sum(1))
+    assert torch.allclose(q.fisher_information()[1], diagonal[1].sum(1))
+    d = DiagonalGaussian(q.mean, torch.zeros(2, 5, 3, dtype=torch.float64), own)
+    assert d.fisher_information()[:, 0].tolist() == [2, 3]
+    assert d.entropy()[:, 0].tolist() == pytest.approx([1 + LOG_2_PI, 1.5 * (1 + LOG_2_PI)])
+
+
+@pytest.mark.parametrize("model", ["VAE", "FisherNet", "FAE", "MAE", "IAF"])
+def test_every_model_with_a_posterior_reports_its_entropy_and_gaussians_their_information(model):
+    grow = grown(model=model, dims=(2, 3), noise_start=-2.0)
+    x, noise = torch.rand(2, 6, 9, dtype=torch.float64), noise_of(grow, 6)
+    terms = grow(x, noise).terms
+    q = grow.posterior(x)
+    if model == "IAF":
+        assert torch.allclose(terms["posterior_entropy"], -q.draw(noise).log_q)
+        assert "fisher_information" not in terms
+        return
+    for i, d in enumerate((2, 3)):
+        precision = torch.linalg.inv(q.covariance()[i, :, :d, :d])
+        assert torch.allclose(terms["fisher_information"][i], precision.diagonal(dim1=1, dim2=2).sum(1))
+        gaussian = torch.distributions.MultivariateNormal(
+            torch.zeros(6, d, dtype=torch.float64), precision_matrix=precision
+        )
+        assert torch.allclose(terms["posterior_entropy"][i], gaussian.entropy())
+
+
+# --- FAE
+
+
+def test_fae_of_weight_0_is_the_vae_bit_for_bit_alone_and_in_a_cohort(images, small):
+    for dims in ((3,), (2, 3)):
+        cohorts = [
+            contract.made([trial_config(model=model, latent_dim=d, **small | more) for d in dims], images)
+            for model, more in (("VAE", {}), ("FAE", {"fisher_weight": 0.0}))
+        ]
+        contract.history(cohorts[0], images)
+        contract.history(cohorts[1], images)
+        for name, tensor in cohorts[0].tensors().items():
+            assert torch.equal(tensor, cohorts[1].tensors()[name]), name
+
+
+def penalty(batch=1, **values):
+    """What FAE adds to the VAE's loss."""
+    model = grown(model="FAE", dims=(4,), **values)
+    x = torch.rand(1, batch, 9, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    noise = noise_of(model, batch)
+    q = model.posterior(x)
+    return (model(x, noise).loss - model.outcome(x, q, noise, None).loss).detach(), q, noise
+
+
+def test_on_one_image_the_trace_of_f_is_the_mean_of_f_over_d_at_d_times_the_weight():
+    trace, *_ = penalty(fisher_constraint="trace", fisher_target=20.0, fisher_weight=0.1)
+    mean, *_ = penalty(fisher_constraint="mean", fisher_target=5.0, fisher_weight=0.4)
+    assert torch.allclose(trace, mean, rtol=1e-6)  # buffers of float32 hold F and lambda
+
+
+def test_each_reading_of_the_constraint_is_its_formula():
+    for constraint in ("mean", "trace", "released-conv", "released-mlp"):
+        added, q, noise = penalty(7, fisher_constraint=constraint, fisher_target=3.0, fisher_weight=0.5)
+        v = q.log_variance.detach().exp()[0]
+        expected = {
+            "mean": 0.5 * ((1 / v).mean() - 3).abs().expand(7),
+            "trace": 0.5 * ((1 / v).sum(1) - 3).abs(),
+            "released-conv": 0.5
+            * ((noise.get("fisher", noise["eta"])[0] ** 2 / v).clamp(max=88).mean() - 3).abs().expand(7),
+            "released-mlp": (v.log() * torch.relu(1 - v)).mean().expand(7),
+        }[constraint]
+        assert torch.allclose(added[0], expected, rtol=1e-6), constraint
+
+
+@pytest.mark.parametrize(("variance", "reads"), [(0.05, 18.735), (0.01, 47.617), (math.exp(-6), 66.604)])
+def test_the_released_estimate_reads_what_its_clamp_leaves(variance, reads):
+    """E min(e^2, 88 v)/v, e standard normal: at a mean of 20 it reads 18.7; without the clamp 1/v."""
+    model = grown(model="FAE", dims=(100,), fisher_constraint="released-conv")
+    set_widths(model, math.log(variance))
+    n = 4000
+    q, noise = model.posterior(torch.rand(1, n, 9, dtype=torch.float64)), noise_of(model, n)
+    readings = model.reading(q, noise)
+    assert readings.mean().item() == pytest.approx(reads, abs=5 * readings.std().item() / n**0.5)
+    unclamped = (noise["fisher"].square() / variance).mean().item()
+    assert unclamped == pytest.approx(1 / variance, rel=5 * math.sqrt(2 / (100 * n)))
+
+
+@pytest.mark.parametrize(
+    ("target", "weight", "optima"),
+    [
+        (0.0, 0.1, [(1 + math.sqrt(1 + 0.8)) / 2]),
+        (20.0, 0.1, [1 / 20, (1 + math.sqrt(1 - 0.8)) / 2]),
+        (20.0, 0.02, [(1 + math.sqrt(1 - 0.16)) / 2]),  # below (F - 1)/(2 F^2), 0.024, the narrow basin is none
+        (20.0, 0.5, [1 / 20]),  # from 1/8 on there is but that one
+    ],
+)
+def test_an_unused_dimension_has_the_widths_of_its_closed_forms_as_its_only_optima(target, weight, optima):
+    """KL + lambda |1/s^2 - F| of one latent, over widths from 0.01 to 3 of so many images."""
+    model = grown(model="FAE", dims=(1,), fisher_constraint="trace", fisher_target=target, fisher_weight=weight)
+    log_variance = torch.linspace(math.log(0.01), math.log(3), 20_001, dtype=torch.float64).view(1, -1, 1)
+    q = DiagonalGaussian(torch.zeros_like(log_variance), log_variance, model.own)
+    loss = (model.prior.kl(q) + model.fisher_weight * (model.reading(q, {}) - model.fisher_target).abs())[0]
+    lowest = (loss[1:-1] < loss[:-2]) & (loss[1:-1] < loss[2:])
+    assert log_variance[0, 1:-1, 0][lowest].exp().tolist() == pytest.approx(optima, abs=1e-3)
+
+
+def test_the_decoders_term_is_the_information_of_its_noise_and_moves_it():
+    model = grown(model="FAE", likelihood="gaussian-learned", decoder_fisher_weight=0.25, decoder_fisher_target=4.0)
+    model.likelihood.xi.data.fill_(1.5)
+    assert model.decoder_penalty().item() == pytest.approx(0.25 * abs(9 * math.exp(-1.5) - 4), rel=1e-9)
+    model.decoder_penalty().sum().backward()
+    assert model.likelihood.xi.grad.item() == pytest.approx(0.25 * 9 * math.exp(-1.5), rel=1e-9)  # below F: -(d/dxi)
+    plain, penalised = (
+        grown(model="FAE", likelihood="gaussian-learned", decoder_fisher_weight=w)(
+            torch.full((1, 3, 9), 0.5, dtype=torch.float64), {"eta": torch.zeros(1, 3, 2, dtype=torch.float64)}
+        ).loss
+        for w in (0.0, 1.0)
+    )
+    assert torch.allclose(penalised - plain, torch.full_like(plain, 9.0))
+
+
+def test_a_cohort_over_f_trains_each_as_alone(images, small):
+    configs = [trial_config(model="FAE", latent_dim=3, fisher_target=f, **small) for f in (0.0, 20.0)]
+    together = contract.made(configs, images, dtype=torch.float64)
+    resident = ResidentImages.of(images.train, CPU, torch.float64)
+    losses = train_epoch(together, resident)
+    for i, config in enumerate(configs):
+        alone = contract.made([config], images, dtype=torch.float64)
+        assert torch.allclose(losses[:, i], train_epoch(alone, resident)[:, 0], rtol=1e-9)
+    assert [c.variant for c in configs] == ["FAE F=0", "FAE"]
+    assert not matters("fisher_target", {**configs[0].to_dict(), "fisher_constraint": "released-mlp"})
+
+
+# --- MAE
+
+
+def linear_gaussian(sd=0.5, d=2, k=9):
+    """MAE whose decoder is x = W z + noise of unit variance: W scaled, so that the signal counts."""
+    model = grown(model="MAE", likelihood="gaussian", decoder_output="linear", hidden_layers=0, dims=(d,))
+    model.decoder.layers[0].weight.data = torch.randn(1, d, k, generator=torch.Generator().manual_seed(1)).double() / sd
+    return model
+
+
+def test_the_bound_on_the_information_is_tight_for_the_exact_reader_and_lower_by_the_divergence_of_a_diagonal_one():
+    """I = ln det(1 + W W^T)/2 of a linear Gaussian decoder; the reader's mean is A x + b, its covariance S = (1 + W W^T)^-1."""
+    model = linear_gaussian()
+    w = model.decoder.layers[0].weight.detach()[0]
+    bias = model.decoder.layers[0].bias.detach()[0]
+    precision = torch.eye(2, dtype=torch.float64) + w @ w.T
+    exact = 0.5 * torch.logdet(precision).item()
+    gain = torch.linalg.solve(precision, w)  # S W, (2, 9)
+    variances = 1 / precision.diagonal()  # the best diagonal reader at these means has the precision's diagonal
+    model.reader.mean.weight.data = gain.T[None].clone()
+    model.reader.mean.bias.data = -(gain @ bias)[None]
+    model.reader.log_variance.weight.data.zero_()
+    model.reader.log_variance.bias.data = variances.log()[None]
+    n = 200_000
+    z, image = model.imagined(noise_of(model, n))
+    information = (1 + LOG_2_PI) + model.log_reading(z, image, held=True).detach()
+    covariance = torch.linalg.inv(precision)
+    scatter = (covariance.diagonal() / variances).sum().item()
+    divergence = 0.5 * (scatter - 2 + variances.log().sum().item() + torch.logdet(precision).item())
+    error = 5 * information.std().item() / n**0.5
+    assert information.mean().item() == pytest.approx(exact - divergence, abs=error)
+    assert divergence > 2 * error  # so that the exact value would be told from it
+    joint = torch.distributions.MultivariateNormal(torch.zeros(2, dtype=torch.float64), covariance)
+    residual = z[0] - (image[0] - bias) @ gain.T
+    tight = (1 + LOG_2_PI) + joint.log_prob(residual)
+    assert tight.mean().item() == pytest.approx(exact, abs=5 * tight.std().item() / n**0.5)
+
+
+@pytest.mark.parametrize("target", [0.0, 50.0])
+def test_the_reader_ascends_its_bound_whether_the_information_is_to_rise_or_to_fall(target, images, small):
+    cohort = contract.made([trial_config(model="MAE", latent_dim=3, information_target=target, **small)], images)
+    model = cohort.model
+    x = ResidentImages.of(images.train, CPU).take(torch.arange(96)[None])
+    noise = cohort.draw_noise(cohort.streams("noise", 1), 96)
+    player, loss = next(model.updates(x, noise))
+    assert player == INFORMATION
+    z, image = model.imagined(noise)
+    reader = list(model.reader.parameters())
+    found = torch.autograd.grad(loss.mean(), reader)
+    expected = torch.autograd.grad(-model.log_reading(z, image.detach(), held=False).mean(), reader)
+    for a, b in zip(found, expected, strict=True):
+        assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
+    assert {name.split(".")[0] for name, _ in model.named_parameters() if model.player_of(name)} == {"reader"}
+
+
+def test_the_term_moves_the_decoder_and_neither_encoder_nor_reader():
+    model = grown(model="MAE", information_weight=2.0)
+    x, noise = torch.rand(1, 5, 9, dtype=torch.float64), noise_of(model, 5)
+    with_term = model(x, noise).loss
+    plain = with_term - model.batch_penalty(model(x, noise).terms["information"].mean(1, keepdim=True))
+    assert torch.allclose(plain, super(type(model), model).forward(x, noise).loss)
+    term = (with_term - super(type(model), model).forward(x, noise).loss).sum()
+    named = dict(model.named_parameters())
+    gradients = torch.autograd.grad(term, list(named.values()), allow_unused=True)
+    moved = {
+        name.split(".")[0] for name, g in zip(named, gradients, strict=True) if g is not None and g.abs().max() > 1e-12
+    }
+    assert moved == {"decoder"}
+
+
+def test_straight_through_images_are_black_and_white_with_the_gradient_of_the_mean():
+    model = grown(model="MAE")
+    z, image = model.imagined(noise_of(model, 4000))
+    f = model.likelihood.mean(model.decode(z))
+    assert torch.allclose(image, image.round(), atol=1e-12)
+    error = 5 * (f * (1 - f)).sum().sqrt().item()
+    assert abs((image - f).sum().item()) < error
+    weight = model.decoder.layers[0].weight
+    assert torch.allclose(*(torch.autograd.grad(t.sum(), weight, retain_graph=True)[0] for t in (image, f)))
+
+
+def test_of_the_mean_image_the_bound_has_no_limit():
+    """A reader that is exact up to a width w reads -ln w more for each latent, without end; of draws it does not."""
+    model = linear_gaussian()
+    w = model.decoder.layers[0].weight.detach()[0]
+    model.reader.mean.weight.data = torch.linalg.pinv(w)[None].clone()
+    model.reader.mean.bias.data = -(model.decoder.layers[0].bias.detach() @ torch.linalg.pinv(w))
+    model.reader.log_variance.weight.data.zero_()
+    noise = noise_of(model, 200)
+    found = {}
+    for log_variance in (-10.0, -20.0):
+        model.reader.log_variance.bias.data.fill_(log_variance)
+        for sampled in (True, False):
+            z, image = model.imagined(noise if sampled else {"prior": noise["prior"]})
+            found[sampled, log_variance] = model.log_reading(z, image, held=True).mean().item()
+    assert found[False, -20.0] - found[False, -10.0] == pytest.approx(10, abs=1e-3)
+    assert found[True, -20.0] < found[True, -10.0] < 0
+
+
+# --- IAF
+
+
+def shaken(model, scale=1.0, seed=3):
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for layer in model.modules():
+            if isinstance(layer, Linear):
+                for i, shape in enumerate(layer.shapes):
+                    layer.weight[i, : shape[0], : shape[1]] += scale * torch.randn(shape, generator=generator).double()
+    return model
+
+
+def test_a_steps_jacobian_is_triangular_in_its_own_order_and_its_log_determinant_is_the_sum_it_says():
+    model = shaken(grown(model="IAF", dims=(4, 6), flow_width=30, flow_steps=3, activation="softplus"), 0.3)
+    context = torch.randn(2, 1, 30, dtype=torch.float64)
+    for k, step in enumerate(model.steps):
+        z = torch.randn(2, 1, 6, dtype=torch.float64) * model.own
+        own = jacobian(lambda z, step=step: step(z, context, model.own)[0].flatten(), z).view(12, 12)
+        said = step(z, context, model.own)[1]
+        for i, d in enumerate((4, 6)):
+            block = own[6 * i : 6 * i + d, 6 * i : 6 * i + d]
+            triangular = block.triu(1) if k % 2 == 0 else block.tril(-1)
+            assert triangular.abs().max() == 0
+            assert (block - triangular).abs().count_nonzero() == d * (d + 1) / 2  # and nothing else is hidden
+            assert torch.linalg.slogdet(block).logabsdet.item() == pytest.approx(said[i, 0].item(), abs=1e-10)
+        assert own[:6, 6:].abs().max() == 0
+
+
+def test_every_latents_step_depends_on_the_image():
+    model = shaken(grown(model="IAF", dims=(3,), flow_width=12, activation="softplus"), 0.3)
+    z, context = torch.randn(1, 1, 3, dtype=torch.float64), torch.randn(1, 1, 12, dtype=torch.float64)
+    for step in model.steps:
+        own = jacobian(lambda c, step=step: step(z, c, model.own)[0][0, 0], context)[:, 0, 0]
+        assert (own.abs().sum(1) > 1e-6).all()
+
+
+def test_the_density_of_a_flow_is_that_of_its_draws_and_integrates_to_one():
+    """By inverting it on a grid: d = 2, and the base within 9 standard deviations."""
+    model = shaken(grown(model="IAF", dims=(2,), flow_width=10), 0.3)
+    q = model.posterior(torch.rand(1, 1, 9, dtype=torch.float64))
+    eta = torch.linspace(-9, 9, 601, dtype=torch.float64)
+    grid = torch.cartesian_prod(eta, eta)[None]
+    log_q = q.draw({"eta": grid}).log_q
+    # The volume that a cell of the base fills: |det dz/deta| by differences, without the flow's own log-determinant.
+    h = 1e-5
+    columns = [
+        (q.draw({"eta": grid + h * e})[0] - q.draw({"eta": grid - h * e})[0]) / (2 * h) for e in torch.eye(2).double()
+    ]
+    volume = torch.linalg.det(torch.stack(columns, dim=-1)).abs() * (eta[1] - eta[0]) ** 2
+    assert (log_q.exp() * volume).sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def test_a_flow_that_is_the_identity_has_the_vaes_loss_with_the_divergence_at_its_draw():
+    model, vae = grown(model="IAF"), grown(model="VAE")
+    for step in model.steps:
+        step.gate.bias.data.fill_(40.0)  # keeps all of z
+        step.gate.weight.data.zero_()
+    x, noise = torch.rand(1, 6, 9, dtype=torch.float64), noise_of(vae, 6)
+    ours, theirs = model(x, noise), vae(x, noise)
+    q = vae.posterior(x)
+    z, log_q = q.draw(noise)
+    assert torch.allclose(ours.terms["log_likelihood"], theirs.terms["log_likelihood"], rtol=1e-9)
+    assert torch.allclose(ours.terms["kl"], log_q - vae.prior.log_prob(z), rtol=1e-9)
+    assert torch.allclose(ours.mean, theirs.mean)
+
+
+# --- PixelVAE
+
+
+@pytest.mark.parametrize("mask", ["image", "released"])
+def test_a_pixel_sees_the_pixels_before_it_alone_and_with_the_whole_map_all_of_z(mask):
+    model = grown(model="PixelVAE", shape=(2, 4, 3), pixel_layers=4, pixel_channels=6, pixel_mask=mask).eval()
+    x, z = torch.rand(1, 1, 24, dtype=torch.float64), torch.randn(1, 1, 2, dtype=torch.float64)
+    latents = model.decode(z)
+    of_image = jacobian(lambda x: model.pixel_outputs(x, latents)[0, 0], x)[:, 0, 0].view(2, 12, 2, 12)
+    seen = of_image.abs().amax((0, 2)) > 0
+    assert seen.triu().sum() == 0  # neither itself nor what follows
+    left, far_back, above_to_the_right = seen[5, 4], seen[11, 0], seen[4, 2]
+    assert torch.stack([left, far_back, above_to_the_right]).all()
+    of_map = jacobian(lambda m: model.pixel_outputs(x, m)[0, 0], latents.relu() + 0.1)[:, 0, 0].view(2, 12, 2, 12)
+    assert bool((of_map.abs().amax((0, 2))[0] > 0).any()) == (mask == "image")
+
+
+def test_the_probabilities_of_all_images_sum_to_one():
+    """512 images of 3 x 3 pixels, each scored in one pass."""
+    model = grown(model="PixelVAE", pixel_layers=3, pixel_channels=5).eval()
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=9)), dtype=torch.float64)[None]
+    z = torch.randn(1, 1, 2, dtype=torch.float64).expand(1, 512, 2)
+    assert model.log_likelihood(every, z)[0].exp().sum().item() == pytest.approx(1, abs=1e-10)
+
+
+def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel():
+    """Given what it made itself, teacher-forced, it is the same: each pixel was told the rounded ones before it."""
+    model = grown(model="PixelVAE", pixel_layers=2, pixel_channels=5).eval()
+    z = torch.randn(1, 4, 2, dtype=torch.float64)
+    f = model.reconstruct(z)
+    assert torch.allclose(model.reconstruction(f.round(), z), f, atol=1e-12)
+
+
+def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():
+    from fishernet.models.pixel_vae import Norm
+
+    ours, theirs = Norm(2, 3), torch.nn.BatchNorm2d(3)
+    x = torch.randn(5, 3, 4, 4)
+    for _ in range(3):
+        assert torch.allclose(ours(x, 1), theirs(x), atol=1e-6)
+    ours.eval(), theirs.eval()
+    assert torch.allclose(ours(x, 1), theirs(x), atol=1e-6)
+    assert ours.running_mean[0].count_nonzero() == 0
+
+
+@pytest.mark.parametrize(
+    ("values", "parts"),
+    [
+        ({"model": "FAE", "decoder_fisher_weight": 1.0}, ["decoder_fisher_weight 1", "gaussian-learned", "bernoulli"]),
+        ({"model": "FAE", "fisher_target": -1.0}, ["fisher_target", "at least 0", "-1.0"]),
+        ({"model": "PixelVAE", "pixel_layers": 0}, ["pixel_layers", "from 1 to 100"]),
+    ],
+)
+def test_what_a_model_cannot_do_is_refused_in_a_sentence(values, parts):
+    with pytest.raises(ValueError, match=r".") as error:
+        trial_config(values)
+    assert all(part in str(error.value) for part in parts), str(error.value)
