@@ -1,8 +1,10 @@
 """What an analysis shows: pictures and tables with their captions, written to files and to the terminal."""
 
+from __future__ import annotations
+
 import tempfile
 import textwrap
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,14 @@ class Absent:
 Exhibit = Picture | Table | Absent
 
 
+def annotated(exhibit: Exhibit, number: str, sentence: str) -> Exhibit:
+    """The exhibit under its number in a paper, such as ``Figure 4``, ending with what the paper's shows."""
+    title = f"{number}. {exhibit.title}" if number else exhibit.title
+    if isinstance(exhibit, Absent):
+        return replace(exhibit, title=title)
+    return replace(exhibit, title=title, caption=f"{exhibit.caption} {sentence}".strip())
+
+
 def write(exhibit: Exhibit, folder: Path) -> list[Path]:
     """Its files in ``folder``: PNG, PDF (and CSV) of a picture; CSV and LaTeX of a table; nothing of what is absent.
 
@@ -79,7 +89,11 @@ def as_text(exhibit: Exhibit) -> str:
 def _rows_as_text(shown: pd.DataFrame) -> str:
     """Aligned columns; where a cell is prose, a paragraph for each row instead."""
     if shown.astype(str).map(len).max().max() <= WIDTH / 2:
-        return shown.to_string(index=False)
+        text = shown.to_string(index=False)
+        head, n_columns = str(shown.columns[0]), len(shown.columns)
+        if text.find("\n") <= WIDTH or len(shown) >= n_columns or not shown[head].is_unique:
+            return text
+        return shown.set_index(head).T.rename_axis(columns=None).to_string()  # as many rows as it had columns
     texts = shown.astype(str)
     short = [name for name in texts.columns if texts[name].map(len).max() <= PROSE]
     paragraphs = []

@@ -4,6 +4,8 @@ The sweep's driver writes one experiment per sweep: a parent run, which holds th
 TrialConfig. This module only reads. Types come back through TrialConfig, as MLflow keeps parameters as text.
 """
 
+from __future__ import annotations
+
 import difflib
 import math
 import os
@@ -19,6 +21,7 @@ from typing import Any
 
 import pandas as pd
 
+from analysis.errors import AnalysisError as AnalysisError
 from fishernet import commands
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
@@ -28,10 +31,6 @@ from fishernet.services import mlflow_store, schema
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
-
-
-class AnalysisError(RuntimeError):
-    """What was asked for cannot be drawn; the message is a sentence for whoever typed the command."""
 
 
 @dataclass(frozen=True)
@@ -135,7 +134,7 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
     """One row per trial config that has been started, whatever became of it.
 
     Columns: every field of the runs' configs in its own type, missing where a model has no such field; ``config``, the
-    TrialConfig itself; ``variant``, the label of its line; ``run_id``;
+    TrialConfig itself; ``variant``, the label of its line; ``choices``, what sets that line apart, by field; ``run_id``;
     ``status`` and ``reason`` (of a failure, else empty); ``n_epochs``, the last epoch recorded; ``n_runs``,
     how many runs there are of this config; ``scores``, what its tags fishernet.scores.GROUP say of the scores of each
     group; and the last value of every metric under the metric's name.
@@ -166,6 +165,7 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
             | {
                 "config": config,
                 "variant": config.variant,
+                "choices": config.choices,
                 "run_id": run.info.run_id,
                 "status": run.info.status,
                 "reason": run.data.tags.get(schema.REASON, ""),
@@ -175,13 +175,13 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
             }
         )
     own = [name for name in all_fields() if name in TrialConfig.names() or any(name in row for row in rows)]
-    names = [*own, "config", "variant", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
+    names = [*own, "config", "variant", "choices", "run_id", "status", "reason", "n_epochs", "n_runs", "scores"]
     metrics = sorted({name for row in rows for name in row} - set(names))
     runs = pd.DataFrame(rows, columns=[*names, *metrics])
     # A field that not every model has is missing in the others' rows, which int has no number for.
     whole = {name: all_fields()[name].type for name in own if runs[name].notna().all()}
     runs = runs.astype(whole | {"n_epochs": int, "n_runs": int})
-    runs["variant"] = _tell_apart(runs)
+    runs["variant"], runs["choices"] = _tell_apart(runs)
     return in_order(runs)
 
 
@@ -336,7 +336,7 @@ def _capital(error: Exception) -> str:
     return str(error)[:1].upper() + str(error)[1:]
 
 
-def _state(run: "pd.Series[Any]") -> str:
+def _state(run: pd.Series[Any]) -> str:
     """What became of a run that has not finished: ``failed: out of memory``, ``running at epoch 7 of 50``."""
     if run["status"] == "SCHEDULED":
         return "never started"
@@ -345,9 +345,9 @@ def _state(run: "pd.Series[Any]") -> str:
     return f"{run['status'].lower()} at epoch {run['n_epochs']} of {run['epochs']}"
 
 
-def _tell_apart(runs: pd.DataFrame) -> "pd.Series[str]":
-    """Each run's variant, with what else differs within that variant: a mean is taken over seeds alone."""
-    labels = runs["variant"].copy()
+def _tell_apart(runs: pd.DataFrame) -> tuple[pd.Series[str], pd.Series[Any]]:
+    """Each run's variant and choices, with what else differs within that variant: a mean is taken over seeds alone."""
+    labels, choices = runs["variant"].copy(), runs["choices"].map(dict)
     for _, of_variant in runs.groupby("variant"):
         # A named setting may be another at each latent dim, as a search's best one is.
         named = of_variant["setting"].nunique() == 1 and of_variant["setting"].iat[0]
@@ -355,4 +355,6 @@ def _tell_apart(runs: pd.DataFrame) -> "pd.Series[str]":
             for name in config_columns(runs):
                 if name not in ("latent_dim", "seed") and group[name].nunique() > 1:
                     labels[group.index] += f" {name}=" + group[name].astype(str)
-    return labels
+                    for i in group.index:
+                        choices[i][name] = group[name][i]
+    return labels, choices

@@ -1,5 +1,7 @@
 """What an analysis shows as one HTML page that holds everything itself: it opens from a folder, offline, and prints."""
 
+from __future__ import annotations
+
 import base64
 import hashlib
 import re

@@ -1,11 +1,15 @@
 """Parts of a page or of a sweep's end, each by itself: one that cannot be had takes no other along, whatever it raises."""
 
+from __future__ import annotations
+
 import sys
 import traceback
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+
+from analysis.errors import AnalysisError
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -18,7 +22,7 @@ class Part(NamedTuple):
 
     stem: str
     title: str
-    make: "Callable[[], Exhibit | Iterable[Exhibit | Part]]"
+    make: Callable[[], Exhibit | Iterable[Exhibit | Part]]
 
 
 class Failures:
@@ -30,13 +34,16 @@ class Failures:
     def __init__(self, folder: Path | None = None, *, passing: tuple[type[Exception], ...] = ()) -> None:
         self.folder, self.passing, self.n = folder, passing, 0
 
+    @property
+    def status(self) -> int:
+        """The exit status: 1 where a part failed."""
+        return int(self.n > 0)
+
     @contextmanager
     def part(
         self, stem: str, say: Callable[[str], object], *, passing: tuple[type[Exception], ...] | None = None
     ) -> Iterator[None]:
         """Run the block; where it raises, ``say`` gets a sentence on why. An AnalysisError is foreseen, and its own sentence."""
-        from analysis.frame import AnalysisError
-
         try:
             yield
         except Exception as error:  # KeyboardInterrupt is none
@@ -50,11 +57,9 @@ class Failures:
             text = " ".join(str(cause).split())[:300]
             say(f"{type(cause).__name__}{f': {text}' if text else ''}; {self._keep(stem)}.")
 
-    def exhibits(
-        self, stem: str, title: str, make: "Callable[[], Exhibit | Iterable[Exhibit | Part]]"
-    ) -> "list[Exhibit]":
+    def exhibits(self, stem: str, title: str, make: Callable[[], Exhibit | Iterable[Exhibit | Part]]) -> list[Exhibit]:
         """What ``make`` gives, each Part by itself; where one cannot be had, the reason in its place."""
-        from analysis.exhibits import Absent
+        from analysis.exhibits import Absent  # pandas and matplotlib, which a driver does without until it draws
 
         made: list[Exhibit] = []
         with self.part(stem, lambda why: made.append(Absent(stem, title, why))):
@@ -77,7 +82,7 @@ class Failures:
         return "the traceback is on standard error"
 
 
-def all_of(parts: "Iterable[Exhibit | Part]") -> "Iterator[Exhibit]":
+def all_of(parts: Iterable[Exhibit | Part]) -> Iterator[Exhibit]:
     """Every exhibit of the parts; raises what they raise."""
     for item in parts:
         if not isinstance(item, Part):

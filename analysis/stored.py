@@ -1,12 +1,18 @@
-"""A sweep with what its runs stored: weights as models, latent means, and the images they were trained on."""
+"""A sweep with what its runs stored: weights as models, latent means, and the images they were trained on.
+
+Without torch until one of its models or images is asked for.
+"""
+
+from __future__ import annotations
 
 import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from zipfile import BadZipFile
 
 import numpy as np
@@ -14,20 +20,21 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.papers import PAPERS, Paper, of_sweep, published
 from analysis.parts import Failures
 from fishernet.config import TrialConfig
-from fishernet.data import DATASETS, DataError, ImageData
-from fishernet.data.loading import images_of
-from fishernet.families import all_fields, trial_config
-from fishernet.models.base import Autoencoder
+from fishernet.data import DATASETS, DataError
+from fishernet.families import FAMILIES, trial_config
 from fishernet.services import mlflow_store
-from fishernet.trained import Array as Array
-from fishernet.trained import ModelError, load_weights
-from fishernet.trained import decode as decode
-from fishernet.trained import posterior_covariances as posterior_covariances
-from fishernet.trained import posterior_means as posterior_means
+from fishernet.services.schema import PAPER
 
-SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # Figure 6
+if TYPE_CHECKING:
+    from fishernet.data import ImageData
+    from fishernet.models.base import Autoencoder
+
+Array = npt.NDArray[np.float32]
+
+SHOE_CLASSES = ("Sandal", "Sneaker", "Ankle boot")  # of Fashion-MNIST: classes that models confuse
 # What np.load makes of a damaged .npz; the last three are zipfile's, of damage to different parts of the file.
 DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zlib.error)
 
@@ -35,13 +42,18 @@ DAMAGED = (KeyError, ValueError, OSError, EOFError, RuntimeError, BadZipFile, zl
 class StoredSweep:
     """A sweep's finished runs; whatever is costly is fetched when first asked for, and then kept.
 
-    ``seed`` chooses the run that pictures show where several seeds were trained; without it the lowest.
+    ``seed`` chooses the run that pictures show where several seeds were trained; without it the lowest. ``paper`` is the key of
+    the one that the sweep is held against, or none; without it the one that the sweep is about.
     """
 
     failures: Failures  # of what is made of it; a page has its own
 
-    def __init__(self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None) -> None:
+    def __init__(
+        self, sweep: Sweep, *, data_dir: str | None = None, seed: int | None = None, paper: str | None = None
+    ) -> None:
         self.failures = Failures()
+        self._paper = paper
+        self.reasons: dict[str, str] = {}  # group of scores -> why the runs have none, where that is known
         self.sweep, self.data_dir, self.seed = sweep, data_dir, seed
         self._models: dict[str, Autoencoder] = {}
         self._files: dict[tuple[str, str], Path] = {}
@@ -53,6 +65,19 @@ class StoredSweep:
     def all_runs(self) -> pd.DataFrame:
         """Every run that was started, as ``frame.load_runs`` gives them."""
         return load_runs(self.sweep)
+
+    @cached_property
+    def paper(self) -> Paper | None:
+        """The paper that the sweep is held against, if any."""
+        if self._paper is not None:
+            return PAPERS.get(self._paper)
+        configs = self.sweep.configs
+        return of_sweep(self.sweep.tags.get(PAPER, ""), configs[0].dataset, {config.model for config in configs})
+
+    @cached_property
+    def published(self) -> dict[str, pd.DataFrame]:
+        """Stem of an exhibit -> the numbers that the paper publishes on the sweep's images."""
+        return published.tables(self.paper, self.sweep.configs[0].dataset)
 
     def reload(self) -> None:
         """Read the runs again, after scores were logged to them."""
@@ -78,6 +103,8 @@ class StoredSweep:
     @cached_property
     def images(self) -> ImageData:
         """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
+        from fishernet.data.loading import images_of  # torch, which a sweep's numbers do without
+
         config = self.sweep.configs[0]
         try:
             data = images_of(config, self.data_dir)
@@ -126,9 +153,24 @@ class StoredSweep:
             )
         return chosen.iloc[0]
 
-    def command_for(self, variants: Sequence[str], dims: Sequence[int]) -> str:
-        """The sentence that says which command trains these."""
-        models = list(dict.fromkeys(flag for variant in variants if (flag := model_flag(variant))))
+    @cached_property
+    def lines(self) -> dict[str, TrialConfig]:
+        """A config of each line by its label, of those planned and those trained."""
+        trained = self.all_runs.drop_duplicates("variant")
+        return {c.variant: c for c in self.sweep.configs} | dict(
+            zip(trained["variant"], trained["config"], strict=True)
+        )
+
+    def command_for(self, variants: Sequence[str], dims: Sequence[int], also: Iterable[TrialConfig] = ()) -> str:
+        """The sentence that says which command trains these; ``also``: lines that the sweep may not have.
+
+        Any line may be a model's usual form. One that nobody knows has settings that only a plan file lists.
+        """
+        usual = {config.variant: config for config in map(usual_form, FAMILIES)}
+        known = usual | {config.variant: config for config in also} | self.lines
+        apart = dict(zip(self.all_runs["variant"], self.all_runs["choices"], strict=True))
+        flags = (model_flag(known[v], apart.get(v)) for v in variants if v in known)
+        models = list(dict.fromkeys(filter(None, flags)))
         listed = ",".join(str(d) for d in dims)
         if not models:
             command = self.sweep.driver_command("--name", "--plan", "FILE")
@@ -158,6 +200,8 @@ class StoredSweep:
 
     def model(self, run: pd.Series) -> Autoencoder:
         """The run's trained model, a stack of one, on the CPU; raises AnalysisError for weights missing or of another shape."""
+        from fishernet.trained import ModelError, load_weights  # torch
+
         run_id = str(run["run_id"])
         if run_id not in self._models:
             path = self.artifact(run, "weights.safetensors")
@@ -182,23 +226,23 @@ class StoredSweep:
         return means, labels
 
 
-def model_flag(variant: str) -> str:
-    """The variant as --models takes it: ``VAE gaussian-learned`` is ``VAE:likelihood=gaussian-learned``.
+def usual_form(model: str) -> TrialConfig:
+    """A config of the model's usual form."""
+    return trial_config(model=model)
 
-    Empty for a named setting such as ``VAE tuned``, whose values only a plan file lists.
+
+def model_flag(config: TrialConfig, choices: Mapping[str, Any] | None = None) -> str:
+    """A line as --models takes it, by default of the config's own choices: ``VAE:likelihood=gaussian-learned``.
+
+    Empty for a named setting, whose values only a plan file lists.
     """
-    model, *words = variant.split()
-    # No value is a choice of two fields, and what is no choice is written name=value already.
-    field_of = {choice: field.name for field in all_fields().values() for choice in field.metadata["choices"]}
-    pairs = (word.partition("=")[::2] if "=" in word else (field_of.get(word, word), word) for word in words)
-    settings = dict(pairs)
-    if "beta" in settings:  # as labels call it
-        settings["kl_weight"] = settings.pop("beta")
-    try:
-        trial_config({"model": model, **settings})
-    except (KeyError, ValueError):
+    if config.setting:
         return ""
-    return ":".join(filter(None, [model, ",".join(f"{name}={value}" for name, value in settings.items())]))
+    chosen = config.choices if choices is None else choices
+    pairs = (
+        f"{name}={value:.12g}" if isinstance(value, float) else f"{name}={value}" for name, value in chosen.items()
+    )
+    return ":".join(filter(None, [config.model, ",".join(pairs)]))
 
 
 def config_of(run: pd.Series) -> TrialConfig:

@@ -1,5 +1,7 @@
 """What the figures of every analysis share: a colour per model, a look per variant, bands, ticks, files."""
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
@@ -107,16 +109,10 @@ def _place(model: str) -> int:
     return [*FAMILIES].index(model) if model in FAMILIES else len(FAMILIES)
 
 
-def label(variant: str) -> str:
-    """The variant as legends write it; what a model without a prior lacks explains its place among the others."""
-    row = family(model_of(variant))
+def label(variant: str, model: str) -> str:
+    """The model's variant as legends write it; what sets a model apart explains its place among the others."""
+    row = family(model)
     return f"{variant} (sees the image)" if row.sees_image else variant if row.prior else f"{variant} (no sampling)"
-
-
-def model_of(variant: str) -> str:
-    """The model whose label a variant begins with."""
-    first = variant.partition(" ")[0]
-    return next((model for model in FAMILIES if model.rpartition(":")[2] == first), first)
 
 
 def line_with_band(axes: Axes, line: pd.DataFrame, x: str, look: Mapping[str, Any]) -> Line2D:

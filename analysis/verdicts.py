@@ -28,18 +28,21 @@ fewer where the truth is not at the limit of what is claimed.
 What remains of a gain is a ratio of two means, with Fieller's interval, and is asked at many latent dimensions: ``what_remains``.
 """
 
+from __future__ import annotations
+
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-# pandas and SciPy take seconds to import: functions do it, so that --help of a command answers at once.
-if TYPE_CHECKING:
-    import pandas as pd
+import numpy as np
+import pandas as pd
+from scipy import special, stats
 
-    from analysis.exhibits import Table
+from analysis.exhibits import Table
+from analysis.wording import listed
 
 Cell = tuple[str, int]  # variant and latent_dim
 Region = tuple[float, float]  # where a claim says that a mean lies
@@ -87,9 +90,9 @@ class Scope:
     """
 
     epochs: int = 0
-    apart: Callable[["pd.DataFrame", str], Sequence[tuple[str, str]]] = lambda runs, held_out: ()
+    apart: Callable[[pd.DataFrame, str], Sequence[tuple[str, str]]] = lambda runs, held_out: ()
 
-    def and_apart(self, what: str) -> "Scope":
+    def and_apart(self, what: str) -> Scope:
         """The same, and all runs set apart by ``what``."""
         return replace(self, apart=lambda runs, held_out: [(what, ""), *self.apart(runs, held_out)])
 
@@ -102,11 +105,11 @@ class Evidence:
     ``frame.failed`` gives them. ``epoch`` is the one after which runs are compared, None for their last.
     """
 
-    runs: "pd.DataFrame"
-    history: "pd.DataFrame"
+    runs: pd.DataFrame
+    history: pd.DataFrame
     held_out: str = "test"
     notes: Sequence[str] = ()
-    failed: "pd.DataFrame | None" = None
+    failed: pd.DataFrame | None = None
     scope: Scope = Scope()
     epoch: int | None = None
 
@@ -114,7 +117,7 @@ class Evidence:
         """The column of that score on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
 
-    def at_epoch(self, epoch: int) -> tuple["Evidence", str]:
+    def at_epoch(self, epoch: int) -> tuple[Evidence, str]:
         """The runs as they stood after that epoch, and the column of their MSE then, NaN where it was not recorded."""
         metric = f"{self.score('mse')} at epoch {epoch}"
         then = self.history[(self.history["epoch"] == epoch) & (self.history["metric"] == self.score("mse"))]
@@ -128,7 +131,7 @@ class Evidence:
 
 
 @dataclass(frozen=True)
-class Part:
+class Comparison:
     """One comparison: a number per seed, and where the claim says that their mean lies.
 
     With ``of`` it is the ratio of the two means, values over ``of``, seed by seed in the same order. ``denied`` is where the
@@ -229,7 +232,7 @@ class Part:
         return f"{self.name}: {_fixed(mean, digits)}{unit}{interval}, {seeds}"
 
 
-def conclude(parts: Sequence[Part]) -> str:
+def conclude(parts: Sequence[Comparison]) -> str:
     """The verdict on a claim that says all of these: of their words the first in the order of ``PRECEDENCE``."""
     words = {part.verdict for part in parts}
     return next((word for word in PRECEDENCE if word in words), UNDECIDED)
@@ -239,9 +242,9 @@ def conclude(parts: Sequence[Part]) -> str:
 class Finding:
     """What the runs say of a claim. ``beside`` are comparisons of interest without a say in the verdict, by what they are."""
 
-    parts: Sequence[Part]
+    parts: Sequence[Comparison]
     verdict: str
-    beside: Mapping[str, Sequence[Part]] = field(default_factory=dict)
+    beside: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
     def text(self, command_for: Command) -> str:
@@ -292,17 +295,13 @@ class Claim:
 
 def table(
     title: str, claims: Sequence[Claim], evidence: Evidence, command_for: Command, remarks: Sequence[str] = ()
-) -> "Table":
+) -> Table:
     """All claims as a Table; ``command_for`` says which command trains variants at latent dimensions.
 
     ``data`` has a row per comparison: claim, verdict (of the claim), part, ``beside`` (empty, or what it was measured for beside
     the claim, without a say in its verdict), claimed (with its margin), mean, low, high (the 95% interval, empty below three
     seeds), n_seeds, interval (holds, contrary, reaches across, or empty), comparison (its own verdict), why.
     """
-    import pandas as pd
-
-    from analysis.exhibits import Table
-
     findings = {claim: claim.find(evidence) for claim in claims}
     shown = pd.DataFrame(
         [(c.id, c.paper, finding.text(command_for), finding.verdict) for c, finding in findings.items()],
@@ -326,19 +325,17 @@ def compare(
     name: str,
     evidence: Evidence,
     terms: Sequence[tuple[str, Cell]],
-    combine: Callable[..., "pd.Series[float]"],
+    combine: Callable[..., pd.Series[float]],
     claimed: Region,
-    of: Callable[..., "pd.Series[float]"] | None = None,
+    of: Callable[..., pd.Series[float]] | None = None,
     denied: Region | None = None,
-) -> Part:
+) -> Comparison:
     """One number per seed that has all terms: ``combine`` of the values of each (metric, cell), a series over seeds each.
 
-    With ``of``, of the same arguments, the ratio of both. Values that are not finite count as not there. The Part says what is
-    lacking where fewer than three seeds are left, what failed, and what sets its runs apart from those of the evidence's scope,
+    With ``of``, of the same arguments, the ratio of both. Values that are not finite count as not there. It says what is lacking
+    where fewer than three seeds are left, what failed, and what sets its runs apart from those of the evidence's scope,
     or where it has none those of its variants at other d.
     """
-    import pandas as pd
-
     runs = evidence.runs
     runs_of = {
         cell: runs[(runs["variant"] == cell[0]) & (runs["latent_dim"] == cell[1])].set_index("seed")
@@ -365,7 +362,7 @@ def compare(
         )
         lacking = few if few or unscored else tuple(runs_of)  # runs enough, but of seeds that do not pair
     used = pd.concat([of_cell[of_cell.index.isin(values.index)] for of_cell in runs_of.values()])
-    return Part(
+    return Comparison(
         name,
         claimed,
         tuple(values),
@@ -380,12 +377,12 @@ def compare(
     )
 
 
-def difference(evidence: Evidence, metric: str, a: Cell, b: Cell, claimed: Region, what: str = "") -> Part:
+def difference(evidence: Evidence, metric: str, a: Cell, b: Cell, claimed: Region, what: str = "") -> Comparison:
     """The metric of a less that of b, seed by seed; ``what`` ends the name."""
     return compare(f"{_difference_name(a, b)}{what}", evidence, [(metric, a), (metric, b)], lambda x, y: x - y, claimed)
 
 
-def share(evidence: Evidence, metric: str, gain: tuple[Cell, Cell], rest: tuple[Cell, Cell], d: int) -> Part:
+def share(evidence: Evidence, metric: str, gain: tuple[Cell, Cell], rest: tuple[Cell, Cell], d: int) -> Comparison:
     """What share of a gain is left: the mean difference ``rest`` over the mean difference ``gain``, each a less b."""
     return compare(
         f"share of the gain, d = {d}",
@@ -398,7 +395,7 @@ def share(evidence: Evidence, metric: str, gain: tuple[Cell, Cell], rest: tuple[
     )
 
 
-def what_remains(shares: Mapping[int, Part]) -> tuple[str, list[str]]:
+def what_remains(shares: Mapping[int, Comparison]) -> tuple[str, list[str]]:
     """What remains of a gain, from its share at each latent dimension, and a sentence for each answer that some of them give.
 
     It remains where the share's whole interval lies above one half at every d, and does not where it lies below a quarter
@@ -416,7 +413,7 @@ def what_remains(shares: Mapping[int, Part]) -> tuple[str, list[str]]:
     kept = holm({d: _chance(share, lambda r, g: r - KEPT_SHARE * g) for d, share in shares.items()})
     lost = holm({d: _chance(share, lambda r, g: LOST_SHARE * g - r) for d, share in shares.items()})
     notes = [
-        f"{what} at d = {_listed(dims)}, by Holm's correction over {len(shares)} latent dimensions"
+        f"{what} at d = {listed(dims)}, by Holm's correction over {len(shares)} latent dimensions"
         for what, dims in (("Remains", kept), ("Does not remain", lost))
         if dims
     ]
@@ -466,12 +463,10 @@ def by_what(pairs: Iterable[tuple[str, str]]) -> list[str]:
 @cache
 def student(n: int) -> float:
     """The two-sided 95% quantile of Student's t for n values."""
-    from scipy import stats
-
     return float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1))
 
 
-def _chance(share: Part, excess: Callable[[float, float], float]) -> float:
+def _chance(share: Comparison, excess: Callable[[float, float], float]) -> float:
     """p of the one-sided test that ``excess`` of (rest, gain) and the gain are both above 0 in the mean."""
     excesses = [excess(r, g) for r, g in zip(share.values, share.of, strict=True)]
     return max(_chance_above_0(share.of), _chance_above_0(excesses))
@@ -479,8 +474,6 @@ def _chance(share: Part, excess: Callable[[float, float], float]) -> float:
 
 def _chance_above_0(values: Sequence[float]) -> float:
     """p of the one-sided t test that the mean is above 0; 1 below three seeds."""
-    from scipy import special
-
     n = len(values)
     if n < LEAST_SEEDS:
         return 1.0
@@ -499,14 +492,12 @@ def _covariance(a: Sequence[float], b: Sequence[float]) -> float:
     return sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (len(a) - 1)
 
 
-def _finite(values: "pd.Series[Any]") -> "pd.Series[float]":
-    import numpy as np
-
+def _finite(values: pd.Series[Any]) -> pd.Series[float]:
     values = values.astype(float)
     return values[np.isfinite(values)]
 
 
-def _short(runs: "pd.DataFrame", epochs_asked: int) -> tuple[tuple[str, int, int], ...]:
+def _short(runs: pd.DataFrame, epochs_asked: int) -> tuple[tuple[str, int, int], ...]:
     """The variants among the runs that were trained for fewer epochs, with how many."""
     few = runs[runs["epochs"] < epochs_asked]
     pairs = dict.fromkeys(zip(few["variant"], few["epochs"], strict=True))
@@ -525,12 +516,12 @@ def _say_short(short: Iterable[tuple[str, int, int]]) -> str:
     )
 
 
-def _unequal_epochs(runs: "pd.DataFrame") -> tuple[str, ...]:
+def _unequal_epochs(runs: pd.DataFrame) -> tuple[str, ...]:
     """``FisherNet 25``, ``CVAE 12`` where the runs' epochs differ, else nothing."""
     if runs["epochs"].nunique() < 2:
         return ()
     by_variant = runs.groupby("variant", sort=False)["epochs"].unique()
-    return tuple(f"{variant} {_listed(sorted(epochs))}" for variant, epochs in by_variant.items())
+    return tuple(f"{variant} {listed(sorted(epochs))}" for variant, epochs in by_variant.items())
 
 
 def _failed(evidence: Evidence, cells: Sequence[Cell]) -> tuple[str, ...]:
@@ -565,7 +556,7 @@ def _grouped(cells: Sequence[Cell]) -> list[tuple[list[str], list[int]]]:
     return [(variants, list(dims)) for dims, variants in blocks.items()]
 
 
-def _summary(parts: Sequence[Part]) -> str:
+def _summary(parts: Sequence[Comparison]) -> str:
     """How many hold, and those that decide: what does not hold, else what too few seeds have, else the least clear."""
     contrary, across, few = ([part for part in parts if part.reading == r] for r in (CONTRARY, ACROSS, ""))
     holding = sorted((part for part in parts if part.reading == HOLDS), key=lambda part: part.clarity)
@@ -598,7 +589,7 @@ def _difference_name(a: Cell, b: Cell) -> str:
     return f"{a[0]} − {b[0]}, d = {a[1]}" if a[1] == b[1] else f"{a[0]} d = {a[1]} − {b[0]} d = {b[1]}"
 
 
-def _say(part: Part) -> str:
+def _say(part: Comparison) -> str:
     """``below 0``, ``above 0.9``, ``between -0.1 and 0.1``, ``above 0.5; contrary below 0.25``."""
     claimed, *denied = (_say_region(region) for region in (part.claimed, part.denied) if region)
     return "; contrary ".join([claimed, *denied])
@@ -620,7 +611,3 @@ def _decimals(size: float, n_digits: int) -> float:
 
 def _fixed(value: float, decimals: float) -> str:
     return f"{value:.{decimals:g}f}".replace("-", "−") if math.isfinite(decimals) else "0"
-
-
-def _listed(values: Iterable[Any]) -> str:
-    return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)

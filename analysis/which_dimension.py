@@ -1,11 +1,13 @@
 """Which latent dimension a line needs, and which lines have learned less than principal components know."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+
+from analysis.wording import listed
 
 LEAST_SEEDS = 3  # below, a standard error over seeds says nothing
 NOTHING_LEARNED = 0.98  # of the mean image's error; what lies above is that image, seen through a network
@@ -86,16 +88,12 @@ def learned_too_little(runs: pd.DataFrame, value: str, pca: Mapping[int, float])
             learned = (line["likelihood"] == "gaussian-learned").any() if "likelihood" in line else False
             start = ", or let the noise start lower (--noise-start -4)" if learned else ""
             sentences.append(
-                f"{variant} has learned nothing at d = {_listed(at_mean)}: its error is that of the mean image. "
+                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is that of the mean image. "
                 f"Train longer (--epochs){start}."
             )
         if worse:
             sentences.append(
-                f"{variant} is worse than PCA at d = {_listed(worse)}: as many linear components leave less. "
+                f"{variant} is worse than PCA at d = {listed(worse)}: as many linear components leave less. "
                 "Train longer (--epochs)."
             )
     return sentences
-
-
-def _listed(dims: Iterable[int]) -> str:
-    return ", ".join(map(str, dims))

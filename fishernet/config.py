@@ -287,6 +287,11 @@ class TrialConfig:
         """A sentence where an epoch with these metrics was not what the config promises; else empty."""
         return ""
 
+    @property
+    def loss_in_words(self) -> str:
+        """What the loss counts and what it leaves out; empty where its metrics say all."""
+        return ""
+
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
 
@@ -316,17 +321,25 @@ class TrialConfig:
     def variant(self) -> str:
         """The model and whatever sets it apart from its paper's form: the label of its line in every figure.
 
-        Only the modelling choices count; a ``setting`` stands for all of it.
+        It is for people alone: what a line is, ``model`` and ``choices`` say.
         """
+        return " ".join([self.label, *self.words])
+
+    @property
+    def words(self) -> list[str]:
+        """What its label says after the model: the modelling choices, or the ``setting``, which stands for all of them."""
         if self.setting:
-            return f"{self.label} {self.setting}"
-        words = (
+            return [self.setting]
+        return [
             f"{self.__dataclass_fields__[name].metadata['symbol'] or name}={value:g}"
             if isinstance(value, int | float)
             else value
             for name, value in self.choices.items()
-        )
-        return " ".join([self.label, *words])
+        ]
+
+    def named(self, name: str) -> str:
+        """The name of a setting of its line: ``gaussian-learned-tuned``."""
+        return "-".join([*self.words, name])
 
     @property
     def run_name(self) -> str:

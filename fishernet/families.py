@@ -382,6 +382,27 @@ class FisherNetConfig(ELBOConfig):
                 f"got {self.objective}"
             )
 
+    @property
+    def loss_in_words(self) -> str:
+        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it."""
+        bernoulli, with_log_det, beta = self.likelihood == "bernoulli", self.objective == "eq24", self.kl_weight
+        noise = "ξ = 0" if self.likelihood == "gaussian" else "exp(ξ) the learned variance of the noise"
+        weight = "" if beta == 1 else "β"
+        log_det = "" if with_log_det else " and ln|M|/2, which is no constant"
+        formula = (
+            f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
+            if bernoulli
+            else f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
+        )
+        # E ln q(z*) = (ln|M| - d - d ln 2 pi)/2, whose last term cancels with the prior's.
+        left_out = "−d/2" if bernoulli else "k ln(2π)/2 − d/2 (for 784 pixels 720 nats less d/2)"
+        return (
+            f"The loss is that of equation {24 if with_log_det else 25}{weight and f' with kl_weight β = {beta:g}'} at one "
+            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it "
+            f"leaves out {left_out}{log_det}; with that{weight and ' and β = 1'} "
+            "it would be minus the evidence lower bound."
+        )
+
     def remark(self, metrics: Mapping[str, float]) -> str:
         """Where conjugate gradients stopped short, or float32 is too coarse for M."""
         left = metrics.get(CG_RESIDUAL, 0)
@@ -615,13 +636,13 @@ BUILT_IN = (
     Family("FisherNet", FisherNetConfig, "fishernet.models.fishernet:FisherNet", tangents=True),
     Family("VAE", VAEConfig, "fishernet.models.vae:VAE"),
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
+    Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
     Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
     Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
     Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
     Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
     Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
     Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True),
-    Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
 )
 
 

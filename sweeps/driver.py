@@ -104,6 +104,11 @@ class Driver(ABC, Generic[P]):
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
         self._connected: Devices | None = None
 
+    @property
+    def paper(self) -> str:
+        """The key of the paper whose preset was asked for; empty where it was none's."""
+        return ""
+
     @abstractmethod
     def asked(self) -> P:
         """What the flags ask for; raises PlanError."""
@@ -365,7 +370,8 @@ class Driver(ABC, Generic[P]):
         """Write to MLflow what is planned, and by which command."""
         command = shlex.join([*self.program(), *(hide_password(word) for word in self.argv)])
         about = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, **self.places()}
-        tracking.describe(plan.to_dict() | about, plan.shared, command, f"{plan.describe()}\n\n    {command}\n")
+        note = f"{plan.describe()}\n\n    {command}\n"
+        tracking.describe(plan.to_dict() | about, plan.shared, command, note, paper=self.paper)
 
     def conclude(
         self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: SweepTracking, *,

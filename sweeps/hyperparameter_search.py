@@ -348,11 +348,11 @@ class HyperparameterSearch(Driver[SearchPlan]):
 
     def draw(self, name: str) -> None:
         """Print each study's counts and best setting, write the plan of the best, draw the figures."""
-        from analysis.search import report
+        from analysis.figures.search import draw
 
         with self.parts.part("best_plan", lambda why: print(f"no plan of the best settings: {why}\n")):
             self._print_best(name)
-        self.parts.n += report(name, self.uri, self.folder / "figures").n
+        self.parts.n += draw(name, self.uri, self.folder / "figures").n
         print()
 
     def _print_best(self, name: str) -> None:
@@ -385,8 +385,7 @@ def best_plan(plan: SearchPlan, studies: Sequence[Study], test_seeds: str | None
         base, best = study.plan.base, study.best()
         if best is None:
             continue
-        words = [*base.variant.split(" ")[1:], "tuned"]
-        tuned = {**base.to_dict(), **best.params, "validation_size": 0, "setting": "-".join(words)}
+        tuned = {**base.to_dict(), **best.params, "validation_size": 0, "setting": base.named("tuned")}
         usual = {
             name: getattr(base, name) for name in ("model", "dataset", "epochs", "train_size", *base.names("choice"))
         }

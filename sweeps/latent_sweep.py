@@ -15,6 +15,7 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
+from analysis.papers import of_preset
 from fishernet.config import TrialConfig
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, SweepPlan
@@ -71,6 +72,10 @@ class LatentSweep(Driver[SweepPlan]):
 
     kind, installed, plan_class = "sweep", "fishernet-sweep", SweepPlan
 
+    @property
+    def paper(self) -> str:
+        return of_preset(self.args.preset)
+
     def asked(self) -> SweepPlan:
         return plan_from_flags(self.args)
 
@@ -82,15 +87,15 @@ class LatentSweep(Driver[SweepPlan]):
 
     def _report(self) -> int:
         """Write the report of the runs that have finished; returns its exit status."""
-        from analysis import report
+        from analysis.__main__ import run
+        from analysis.reporting import report
 
         ray_cluster.stop()  # scores are computed by a private Ray of their own
-        words = ["--name", self.name, "--tracking-uri", self.uri, "--out", str(self.folder / "report")]
         # --gpus counts those of the cluster, where there is one.
-        for flag in ("data_dir",) if self.args.address else ("data_dir", "gpus"):
-            if (value := getattr(self.args, flag)) is not None:
-                words += [f"--{flag.replace('_', '-')}", str(value)]
-        return report.main(words)
+        gpus = None if self.args.address else self.args.gpus
+        scores = {"distances": {"gpus": gpus}}
+        place = self.name, self.uri, self.folder / "report"
+        return run(lambda: report(*place, data_dir=self.args.data_dir, scores=scores).status)
 
     def _write_plan(self, plan: SweepPlan) -> int:
         try:
@@ -126,10 +131,10 @@ class LatentSweep(Driver[SweepPlan]):
 
     def draw(self, name: str) -> None:
         """Print table and figures of what is finished."""
-        from analysis.mse_curves import report
+        from analysis import command
 
         print()
-        self.parts.n += report(name, self.uri, self.folder / "figures").n
+        self.parts.n += command.draw("mse-curves", name, self.uri, self.folder / "figures").n
         print()
 
 

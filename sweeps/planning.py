@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from analysis.papers import PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig
 from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, trial_config
 from fishernet.likelihoods import n_outputs
@@ -17,17 +18,7 @@ from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
 DEFAULT_PRESET = "paper"
-OURS = ["FisherNet", "VAE", "CVAE", "AE"]  # of its paper
-# A preset is a set of defaults: any flag beside it wins. "paper" is the configs' own defaults, FisherNet paper Table A1.
-PRESETS: dict[str, dict[str, Any]] = {
-    "paper": {"models": OURS, "latent_dims": "2-20", "seeds": "5"},
-    "quick": {
-        "models": OURS, "latent_dims": "2,4,8", "seeds": "2",
-        "dataset": "digits", "epochs": 60, "hidden_width": 128, "learning_rate": 1e-3, "batch_size": 32,
-        # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
-        "noise_start": -4.0,
-    },
-}  # fmt: skip
+OURS = PRESETS[DEFAULT_PRESET]["models"]
 PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
@@ -39,7 +30,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     axes.add_argument(
         "--models", "--model", nargs="+", metavar="MODEL",
         help=f"any of {', '.join(FAMILIES)}, or a class from elsewhere as package.module:Class; MODEL:field=value,... sets "
-        "fields for that line alone, such as VAE:likelihood=gaussian-learned (default: those of the preset)",
+        f"fields for that line alone, such as likelihood=gaussian-learned {_preset_defaults('models')}",
     )  # fmt: skip
     axes.add_argument(
         "--latent-dims", "--latent-dim", metavar="DIMS",
@@ -49,7 +40,9 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--seeds", "--seed", metavar="SEEDS",
         help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _preset_defaults("seeds"),
     )  # fmt: skip
-    axes.add_argument("--preset", choices=PRESETS, help=f"defaults for all of these (default: {DEFAULT_PRESET})")
+    axes.add_argument(
+        "--preset", choices=PRESETS, help=f"defaults for all of these, a paper's or quick (default: {DEFAULT_PRESET})"
+    )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
     groups: dict[str, Any] = {}
     for f in all_fields().values():
@@ -102,10 +95,17 @@ def _defaults_of(name: str) -> str:
 
 
 def _preset_defaults(name: str, default: Any = None) -> str:
-    values = {preset: str(values.get(name, default)) for preset, values in PRESETS.items()}
-    if len(set(values.values())) == 1:
-        return f"(default: {values[DEFAULT_PRESET]})"
-    return f"(default: {', '.join(f'{value} for {preset}' for preset, value in values.items())})"
+    """The default preset's, then those of others that have another."""
+    values = {preset: _words(of_preset.get(name, default)) for preset, of_preset in PRESETS.items()}
+    usual = values[DEFAULT_PRESET]
+    others = {preset: value for preset, value in values.items() if value != usual}
+    if not others:
+        return f"(default: {usual})"
+    return f"(default: {', '.join(f'{value} for {preset}' for preset, value in {DEFAULT_PRESET: usual, **others}.items())})"
+
+
+def _words(value: Any) -> str:
+    return " ".join(value) if isinstance(value, list) else str(value)
 
 
 def plan_flags_given(args: argparse.Namespace) -> list[str]:

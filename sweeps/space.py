@@ -152,7 +152,7 @@ class StudyPlan:
 
 def trial_setting(base: TrialConfig, number: int) -> str:
     """``t017``, after what sets the study's own line apart: ``gaussian-learned-t017``."""
-    return "-".join([*base.variant.split(" ")[1:], f"t{number:03d}"])
+    return base.named(f"t{number:03d}")
 
 
 @dataclass(frozen=True)

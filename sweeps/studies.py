@@ -24,7 +24,7 @@ from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 from sqlalchemy.exc import SQLAlchemyError
 
-from analysis.search import best_trial
+from analysis.studies import best_trial
 from fishernet.config import TrialConfig
 from fishernet.families import all_fields
 from fishernet.plan import Json

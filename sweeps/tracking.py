@@ -174,15 +174,17 @@ class SweepTracking:
 
     def describe(
         self, plan: Json, params: Mapping[str, Any], command: str, note: str,
-        provenance: Mapping[str, str] | None = None,
+        provenance: Mapping[str, str] | None = None, paper: str = "",
     ) -> None:  # fmt: skip
         """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.
 
-        provenance: tags that say where it was computed; otherwise this machine, its packages and its commit.
+        provenance: tags that say where it was computed; otherwise this machine, its packages and its commit. ``paper``: the key
+        of the one whose preset was asked for.
         """
         self.plan = plan
         tags = schema.plan_tags(plan) | {schema.COMMAND: command[: schema.TAG_LENGTH]}
         tags |= _provenance() if provenance is None else provenance
+        tags |= {schema.PAPER: paper} if paper else {}
         texts = {key: str(value) for key, value in params.items()}
         self._put(None, lambda: self._write_description(tags, texts, note))
         if self._elsewhere:

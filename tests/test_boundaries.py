@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from fishernet.families import BUILT_IN
 from fishernet.services import ray_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -22,7 +23,8 @@ FORBIDDEN = {
 # One file of the drivers speaks to Optuna, one of the analyses reads its studies.
 ALLOWED = {
     "analysis/scores/tasks.py": {"ray"},
-    "analysis/search.py": {"optuna"},
+    "analysis/studies.py": {"optuna"},
+    "analysis/figures/search.py": {"optuna"},
     "fishernet/services/mlflow_store.py": {"mlflow"},
     "fishernet/services/ray_cluster.py": {"ray"},
     "sweeps/studies.py": {"optuna"},
@@ -30,7 +32,7 @@ ALLOWED = {
 SERVICES = ROOT / "fishernet" / "services"
 SCHEMA, RAY = SERVICES / "schema.py", SERVICES / "ray_cluster.py"
 TAG = re.compile(
-    r"fishernet\.(kind|role|sweep|config|variant|reason|plan|command|note|versions|machine|scores|search)\b"
+    r"fishernet\.(kind|role|sweep|config|variant|reason|plan|command|note|versions|machine|scores|search|paper)\b"
 )
 
 
@@ -94,15 +96,48 @@ def test_the_names_of_tags_stand_in_one_module():
     """Whoever else writes one would know MLflow a second time."""
 
     def tags(path: Path) -> set[str]:
-        tree = ast.parse(path.read_text())
-        documented = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
-        docstrings = {ast.get_docstring(node, clean=False) for node in documented}
-        texts = {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)}
-        return {text for text in texts - docstrings if TAG.search(text)}
+        return {text for text in strings(ast.parse(path.read_text())) if TAG.search(text)}
 
     assert len(tags(SCHEMA)) >= 12
     others = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py") if path != SCHEMA]
     assert {path.name: tags(path) for path in others if tags(path)} == {}
+
+
+def strings(tree: ast.Module) -> set[str]:
+    """Every string in the code, docstrings left out."""
+    documented = [n for n in ast.walk(tree) if isinstance(n, ast.Module | ast.ClassDef | ast.FunctionDef)]
+    docstrings = {ast.get_docstring(node, clean=False) for node in documented}
+    return {n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str)} - docstrings
+
+
+def test_a_model_is_named_by_its_family_and_by_papers_alone():
+    """Whoever else names one would have to be changed with each new family. A paper may be cited by its name."""
+    named = re.compile(rf"\b({'|'.join(row.name for row in BUILT_IN)})\b(?! paper)")
+    own = (ROOT / "fishernet" / "families.py", ROOT / "fishernet" / "models", ROOT / "analysis" / "papers")
+    assert any(named.search(text) for text in strings(ast.parse(own[0].read_text())))
+    files = [path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")]
+    others = [path for path in files if not any(path.is_relative_to(place) for place in own)]
+    found = {p: {text for text in strings(ast.parse(p.read_text())) if named.search(text)} for p in others}
+    assert {path: texts for path, texts in found.items() if texts} == {}
+
+
+def test_drivers_read_presets_and_nothing_heavy_with_them():
+    """Of ``analysis`` a driver imports at its top the papers alone and what counts failures; the rest when it draws."""
+    heavy = "torch numpy pandas matplotlib mlflow ray optuna scipy"
+    program = (
+        f"import sys\nfor name in {heavy.split()}:\n    sys.modules[name] = None\n"
+        "from analysis.papers import PAPERS, PRESETS\nassert PAPERS and PRESETS\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    allowed = {
+        "analysis.papers",
+        "analysis.parts",
+        "analysis.studies",
+    }  # the last in studies.py alone, which speaks to Optuna too
+    for path in (ROOT / "sweeps").rglob("*.py"):
+        at_top = {n.module for n in ast.parse(path.read_text()).body if isinstance(n, ast.ImportFrom) and n.module}
+        assert {module for module in at_top if module.startswith("analysis")} <= allowed, path
 
 
 def test_training_a_plan_loads_torch_and_numpy_and_no_tracker(tmp_path):
@@ -137,8 +172,14 @@ USAGE_ERRORS = {
         "", "--bogus", "--plan", "--plan nowhere.json --out x", "--plan no.json --out x", "--plan x --out y --cohort-size -1",
         "--plan x --out y --threads -2", "--plan x --out y --threads a", "--plan x --out y --checkpoint-every 0", "--out x",
     ],
-    "analysis.report": [
-        "--bogus", "--features foo", "--gpus x", "--name", "--tracking-uri", "--out", "--seed x", "--data-dir", "extra", "--gpus",
+    "analysis.__main__": [
+        "nothing", "mse-curves --epoch-dims two", "samples --latent-dims 0",
+        *(
+            f"report {words}" for words in (
+                "--bogus", "--features foo", "--gpus x", "--name", "--tracking-uri", "--out", "--seed x", "--data-dir", "extra",
+                "--gpus", "--paper foo",
+            )
+        ),
     ],
 }  # fmt: skip
 

@@ -15,9 +15,10 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis import command, frame, mse_curves
-from analysis.search import load_studies
+from analysis import command, frame
+from analysis.__main__ import main as analyse
 from analysis.stored import StoredSweep
+from analysis.studies import load_studies
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
@@ -421,7 +422,7 @@ def test_an_experiment_renamed_to_a_path_is_drawn_below_the_results_and_quoted_i
     client(results).rename_experiment(ids(results)[0], hostile)
     (tmp_path / "a" / "b" / "c").mkdir(parents=True)
     monkeypatch.chdir(tmp_path / "a" / "b" / "c")
-    assert mse_curves.main(["--tracking-uri", uri_of(results)]) == 0
+    assert analyse(["mse-curves", "--tracking-uri", uri_of(results)]) == 0
     assert f"--resume '{hostile}'" in capsys.readouterr().out
     written = set(tmp_path.rglob("*.png"))
     assert len(written) == 2

@@ -1,1 +1,109 @@
-"""What is computed from a trained model: distances between sets of images, latent densities, clusters."""
+"""What is computed from trained models, once, and kept with their runs: a row each, and what computes it beside it.
+
+The table imports nothing slow: commands read their flags here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from analysis import papers
+from analysis.flags import Flag, dims
+
+if TYPE_CHECKING:
+    from analysis.stored import StoredSweep
+
+FEATURES = {  # the networks that images are compared by -> what a Fréchet distance of theirs is
+    "inception": "Fréchet Inception distance (FID)",
+    "classifier": "Fréchet distance on classifier features, not FID",
+}
+SETS = {  # set of images -> a table's row
+    "reconstruction": "reconstruction",
+    "prior": "sample: prior",
+    "mkde": "sample: Matérn KDE",
+    "mixture": "sample: Gaussian mixture",
+    "kde": "sample: Gaussian KDE",
+}
+CACHE = Path("~/.cache/fishernet")
+FEATURES_FLAG = Flag(
+    "--features",
+    {
+        "choices": ("auto", *FEATURES),
+        "default": "auto",
+        "help": "whose features are compared: Inception v3's as pytorch-fid has it (FID), or a small classifier's trained on the "
+        "data set's labels; auto takes inception where there is a GPU or --inception-weights, else classifier",
+    },
+)
+
+
+@dataclass(frozen=True)
+class Score:
+    """A row: ``module`` has ``tasks(stored, **arguments)``, what the runs lack of this score; its arguments are the flags'."""
+
+    module: str
+    of: str  # which runs have it
+    flags: tuple[Flag, ...] = ()
+
+
+SCORES = {
+    "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
+    "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
+    "distances": Score(
+        "analysis.scores.images",
+        "runs at the latent dimensions that are asked for",
+        (
+            Flag(
+                "--latent-dims",
+                {
+                    "type": dims,
+                    "metavar": "D,D-D",
+                    "help": "of the runs to score, as in 2,5,10-20; default: those of the paper if there are such, else all",
+                },
+            ),
+            FEATURES_FLAG,
+            Flag(
+                "--images",
+                {
+                    "nargs": "+",
+                    "choices": tuple(SETS),
+                    "metavar": "SET",
+                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had",
+                },
+            ),
+            Flag(
+                "--inception-weights",
+                {
+                    "type": Path,
+                    "metavar": "FILE",
+                    "help": "pytorch-fid's pt_inception-2015-12-05-6726825d.pth; default: pytorch-fid downloads it",
+                },
+            ),
+            Flag(
+                "--cache",
+                {
+                    "type": Path,
+                    "metavar": "FOLDER",
+                    "default": CACHE,
+                    "help": "where the real images' features are kept; default: %(default)s",
+                },
+            ),
+            Flag(
+                "--gpus",
+                {"type": int, "metavar": "N", "help": "GPUs to use; 0 is the CPU; default: all there are"},
+            ),
+        ),
+    ),
+}
+
+
+def ensure(stored: StoredSweep, name: str, **given: Any) -> list[str]:
+    """Compute that score where the runs lack it; a sentence on each run that failed. Raises AnalysisError.
+
+    ``given``: arguments of the score's ``tasks``; else they are those of the sweep's paper, or the defaults.
+    """
+    score = importlib.import_module(SCORES[name].module)
+    lacking = score.tasks(stored, **{**papers.arguments(stored.paper, name), **given})
+    return [*lacking.said, *importlib.import_module("analysis.scores.tasks").run_tasks(stored, lacking)]

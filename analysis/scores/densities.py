@@ -6,6 +6,8 @@ mixture   mixture of Gaussians with full covariances, at any d
 kde       Gaussian kernel density, at any d
 """
 
+from __future__ import annotations
+
 import importlib.util
 from abc import ABC, abstractmethod
 from typing import Any
@@ -15,7 +17,7 @@ import numpy.typing as npt
 from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
-from analysis.frame import AnalysisError
+from analysis.errors import AnalysisError
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]

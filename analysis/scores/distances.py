@@ -5,6 +5,8 @@ and computed with in float64: the expansion |x - y|² = |x|² + |y|² - 2 x·y c
 the distance between neighbours. Nothing here is random but the choice of images for the kernel distance of large sets.
 """
 
+from __future__ import annotations
+
 import io
 import zipfile
 from collections.abc import Iterator
@@ -23,7 +25,7 @@ EPS = np.finfo(np.float64).eps
 
 
 @dataclass(frozen=True)
-class Gaussian:
+class Moments:
     """Mean (f,) and covariance (f, f) of n feature vectors.
 
     Raises ValueError where these are not finite, of one dimension and symmetric.
@@ -37,7 +39,7 @@ class Gaussian:
         f = self.mean.size
         if self.mean.shape != (f,) or self.covariance.shape != (f, f):
             raise ValueError(
-                "A Gaussian of f features has a mean of shape (f,) and a covariance of shape (f, f); "
+                "The moments of f features are a mean of shape (f,) and a covariance of shape (f, f); "
                 f"got {self.mean.shape} and {self.covariance.shape}."
             )
         if not (np.isfinite(self.mean).all() and np.isfinite(self.covariance).all()):
@@ -57,7 +59,7 @@ class RealFeatures:
     """
 
     features: np.ndarray
-    gaussian: Gaussian
+    gaussian: Moments
     radii: np.ndarray
 
     @classmethod
@@ -95,7 +97,7 @@ class RealFeatures:
                 raise ValueError("its arrays are of other types")
             if features.shape != (int(n), len(mean)) or radii.shape != (int(n),):
                 raise ValueError("its arrays do not fit together")
-            return cls(features, Gaussian(mean, covariance, int(n)), radii)
+            return cls(features, Moments(mean, covariance, int(n)), radii)
         # What NumPy and zipfile raise for one changed byte, which may turn stored into compressed or encrypted.
         except (ValueError, KeyError, EOFError, OSError, RuntimeError, zipfile.BadZipFile) as error:
             raise ValueError(
@@ -142,14 +144,14 @@ def score(real: RealFeatures, features: np.ndarray, seed: int = 0) -> Scores:
     return Scores(values | neighbour_scores(real, generated), remarks)
 
 
-def fit_gaussian(features: np.ndarray) -> Gaussian:
+def fit_gaussian(features: np.ndarray) -> Moments:
     """Mean and covariance of features (n, f) over n - 1, in float64; raises ValueError for n < 2 and non-finite ones."""
     _check(features, "", least=2)
     features = features.astype(np.float64)
-    return Gaussian(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
+    return Moments(features.mean(axis=0), np.atleast_2d(np.cov(features, rowvar=False)), len(features))
 
 
-def frechet_distance(a: Gaussian, b: Gaussian) -> float:
+def frechet_distance(a: Moments, b: Moments) -> float:
     """Squared Fréchet distance of two Gaussians (the FID, of Inception's features):
 
         |m_a - m_b|² + tr(C_a + C_b - 2 (C_a C_b)^(1/2)).
@@ -302,7 +304,7 @@ def _drawn(features: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return features.astype(np.float64)
 
 
-def _factor(gaussian: Gaussian) -> np.ndarray:
+def _factor(gaussian: Moments) -> np.ndarray:
     """L with L Lᵀ the covariance, from its eigenvectors."""
     eigenvalues, vectors = np.linalg.eigh(gaussian.covariance)
     # A sum over n images and an eigen-decomposition of f dimensions round by at most n and f times EPS times the

@@ -4,6 +4,8 @@ Only a Fréchet distance on Inception's features is the FID (Heusel et al., 2017
 distance on classifier features, and numbers of the two do not compare.
 """
 
+from __future__ import annotations
+
 import hashlib
 import json
 import math
@@ -25,7 +27,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from analysis.frame import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.scores.distances import RealFeatures
 from fishernet.data import ImageData
 from fishernet.training import keep_freed_memory

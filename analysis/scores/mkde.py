@@ -6,6 +6,8 @@ Guardiani, Frank, Kostić et al., 2022). Grid, range, priors and effort are unst
 taken, and the rest stands in ``settings``.
 """
 
+from __future__ import annotations
+
 import logging
 from functools import partial
 from itertools import pairwise
@@ -14,7 +16,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from analysis.frame import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.scores.densities import Array, Array64, Density
 
 # Cells along each axis by latent_dim: as fine as some minutes on one core allow.

@@ -4,6 +4,8 @@ The samples of a fitted density are kept with the run, as latent_samples/NAME.np
 same ones, and a density is fitted once.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
 from collections.abc import Iterable
@@ -14,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.frame import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.scores import densities
-from analysis.stored import DAMAGED, StoredSweep, posterior_means
+from analysis.stored import DAMAGED, StoredSweep
 from fishernet.services import mlflow_store
+from fishernet.trained import posterior_means
 
 Array = npt.NDArray[np.float32]
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with

@@ -4,6 +4,8 @@ A score belongs to a group (``classifier``, ``clusters``, …). What a run has o
 with the settings that made it, in its tag fishernet.scores.GROUP: what is there is not computed again.
 """
 
+from __future__ import annotations
+
 import json
 import tempfile
 import time
@@ -19,7 +21,7 @@ import numpy.typing as npt
 import pandas as pd
 from tqdm import tqdm
 
-from analysis.frame import AnalysisError
+from analysis.errors import AnalysisError
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
 from fishernet.services import mlflow_store, ray_cluster
@@ -39,7 +41,7 @@ class Scored:
 
 
 @dataclass(frozen=True)
-class Job:
+class ScoreTask:
     """One group's scores of one run. ``arguments`` is called when a worker is free: it may fetch the run's artifacts."""
 
     run: pd.Series
@@ -52,48 +54,60 @@ class Job:
         return f"{self.run['variant']} d={self.run['latent_dim']} seed={self.run['seed']}"
 
 
-def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Sequence[Any] = ()) -> list[str]:
-    """Run the jobs on this machine's cores, or on ``gpus`` GPUs, and log each; returns a sentence per job that failed, whatever
-    it raised: the others go on.
-
-    ``shared`` are large arguments put before each job's own, sent to the workers once. Raises AnalysisError when Ray cannot
-    start, has fewer GPUs than asked for, or MLflow does not take the scores.
+@dataclass(frozen=True)
+class Tasks:
+    """What runs lack of a score. ``shared`` are large arguments put before each task's own, sent to the workers once; ``said``
+    are sentences on what could not be had beforehand.
     """
-    if not jobs:
+
+    tasks: Sequence[ScoreTask]
+    shared: Sequence[Any] = ()
+    gpus: int = 0
+    said: Sequence[str] = ()
+
+
+def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
+    """Run them on this machine's cores, or on GPUs, and log each; a sentence per task that failed, whatever it raised.
+
+    The others go on. Raises AnalysisError when Ray cannot start, has fewer GPUs than asked for, or MLflow does not take the
+    scores.
+    """
+    tasks, gpus = asked.tasks, asked.gpus
+    if not tasks:
         return []
     ray = _start_ray(gpus)
     try:
-        references = [ray.put(argument) for argument in shared]
+        references = [ray.put(argument) for argument in asked.shared]
         slots = gpus or int(ray.cluster_resources().get("CPU", 1))
         remote = {
             function: ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(function)
-            for function in {job.function for job in jobs}
+            for function in {task.function for task in tasks}
         }
         failures: list[str] = []
 
-        def part(job: Job, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
-            stem = f"{job.group}-{job.run['run_id']}"
-            start = f"{job.group} scores of {job.what} {how}: "
+        def part(task: ScoreTask, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
+            stem = f"{task.group}-{task.run['run_id']}"
+            start = f"{task.group} scores of {task.what} {how}: "
             return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
 
-        waiting = list(reversed(jobs))
-        running: dict[Any, Job] = {}
-        with tqdm(total=len(jobs), desc=f"scores: {jobs[0].group}", unit="run", disable=None) as bar:
+        waiting = list(reversed(tasks))
+        running: dict[Any, ScoreTask] = {}
+        with tqdm(total=len(tasks), desc=f"scores: {tasks[0].group}", unit="run", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < slots:
-                    job, n = waiting.pop(), len(failures)
-                    with part(job, "are missing"):  # this run's artifacts; the others may be whole
-                        running[remote[job.function].remote(*references, *job.arguments())] = job
+                    task, n = waiting.pop(), len(failures)
+                    with part(task, "are missing"):  # this run's artifacts; the others may be whole
+                        running[remote[task.function].remote(*references, *task.arguments())] = task
                     bar.update(len(failures) - n)
                 if running:
                     done, _ = ray.wait(list(running), num_returns=1)
-                    job = running.pop(done[0])
+                    task = running.pop(done[0])
                     scored: list[Scored] = []
-                    with part(job, "failed"):
+                    with part(task, "failed"):
                         scored.append(ray.get(done[0]))
                     for result in scored:
-                        with part(job, "failed", AnalysisError):  # a store that takes none of them
-                            log(stored, job, result)
+                        with part(task, "failed", AnalysisError):  # a store that takes none of them
+                            log(stored, task, result)
                     bar.update()
         return failures
     finally:
@@ -101,21 +115,21 @@ def run_jobs(stored: StoredSweep, jobs: Sequence[Job], *, gpus: int, shared: Seq
         stored.reload()
 
 
-def log(stored: StoredSweep, job: Job, scored: Scored) -> None:
+def log(stored: StoredSweep, task: ScoreTask, scored: Scored) -> None:
     """Write scores to their run; files and metrics before the tag, so that it never promises what is not there."""
-    run_id, now = str(job.run["run_id"]), int(time.time() * 1000)
-    about = job.run["scores"].get(job.group, {}) | scored.about
+    run_id, now = str(task.run["run_id"]), int(time.time() * 1000)
+    about = task.run["scores"].get(task.group, {}) | scored.about
     for density, (samples, settings) in scored.samples.items():
-        keep(stored, job.run, density, samples, settings)
+        keep(stored, task.run, density, samples, settings)
     try:
         for name, content in scored.files.items():
             _log_json(stored.sweep.uri, run_id, Path(name), content)
         client = mlflow_store.client_of(stored.sweep.uri)
-        metrics = [(name, value, now, int(job.run["epochs"])) for name, value in scored.metrics.items()]
+        metrics = [(name, value, now, int(task.run["epochs"])) for name, value in scored.metrics.items()]
         mlflow_store.log_batch(client, run_id, metrics)
-        client.set_tag(run_id, SCORES + job.group, json.dumps(about))
+        client.set_tag(run_id, SCORES + task.group, json.dumps(about))
     except mlflow_store.failures() as error:
-        raise AnalysisError(f"The scores of {job.what} cannot be logged to its run: {error}.") from error
+        raise AnalysisError(f"The scores of {task.what} cannot be logged to its run: {error}.") from error
 
 
 def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:

@@ -22,6 +22,7 @@ SWEEP = "fishernet.sweep"  # the name the sweep was begun under, which its folde
 CONFIG, VARIANT, REASON = "fishernet.config", "fishernet.variant", "fishernet.reason"
 PLAN, COMMAND, OWN_NOTE = "fishernet.plan", "fishernet.command", "fishernet.note"
 VERSIONS, MACHINE = "fishernet.versions", "fishernet.machine"
+PAPER = "fishernet.paper"  # of a parent run: the paper whose preset the sweep was begun with
 SCORES = "fishernet.scores."  # and a group: what made that group's scores of a run
 STUDY, TRIAL, STATE = "fishernet.search.study", "fishernet.search.trial", "fishernet.search.state"
 # MLflow's own names.

@@ -170,6 +170,13 @@ def runs(curves: Any) -> Any:
     return load_runs(curves)
 
 
+def exhibits_of(module: Any, stored: Any, *given: Any, **arguments: Any) -> list[Any]:
+    """Everything that a module of ``analysis.figures`` shows of a sweep; raises what its parts raise."""
+    from analysis.parts import all_of
+
+    return list(all_of(module.parts(stored, *given, **arguments)))
+
+
 TRAINED_DIMS = (2, 5)
 TRAINED_VARIANTS = ("FisherNet", "VAE", "VAE gaussian-learned", "CVAE", "AE")
 

@@ -9,10 +9,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import claims, paper
-from analysis.claims import CLAIMS, Evidence
+from analysis.__main__ import main as analyse
+from analysis.figures import claims
 from analysis.frame import load_epochs
+from analysis.papers import published
+from analysis.papers.fishernet import PAPER
+from analysis.papers.fishernet.claims import ASKED as LINES
+from analysis.papers.fishernet.claims import CLAIMS, TRACE_MARGIN
 from analysis.stored import StoredSweep
+from analysis.verdicts import Evidence
 from fishernet.families import trial_config
 
 DIMS = (2, 3, 5, 10, 15, 20)
@@ -26,7 +31,10 @@ MSE = {
 }
 START = {"FisherNet": 1.0}  # excess of the first epoch, as a share of the last one's MSE
 LATE_START = 0.3  # of all others
-TABLE_1 = paper.table_1().set_index(["model", "images", "latent_dim"])["value"]
+TABLES = published.tables(PAPER, PAPER.dataset)
+TABLE_1 = TABLES["frechet_inception"].set_index(["variant", "images", "latent_dim"])["value"]
+# A config of each line; one that the claims do not name is told apart by hand.
+CONFIGS = {c.variant: c for c in (*(trial_config(model=model) for model in PAPER.models), *LINES)}
 SEED_EFFECT, RUN_NOISE = 2e-4, 5e-6
 ASKED = [claim.id for claim in CLAIMS]
 RUN = ("model", "latent_dim", "seed", "epochs", "dataset", "train_size")
@@ -48,6 +56,7 @@ def world(n_seeds=5, change=None, epochs=EPOCHS, **settings):
                 wiggle = 1 + 1e-3 * rng.standard_normal()
                 run = {
                     "run_id": f"{variant} {d} {seed}", "variant": variant, "model": model, "latent_dim": d, "seed": seed,
+                    "config": CONFIGS[variant], "choices": CONFIGS[variant].choices,
                     "epochs": epochs, "dataset": "fashion-mnist", "train_size": 0, "start": START.get(variant, LATE_START),
                     "test/mse": level + shared[seed] + RUN_NOISE * rng.standard_normal(), "clusters/trace": 5 * wiggle,
                 } | settings  # fmt: skip
@@ -77,7 +86,11 @@ def world(n_seeds=5, change=None, epochs=EPOCHS, **settings):
 
 
 def evidence_of(runs, history=None, **more):
-    return Evidence(runs, pd.DataFrame() if history is None else history, scope=claims.SCOPE, **more)
+    return Evidence(runs, pd.DataFrame() if history is None else history, scope=claims.scope_of(PAPER), **more)
+
+
+def held_against_the_paper(sweep):
+    return StoredSweep(sweep, paper="fishernet")
 
 
 def command_for(variants, dims):
@@ -241,8 +254,7 @@ def test_a_setting_counts_where_its_model_is_compared_and_only_there():
 
 def test_the_options_that_make_a_questions_variant_are_what_it_asks_for():
     options = {
-        variant: {k: v for k, v in trial_config(model=variant.split()[0], **named).to_dict().items() if k not in RUN}
-        for variant, named in {"FisherNet": {}, "VAE": {}, **claims.ASKED}.items()
+        variant: {k: v for k, v in config.to_dict().items() if k not in RUN} for variant, config in CONFIGS.items()
     }
     evidence = world(change=lambda run: run.update(options.get(run["variant"], {})))
     assert [find(name, evidence).verdict for name in ("Q1", "Q2")] == ["remains", "remains"]
@@ -303,9 +315,9 @@ def test_runs_that_failed_are_said_with_the_claims_they_would_belong_to():
     ) in text("FN4", evidence)
     for name in ("FN5", "FN6", "FN10"):  # without the CVAE, or at other d
         assert "Not counted" not in text(name, evidence)
-    caption = claims.table(evidence, command_for).caption
+    caption = claims.table(PAPER, evidence, command_for).caption
     assert "4 runs failed or stopped and gave no number: CVAE d = 10 (2), AE d = 10 (2);" in caption
-    assert "no number" not in claims.table(replace(evidence, failed=failed.iloc[:0]), command_for).caption
+    assert "no number" not in claims.table(PAPER, replace(evidence, failed=failed.iloc[:0]), command_for).caption
 
 
 def test_ellipses_are_compared_with_the_spread_of_their_means_beside_the_claim(true_world):
@@ -502,42 +514,53 @@ def test_a_loss_that_is_the_same_everywhere_has_no_correlation():
 
 
 def test_margins_lie_between_what_the_paper_calls_near_and_far():
-    fid = paper.table_1().pivot(index=["model", "latent_dim"], columns="images", values="value").drop(2, level=1)
+    fid = (
+        TABLES["frechet_inception"]
+        .pivot(index=["variant", "latent_dim"], columns="images", values="value")
+        .drop(2, level=1)
+    )
     excess = fid["prior"] / fid["reconstruction"] - 1
     assert excess[["VAE", "CVAE"]].max() < 0.25 < excess["FisherNet"].min()
     at_5 = (fid["mkde"] / fid["prior"] - 1).xs(5, level=1)
     assert at_5["FisherNet"] < -0.1 < at_5[["VAE", "CVAE"]].min()
-    traces = paper.table_a2().groupby("latent_dim")["value"]
-    assert (traces.max() - traces.min()).max() == pytest.approx(claims.TRACE_MARGIN, abs=0.005)
+    traces = TABLES["cluster_trace"].groupby("latent_dim")["value"]
+    assert (traces.max() - traces.min()).max() == pytest.approx(TRACE_MARGIN, abs=0.005)
 
 
 def test_remarks_say_what_sets_the_runs_apart(true_world):
-    assert claims.remarks(true_world) == []
+    assert claims.remarks(PAPER, true_world) == []
     evidence = world(n_seeds=1, epochs=12, dataset="digits", train_size=1000)
     evidence.runs.loc[0, "variant"] = "FisherNet epochs=12"
-    said = " ".join(claims.remarks(replace(evidence, held_out="validation")))
+    evidence.runs.at[0, "choices"] = {"epochs": 12}
+    said = " ".join(claims.remarks(PAPER, replace(evidence, held_out="validation")))
     for part in ("for 12 epochs", "on 1000 images", "Other data: digits", "validation images", "FisherNet epochs=12"):
         assert part in said
 
 
 def test_a_weighted_kl_divergence_is_no_clash_of_settings():
     evidence = world(n_seeds=1)
-    evidence.runs.loc[:1, "variant"] = ["VAE beta=4", "VAE beta=4 learning_rate=0.001"]
-    (said,) = claims.remarks(evidence)
+    weighted = trial_config(model="VAE", kl_weight=4)
+    for i, (variant, more) in enumerate(
+        {"VAE beta=4": {}, "VAE beta=4 learning_rate=0.001": {"learning_rate": 1e-3}}.items()
+    ):
+        evidence.runs.at[i, "variant"], evidence.runs.at[i, "config"] = variant, weighted
+        evidence.runs.at[i, "choices"] = weighted.choices | more
+    (said,) = claims.remarks(PAPER, evidence)
     assert said == "Not counted, as their settings vary within one model: VAE beta=4 learning_rate=0.001."
 
 
 def test_settings_other_than_the_defaults_are_listed_with_their_models():
     def run_of(model, **settings):
-        return trial_config(model=model, **settings).to_dict() | {"variant": model}
+        config = trial_config(model=model, **settings)
+        return config.to_dict() | {"variant": model, "config": config, "choices": config.choices}
 
     usual = [run_of(model, seed=seed, latent_dim=5) for model in ("FisherNet", "VAE", "CVAE") for seed in (0, 1)]
-    assert claims.remarks(evidence_of(pd.DataFrame(usual))) == []
+    assert claims.remarks(PAPER, evidence_of(pd.DataFrame(usual))) == []
     small = {"hidden_width": 16, "batch_size": 32, "precision": "bfloat16", "noise_start": -4.0}
     others = [run_of("FisherNet", **small), run_of("FisherNet", **small | {"batch_size": 64}), run_of("VAE", **small),
               run_of("CVAE", **small), {**run_of("AE", learning_rate=1.0), "variant": "AE"},
               {**run_of("VAE", learning_rate=0.5), "variant": "VAE tuned"}]  # fmt: skip
-    (said,) = claims.remarks(evidence_of(pd.DataFrame(others)))
+    (said,) = claims.remarks(PAPER, evidence_of(pd.DataFrame(others)))
     for part in (
         "hidden_width 16 (FisherNet, VAE)", "batch_size 32, 64 (FisherNet)", "batch_size 32 (VAE, CVAE)",
         "precision bfloat16 (FisherNet, VAE, CVAE)", "noise_start -4 (FisherNet)",
@@ -547,7 +570,7 @@ def test_settings_other_than_the_defaults_are_listed_with_their_models():
 
 
 def test_the_table_has_every_claim_and_every_comparison(true_world):
-    made = claims.table(true_world, command_for)
+    made = claims.table(PAPER, true_world, command_for)
     assert made.shown["claim"].tolist() == made.data["claim"].unique().tolist() == ASKED
     assert len(ASKED) == len(set(ASKED)) == 14
     counted = made.data[(made.data["beside"] == "") & made.data["claim"].isin(OF_PAPER)]
@@ -567,7 +590,7 @@ def test_the_table_has_every_claim_and_every_comparison(true_world):
 
 
 def test_really_trained_runs_give_a_row_per_claim(trained):
-    (made,) = claims.exhibits(trained)
+    (made,) = claims.parts(held_against_the_paper(trained.sweep))
     assert made.shown["claim"].tolist() == ASKED
     assert set(made.shown["verdict"]) == {"not asked of these data"}  # the images are digits
     assert (made.data["verdict"] == "not asked of these data").all()
@@ -582,7 +605,7 @@ def test_really_trained_runs_give_a_row_per_claim(trained):
 
 
 def test_a_sweeps_failed_runs_are_in_the_caption_and_beside_the_comparison_they_are_lacking_in(curves):
-    (made,) = claims.exhibits(StoredSweep(curves))
+    (made,) = claims.parts(held_against_the_paper(curves))
     assert "2 runs failed or stopped and gave no number: VAE d = 20 (1), AE d = 20 (1);" in made.caption
     shown = made.shown.set_index("claim")["these runs show"]
     said = "Not counted, as they gave no number: VAE d = 20 seed 0 (failed: the loss is not finite)."
@@ -591,14 +614,22 @@ def test_a_sweeps_failed_runs_are_in_the_caption_and_beside_the_comparison_they_
 
 
 def test_the_command_writes_the_table_and_prints_it(trained, tmp_path, capsys):
-    assert claims.main(["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]) == 0
+    argv = ["--name", "trained", "--tracking-uri", trained.sweep.uri]
+    assert analyse(["claims", *argv, "--out", str(tmp_path), "--paper", "fishernet"]) == 0
     assert {path.name for path in tmp_path.iterdir()} == {"claims.csv", "claims.tex"}
     assert pd.read_csv(tmp_path / "claims.csv")["claim"].unique().tolist() == ASKED
     assert "FN12" in capsys.readouterr().out
 
 
+def test_a_sweep_that_no_paper_is_about_has_no_claims(trained, tmp_path, capsys):
+    """Its images are digits, so whatever its models are, no paper's claims are about it."""
+    assert analyse(["claims", "--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]) == 2
+    assert "--paper KEY holds one's claims against it" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 def test_an_unknown_sweep_is_a_sentence(trained, capsys):
-    assert claims.main(["--name", "trainde", "--tracking-uri", trained.sweep.uri]) == 2
+    assert analyse(["claims", "--name", "trainde", "--tracking-uri", trained.sweep.uri]) == 2
     assert "Did you mean trained?" in capsys.readouterr().err
 
 

@@ -4,31 +4,21 @@ import sys
 
 import pytest
 
-from analysis import (
-    claims,
-    cluster_table,
-    command,
-    exhibits,
-    frechet,
-    latent_space,
-    loss_curves,
-    mse_curves,
-    report,
-    samples,
-    search,
-)
+from analysis import command, exhibits
+from analysis.__main__ import COMMANDS, run, script
+from analysis.__main__ import main as analyse
+from analysis.figures import FIGURES
 from tests.analysis import test_search
 
 searched = test_search.searched  # the fixture
-COMMANDS = [claims, cluster_table, frechet, latent_space, loss_curves, mse_curves, samples]
-NO_SCORES = {report: ["--no-scores"], frechet: ["--images", "prior", "--features", "classifier"]}
+NO_SCORES = {"report": ["--no-scores"], "frechet": ["--images", "prior", "--features", "classifier"]}
 
 
 def test_an_interrupt_is_one_line_and_exit_status_130(capsys):
     def interrupted():
         raise KeyboardInterrupt
 
-    assert command.run(interrupted) == 130
+    assert run(interrupted) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -40,7 +30,7 @@ def test_an_interrupt_amid_the_imports_is_no_other(capsys, monkeypatch):
 
     monkeypatch.delitem(sys.modules, "analysis.frame")
     monkeypatch.setattr(sys, "meta_path", [Slow(), *sys.meta_path])
-    assert command.run(lambda: None) == 130
+    assert run(lambda: None) == 130
     assert capsys.readouterr().err == "interrupted\n"
 
 
@@ -48,18 +38,43 @@ def full_disk(*_):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("analysis", [*COMMANDS, report], ids=lambda module: module.__name__)
+@pytest.mark.parametrize("analysis", [*FIGURES, "report"])
 def test_a_full_disk_is_a_sentence(analysis, trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exhibits, "write", full_disk)
-    monkeypatch.setattr(frechet, "ensure", lambda stored, options: ("classifier", []))
-    monkeypatch.setattr("analysis.scores.groups.ensure_clusters", lambda stored: [])
-    arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
-    assert analysis.main([*arguments, *NO_SCORES.get(analysis, [])]) == 2
+    monkeypatch.setattr(command, "ensure", lambda stored, name, **arguments: [])
+    arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path), "--paper=fishernet"]
+    assert analyse([analysis, *arguments, *NO_SCORES.get(analysis, [])]) == 2
     said = capsys.readouterr().err
     assert said == f"error: --out {tmp_path} is where figures go, and writing there failed: No space left on device.\n"
 
 
 def test_a_full_disk_is_a_sentence_of_a_search_too(searched, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exhibits, "write", full_disk)
-    assert search.main(["--name", "found", "--tracking-uri", searched.uri, "--out", str(tmp_path)]) == 2
+    assert analyse(["search", "--name", "found", "--tracking-uri", searched.uri, "--out", str(tmp_path)]) == 2
     assert "writing there failed: No space left on device." in capsys.readouterr().err
+
+
+def test_each_command_has_its_former_names(capsys):
+    """Scripts and installed programs of before: ``python analysis/cluster_table.py``, ``fishernet-mse-curves``."""
+    formers = {"clusters": ["analysis/cluster_table.py", "fishernet-clusters"], "search": ["search.py"],
+               "mse-curves": ["/x/analysis/mse_curves.py", "fishernet-mse-curves"], "report": ["fishernet-report"]}  # fmt: skip
+    for name, paths in formers.items():
+        for path in paths:
+            with pytest.raises(SystemExit) as stop:
+                script(path)(["--help"])
+            assert stop.value.code == 0
+            assert capsys.readouterr().out.startswith(f"usage: python -m analysis {name} ")
+
+
+def test_without_a_name_the_commands_are_listed(capsys):
+    with pytest.raises(SystemExit):
+        analyse([])
+    listed = capsys.readouterr().out
+    assert all(f"\n  {name} " in listed for name in (*COMMANDS, "papers"))
+
+
+def test_papers_stand_side_by_side(capsys):
+    assert analyse(["papers"]) == 0
+    shown = capsys.readouterr().out
+    for words in ("FisherNet paper", "Entropy 23:1640", "--preset fishernet", "380 runs", "FN12"):
+        assert words in shown

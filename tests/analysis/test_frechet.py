@@ -4,10 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import claims, frechet
-from analysis.scores import groups, tasks
+from analysis.errors import AnalysisError
+from analysis.figures import claims, frechet
+from analysis.scores import ensure, tasks
 from analysis.scores.features import Classifier, train_classifier
 from analysis.stored import StoredSweep
+from tests.analysis.conftest import exhibits_of
 
 VALUE = {"old": 1.0, "new": 100.0}
 
@@ -23,7 +25,7 @@ def scored(
             **{f"{features}/{images}/{score}": VALUE[made_with] for images in sets for score in ("frechet", "kid")},
             "scores": {
                 features: {
-                    images: {"features": made_with, "how": groups.HOW, "n_images": 70, "n_real": n_real} for images in sets
+                    images: {"features": made_with, "how": images.HOW, "n_images": 70, "n_real": n_real} for images in sets
                 }
             },
         }
@@ -73,20 +75,16 @@ def test_the_numbers_of_images_and_which_they_are_is_said():
     runs = scored({("VAE", 0): "new"}, n_real=1500)
     (said,) = frechet.say_images(runs, "classifier", "validation")
     assert said.startswith("1,500 validation images are compared with 70 samples or 70 reconstructions of these;")
-    table = frechet.frechet_table(frechet.tidy(runs, "classifier"), "classifier", no_paper(), [said], "validation")
+    table = frechet.frechet_table(frechet.tidy(runs, "classifier"), "classifier", None, [said], "validation")
     assert "against the validation images" in table.caption
     assert "test images" not in table.caption
     assert frechet.say_images(runs.assign(scores=[{}]), "classifier") == []
 
 
-def no_paper() -> pd.DataFrame:
-    return pd.DataFrame(columns=["model", "images", "latent_dim", "value"])
-
-
 @pytest.fixture(scope="module")
 def rescored(trained):
     """The sweep ``trained`` with reconstructions scored, then with another classifier in the place of the first."""
-    assert groups.ensure_distances(trained, "classifier", ("reconstruction",)) == []
+    assert ensure(trained, "distances", features="classifier", images=("reconstruction",)) == []
     return trained
 
 
@@ -94,11 +92,11 @@ def test_another_classifier_of_the_sweep_scores_all_runs_anew(rescored, monkeypa
     other = train_classifier(rescored.images, seed=1)
     asked = []
     monkeypatch.setattr(Classifier, "load", lambda path, device: other)
-    monkeypatch.setattr(groups, "run_jobs", lambda stored, jobs, **_: asked.extend(jobs) or [])
-    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",)) == []
+    monkeypatch.setattr(tasks, "run_tasks", lambda stored, lacking: asked.extend(lacking.tasks) or [])
+    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",)) == []
     assert len(asked) == len(rescored.runs)
     asked.clear()
-    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",), dims=[2]) == []
+    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",), latent_dims=[2]) == []
     assert {job.run["latent_dim"] for job in asked} == {2}
 
 
@@ -112,8 +110,9 @@ def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(re
     stored = StoredSweep(rescored.sweep)
     stored.__dict__["runs"] = rescored.runs.assign(scores=rescored.runs.apply(other_weights, axis=1))
     sentence = "Left out are scores of 2 runs, as other weights of the classifier network made them"
-    table, others = frechet.exhibits(stored, "classifier")
-    (verdicts,) = claims.exhibits(stored)
+    table, others = exhibits_of(frechet, stored, "classifier")
+    stored._paper = "fishernet"
+    (verdicts,) = claims.parts(stored)
     for exhibit in (table, others, verdicts):
         assert sentence in exhibit.caption
         assert "--features classifier --latent-dims 2,5`" in exhibit.caption
@@ -125,10 +124,10 @@ def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(re
 
 def test_a_damaged_classifier_matters_only_where_scores_are_missing(rescored, monkeypatch):
     def damaged(path, device):
-        raise groups.AnalysisError("classifier.safetensors is no classifier that can be read")
+        raise AnalysisError("classifier.safetensors is no classifier that can be read")
 
     monkeypatch.setattr(Classifier, "load", damaged)
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert groups.ensure_distances(rescored, "classifier", ("reconstruction",)) == []
-    with pytest.raises(groups.AnalysisError, match="no classifier that can be read"):
-        groups.ensure_distances(rescored, "classifier", ("kde",))
+    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",)) == []
+    with pytest.raises(AnalysisError, match="no classifier that can be read"):
+        ensure(rescored, "distances", features="classifier", images=("kde",))

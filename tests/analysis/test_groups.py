@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from analysis.frame import AnalysisError
-from analysis.scores import clusters, distances, groups, sampling, tasks
+from analysis.scores import clusters, distances, ensure, sampling, tasks
+from analysis.scores import images as scores_of_images
 from analysis.scores.features import Extractor
 from analysis.scores.sampling import latent_samples
-from analysis.stored import decode
 from fishernet.families import trial_config
 from fishernet.models.vae import AE
+from fishernet.trained import decode
 
 SETS = ("reconstruction", "prior", "mixture")
 
@@ -59,7 +60,7 @@ def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held
     extractor = Halves()
     real = distances.RealFeatures.of(extractor.features(test.float() / 255))
     sets = {"reconstruction": None, "mixture": None, "kde": None}
-    scored = groups.score_images("cpu", extractor, real, train, test[:50], mean_grey(), 0, sets)
+    scored = scores_of_images.score_images("cpu", extractor, real, train, test[:50], mean_grey(), 0, sets)
     of_reconstructions, *of_samples = (seen[:, 0] for seen in extractor.seen[1:])
     half_a_grey_value = 0.5 / 255 + 1e-6
     expected = test[:50].float().div(255).mean((1, 2, 3))
@@ -75,9 +76,11 @@ def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held
 @pytest.fixture(scope="module")
 def scored(trained, tmp_path_factory):
     """The sweep ``trained`` with its cluster, ellipse and classifier scores, made by Ray tasks."""
-    assert groups.ensure_clusters(trained) == []
-    assert groups.ensure_ellipses(trained) == []
-    assert groups.ensure_distances(trained, "classifier", SETS, cache=tmp_path_factory.mktemp("cache")) == []
+    assert ensure(trained, "k-means") == []
+    assert ensure(trained, "ellipses") == []
+    assert (
+        ensure(trained, "distances", features="classifier", images=SETS, cache=tmp_path_factory.mktemp("cache")) == []
+    )
     return trained
 
 
@@ -92,20 +95,20 @@ def test_every_run_has_the_scores_it_can_have(scored):
 
 def test_a_second_call_starts_nothing(scored, monkeypatch):
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert groups.ensure_clusters(scored) == []
-    assert groups.ensure_ellipses(scored) == []
-    assert groups.ensure_distances(scored, "classifier", SETS) == []
+    assert ensure(scored, "k-means") == []
+    assert ensure(scored, "ellipses") == []
+    assert ensure(scored, "distances", features="classifier", images=SETS) == []
 
 
 def test_what_a_task_logs_is_what_the_run_in_this_process_gives(scored):
     run = scored.pick("FisherNet", 5)
     means, labels = scored.latents(run)
-    assert run["clusters/nmi"] == pytest.approx(clusters.cluster(means, labels, n_starts=groups.N_STARTS).nmi)
-    extractor = groups.sweep_classifier(scored, torch.device("cpu"))
+    assert run["clusters/nmi"] == pytest.approx(clusters.cluster(means, labels, n_starts=clusters.N_STARTS).nmi)
+    extractor = scores_of_images.sweep_classifier(scored, torch.device("cpu"))
     real = distances.RealFeatures.of(extractor.features(scored.images.test.float() / 255))
     for images, latents in (("reconstruction", means), ("mixture", latent_samples(scored, run, "mixture"))):
         n = len(scored.images.test)
-        drawn = groups.grey_values(decode(scored.model(run), latents[:n], scored.images.image_shape))
+        drawn = scores_of_images.grey_values(decode(scored.model(run), latents[:n], scored.images.image_shape))
         expected = distances.score(real, extractor.features(drawn), int(run["seed"])).values
         for score, value in expected.items():
             # float32: another number of threads sums in another order
@@ -115,33 +118,33 @@ def test_what_a_task_logs_is_what_the_run_in_this_process_gives(scored):
 def test_of_many_real_images_some_are_compared_the_same_ones_always(monkeypatch):
     """Nearest neighbours take time by the square of their number."""
     images = torch.arange(50, dtype=torch.uint8)[:, None, None, None].expand(50, 1, 2, 2)
-    assert groups.some_real(images) is images
-    monkeypatch.setattr(groups, "MOST_REAL", 20)
-    some = groups.some_real(images)
+    assert scores_of_images.some_real(images) is images
+    monkeypatch.setattr(scores_of_images, "MOST_REAL", 20)
+    some = scores_of_images.some_real(images)
     values = some[:, 0, 0, 0].tolist()
     assert len(values) == 20
     assert values == sorted(set(values))
     assert values != list(range(20))
-    assert torch.equal(groups.some_real(images), some)
+    assert torch.equal(scores_of_images.some_real(images), some)
 
 
 def test_too_many_classes_for_clusters_are_a_sentence(scored, monkeypatch):
-    monkeypatch.setattr(groups, "MOST_CLASSES", 9)
+    monkeypatch.setattr(clusters, "MOST_CLASSES", 9)
     with pytest.raises(AnalysisError, match="of 10 classes; clusters are compared with 9 at most"):
-        groups._latents(scored, scored.pick("VAE", 2))
+        clusters._latents(scored, scored.pick("VAE", 2))
 
 
 def test_the_samples_of_a_fitted_density_are_stored_with_the_run(scored):
     run = scored.pick("VAE", 2)
-    stored = groups.find(scored, run, "mixture")
+    stored = sampling.find(scored, run, "mixture")
     assert stored is not None
     assert stored.shape == (10_000, 2)
     np.testing.assert_array_equal(latent_samples(scored, run, "mixture"), stored)
-    assert groups.find(scored, run, "kde") is None
+    assert sampling.find(scored, run, "kde") is None
 
 
 def test_the_classifier_is_trained_once_and_stored_with_the_sweep(scored):
-    again = groups.sweep_classifier(scored, torch.device("cpu"))
+    again = scores_of_images.sweep_classifier(scored, torch.device("cpu"))
     made_with = {about["features"] for scores in scored.runs["scores"] for about in scores["classifier"].values()}
     assert made_with == {again.fingerprint}
 
@@ -154,9 +157,9 @@ def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scor
             raise AnalysisError("weights.safetensors of this run cannot be had")
         return whole(stored, run, names)
 
-    whole = groups._sets
-    monkeypatch.setattr(groups, "_sets", fetch)
-    said = groups.ensure_distances(scored, "classifier", ("kde",))
+    whole = scores_of_images._sets
+    monkeypatch.setattr(scores_of_images, "_sets", fetch)
+    said = ensure(scored, "distances", features="classifier", images=("kde",))
     assert len(said) == 5
     foreseen = [sentence for sentence in said if "weights.safetensors of this run cannot be had" in sentence]
     (other,) = set(said) - set(foreseen)
@@ -166,8 +169,8 @@ def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scor
 
 
 def test_more_gpus_than_there_are_is_a_sentence(trained, capsys):
-    from analysis.frechet import main
+    from analysis.__main__ import main
 
     uri = ["--name", "trained", "--tracking-uri", trained.sweep.uri]
-    assert main([*uri, "--gpus", str(torch.cuda.device_count() + 1)]) == 2
+    assert main(["frechet", *uri, "--gpus", str(torch.cuda.device_count() + 1)]) == 2
     assert "--gpus" in capsys.readouterr().err

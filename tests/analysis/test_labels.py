@@ -5,13 +5,17 @@ import json
 import numpy as np
 import pytest
 
-from analysis import cluster_table, frame, latent_space, report
+from analysis import frame
+from analysis import reporting as report
 from analysis.exhibits import Absent
+from analysis.figures import clusters as cluster_table
+from analysis.figures import latent_space
 from analysis.frame import AnalysisError
-from analysis.scores import groups, tasks
+from analysis.scores import clusters, ensure, tasks
 from analysis.scores.clusters import cluster
 from analysis.stored import StoredSweep
 from fishernet.families import trial_config
+from tests.analysis.conftest import exhibits_of
 
 LABELS = list(range(3, 121, 3))
 
@@ -45,8 +49,8 @@ def scored(sweep):
     """With cluster scores, logged as a worker's are."""
     stored = StoredSweep(sweep)
     for _, run in stored.runs.iterrows():
-        found = groups.score_clusters(*stored.latents(run))
-        tasks.log(stored, tasks.Job(run, "clusters", groups.score_clusters, tuple), found)
+        found = clusters.score_clusters(*stored.latents(run))
+        tasks.log(stored, tasks.ScoreTask(run, "clusters", clusters.score_clusters, tuple), found)
     stored.reload()
     return stored
 
@@ -81,26 +85,26 @@ def test_each_image_has_the_colour_of_its_class(sweep):
 def test_the_overlap_of_many_classes_is_kept_whole_beside_the_tag(scored, monkeypatch):
     run = scored.pick("VAE", 2)
     assert "matrix" not in run["scores"]["clusters"]
-    expected = cluster(*scored.latents(run), n_starts=groups.N_STARTS)
-    found = groups.stored_clusters(scored, run)
+    expected = cluster(*scored.latents(run), n_starts=clusters.N_STARTS)
+    found = clusters.stored_clusters(scored, run)
     assert found.matrix.shape == (40, 40)
     assert np.abs(found.matrix - expected.matrix).max() <= 5.1e-5
     assert found.values() == expected.values()
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert groups.ensure_clusters(scored) == []
+    assert ensure(scored, "k-means") == []
 
 
 def test_an_overlap_in_the_tag_is_read_without_a_file(scored):
-    run, expected = scored.pick("VAE", 2).copy(), groups.stored_clusters(scored, scored.pick("VAE", 2))
+    run, expected = scored.pick("VAE", 2).copy(), clusters.stored_clusters(scored, scored.pick("VAE", 2))
     run["scores"] = {"clusters": expected.to_dict()}
     run["run_id"] = "none"
-    np.testing.assert_array_equal(groups.stored_clusters(scored, run).matrix, expected.matrix)
+    np.testing.assert_array_equal(clusters.stored_clusters(scored, run).matrix, expected.matrix)
 
 
 @pytest.mark.parametrize("text", ['{"matrix": [[0.1', "{}", "[1]"])
 def test_a_damaged_overlap_is_a_sentence(scored, text, tmp_path):
     other, run = StoredSweep(scored.sweep), scored.pick("VAE", 2)
     (tmp_path / "clusters.json").write_text(text)
-    other._files[run["run_id"], groups.OVERLAP_ARTIFACT] = tmp_path / "clusters.json"
+    other._files[run["run_id"], clusters.OVERLAP_ARTIFACT] = tmp_path / "clusters.json"
     with pytest.raises(AnalysisError, match=r"scores/clusters.json of run .* is damaged"):
-        list(cluster_table.exhibits(other))
+        list(exhibits_of(cluster_table, other))

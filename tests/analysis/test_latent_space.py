@@ -14,17 +14,20 @@ from hypothesis import strategies as st
 from matplotlib.collections import EllipseCollection, PathCollection
 from matplotlib.colors import to_hex
 
-from analysis import latent_space
+from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent, Picture, Table
+from analysis.figures import latent_space
 from analysis.frame import AnalysisError
-from analysis.latent_space import ellipse_axes, ellipse_statistics, sigma_points
 from analysis.scores import densities
-from analysis.stored import StoredSweep, decode, posterior_covariances
+from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points
+from analysis.stored import StoredSweep
 from fishernet.families import trial_config
 from fishernet.models.fishernet import FisherNet
-from tests.analysis.conftest import TRAINED_VARIANTS
+from fishernet.trained import decode, posterior_covariances
+from tests.analysis.conftest import TRAINED_VARIANTS, exhibits_of
 
-REPOSITORY = Path(latent_space.__file__).parents[1]
+OF_PAPER = {"models": ("FisherNet", "VAE", "CVAE"), "of_uncertainty": ("FisherNet", "VAE")}
+REPOSITORY = Path(latent_space.__file__).parents[2]
 WITH_POSTERIOR = ("FisherNet", "VAE", "VAE gaussian-learned")  # of the first three panels
 IMAGE = 3  # any, other than the first
 
@@ -47,7 +50,10 @@ def restricted(trained, keep):
 
 @pytest.fixture(scope="module")
 def made(trained):
-    return {exhibit.stem: exhibit for exhibit in latent_space.exhibits(trained, image=IMAGE, density="prior")}
+    return {
+        exhibit.stem: exhibit
+        for exhibit in exhibits_of(latent_space, trained, image=IMAGE, density="prior", **OF_PAPER)
+    }
 
 
 def panels(figure, n):
@@ -193,7 +199,7 @@ def test_figure_5_shows_the_image_asked_for_and_what_the_decoder_makes_of_its_el
 
 
 def test_figure_5_chooses_a_typical_image_and_refuses_one_that_is_not_there(trained):
-    exhibit = latent_space.uncertainty_of_one_image(trained)
+    exhibit = latent_space.uncertainty_of_one_image(trained, models=["FisherNet", "VAE"])
     runs = [trained.pick(variant, 2) for variant in WITH_POSTERIOR]
     covariances = [posterior_covariances(trained.model(run), trained.images.test) for run in runs]
     typical = latent_space.typical_image(covariances)
@@ -290,7 +296,7 @@ def test_every_density_has_a_name_for_captions():
 
 
 def test_without_a_run_of_two_dimensions_all_is_absent_with_the_command_that_trains_it(trained):
-    made = list(latent_space.exhibits(restricted(trained, lambda runs: runs["latent_dim"] != 2)))
+    made = list(exhibits_of(latent_space, restricted(trained, lambda runs: runs["latent_dim"] != 2)))
     assert len(made) == 5
     for exhibit in made:
         assert isinstance(exhibit, Absent)
@@ -301,14 +307,14 @@ def test_without_a_run_of_two_dimensions_all_is_absent_with_the_command_that_tra
 
 def test_what_needs_a_posterior_is_absent_where_only_ae_has_two_dimensions(trained):
     stored = restricted(trained, lambda runs: runs["model"] == "AE")
-    made = {exhibit.stem: exhibit for exhibit in latent_space.exhibits(stored, density="prior")}
+    made = {exhibit.stem: exhibit for exhibit in exhibits_of(latent_space, stored, density="prior")}
     assert [stem for stem, exhibit in made.items() if isinstance(exhibit, Picture)] == [
         "latent_means",
         "density_samples",
     ]
     for stem in ("uncertainty_of_one_image", "uncertainty_of_shoes", "ellipse_sizes"):
         assert "no run of a model with a posterior" in made[stem].why
-        assert "--models FisherNet VAE --latent-dims 2" in made[stem].why
+        assert "--models FisherNet VAE VAE:likelihood=gaussian-learned CVAE --latent-dims 2" in made[stem].why
 
 
 def test_variants_without_two_dimensions_are_left_out(trained):
@@ -337,7 +343,7 @@ def test_every_class_has_a_colour_of_its_own(n):
 
 def test_the_command_writes_every_file_and_says_what_it_wrote(trained, tmp_path, capsys):
     argv = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path), "--density", "prior"]
-    assert latent_space.main([*argv, "--seed", "1", "--image", "7"]) == 0
+    assert analyse(["latent-space", *argv, "--seed", "1", "--image", "7"]) == 0
     pictures = ("latent_means", "uncertainty_of_one_image", "uncertainty_of_shoes", "density_samples")
     expected = {f"{stem}.{kind}" for stem in pictures for kind in ("png", "pdf")}
     expected |= {"uncertainty_of_one_image.csv", "uncertainty_of_shoes.csv", "ellipse_sizes.csv", "ellipse_sizes.tex"}
@@ -349,18 +355,18 @@ def test_the_command_writes_every_file_and_says_what_it_wrote(trained, tmp_path,
 
 def test_an_unknown_sweep_or_image_is_a_sentence_and_status_2(trained, tmp_path, capsys):
     argv = ["--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
-    assert latent_space.main([*argv, "--name", "traned"]) == 2
+    assert analyse(["latent-space", *argv, "--name", "traned"]) == 2
     assert "There is no sweep named traned" in capsys.readouterr().err
-    assert latent_space.main([*argv, "--image", "1000000"]) == 2
-    assert "error: --image chooses the test image of Figure 5" in capsys.readouterr().err
+    assert analyse(["latent-space", *argv, "--image", "1000000"]) == 2
+    assert "error: --image chooses the test image, from 0" in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
 
 
 def test_help_imports_nothing_that_takes_seconds():
     code = (
         "import sys\n"
-        "from analysis import latent_space\n"
-        "try: latent_space.main(['--help'])\n"
+        "from analysis.__main__ import main\n"
+        "try: main(['latent-space', '--help'])\n"
         "except SystemExit as stop: print(stop.code)\n"
         "print(sorted({'mlflow', 'pandas', 'matplotlib', 'torch', 'scipy', 'sklearn'} & set(sys.modules)))\n"
     )

@@ -12,14 +12,17 @@ import pytest
 import torch
 from matplotlib.colors import to_hex
 
-from analysis import frame, loss_curves, style
-from analysis.exhibits import Absent, Picture
+from analysis import frame, style
+from analysis.__main__ import main as analyse
+from analysis.exhibits import Absent, Picture, annotated
+from analysis.figures import loss_curves
+from analysis.papers.fishernet import PAPER
 from analysis.stored import StoredSweep
 from fishernet.families import trial_config
 from fishernet.models.fishernet import FisherNet
-from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS
+from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS, exhibits_of
 
-REPOSITORY = Path(loss_curves.__file__).parents[1]
+REPOSITORY = Path(loss_curves.__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +34,7 @@ def fisher_runs(runs):
 
 @pytest.fixture(scope="module")
 def made(trained):
-    return list(loss_curves.exhibits(trained))
+    return list(exhibits_of(loss_curves, trained))
 
 
 def named_lines(axes):
@@ -160,10 +163,10 @@ def test_what_the_caption_says_is_left_out_of_the_loss_makes_it_minus_the_elbo(t
         assert abs(gap) > error  # without the d/2 it would not
 
 
-def test_the_caption_states_epochs_seeds_and_the_papers_axes(made):
+def test_the_caption_states_epochs_and_seeds_and_beside_the_paper_its_axes(made):
     caption = made[0].caption
     assert "on the test images after 2 epochs. Mean over the seeds 0, 1; bands ± 1 SD." in caption
-    assert "from −1300 to −950 nats and from 0.009 to 0.023" in caption
+    assert "from −1300 to −950 nats and from 0.009 to 0.023" in annotated(made[0], *PAPER.figures[made[0].stem]).caption
 
 
 def test_the_correlation_is_pearsons_over_dimensions_seed_by_seed(fisher_runs):
@@ -196,7 +199,9 @@ def test_a_correlation_takes_three_dimensions_and_finite_losses(fisher_runs):
 def test_every_variant_has_a_panel_with_its_losses_by_epoch(trained, made):
     picture = made[-1]
     panels = [axes for axes in picture.figure.axes if axes.lines]
-    assert [axes.get_title() for axes in panels] == [style.label(variant) for variant in trained.variants]
+    assert [axes.get_title() for axes in panels] == [
+        style.label(variant, line.model) for variant, line in trained.lines.items() if variant in trained.variants
+    ]
     epochs = frame.load_epochs(trained.sweep, trained.runs, ["train/loss", "test/loss"])
     for axes, variant in zip(panels, TRAINED_VARIANTS, strict=True):
         lines = named_lines(axes)
@@ -230,10 +235,12 @@ def test_the_first_epochs_training_loss_flattens_nothing(trained):
 
 
 def test_a_sweep_without_a_held_out_loss_has_no_figure_1_and_says_what_to_train(store):
-    figure_1, by_epoch = loss_curves.exhibits(StoredSweep(frame.find_sweep("curves", store.uri)))
+    figure_1, by_epoch = exhibits_of(
+        loss_curves, StoredSweep(frame.find_sweep("curves", store.uri)), models=["FisherNet"]
+    )
     assert isinstance(figure_1, Absent)
     assert "No run of FisherNet with a test/loss has finished" in figure_1.why
-    assert "--name curves --models FisherNet --latent-dims 2,3,4" in figure_1.why
+    assert "--name curves --models FisherNet --latent-dims 2,5,10,20" in figure_1.why
     assert isinstance(by_epoch, Picture)
     assert set(by_epoch.data["metric"]) == {"train/loss"}
 
@@ -242,17 +249,17 @@ def test_the_command_writes_the_figures_and_their_data_without_a_warning(trained
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
-        assert loss_curves.main(arguments) == 0
+        assert analyse(["loss-curves", *arguments]) == 0
     said = capsys.readouterr().out
     files = {f"{stem}.{kind}" for stem in ("loss_and_mse", "loss_by_epoch") for kind in ("png", "pdf", "csv")}
     assert {path.name for path in tmp_path.iterdir()} == files
     assert all(str(tmp_path / name) in said for name in files)
-    assert "Figure 1. Loss and MSE of FisherNet against the latent dimension" in said
+    assert "Loss and MSE of FisherNet against the latent dimension" in said
 
 
 def test_an_unknown_sweep_is_refused_in_a_sentence(trained, tmp_path, capsys):
     arguments = ["--name", "trainde", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path / "new")]
-    assert loss_curves.main(arguments) == 2
+    assert analyse(["loss-curves", *arguments]) == 2
     assert "Did you mean trained?" in capsys.readouterr().err
     assert not (tmp_path / "new").exists()
 
@@ -260,8 +267,8 @@ def test_an_unknown_sweep_is_refused_in_a_sentence(trained, tmp_path, capsys):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from analysis import loss_curves\n"
-        "try: loss_curves.main(['--help'])\n"
+        "from analysis.__main__ import main\n"
+        "try: main(['loss-curves', '--help'])\n"
         "except SystemExit as stop: print(stop.code)\n"
         "print(sorted({'mlflow', 'pandas', 'matplotlib', 'torch', 'numpy'} & set(sys.modules)))\n"
     )

@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 from matplotlib.colors import to_hex
 
-from analysis import frame, mse_curves, style
+from analysis import command, frame, style
+from analysis.__main__ import main as analyse
+from analysis.figures import mse_curves
 
-REPOSITORY = Path(mse_curves.__file__).parents[1]
+REPOSITORY = Path(mse_curves.__file__).parents[2]
 FILES = {f"{stem}.{kind}" for stem in ("mse_curves", "mse_by_epoch") for kind in ("png", "pdf", "csv")}
+FILES |= {"mse.csv", "mse.tex"}
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +47,7 @@ def legend(figure):
 def test_each_line_of_figure_2_is_the_mean_over_seeds(figure_2, runs):
     means = frame.summary(runs)
     for variant, group in means.groupby("variant"):
-        line = lines(figure_2)[style.label(variant)]
+        line = lines(figure_2)[style.label(variant, group["model"].iloc[0])]
         assert line.get_xdata().tolist() == group["latent_dim"].tolist() == [2, 5, 10]
         assert line.get_ydata().tolist() == group["mean"].tolist()
     assert len(figure_2.axes[0].lines) == means["variant"].nunique() + 1  # and PCA
@@ -101,7 +104,7 @@ def test_each_line_of_figure_3_is_the_mean_over_seeds_at_each_epoch(figure_3, ep
     drawn = lines(figure_3)
     assert len(drawn) == 9
     for (variant, d), group in epochs.groupby(["variant", "latent_dim"]):
-        line = drawn[f"{style.label(variant)}, d = {d}"]
+        line = drawn[f"{style.label(variant, group['model'].iloc[0])}, d = {d}"]
         assert line.get_xdata().tolist() == [1, 2, 3, 4]
         assert line.get_ydata().tolist() == pytest.approx(group.groupby("epoch")["value"].mean().tolist())
 
@@ -140,7 +143,7 @@ def test_every_model_has_a_colour_of_its_own_and_its_variants_shades_of_it():
 
 def test_an_autoencoder_is_labelled_as_drawing_no_sample(figure_2):
     assert "AE (no sampling)" in legend(figure_2)
-    assert style.label("VAE") == "VAE"
+    assert style.label("VAE", "VAE") == "VAE"
 
 
 def test_one_dimension_and_one_seed_are_points_one_can_see(runs, epochs):
@@ -165,20 +168,27 @@ def test_one_dimension_and_several_seeds_are_points_with_bars(runs):
     np.testing.assert_allclose(bars, ends, rtol=1e-12)
 
 
+def drawn(name, uri, folder):
+    """What the command writes, by name."""
+    assert command.draw("mse-curves", name, uri, folder).n == 0
+    return sorted(folder.iterdir())
+
+
 def test_a_validation_score_is_labelled_as_one(store, tmp_path):
     sweep = frame.find_sweep("validated", store.uri)
     runs = frame.load_runs(sweep)
     figure = mse_curves.plot_mse_against_latents(runs, sweep.pca, sweep.held_out)
     assert figure.axes[0].get_ylabel() == "validation MSE per pixel"
-    mse_curves.draw("validated", store.uri, tmp_path)
+    drawn("validated", store.uri, tmp_path)
     data = pd.read_csv(tmp_path / "mse_curves.csv")
     assert data["held_out"].tolist() == ["validation"]
     assert data["sample_mean"].tolist() == pytest.approx((2 * data["mean"]).tolist())
 
 
 def test_epoch_dimensions_are_the_papers_or_those_there_are():
-    assert mse_curves.choose_epoch_dims(range(2, 21), None) == [2, 5, 10]
-    assert mse_curves.choose_epoch_dims([5, 3, 4], None) == [5]
+    assert mse_curves.choose_epoch_dims(range(2, 21), None, (2, 5, 10)) == [2, 5, 10]
+    assert mse_curves.choose_epoch_dims([5, 3, 4], None, (2, 5, 10)) == [5]
+    assert mse_curves.choose_epoch_dims([5, 3, 4], None) == [3, 4, 5]
     assert mse_curves.choose_epoch_dims([3], None) == [3]
     assert mse_curves.choose_epoch_dims([20, 16, 12, 8, 4], None) == [4, 12, 20]
     assert mse_curves.choose_epoch_dims([3, 4, 7], [7, 3]) == [3, 7]
@@ -189,24 +199,25 @@ def test_epoch_dimensions_are_the_papers_or_those_there_are():
 def test_draw_writes_figures_and_data_without_a_warning(store, tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        paths = mse_curves.draw("curves", store.uri, tmp_path / "new" / "folder")
+        paths = drawn("curves", store.uri, tmp_path / "new" / "folder")
     assert {path.name for path in paths} == FILES
     assert all(path.parent == tmp_path / "new" / "folder" for path in paths)
     for path in paths:
         head = path.read_bytes()
-        assert len(head) > (10_000 if path.suffix != ".csv" else 500), path.name
-        assert head.startswith({".png": b"\x89PNG", ".pdf": b"%PDF", ".csv": b"variant,model,latent_dim"}[path.suffix])
+        assert len(head) > (10_000 if path.suffix in (".png", ".pdf") else 500), path.name
+        begins = {".png": b"\x89PNG", ".pdf": b"%PDF", ".csv": b"variant,model,latent_dim", ".tex": b"% needs"}
+        assert head.startswith(begins[path.suffix])
 
 
 def test_two_draws_give_the_same_files(store, tmp_path):
-    first = mse_curves.draw("curves", store.uri, tmp_path / "1")
-    second = mse_curves.draw("curves", store.uri, tmp_path / "2")
+    first = drawn("curves", store.uri, tmp_path / "1")
+    second = drawn("curves", store.uri, tmp_path / "2")
     for one, other in zip(first, second, strict=True):
         assert one.read_bytes() == other.read_bytes(), one.name
 
 
 def test_the_csv_files_hold_what_the_figures_show(store, runs, epochs, tmp_path):
-    mse_curves.draw("curves", store.uri, tmp_path)
+    drawn("curves", store.uri, tmp_path)
     data = pd.read_csv(tmp_path / "mse_curves.csv")
     means = frame.summary(runs)
     assert list(data.columns) == [
@@ -227,19 +238,18 @@ def test_the_csv_files_hold_what_the_figures_show(store, runs, epochs, tmp_path)
 
 
 def test_a_sweep_with_variants_and_odd_runs_is_drawn_and_its_oddities_are_said(store, tmp_path, capsys):
-    assert mse_curves.main(["--name", "odd", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
-    said = capsys.readouterr().out
+    assert analyse(["mse-curves", "--name", "odd", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
+    said = " ".join(capsys.readouterr().out.split())
     assert "Left out, as finished without a finite test/mse: 1." in said
-    assert "Run more than once, of which the most advanced is drawn: 1." in said
-    assert "mse_by_epoch shows d = 2; --epoch-dims chooses others." in said
+    assert "Run more than once, of which the most advanced is shown: 1." in said
     assert "CVAE learning_rate=0.001" in said
 
 
 def test_the_command_prints_the_means_what_is_missing_and_the_paths(store, tmp_path, capsys):
-    assert mse_curves.main(["--name", "curves", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
+    assert analyse(["mse-curves", "--name", "curves", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 0
     said = capsys.readouterr().out
     # VAE, d = 2: 0.05/2 * (1 + 1/4) + 1e-4/2, and 1e-4/sqrt(2)
-    assert "0.03130 ± 0.00007 (2)" in said
+    assert "0.03130 ± 0.00007" in said
     assert "4 of 22 planned runs have not finished" in said
     assert "VAE d=20 seed=0 failed: the loss is not finite" in said
     for name in FILES:
@@ -250,7 +260,7 @@ def test_the_command_prints_the_means_what_is_missing_and_the_paths(store, tmp_p
 def test_without_a_name_the_command_draws_the_latest_sweep_and_says_so(store, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
-    assert mse_curves.main([]) == 0
+    assert analyse(["mse-curves"]) == 0
     assert "sweep validated, the one started last" in capsys.readouterr().out
     assert {path.name for path in (tmp_path / "fishernet-results/validated/figures").iterdir()} == FILES
 
@@ -270,7 +280,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(store, tmp_path, capsys, mon
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     Path("taken").write_text("a file, not a folder")
-    assert mse_curves.main(arguments) == 2
+    assert analyse(["mse-curves", *arguments]) == 2
     said = capsys.readouterr()
     assert said.err.startswith("error: ")
     assert sentence in said.err
@@ -280,7 +290,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(store, tmp_path, capsys, mon
 @pytest.mark.parametrize("dims", ["two", "2,,5", "0,2", "2,3,4,5,6", ""])
 def test_epoch_dimensions_that_cannot_be_read_are_a_usage_error(dims, capsys):
     with pytest.raises(SystemExit) as raised:
-        mse_curves.main(["--epoch-dims", dims])
+        analyse(["mse-curves", "--epoch-dims", dims])
     assert raised.value.code == 2
     assert f"got {dims!r}" in capsys.readouterr().err
 
@@ -303,9 +313,9 @@ def test_the_script_runs_from_any_folder_and_imports_neither_sweeps_nor_ray(stor
 def test_help_and_usage_errors_import_nothing_heavy():
     code = (
         "import sys\n"
-        "from analysis import mse_curves\n"
+        "from analysis.__main__ import main\n"
         "for arguments in (['--help'], ['--epoch-dims', 'two']):\n"
-        "    try: mse_curves.main(arguments)\n"
+        "    try: main(['mse-curves', *arguments])\n"
         "    except SystemExit as stop: print(stop.code)\n"
         "print(sorted({'mlflow', 'pandas', 'matplotlib', 'torch', 'numpy'} & set(sys.modules)))\n"
     )
@@ -316,8 +326,8 @@ def test_help_and_usage_errors_import_nothing_heavy():
 
 def test_runs_whose_draws_were_not_exact_are_counted_under_the_table(curves, runs):
     steep = runs.assign(**{"train/largest_precision": runs["model"].map({"FisherNet": 2e5})})
-    said = [line for line in mse_curves._remarks(curves, steep, None) if "M's diagonal" in line]
+    said = [line for line in mse_curves._remarks(curves, steep) if "M's diagonal" in line]
     assert [line.split(";")[0] for line in said] == [
         "Draws of 6 runs were not exact in the last epoch, as in one where M's diagonal reaches 2e+05"
     ]
-    assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs, None))
+    assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs))

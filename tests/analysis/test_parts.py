@@ -2,8 +2,10 @@
 
 import pytest
 
-from analysis import exhibits, mse_curves, search
+from analysis import exhibits
+from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent
+from analysis.figures import mse_curves, search
 from analysis.frame import AnalysisError
 from analysis.parts import Failures, Part
 from tests.analysis import test_search
@@ -60,10 +62,10 @@ def test_each_part_stands_by_itself_also_what_came_before_an_error():
 
 def test_a_figure_that_fails_leaves_the_table_and_the_other_figure(store, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(mse_curves, "plot_mse_by_epoch", broken)
-    assert mse_curves.main(["--name", "curves", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 1
-    out = capsys.readouterr().out
-    assert "mean ± standard deviation over seeds" in out
-    assert "Figure 3. MSE by epoch: not drawn. ZeroDivisionError: division by zero; the traceback is in" in out
+    assert analyse(["mse-curves", "--name", "curves", "--tracking-uri", store.uri, "--out", str(tmp_path)]) == 1
+    out = " ".join(capsys.readouterr().out.split())
+    assert "mean ± standard deviation over 2 seeds" in out
+    assert "MSE by epoch: not drawn. ZeroDivisionError: division by zero; the traceback is in" in out
     assert (tmp_path / "mse_curves.png").stat().st_size
     assert not (tmp_path / "mse_by_epoch.png").exists()
 
@@ -78,7 +80,7 @@ def test_a_figure_of_a_search_that_fails_leaves_the_others(how, searched, tmp_pa
         monkeypatch.setattr(
             exhibits, "write", lambda e, folder: broken() if e.stem == "parameter_importance" else write(e, folder)
         )
-    assert search.main(["--name", "found", "--tracking-uri", searched.uri, "--out", str(tmp_path)]) == 1
+    assert analyse(["search", "--name", "found", "--tracking-uri", searched.uri, "--out", str(tmp_path)]) == 1
     assert "What the score depends on: not drawn. ZeroDivisionError: division by zero" in capsys.readouterr().out
     names = {path.name for path in tmp_path.iterdir()}
     assert "traceback-parameter_importance.txt" in names

@@ -1,28 +1,31 @@
 """One command from a sweep to the page, its files and its artifacts; the second time nothing is computed."""
 
-import argparse
 import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from analysis import claims, cluster_table, exhibits, frechet, latent_space, mse_curves, report, samples
-from analysis.scores import groups, tasks
+from analysis import exhibits
+from analysis import reporting as report
+from analysis.__main__ import main as analyse
+from analysis.figures import claims, frechet, latent_space, mse_curves, samples
+from analysis.figures import clusters as cluster_table
+from analysis.scores import clusters, tasks
 
 
 @pytest.fixture(scope="module")
 def made(trained, tmp_path_factory):
     """The folder of a report on the sweep ``trained``, its scores computed by Ray tasks."""
     folder = tmp_path_factory.mktemp("report")
-    assert report.main(arguments(trained, folder)) == 0
+    assert analyse(["report", *arguments(trained, folder)]) == 0
     return folder
 
 
 def arguments(trained, folder: Path) -> list[str]:
     return [
         "--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(folder), "--cache", str(folder / "cache"),
-        "--features", "classifier", "--images", "reconstruction",
+        "--features", "classifier", "--images", "reconstruction", "--paper", "fishernet",
     ]  # fmt: skip
 
 
@@ -49,7 +52,7 @@ def test_the_page_and_its_files_are_artifacts_of_the_sweeps_run(made, trained):
 
 def test_a_second_report_computes_nothing_and_is_the_same(made, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert report.main(arguments(trained, tmp_path)) == 0
+    assert analyse(["report", *arguments(trained, tmp_path)]) == 0
     assert (tmp_path / report.PAGE).read_text() == (made / report.PAGE).read_text()
 
 
@@ -67,13 +70,13 @@ def test_parts_that_fail_leave_the_page_and_all_other_parts(made, trained, tmp_p
     )
     places = {
         "uncertainty_of_shoes": (latent_space, "uncertainty_of_shoes"), "prior_samples_d02": (samples, "mosaic"),
-        "mse_curves": (mse_curves, "plot_mse_against_latents"), "claims": (claims, "exhibits"),
+        "mse_curves": (mse_curves, "plot_mse_against_latents"), "claims": (claims, "parts"),
         "image_scores_classifier": (frechet, "other_scores_table"), "cluster_overlap": (cluster_table, "overlap_picture"),
-        "facts": (report, "facts"), "clusters": (groups, "ensure_clusters"),
+        "facts": (report, "facts"), "k-means": (clusters, "tasks"),
     }  # fmt: skip
     for module, name in places.values():
         monkeypatch.setattr(module, name, broken)
-    assert report.main(arguments(trained, tmp_path)) == 1
+    assert analyse(["report", *arguments(trained, tmp_path)]) == 1
     titles = [re.findall(r'<h3 id="([^"]*)-title">', (folder / report.PAGE).read_text()) for folder in (made, tmp_path)]
     assert titles[0] == titles[1]
     page = (tmp_path / report.PAGE).read_text()
@@ -90,19 +93,19 @@ def test_fewer_test_images_than_neighbours_are_said_in_place_of_table_1(trained)
 
     few = StoredSweep(trained.sweep)
     few.__dict__["images"] = replace(trained.images, test=trained.images.test[:5])
-    options = argparse.Namespace(
-        features="inception", gpus=0, images=None, latent_dims=None, inception_weights=None, cache=Path("cache")
-    )
-    said = report.compute(few, options)
+    said = report.compute(few, {"distances": {"features": "inception", "gpus": 0}})
     sentence = "they need 6 test images or more; trained has 5."
-    assert said["inception"][0].endswith(sentence)
+    assert said["distances"][0].endswith(sentence)
     assert few.failures.n == 0  # it is foreseen
-    table, *_ = few.failures.exhibits("x", "X", lambda: frechet.parts(few, "inception", said["inception"][0]))
+    table, *_ = few.failures.exhibits("x", "X", lambda: frechet.parts(few, "inception"))
     assert table.why.endswith(sentence)
 
 
 def test_a_sweep_that_is_not_there_is_a_sentence_that_lists_those_that_are(trained, tmp_path, capsys):
-    assert report.main(["--name", "trainde", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path / "out")]) == 2
+    assert (
+        analyse(["report", "--name", "trainde", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path / "out")])
+        == 2
+    )
     said = capsys.readouterr().err
     assert "There is no sweep named trainde" in said
     assert "Did you mean trained?" in said
@@ -110,8 +113,7 @@ def test_a_sweep_that_is_not_there_is_a_sentence_that_lists_those_that_are(train
 
 
 def test_dimensions_without_runs_are_a_note_on_the_page_and_an_error_of_the_table(trained, tmp_path, capsys):
-    from analysis import frechet
 
     uri = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
-    assert frechet.main([*uri, "--latent-dims", "2,9"]) == 2
+    assert analyse(["frechet", *uri, "--latent-dims", "2,9"]) == 2
     assert "--latent-dims asks for d = 9" in capsys.readouterr().err

@@ -11,14 +11,17 @@ import pytest
 import torch
 from PIL import Image
 
-from analysis import samples, style
+from analysis import style
+from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent, Picture
+from analysis.figures import samples
 from analysis.frame import AnalysisError
 from analysis.scores.sampling import fit_and_draw, latent_samples
-from analysis.stored import StoredSweep, decode, posterior_means
-from tests.analysis.conftest import TRAINED_DIMS
+from analysis.stored import StoredSweep
+from fishernet.trained import decode, posterior_means
+from tests.analysis.conftest import TRAINED_DIMS, exhibits_of
 
-REPOSITORY = Path(samples.__file__).parents[1]
+REPOSITORY = Path(samples.__file__).parents[2]
 SHAPE = (1, 8, 8)
 WITH_PRIOR = ["FisherNet", "VAE", "CVAE", "VAE gaussian-learned"]  # the paper's before the others
 
@@ -138,17 +141,20 @@ def test_without_any_run_at_that_dimension_there_is_a_command_in_the_figures_pla
 
 
 def test_by_default_there_are_the_papers_dimensions_or_the_ends_of_what_is_there(trained):
-    made = {exhibit.stem: exhibit for exhibit in samples.exhibits(trained, density="mixture")}
+    made = {
+        exhibit.stem: exhibit
+        for exhibit in exhibits_of(samples, trained, density="mixture", prior_dims=(2, 15), density_dims=(5,))
+    }
     kinds = {stem: type(exhibit) for stem, exhibit in made.items()}
     assert kinds == {
         "prior_samples_d02": Picture,
-        "prior_samples_d05": Picture,  # as Figure 8, whose d = 15 this sweep does not have
+        "prior_samples_d05": Picture,  # instead of d = 15, which this sweep does not have
         "prior_samples_d15": Absent,
         "density_samples_images_d05": Picture,
         "reconstructions": Picture,
     }
-    assert made["prior_samples_d05"].title.startswith("As Figure 8. ")
-    assert made["prior_samples_d15"].title.startswith("Figure 8. ")
+    ends = {exhibit.stem for exhibit in exhibits_of(samples, trained, density="mixture")}
+    assert ends == {"prior_samples_d02", "prior_samples_d05", "density_samples_images_d05", "reconstructions"}
     assert set(made["reconstructions"].data["latent_dim"]) == set(TRAINED_DIMS)
 
 
@@ -156,8 +162,8 @@ def test_the_ends_are_those_that_most_variants_have():
     runs = pd.DataFrame(
         [("FisherNet", d) for d in (1, 3, 6, 50)] + [("VAE", d) for d in (3, 6)], columns=["variant", "latent_dim"]
     )
-    assert samples._ends(runs) == {3, 6}
-    assert samples._ends(runs.replace({"latent_dim": {1: 2, 50: 15}})) == {2, 15}
+    assert samples._ends(runs) == samples._ends(runs, (2, 15)) == {3, 6}
+    assert samples._ends(runs.replace({"latent_dim": {1: 2, 50: 15}}), (2, 15)) == {2, 15}
     assert samples._ends(runs[runs["latent_dim"] == 6]) == {6}
     assert samples._ends(runs.iloc[:0]) == set()
 
@@ -189,7 +195,7 @@ def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(
 
 
 def test_reconstructions_are_below_the_first_test_images(trained):
-    picture = samples.reconstructions(trained, [2, 5])
+    picture = samples.reconstructions(trained, [2, 5], ["FisherNet", "VAE", "CVAE"])
     images = trained.images.test[:10]
     original, *strips = (cut(pixels(axes), 10, 10) for axes in picture.figure.axes)
     np.testing.assert_allclose(original, images / 255, atol=1e-7)
@@ -269,7 +275,7 @@ def test_the_command_writes_pictures_and_data_without_a_warning(trained, tmp_pat
     arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert samples.main([*arguments, "--latent-dims", "2", "--density", "mixture", "--seed", "1"]) == 0
+        assert analyse(["samples", *arguments, "--latent-dims", "2", "--density", "mixture", "--seed", "1"]) == 0
     stems = ("prior_samples_d02", "density_samples_images_d02", "reconstructions")
     files = {f"{stem}.{kind}" for stem in stems for kind in ("png", "pdf", "csv")}
     assert {path.name for path in tmp_path.iterdir()} == files
@@ -287,7 +293,7 @@ def test_the_command_writes_pictures_and_data_without_a_warning(trained, tmp_pat
 )
 def test_what_cannot_be_drawn_is_said_in_a_sentence(trained, tmp_path, capsys, arguments, sentence):
     out = tmp_path / "new"
-    assert samples.main([*arguments, "--tracking-uri", trained.sweep.uri, "--out", str(out)]) == 2
+    assert analyse(["samples", *arguments, "--tracking-uri", trained.sweep.uri, "--out", str(out)]) == 2
     assert sentence in capsys.readouterr().err
     assert not out.exists()
 
@@ -295,7 +301,7 @@ def test_what_cannot_be_drawn_is_said_in_a_sentence(trained, tmp_path, capsys, a
 @pytest.mark.parametrize("dims", ["two", "0,2", "2,,5", ""])
 def test_dimensions_that_cannot_be_read_are_a_usage_error(dims, capsys):
     with pytest.raises(SystemExit) as raised:
-        samples.main(["--latent-dims", dims])
+        analyse(["samples", "--latent-dims", dims])
     assert raised.value.code == 2
     assert f"got {dims!r}" in capsys.readouterr().err
 
@@ -303,8 +309,8 @@ def test_dimensions_that_cannot_be_read_are_a_usage_error(dims, capsys):
 def test_help_imports_nothing_heavy():
     code = (
         "import sys\n"
-        "from analysis import samples\n"
-        "try: samples.main(['--help'])\n"
+        "from analysis.__main__ import main\n"
+        "try: main(['samples', '--help'])\n"
         "except SystemExit as stop: print(stop.code)\n"
         "print(sorted({'mlflow', 'pandas', 'matplotlib', 'torch', 'numpy'} & set(sys.modules)))\n"
     )

@@ -12,8 +12,11 @@ from mlflow.entities import Metric, Param
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import TrialState
 
-from analysis import exhibits, frame, report, search
+from analysis import exhibits, frame
+from analysis import reporting as report
+from analysis.figures import search
 from analysis.frame import AnalysisError
+from analysis.parts import all_of
 from analysis.stored import StoredSweep
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
@@ -25,6 +28,8 @@ SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-2, log=True),
     "activation": CategoricalDistribution(["relu", "elu"]),
 }
+
+OF_VAE = {"VAE-d02": "VAE"}  # study -> model
 
 
 def score(rate: float, activation: str) -> float:
@@ -110,7 +115,7 @@ def searched(tmp_path_factory):
 @pytest.fixture(scope="module")
 def made(searched):
     sweep = frame.find_sweep("found", searched.uri, kind="search")
-    return {exhibit.stem: exhibit for exhibit in search.search_exhibits(sweep)}
+    return {exhibit.stem: exhibit for exhibit in all_of(search.search_parts(sweep))}
 
 
 def test_the_best_setting_is_the_lowest_completed_score_with_its_spread_over_seeds(made):
@@ -156,9 +161,11 @@ def test_fields_that_matter_only_together_have_no_share_alone():
     """exp(sign(x y)) over a square has neither main effect; made to sum to one, the shares would say that each explains half."""
     points = [i / 6 + 1 / 12 for i in range(-6, 6)]
     rows = [{"x": x, "y": y} for x in points for y in points]
-    shares = search.importance({"VAE-d02": study_of(rows, [math.exp(1 if r["x"] * r["y"] > 0 else -1) for r in rows])})
+    shares = search.importance(
+        {"VAE-d02": study_of(rows, [math.exp(1 if r["x"] * r["y"] > 0 else -1) for r in rows])}, OF_VAE
+    )
     assert shares.data["importance"].sum() < 0.1
-    alone = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])})
+    alone = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])}, OF_VAE)
     assert alone.data.set_index("field")["importance"]["x"] > 0.9  # so that the sum can be other than small
 
 
@@ -167,7 +174,7 @@ def shares_of(distributions: dict[str, object], rows: list[dict[str, object]], s
     for row in rows:
         own = {name: distributions[name] for name in row}
         study.add_trial(optuna.trial.create_trial(value=score(row), params=row, distributions=own))
-    return search.importance({"VAE-d02": study}).data.set_index("field")["importance"]
+    return search.importance({"VAE-d02": study}, OF_VAE).data.set_index("field")["importance"]
 
 
 @pytest.mark.parametrize("logarithmic", [FloatDistribution(1e-5, 1e-1, log=True), IntDistribution(1, 10**4, log=True)])
@@ -200,12 +207,12 @@ def test_the_variance_shared_out_is_that_of_the_logarithm():
 
 def test_what_is_missing_to_one_is_said_of_shares_that_add_up_alone():
     rows: list[dict[str, object]] = [{"x": i / 10 - 1, "y": 1 - (7 * i % 20) / 10} for i in range(20)]
-    whole = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])})
+    whole = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])}, OF_VAE)
     assert "what is missing to 1 are interactions" in whole.caption
     assert "star" not in whole.caption
     for row in rows[::2]:
         row["start"] = row["y"]
-    part = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])})
+    part = search.importance({"VAE-d02": study_of(rows, [math.exp(r["x"]) for r in rows])}, OF_VAE)
     assert "of the fields that every trial has, what is missing to 1" in part.caption
     assert "it does not add up with the others" in part.caption
     rows_of = part.data.set_index("field")
@@ -221,7 +228,7 @@ def test_a_field_that_only_some_trials_have_is_assessed_among_those_if_they_are_
         row = {"rate": (7 * i % 30) / 15 - 1, "kind": "b" if i % every == 0 else "a"}
         rows.append(row | ({"start": (11 * i % 30) / 15 - 1} if row["kind"] == "b" else {}))
     study = study_of(rows, [math.exp(row["rate"] / 20 + 3 * row.get("start", 0)) for row in rows])
-    shares = search.importance({"VAE-d02": study}).data.set_index("field")["importance"]
+    shares = search.importance({"VAE-d02": study}, OF_VAE).data.set_index("field")["importance"]
     assert set(shares.index) == ({"rate", "kind", "start"} if assessed else {"rate", "kind"})
     assert shares.get("start", 1.0) > 0.8
 
@@ -236,7 +243,7 @@ def test_slices_and_parallel_coordinates_show_the_ended_and_the_completed(made):
 def test_the_pareto_front_is_what_nothing_beats_in_both(searched, made):
     assert isinstance(made["pareto_front"], exhibits.Absent)
     sweep = frame.find_sweep("both", searched.uri, kind="search")
-    found = {e.stem: e for e in search.search_exhibits(sweep)}
+    found = {e.stem: e for e in all_of(search.search_parts(sweep))}
     assert list(found["pareto_front"].data["on_front"]) == [True, True, False, True]
     assert list(found["best_settings"].data["trial"]) == [1]  # the search's own choice: neither end of the front
 
@@ -323,6 +330,8 @@ def test_a_tuned_variant_belongs_to_its_usual_line():
         ("AE", "AE detuned", "detuned"): "AE detuned",
     }
     runs = pd.DataFrame(list(lines), columns=["model", "variant", "setting"])
+    choices = {"FisherNet closed-form eq24": {"noise": "closed-form", "objective": "eq24"}}
+    runs["config"] = [trial_config(model=m, setting=s, **choices.get(v, {})) for m, v, s in lines]
     assert search.usual_lines(runs).tolist() == list(lines.values())
     assert not search.is_tuned("detuned")
 
@@ -336,7 +345,7 @@ def tuned_at_two_dims(tmp_path_factory):
     configs = [
         trial_config(
             model=model, latent_dim=d, seed=seed, epochs=2, learning_rate=rate, **of_model,
-            setting=setting and "-".join([*trial_config(model=model, **of_model).variant.split()[1:], setting]),
+            setting=setting and trial_config(model=model, **of_model).named(setting),
         )
         for model, of_model in choices.items() for setting, of_dim in rates.items() for d, rate in of_dim.items()
         for seed in (5, 6, 7)

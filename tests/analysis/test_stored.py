@@ -9,6 +9,7 @@ import pytest
 import torch
 
 import fishernet
+from analysis import frame
 from analysis.frame import AnalysisError
 from analysis.stored import StoredSweep, config_of, model_flag
 from fishernet.families import trial_config
@@ -82,12 +83,16 @@ def test_what_is_missing_comes_with_the_command_that_trains_it(trained):
 def test_a_variant_as_a_flag_makes_the_same_variant(config):
     from sweeps.planning import model_overrides
 
-    assert trial_config(model_overrides(model_flag(config.variant))).variant == config.variant
+    assert trial_config(model_overrides(model_flag(config))).variant == config.variant
 
 
 def test_a_setting_that_looks_like_a_field_is_left_to_a_plan_file():
-    assert model_flag("VAE beta=4-tuned") == ""
-    assert model_flag("CVAE learning_rate=0.001") == "CVAE:learning_rate=0.001"  # runs of one variant told apart
+    assert model_flag(trial_config(model="VAE", setting="beta=4-tuned")) == ""
+
+
+def test_runs_of_one_variant_that_are_told_apart_have_flags_of_their_own(store):
+    stored = StoredSweep(frame.find_sweep("odd", store.uri))
+    assert "--models CVAE:learning_rate=0.001 --latent" in stored.command_for(["CVAE learning_rate=0.001"], [3])
 
 
 def test_weights_of_another_shape_or_cut_off_are_a_sentence(trained, tmp_path):

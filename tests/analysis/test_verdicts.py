@@ -14,9 +14,9 @@ from analysis.verdicts import (
     BELOW,
     CONFIDENCE,
     Claim,
+    Comparison,
     Evidence,
     Finding,
-    Part,
     Scope,
     by_what,
     compare,
@@ -31,11 +31,13 @@ from analysis.verdicts import (
 ANY_RUNS = Scope()
 INSIDE, BEYOND, BOTH = (1.0, 1.1, 1.2), (-1.0, -1.1, -1.2), (-1.0, 0.1, 1.0)
 WORDS = {
-    "confirmed": Part("", ABOVE, INSIDE),
-    "undecided": Part("", ABOVE, BOTH),
-    "too short": Part("", ABOVE, INSIDE, short=(("VAE", 12, 50),)),
-    "not asked of these data": Part("", ABOVE, INSIDE, apart=(("images of digits", ""),), short=(("VAE", 12, 50),)),
-    "contradicted": Part("", ABOVE, BEYOND),
+    "confirmed": Comparison("", ABOVE, INSIDE),
+    "undecided": Comparison("", ABOVE, BOTH),
+    "too short": Comparison("", ABOVE, INSIDE, short=(("VAE", 12, 50),)),
+    "not asked of these data": Comparison(
+        "", ABOVE, INSIDE, apart=(("images of digits", ""),), short=(("VAE", 12, 50),)
+    ),
+    "contradicted": Comparison("", ABOVE, BEYOND),
 }
 
 
@@ -81,37 +83,37 @@ def test_a_comparison_says_why_it_is_not_decided():
     assert WORDS["too short"].why == "12 epochs (VAE), where the claim is about 50"
     assert WORDS["not asked of these data"].why == "images of digits"
     assert WORDS["confirmed"].why == WORDS["contradicted"].why == ""
-    assert Part("", ABOVE, (1.0,), lacking=(("VAE", 2),)).why == "not enough runs"
-    assert Part("", ABOVE, (1.0,), unscored=("clusters/trace",)).why == "too few runs have clusters/trace"
+    assert Comparison("", ABOVE, (1.0,), lacking=(("VAE", 2),)).why == "not enough runs"
+    assert Comparison("", ABOVE, (1.0,), unscored=("clusters/trace",)).why == "too few runs have clusters/trace"
 
 
 def test_a_region_decides_by_the_whole_interval():
     values = (0.9, 1.0, 1.1)
-    low, high = Part("", ABOVE, values).interval
-    assert Part("", (low - 1e-9, high + 1e-9), values).verdict == "confirmed"
+    low, high = Comparison("", ABOVE, values).interval
+    assert Comparison("", (low - 1e-9, high + 1e-9), values).verdict == "confirmed"
     for region in ((low + 1e-9, math.inf), (-math.inf, high - 1e-9)):  # reaches across
-        assert Part("", region, values).verdict == "undecided"
-        assert Part("", region, values).reading == "reaches across"
+        assert Comparison("", region, values).verdict == "undecided"
+        assert Comparison("", region, values).reading == "reaches across"
     for region in ((high, math.inf), (-math.inf, low)):  # lies beyond
-        assert Part("", region, values).verdict == "contradicted"
+        assert Comparison("", region, values).verdict == "contradicted"
     for few in (values[:2], values[:1], ()):
-        assert Part("", ABOVE, few).verdict == "undecided"
-        assert Part("", ABOVE, few).reading == ""
+        assert Comparison("", ABOVE, few).verdict == "undecided"
+        assert Comparison("", ABOVE, few).reading == ""
 
 
 def test_between_what_is_claimed_and_what_is_denied_nothing_is_decided():
     values = (0.39, 0.40, 0.41)
-    low, high = Part("", ABOVE, values).interval
-    assert Part("", (0.5, math.inf), values, denied=(-math.inf, 0.25)).verdict == "undecided"
-    assert Part("", (0.5, math.inf), values, denied=(-math.inf, high)).verdict == "contradicted"
-    assert Part("", (low - 1e-9, math.inf), values, denied=(-math.inf, 0.25)).verdict == "confirmed"
+    low, high = Comparison("", ABOVE, values).interval
+    assert Comparison("", (0.5, math.inf), values, denied=(-math.inf, 0.25)).verdict == "undecided"
+    assert Comparison("", (0.5, math.inf), values, denied=(-math.inf, high)).verdict == "contradicted"
+    assert Comparison("", (low - 1e-9, math.inf), values, denied=(-math.inf, 0.25)).verdict == "confirmed"
 
 
 @pytest.mark.parametrize("number", [np.float64, np.float32, np.int64, float, int])
 def test_numbers_of_numpy_decide_as_pythons_do(number):
     """numpy.False_ is not False: what is decided must not ask."""
     for values, word in (((4, 5, 4), "confirmed"), ((-4, -5, -4), "contradicted"), ((-1, 2, 0), "undecided")):
-        part = Part("", (number(0), np.float64(np.inf)), np.array(values).astype(number))
+        part = Comparison("", (number(0), np.float64(np.inf)), np.array(values).astype(number))
         assert conclude([part]) == part.verdict == word
         assert {type(value) for value in (*part.values, *part.claimed, *part.interval, part.mean)} == {float}
     evidence = evidence_of({("A", 2): [1, 2, 1], ("B", 2): [8, 9, 9]}, epochs=number(12))
@@ -207,19 +209,19 @@ def test_a_number_per_seed_may_combine_any_columns():
 
 
 def test_numbers_show_two_digits_of_the_interval_but_no_more_than_three_of_the_mean():
-    part = Part("A − B, d = 5", BELOW, (-2.0e-4, -2.1e-4, -2.2e-4))
+    part = Comparison("A − B, d = 5", BELOW, (-2.0e-4, -2.1e-4, -2.2e-4))
     low, high = part.interval
     assert str(part) == f"A − B, d = 5: −0.000210 [−{-low:.6f}, −{-high:.6f}], 3 seeds"
-    assert str(Part("A", BELOW, (-25.44,))) == "A: −25.4, 1 seed"
-    assert str(Part("A", BELOW, (-2544.0,))) == "A: −2544, 1 seed"
-    assert str(Part("A", ABOVE, (0.98761, 0.98762, 0.98763))) == "A: 0.988 [0.988, 0.988], 3 seeds"
-    assert str(Part("A", ABOVE, (-1.0, 0.0, 1.0))) == "A: 0.0 [−2.5, 2.5], 3 seeds"
-    assert str(Part("A", BELOW, (0.0, 0.0, 0.0))) == "A: 0 [0, 0], 3 seeds"
-    assert str(Part("share", ABOVE, (0.5, 0.6, 0.7), (1.0, 1.1, 1.2))) == "share: 55% [41%, 63%], 3 seeds"
-    assert str(Part("share", ABOVE, (0.5,), (1.0,))) == "share: 50.0%, 1 seed"
+    assert str(Comparison("A", BELOW, (-25.44,))) == "A: −25.4, 1 seed"
+    assert str(Comparison("A", BELOW, (-2544.0,))) == "A: −2544, 1 seed"
+    assert str(Comparison("A", ABOVE, (0.98761, 0.98762, 0.98763))) == "A: 0.988 [0.988, 0.988], 3 seeds"
+    assert str(Comparison("A", ABOVE, (-1.0, 0.0, 1.0))) == "A: 0.0 [−2.5, 2.5], 3 seeds"
+    assert str(Comparison("A", BELOW, (0.0, 0.0, 0.0))) == "A: 0 [0, 0], 3 seeds"
+    assert str(Comparison("share", ABOVE, (0.5, 0.6, 0.7), (1.0, 1.1, 1.2))) == "share: 55% [41%, 63%], 3 seeds"
+    assert str(Comparison("share", ABOVE, (0.5,), (1.0,))) == "share: 50.0%, 1 seed"
     for of in ((1.0, -1.0, 0.5), (-1.0, -1.1, -1.2)):
-        assert str(Part("share", ABOVE, (0.5, 0.6, 0.7), of)) == "share: none, as the gain may be none, 3 seeds"
-    assert str(Part("share", ABOVE, (0.5,), (-1.0,))) == "share: none, as the gain may be none, 1 seed"
+        assert str(Comparison("share", ABOVE, (0.5, 0.6, 0.7), of)) == "share: none, as the gain may be none, 3 seeds"
+    assert str(Comparison("share", ABOVE, (0.5,), (-1.0,))) == "share: none, as the gain may be none, 1 seed"
 
 
 @pytest.mark.parametrize("n", [3, 5, 20])
@@ -267,14 +269,14 @@ def sweeps(share, dims, n_seeds, n_sweeps, spread, seed=0):
     fisher, vae, learned = own[0], gains + own[1], share * gains + own[2]
     for rest, gain in zip(learned - fisher, vae - fisher, strict=True):
         yield {
-            d: Part("share", (0.5, math.inf), tuple(rest[d]), tuple(gain[d]), denied=(-math.inf, 0.25))
+            d: Comparison("share", (0.5, math.inf), tuple(rest[d]), tuple(gain[d]), denied=(-math.inf, 0.25))
             for d in range(dims)
         }
 
 
 def once_said(shares):
     """What an interval that includes 0 at every d but one was called: the rule that these tests reject."""
-    remains = [Part("", ABOVE, share.values).reading == "holds" for share in shares.values()]
+    remains = [Comparison("", ABOVE, share.values).reading == "holds" for share in shares.values()]
     return "remains" if all(remains) else "remains in part" if any(remains) else "does not remain"
 
 
@@ -327,7 +329,7 @@ def test_clear_gaps_are_decided(share, said):
 
 
 def test_the_answer_over_dimensions():
-    keeps = Part("", (0.5, math.inf), INSIDE, INSIDE, (-math.inf, 0.25))
+    keeps = Comparison("", (0.5, math.inf), INSIDE, INSIDE, (-math.inf, 0.25))
     loses = replace(keeps, values=(0.01, -0.02, 0.02))
     between = replace(keeps, values=tuple(0.4 * x for x in INSIDE))
     few = replace(keeps, values=INSIDE[:2], of=INSIDE[:2])
@@ -352,7 +354,7 @@ def test_without_any_difference_a_claim_is_confirmed_in_one_sweep_of_forty_or_fe
     """2.5% of single comparisons hold by chance, within 4 standard errors; a conjunction of three hardly ever does."""
     rng, n_sweeps = np.random.default_rng(0), 2000
     draws = rng.standard_normal((n_sweeps, n_parts, 4))
-    confirmed = np.mean([conclude([Part("", BELOW, tuple(x)) for x in parts]) == "confirmed" for parts in draws])
+    confirmed = np.mean([conclude([Comparison("", BELOW, tuple(x)) for x in parts]) == "confirmed" for parts in draws])
     rate = 0.025**n_parts
     assert abs(confirmed - rate) <= 4 * math.sqrt(rate * (1 - rate) / n_sweeps)
 
@@ -360,6 +362,6 @@ def test_without_any_difference_a_claim_is_confirmed_in_one_sweep_of_forty_or_fe
 def test_a_true_difference_of_two_spreads_is_seldom_contradicted_and_often_undecided():
     """Three seeds: that an interval reaches across is no contradiction. Of 2000 sweeps at most 1% say so."""
     draws = 2 + np.random.default_rng(1).standard_normal((2000, 3))
-    words = [Part("", ABOVE, tuple(x)).verdict for x in draws]
+    words = [Comparison("", ABOVE, tuple(x)).verdict for x in draws]
     assert words.count("contradicted") / 2000 <= 0.01
     assert words.count("undecided") / 2000 > 0.3

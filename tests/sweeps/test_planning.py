@@ -9,7 +9,7 @@ import pytest
 from fishernet.config import TrialConfig
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
-from sweeps.latent_sweep import _parse
+from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
@@ -32,6 +32,22 @@ def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
     )
     assert {(c.dataset, c.epochs, c.batch_size, c.learning_rate) for c in configs} == {("fashion-mnist", 100, 64, 1e-4)}
     assert flags("--preset", "paper") == configs
+
+
+@pytest.mark.parametrize(
+    ("words", "paper"),
+    [
+        ("--preset fishernet", "fishernet"),
+        ("--preset paper --epochs 3", "fishernet"),
+        ("--preset quick", ""),
+        ("", ""),  # which images and models tell
+        ("--resume s", ""),
+    ],
+)
+def test_a_sweep_that_asks_for_a_papers_preset_is_about_that_paper(words, paper):
+    assert LatentSweep(_parse(words.split()), words.split()).paper == paper
+    if paper:
+        assert [c for c in flags("--preset", "fishernet") if c.seed == 0] == [c for c in flags() if c.seed == 0]
 
 
 def test_every_flag_beats_its_preset():

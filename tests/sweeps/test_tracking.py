@@ -472,6 +472,16 @@ def test_nothing_waits_for_epochs_to_come_once_a_run_has_ended_or_somebody_waits
     assert [epochs for _, epochs in calls] == [[1], [2, 3, 4], [1]]
 
 
+def test_the_paper_of_a_preset_stays_with_the_sweep(sweep: Callable[..., SweepTracking]) -> None:
+    tracking = sweep()
+    tracking.describe(PLAN, {}, "first", "note", paper="fishernet")
+    drained(tracking)
+    again = sweep(create=False)
+    again.describe(PLAN, {}, "--resume, which has no preset", "note")
+    drained(again)
+    assert again._client.get_run(again.parent_run_id).data.tags["fishernet.paper"] == "fishernet"
+
+
 def test_plans_longer_than_a_tag_are_read_back(sweep: Callable[..., SweepTracking]) -> None:
     configs = [trial_config(seed=seed).to_dict() for seed in range(60)]
     assert len(json.dumps(configs)) > 8000  # what MLflow keeps of a tag

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from analysis.scores.clusters import Clusters, cluster, plot_overlap
+from analysis.figures.clusters import plot_overlap
+from analysis.scores.clusters import Clusters, cluster
 
 pytestmark = pytest.mark.filterwarnings("error")  # scikit-learn's, about fewer distinct clusters, among them
 

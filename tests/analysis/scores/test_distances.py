@@ -10,8 +10,8 @@ from pytorch_fid.fid_score import calculate_frechet_distance
 from analysis.scores import distances
 from analysis.scores.distances import (
     EPS,
-    Gaussian,
     K,
+    Moments,
     RealFeatures,
     fit_gaussian,
     frechet_distance,
@@ -36,8 +36,8 @@ def rotation(f: int, seed: int) -> np.ndarray:
     return np.linalg.qr(np.random.default_rng(1000 + seed).normal(size=(f, f)))[0]
 
 
-def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Gaussian:
-    return Gaussian(np.asarray(mean, dtype=float), (covariance + covariance.T) / 2, n=1000)
+def gaussian(mean: np.ndarray, covariance: np.ndarray) -> Moments:
+    return Moments(np.asarray(mean, dtype=float), (covariance + covariance.T) / 2, n=1000)
 
 
 def neighbour_scores(x: np.ndarray, y: np.ndarray) -> dict[str, float]:
@@ -148,7 +148,7 @@ def test_a_gaussian_refuses_what_is_no_mean_and_covariance():
         (np.zeros(2), np.full((2, 2), np.inf), "finite"),
     ):
         with pytest.raises(ValueError, match=why):
-            Gaussian(mean, covariance, 10)
+            Moments(mean, covariance, 10)
     with pytest.raises(ValueError, match="as many features; got 2 and 3"):
         frechet_distance(gaussian(np.zeros(2), np.eye(2)), gaussian(np.zeros(3), np.eye(3)))
 

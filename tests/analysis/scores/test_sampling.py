@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.scores import densities, distances, groups, sampling
+from analysis.scores import clusters, densities, distances, images, sampling
 from analysis.scores.distances import RealFeatures
 from analysis.scores.features import Extractor
 
@@ -55,7 +55,7 @@ def differences(n_repeats: int = 12) -> np.ndarray:
         real = RealFeatures.of(extractor.features(some_images(1000 + seed).float() / 255))
         known = {"reconstruction": None, "prior": None}
         test = some_images(2000 + seed)
-        scored = groups.score_images("cpu", extractor, real, test, test, Exact(), seed, known)  # type: ignore[arg-type]
+        scored = images.score_images("cpu", extractor, real, test, test, Exact(), seed, known)  # type: ignore[arg-type]
         values = [scored.metrics[f"pixels/{name}/frechet"] for name in ("prior", "reconstruction")]
         found.append(values[0] - values[1])
     return np.array(found)
@@ -65,11 +65,11 @@ def test_samples_are_as_far_as_reconstructions_where_both_are_of_one_distributio
     found = differences()
     assert abs(found.mean()) < 4 * found.std(ddof=1) / len(found) ** 0.5
     # Two thousand samples beside sixty reconstructions would look better than they are.
-    monkeypatch.setattr(groups, "grey_values", lambda images: images)
-    decode = groups.decode
+    monkeypatch.setattr(images, "grey_values", lambda images: images)
+    decode = images.decode
     drawn = sampling.fit_and_draw("prior", np.zeros((1, D)), 0)[0][:2000]
     monkeypatch.setattr(
-        groups, "decode", lambda model, z, shape: decode(model, drawn if z is not None and _is_drawn(z) else z, shape)
+        images, "decode", lambda model, z, shape: decode(model, drawn if z is not None and _is_drawn(z) else z, shape)
     )
     flattered = differences()
     assert flattered.mean() < -4 * flattered.std(ddof=1) / len(flattered) ** 0.5
@@ -85,7 +85,7 @@ def test_generated_images_have_the_grey_values_of_real_ones():
     extractor = Pixels()
     real = RealFeatures.of(extractor.features(some_images(1).float() / 255))
     test = some_images(2)
-    scored = groups.score_images("cpu", extractor, real, test, test, Exact(), 0, {"prior": None})  # type: ignore[arg-type]
+    scored = images.score_images("cpu", extractor, real, test, test, Exact(), 0, {"prior": None})  # type: ignore[arg-type]
     assert scored.about["prior"]["n_images"] == N
     grey = extractor.seen[-1] * 255
     assert (grey - grey.round()).abs().max() < 1e-4
@@ -117,11 +117,11 @@ def test_the_runs_seed_fits_its_density_draws_from_it_and_chooses_what_enters_ki
     for seed in (7, 8):
         extractor = Pixels()
         real = RealFeatures.of(extractor.features(some_images(3).float() / 255))
-        scored = groups.score_images("cpu", extractor, real, train, test, Exact(), seed, {name: None})  # type: ignore[arg-type]
+        scored = images.score_images("cpu", extractor, real, train, test, Exact(), seed, {name: None})  # type: ignore[arg-type]
         expected = densities.fit(name, means, seed).sample(100, np.random.default_rng(seed))
         if name != "prior":
             np.testing.assert_allclose(scored.samples[name][0], expected, rtol=1e-3, atol=1e-3)
-        known = groups.score_images("cpu", extractor, real, train, test, Exact(), 7, {name: expected})  # type: ignore[arg-type]
+        known = images.score_images("cpu", extractor, real, train, test, Exact(), 7, {name: expected})  # type: ignore[arg-type]
         values.append((scored.metrics[f"pixels/{name}/kid"], known.metrics[f"pixels/{name}/kid"]))
         assert known.metrics[f"pixels/{name}/frechet"] == pytest.approx(
             scored.metrics[f"pixels/{name}/frechet"], rel=1e-2
@@ -142,12 +142,12 @@ def test_a_density_is_fitted_with_the_runs_seed():
 
 def test_clusters_of_a_run_are_the_best_of_fifty_starts():
     means = np.random.default_rng(0).standard_normal((30, 2))
-    assert groups.score_clusters(means, np.arange(30) % 3).about["n_starts"] == 50
+    assert clusters.score_clusters(means, np.arange(30) % 3).about["n_starts"] == 50
 
 
 @pytest.mark.parametrize(
-    ("about", "has"), [({}, False), ({"features": "f"}, False), ({"features": "f", "how": groups.HOW}, True)]
+    ("about", "has"), [({}, False), ({"features": "f"}, False), ({"features": "f", "how": images.HOW}, True)]
 )
 def test_scores_that_were_made_in_another_way_are_made_anew(about, has):
     run = {"scores": {"classifier": {"prior": about} if about else {}}}
-    assert groups._has(run, "classifier", "prior", None) == has  # type: ignore[arg-type]
+    assert images._has(run, "classifier", "prior", None) == has  # type: ignore[arg-type]

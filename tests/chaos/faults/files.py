@@ -9,13 +9,12 @@ import numpy as np
 import torch
 from safetensors.numpy import save
 
-from analysis.frame import AnalysisError
-from analysis.stored import load_weights
 from fishernet.cohort import Cohort
 from fishernet.data import load_data
 from fishernet.families import trial_config
 from fishernet.records import write_records
 from fishernet.state import CheckpointError, CohortState
+from fishernet.trained import ModelError, load_weights
 from fishernet.training import train
 from tests.chaos.place import Place, Process, again_and_again
 from tests.chaos.sweep import Sweep
@@ -102,7 +101,7 @@ def load_damaged(place: Place, n: int) -> None:
     whole = {
         "state": (place.folder / "state.safetensors", lambda path: CohortState.load(path, [config]), CheckpointError),
         "weights": (
-            place.folder / config.run_name / "weights.safetensors", lambda path: load_weights(path, config), AnalysisError,
+            place.folder / config.run_name / "weights.safetensors", lambda path: load_weights(path, config)[0], ModelError,
         ),
     }  # fmt: skip
     marker = place.folder / "marker"

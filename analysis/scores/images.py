@@ -1,6 +1,7 @@
-"""The groups of scores: what each needs of a run, what a task computes, and which runs still lack it."""
+"""Distances between a run's images, reconstructed and sampled, and the real ones."""
 
-import json
+from __future__ import annotations
+
 import tempfile
 from collections.abc import Collection, Sequence
 from contextlib import suppress
@@ -8,20 +9,21 @@ from functools import partial
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pandas as pd
 import torch
 
-from analysis.frame import AnalysisError
-from analysis.scores import clusters, densities, distances
+from analysis.errors import AnalysisError
+from analysis.scores import CACHE, SETS, densities, distances
 from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
 from analysis.scores.sampling import find, fit_and_draw
-from analysis.scores.tasks import Job, Scored, run_jobs
-from analysis.stored import Array, StoredSweep, decode, posterior_means
+from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.stored import Array, StoredSweep
+from analysis.wording import listed
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
+from fishernet.provenance import count_gpus
 from fishernet.services import mlflow_store
-from fishernet.services.schema import TAG_LENGTH
+from fishernet.trained import decode, posterior_means
 from fishernet.training import set_arithmetic
 
 RECONSTRUCTION = "reconstruction"
@@ -29,12 +31,8 @@ RECONSTRUCTION = "reconstruction"
 # reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
 HOW = "as many as real, 256 grey values"
 IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
-# From d = 10 on one start in seven finds the best clustering (PCA latents of Fashion-MNIST): of 50, one nearly always does.
-N_STARTS = 50
 MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
-MOST_CLASSES = 100  # k-means takes time by images times classes, its figure by their square
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
-OVERLAP_ARTIFACT = "scores/clusters.json"
 Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
@@ -97,65 +95,52 @@ def some_real(test: Images) -> Images:
     return test[drawn.sort().values]
 
 
-def score_clusters(means: Array, labels: npt.NDArray[np.int64]) -> Scored:
-    found = clusters.cluster(means, labels, n_starts=N_STARTS)
-    scored = Scored({f"clusters/{name}": value for name, value in found.values().items()}, found.to_dict())
-    if len(json.dumps(scored.about)) > TAG_LENGTH:  # of 25 classes and more
-        scored.files[OVERLAP_ARTIFACT] = {"matrix": scored.about.pop("matrix")}
-    return scored
+def tasks(
+    stored: StoredSweep, *, features: str = "auto", images: Sequence[str] | None = None,
+    latent_dims: Collection[int] = (), usual_dims: Collection[int] = (), inception_weights: Path | None = None,
+    cache: Path | None = CACHE, gpus: int | None = None,
+) -> Tasks:  # fmt: skip
+    """Distances to the held-out images of every run's sets of images, where a run lacks them.
 
-
-def stored_clusters(stored: StoredSweep, run: pd.Series) -> clusters.Clusters:
-    """What ``score_clusters`` found of a run that has it, from its tag and, of many classes, its file; raises AnalysisError."""
-    about = run["scores"]["clusters"]
-    if "matrix" in about:
-        return clusters.Clusters.from_dict(about)
-    path = stored.artifact(run, OVERLAP_ARTIFACT)
-    try:
-        return clusters.Clusters.from_dict(about | json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise AnalysisError(f"{OVERLAP_ARTIFACT} of run {run['run_id']} is damaged: {error}.") from error
-
-
-def score_ellipses(test: Images, model: Autoencoder) -> Scored:
-    from analysis.latent_space import ellipse_statistics
-    from analysis.stored import posterior_covariances
-
-    statistics = ellipse_statistics(posterior_covariances(model, test), posterior_means(model, test))
-    return Scored({f"ellipses/{name}": value for name, value in statistics.items()}, {"n_images": len(test)})
-
-
-def ensure_clusters(stored: StoredSweep, *, gpus: int = 0) -> list[str]:
-    """k-means of every run's latent means against the labels, where a run lacks it; sentences on what failed."""
-    jobs = [
-        Job(run, "clusters", score_clusters, partial(_latents, stored, run))
-        for run in _rows(stored.runs)
-        if "clusters" not in run["scores"]
-    ]
-    return run_jobs(stored, jobs, gpus=0)  # scikit-learn's k-means runs on the CPU
-
-
-def ensure_ellipses(stored: StoredSweep, *, gpus: int = 0) -> list[str]:
-    """Sizes of the uncertainty ellipses of every two-dimensional run with a posterior, where it lacks them."""
-    jobs = [
-        Job(run, "ellipses", score_ellipses, partial(lambda run: (stored.model(run),), run))
-        for run in _rows(stored.runs)
-        if run["latent_dim"] == 2 and family(run["model"]).posterior and "ellipses" not in run["scores"]
-    ]
-    return run_jobs(stored, jobs, gpus=gpus, shared=[stored.images.test] if jobs else [])
-
-
-def ensure_distances(
-    stored: StoredSweep, features: str, asked: Sequence[str] = IMAGE_SETS, *, dims: Collection[int] = (), gpus: int = 0,
-    weights: Path | None = None, cache: Path | None = None,
-) -> list[str]:  # fmt: skip
-    """Distances to the held-out images of every run's sets of images, where a run lacks them; sentences on what failed.
-
-    Of runs with a latent_dim in ``dims``, or of all where it is empty. Scores by other weights than are at hand count as lacking.
-
-    ``features`` is inception or classifier; ``weights`` a file with Inception's weights, of inception only. A ``cache`` that
-    cannot be kept costs time alone. Raises AnalysisError when the features cannot be had, or test images are too few.
+    Arguments are the flags'; without ``latent_dims`` of runs at ``usual_dims``, where there are such, else of all. Scores by
+    other weights than are at hand count as lacking. A ``cache`` that cannot be kept costs time alone. Raises AnalysisError when
+    the features cannot be had, test images are too few, or what is asked for is not there.
     """
+    gpus = _gpus(gpus)
+    features = chosen_features(features, inception_weights, gpus)
+    swept = set(stored.runs["latent_dim"])
+    if absent := sorted(set(latent_dims) - swept):
+        raise AnalysisError(
+            f"--latent-dims asks for d = {listed(absent)}, of which no run has finished; there are d = {listed(sorted(swept))}."
+        )
+    sets = images or [name for name in SETS if name != "mkde" or densities.mkde_installed()]
+    weights = inception_weights if features == "inception" else None
+    return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache)
+
+
+def chosen_features(features: str, inception_weights: Path | None, gpus: int | None) -> str:
+    """What --features says, and of auto what it stands for."""
+    if features != "auto":
+        return features
+    return "inception" if inception_weights or (count_gpus() if gpus is None else gpus) else "classifier"
+
+
+def _gpus(asked: int | None) -> int:
+    try:
+        there = 0 if asked == 0 else count_gpus()
+    except RuntimeError as error:
+        raise AnalysisError(f"{error}, or say --gpus 0.") from None
+    gpus = there if asked is None else asked
+    if not 0 <= gpus <= there:
+        raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
+    return gpus
+
+
+def _tasks(
+    stored: StoredSweep, features: str, asked: Sequence[str], dims: Collection[int], gpus: int, weights: Path | None,
+    cache: Path | None,
+) -> Tasks:  # fmt: skip
+    """Of runs with a latent_dim in ``dims``, or of all where it is empty; ``weights`` a file with Inception's weights."""
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
 
     def lacking(extractor: Extractor | None) -> list[tuple[pd.Series, list[str]]]:
@@ -164,7 +149,7 @@ def ensure_distances(
 
     at_hand = _extractor_at_hand(stored, features, weights)
     if not lacking(at_hand):
-        return []
+        return Tasks([])
     if (n := len(stored.images.test)) <= distances.K:
         raise AnalysisError(
             f"Distances look at {distances.K} nearest neighbours, so they need {distances.K + 1} {stored.sweep.held_out} images "
@@ -177,9 +162,11 @@ def ensure_distances(
     said: list[str] = []
     test = some_real(stored.images.test)
     real = real_features(extractor, test, cache, say=said.append)
-    jobs = [Job(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)]
+    made = [
+        ScoreTask(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)
+    ]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
-    return said + run_jobs(stored, jobs, gpus=gpus, shared=shared)
+    return Tasks(made, shared, gpus, said)
 
 
 def sweep_classifier(stored: StoredSweep, device: torch.device) -> Classifier:
@@ -230,15 +217,6 @@ def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) 
 
 def _rows(runs: pd.DataFrame) -> list[pd.Series]:
     return [row for _, row in runs.iterrows()]
-
-
-def _latents(stored: StoredSweep, run: pd.Series) -> tuple[Array, npt.NDArray[np.int64]]:
-    means, labels = stored.latents(run)
-    if labels is None:
-        raise AnalysisError(f"The images of sweep {stored.sweep.name} have no labels to compare clusters with.")
-    if (n := len(np.unique(labels))) > MOST_CLASSES:
-        raise AnalysisError(f"The labels are of {n} classes; clusters are compared with {MOST_CLASSES} at most.")
-    return means, labels
 
 
 def _sets(

@@ -1,0 +1,175 @@
+"""Draw what sweeps recorded: ``python -m analysis NAME``; without a name it lists what there is.
+
+All parsers are here. What an analysis needs, seconds of imports, comes when its flags are right.
+"""
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.errors import AnalysisError
+from analysis.figures import FIGURES
+from analysis.flags import PAPER, PICTURES, Flag, given, parser
+from analysis.papers import PAPERS, PRESETS
+from analysis.scores import SCORES
+from fishernet.flags import Parser
+from fishernet.services import mlflow_store
+from fishernet.services.mlflow_store import READING, set_environment
+from fishernet.surroundings import entry_point
+
+SCORE_FLAGS = SCORES["distances"].flags
+NO_SCORES = Flag("--no-scores", {"action": "store_true", "help": "show the scores that the runs have; compute none"})
+SEARCH = Flag("--search", {"metavar": "NAME", "help": "show what this hyperparameter search found, too"})
+OPTUNA = Flag(
+    "--optuna", {"metavar": "URL", "help": "Optuna's storage, sqlite:///PATH; default: where the search said it is"}
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """``run`` takes the command's name and its flags, and gives the exit status."""
+
+    about: str
+    run: Callable[[str, argparse.Namespace], int]
+    example: str = "--name mine"
+    flags: tuple[Flag, ...] = ()
+    folder: str = "figures"
+
+
+def _figure(name: str, options: argparse.Namespace) -> int:
+    row, command = FIGURES[name], importlib.import_module("analysis.command")
+    score_flags = SCORES[row.scores].flags if row.scores else ()
+    scores = {row.scores: given(options, score_flags)} if row.scores else {}
+    place = given(options, (PAPER, *(flag for flag in row.flags if flag in PICTURES)))
+    own = given(options, [flag for flag in row.flags if flag not in PICTURES])
+    status: int = command.draw(
+        name, options.name, options.tracking_uri, options.out, scores=scores, **place, **own
+    ).status
+    return status
+
+
+def _report(_: str, options: argparse.Namespace) -> int:
+    scores = None if options.no_scores else {"distances": given(options, SCORE_FLAGS)}
+    place = given(options, (PAPER, SEARCH, *PICTURES))
+    report = importlib.import_module("analysis.reporting").report
+    status: int = report(options.name, options.tracking_uri, options.out, scores=scores, **place).status
+    return status
+
+
+def _search(_: str, options: argparse.Namespace) -> int:
+    draw = importlib.import_module("analysis.figures.search").draw
+    status: int = draw(options.name, options.tracking_uri, options.out, options.optuna).status
+    return status
+
+
+COMMANDS = {
+    "report": Command(
+        "All figures and tables of a sweep's records, with the claims and numbers of the paper that it is about: one HTML\n"
+        "page, and each as PNG, PDF, CSV and LaTeX. Scores are computed from the stored weights, once, and kept with their runs\n"
+        "in MLflow.",
+        _report, "--name mine --out report", (PAPER, *SCORE_FLAGS, NO_SCORES, SEARCH, *PICTURES), "report",
+    ),
+    **{
+        name: Command(row.about, _figure, f"--name mine {row.example}".strip(), (PAPER, *row.all_flags))
+        for name, row in FIGURES.items()
+    },
+    "search": Command(
+        "Draw a hyperparameter search's history, importances, parallel coordinates, slices and Pareto front, and list its best\n"
+        "settings, from Optuna's studies and MLflow's runs; each figure as PNG, PDF and CSV.",
+        _search, "--name tuning", (OPTUNA,),
+    ),
+}  # fmt: skip
+FORMER = {"cluster_table": "clusters"}  # names of scripts that are no longer those of their commands
+
+
+@entry_point
+def main(argv: Sequence[str] | None = None) -> int:
+    """The command line; returns 0, 1 where a part failed as nobody foresaw, or 2 after a sentence on stderr."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words and words[0] in COMMANDS:
+        return run_command(words[0], words[1:])
+    listed = "".join(f"\n  {name:<14}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
+    names = Parser(
+        prog="python -m analysis",
+        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  papers        The papers here, side by side.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")
+    names.parse_args(words or ["--help"])
+    print(papers_side_by_side())
+    return 0
+
+
+def script(path: str) -> Callable[..., int]:
+    """The command of a script or an installed program of that name: ``mse_curves.py``, ``fishernet-mse-curves``."""
+    name = Path(path).stem.removeprefix("fishernet-")
+    command = FORMER.get(name, name.removesuffix("-figures")).replace("_", "-")
+
+    @entry_point
+    def of_name(argv: Sequence[str] | None = None) -> int:
+        return run_command(command, list(sys.argv[1:] if argv is None else argv))
+
+    return of_name
+
+
+def installed() -> int:
+    """The command of the installed program that this was started as."""
+    return script(sys.argv[0])()
+
+
+def run_command(name: str, words: Sequence[str]) -> int:
+    """That command with these flags."""
+    command = COMMANDS[name]
+    made = parser(f"python -m analysis {name}", command.about, f"python -m analysis {name} {command.example}", command.flags,
+                  command.folder)  # fmt: skip
+    options = made.parse_args(words)
+    return run(lambda: command.run(name, options))
+
+
+def run(analysis: Callable[[], int | None]) -> int:
+    """Run the analysis; return its status, 0 where it gives none, or after a line on stderr 2 when what was asked for cannot be
+    drawn, 130 when interrupted.
+    """
+    set_environment(READING)
+    try:
+        try:
+            importlib.import_module("analysis.frame")  # here, as pandas and MLflow take seconds to import
+            mlflow_store.prepare_mlflow()
+        except mlflow_store.TrackingError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+        except Exception as error:  # by a variable of theirs
+            print(f"error: pandas cannot be imported here: {error}", file=sys.stderr)
+            return 2
+        try:
+            return analysis() or 0
+        except AnalysisError as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def papers_side_by_side() -> str:
+    """The papers here: citation, command, models, how many runs the preset is, and the claims."""
+    shown = []
+    for key, paper in PAPERS.items():
+        claims: Any = importlib.import_module("analysis.figures.claims").claims_of(paper)
+        preset = PRESETS[key]
+        shown.append(
+            f"{paper.name}\n"
+            f"  {paper.citation}\n"
+            f"  command   python sweeps/latent_sweep.py --preset {key}\n"
+            f"  models    {', '.join(preset['models'])} on {paper.dataset}, d = {preset['latent_dims']}: {paper.n_runs} runs\n"
+            f"  claims    {', '.join(claim.id for claim in claims.CLAIMS)}\n"
+        )
+    return "\n".join(shown)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,181 @@
+"""The figures and tables of a sweep: a row each, and the module that draws it beside it.
+
+The table imports nothing slow: commands read their flags here.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from analysis import papers
+from analysis.flags import PICTURES, Flag, dims
+from analysis.scores import FEATURES_FLAG, SCORES
+
+if TYPE_CHECKING:
+    from analysis.exhibits import Exhibit
+    from analysis.parts import Part
+    from analysis.stored import StoredSweep
+
+SECTIONS = {  # of a page, in its order -> what is above its figures
+    "Claims": "What the paper says, what these runs show, and whether that bears it out.",
+    "Reconstruction": "How error and loss change with the latent dimension and during training.",
+    "Tuning": "What the best setting of each model gains, and what is left of the differences between models.",
+    "Latent space": "Where the images lie, and how certain the models are of it.",
+    "Samples": "New images, and how far they are from real ones.",
+    "Clusters": "Whether k-means finds the labels in the latent means.",
+}
+MOST_EPOCH_DIMS = 4  # as many as there are line styles to tell apart
+DENSITIES = {
+    "prior": "the prior",
+    "mkde": "Matérn kernel density estimation",
+    "mixture": "a Gaussian mixture",
+    "kde": "Gaussian kernel density estimation",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A row: ``module`` has ``parts(stored, **arguments)``; its arguments are the flags', and those that a paper's row gives.
+
+    Where ``published``, it also takes the numbers that the paper publishes, by stem.
+    """
+
+    module: str
+    section: str
+    stem: str  # of what stands in its place where it cannot be had, and the title of that
+    title: str
+    about: str
+    example: str = ""  # of its flags
+    flags: tuple[Flag, ...] = ()
+    published: bool = False
+    scores: str = ""  # the row of SCORES that its command computes first
+
+    @property
+    def all_flags(self) -> tuple[Flag, ...]:
+        """Its own, and those of its scores."""
+        return (*self.flags, *(SCORES[self.scores].flags if self.scores else ()))
+
+
+FIGURES = {
+    "claims": Figure(
+        "analysis.figures.claims", "Claims", "claims", "Claims",
+        "Hold every claim of a paper against a sweep's runs: paired differences over seeds, 95% intervals and a\n"
+        "verdict: confirmed, contradicted, undecided, too short, or not asked of these data. Writes claims.csv,\n"
+        "one row per comparison, and claims.tex.",
+    ),
+    "mse-curves": Figure(
+        "analysis.figures.mse_curves", "Reconstruction", "mse", "Reconstruction error",
+        "Draw test MSE against latent dimension and by epoch, with the spread over seeds, from a sweep's\n"
+        "records in MLflow. Writes mse_curves and mse_by_epoch, each as PNG, PDF and CSV, and the table mse.",
+        "--epoch-dims 2,5,10",
+        (
+            Flag(
+                "--epoch-dims",
+                {
+                    "type": partial(dims, most=MOST_EPOCH_DIMS),
+                    "metavar": "D,D,D",
+                    "help": "latent dimensions drawn by epoch; default: those of the paper, else up to three of those that were "
+                    "swept",
+                },
+            ),
+        ),
+    ),
+    "loss-curves": Figure(
+        "analysis.figures.loss_curves", "Reconstruction", "loss_and_mse", "Loss and MSE",
+        "Draw one model's loss and MSE against latent dimension, and every variant's loss by epoch, from a\n"
+        "sweep's records in MLflow. Writes loss_and_mse and loss_by_epoch, each as PNG, PDF and CSV.",
+    ),
+    "latent-space": Figure(
+        "analysis.figures.latent_space", "Latent space", "latent_space", "Latent spaces of two dimensions",
+        "Draw the latent spaces of a sweep's runs at d = 2: means by class, uncertainty ellipses of one image and\n"
+        "of three classes with a table of their sizes, and samples of the latent density.",
+        "--seed 1 --image 25",
+        (
+            *PICTURES,
+            Flag(
+                "--image",
+                {
+                    "type": int,
+                    "metavar": "INDEX",
+                    "help": "the held-out image whose uncertainty is shown, from 0; default: one whose ellipses are typical in "
+                    "size and shape",
+                },
+            ),
+            Flag(
+                "--density",
+                {
+                    "choices": tuple(DENSITIES),
+                    "help": "the latent density that is sampled; default: mkde where the runs have its samples, else mixture",
+                },
+            ),
+        ),
+    ),
+    "frechet": Figure(
+        "analysis.figures.frechet", "Samples", "frechet", "Fréchet distances",
+        "Fréchet distance, KID, precision, recall, density and coverage of reconstructions and samples against\n"
+        "the held-out images. Computed from the stored weights, once per run, and kept with it in MLflow.",
+        "--features classifier",
+        (*PICTURES, FEATURES_FLAG),
+        published=True,
+        scores="distances",
+    ),
+    "samples": Figure(
+        "analysis.figures.samples", "Samples", "samples", "Samples",
+        "Draw images decoded from samples of the prior and of a density of the latent means, and reconstructions of\n"
+        "the first held-out images. Writes prior_samples_dNN, density_samples_images_dNN and reconstructions.",
+        "--latent-dims 2,15",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dims",
+                {
+                    "type": dims,
+                    "metavar": "D,D",
+                    "help": "latent dimensions of all these pictures; default: those of the paper, else the smallest and the "
+                    "largest that most lines have",
+                },
+            ),
+            Flag(
+                "--density",
+                {
+                    "choices": tuple(name for name in DENSITIES if name != "prior"),
+                    "help": "the density that is sampled beside the prior; default: mkde where the runs have its samples, else "
+                    "mixture",
+                },
+            ),
+        ),
+    ),
+    "clusters": Figure(
+        "analysis.figures.clusters", "Clusters", "cluster_trace", "Clusters against labels",
+        "k-means on the held-out images' latent means, compared with the labels: trace, NMI and ARI, and the\n"
+        "overlap of both. Computed once per run and kept with it in MLflow.",
+        "",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the overlap matrices; default: that of the paper, else the smallest",
+                },
+            ),
+        ),
+        published=True,
+        scores="k-means",
+    ),
+}  # fmt: skip
+
+
+def parts(stored: StoredSweep, name: str, **given: Any) -> Iterable[Part | Exhibit]:
+    """What that figure shows of a sweep; ``given``: arguments that go before those of the sweep's paper."""
+    row = FIGURES[name]
+    arguments: dict[str, Any] = {**papers.arguments(stored.paper, name), **given}
+    if row.published:
+        arguments["published"] = stored.published
+    made: Iterable[Part | Exhibit] = importlib.import_module(row.module).parts(stored, **arguments)
+    return made

@@ -1,0 +1,114 @@
+"""Which claims of a paper a sweep's runs confirm.
+
+A paper's folder has in ``claims.py``: ``CLAIMS``; ``EPOCHS``, for how many a run must have been trained where a claim names none;
+``EPOCH_DIMS``, the latent dimensions of claims about an epoch; ``ASKED``, configs of the lines that claims are about beside the
+usual forms of the paper's models; ``NOTE``, the end of the table's caption.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import pandas as pd
+
+from analysis import frame, verdicts
+from analysis.exhibits import Table
+from analysis.figures import frechet
+from analysis.papers import Paper
+from analysis.scores import FEATURES
+from analysis.stored import StoredSweep
+from analysis.verdicts import Command, Evidence, Scope, by_what
+from analysis.wording import listed
+from fishernet.config import TrialConfig
+from fishernet.families import matters, trial_config
+
+
+def parts(stored: StoredSweep) -> Iterator[Table]:
+    """The table of claims of the sweep's paper; raises AnalysisError where it has none, no run has finished, or MLflow fails."""
+    sweep, paper = stored.sweep, stored.paper
+    if paper is None:
+        raise frame.AnalysisError(
+            f"No paper here is about the models and images of sweep {sweep.name}; --paper KEY holds one's claims against it."
+        )
+    runs, made = stored.runs, claims_of(paper)
+    by_epoch = runs[runs["variant"].isin(paper.models) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
+    history = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
+    features = frechet.features_of(runs) or next(iter(FEATURES))
+    runs, left_out = frechet.of_one_network(runs, features, sweep.command)
+    failed = frame.failed(stored.all_runs, sweep.score("mse"))
+    evidence = Evidence(runs, history, sweep.held_out, left_out, failed, scope_of(paper))
+    yield table(paper, evidence, partial(stored.command_for, also=made.ASKED))
+
+
+def claims_of(paper: Paper) -> Any:
+    """The module of a paper's claims."""
+    return importlib.import_module(f"analysis.papers.{paper.key}.claims")
+
+
+def table(paper: Paper, evidence: Evidence, command_for: Command) -> Table:
+    """All claims of the paper as ``verdicts.table`` gives them, with what sets these runs apart in its caption."""
+    made = claims_of(paper)
+    shown = verdicts.table(f"Claims of the {paper.name}", made.CLAIMS, evidence, command_for, remarks(paper, evidence))
+    return replace(shown, caption=f"{shown.caption} {made.NOTE}")
+
+
+def scope_of(paper: Paper) -> Scope:
+    """The runs that the paper's claims are about: its images, its models' usual settings and those that it asks for."""
+    made = claims_of(paper)
+    return Scope(made.EPOCHS, partial(_apart, paper, made.ASKED))
+
+
+def _apart(paper: Paper, asked: Iterable[TrialConfig], runs: pd.DataFrame, held_out: str) -> list[tuple[str, str]]:
+    """What sets these runs apart from those that the claims are about, as ``verdicts.Scope.apart`` gives it."""
+    found = [(f"images of {name}", "") for name in sorted(set(runs["dataset"]) - {paper.dataset})]
+    found += [(f"the first {n:,} training images", "") for n in sorted(set(runs["train_size"]) - {0})]
+    if held_out != "test":
+        found.append((f"scores on {held_out} images", ""))
+    elif sizes := sorted(set(runs.get("validation_size", ())) - {0}):
+        found.append((f"{listed(sizes)} training images held out", ""))
+    return found + _unusual_settings(runs, asked)
+
+
+def remarks(paper: Paper, evidence: Evidence) -> list[str]:
+    """Sentences on what sets these runs apart from the paper's."""
+    runs, epochs = evidence.runs, claims_of(paper).EPOCHS
+    of_paper = runs[runs["model"].isin(paper.models)]
+    sentences = []
+    if (of_paper["epochs"] < epochs).any():
+        trained = listed(sorted(of_paper["epochs"].unique()))
+        sentences.append(f"Reduced run: trained for {trained} epochs, where the paper shows {epochs}.")
+    if sizes := sorted(set(runs["train_size"]) - {0}):
+        sentences.append(f"Reduced run: trained on {listed(sizes)} images, the first of the training set.")
+    if others := sorted(set(runs["dataset"]) - {paper.dataset}):
+        sentences.append(f"Other data: {', '.join(others)}, where the paper's claims are about {paper.dataset}.")
+    if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]])):
+        sentences.append(
+            f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."
+        )
+    if evidence.held_out != "test":
+        sentences.append(f"Scored on {evidence.held_out} images, where the paper's claims are about test images.")
+    told_apart = [choices != config.choices for choices, config in zip(runs["choices"], runs["config"], strict=True)]
+    if varying := sorted(set(runs["variant"][told_apart])):
+        sentences.append(f"Not counted, as their settings vary within one model: {', '.join(varying)}.")
+    return sentences
+
+
+def _unusual_settings(runs: pd.DataFrame, asked: Iterable[TrialConfig] = ()) -> list[tuple[str, str]]:
+    """("learning_rate 0.001", "VAE"): what differs from a line's usual settings and has no words of its own.
+
+    ``asked``: configs of lines that claims are about beside the models' usual forms.
+    """
+    lines = {config.variant: config for config in asked}
+    found = []
+    for variant, of_variant in runs.groupby("variant", sort=False):
+        usual = lines.get(str(variant)) or trial_config(model=of_variant["model"].iloc[0])
+        said_elsewhere, values = usual.names("axis", "data", "schedule", "label"), usual.to_dict()
+        for name in (name for name in values if name in of_variant and name not in said_elsewhere):
+            there = sorted(set(of_variant[name]))
+            if there != [values[name]] and matters(name, values):
+                found.append((f"{name} {listed(there)}", str(variant)))
+    return found

@@ -1,0 +1,93 @@
+"""Flags of the analyses as rows of tables have them, and those that all commands share. Nothing slow is imported."""
+
+import argparse
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from analysis.papers import PAPERS
+from fishernet.flags import Parser
+from fishernet.plan import parse_numbers
+from fishernet.services.mlflow_store import DEFAULT_STORAGE
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A flag; ``options`` are ``add_argument``'s. It is the keyword argument of its name in what the row names."""
+
+    name: str
+    options: Mapping[str, Any]
+
+    @property
+    def keyword(self) -> str:
+        """``--latent-dims`` as ``latent_dims``."""
+        return self.name.removeprefix("--").replace("-", "_")
+
+
+def dims(text: str, most: int | None = None) -> list[int]:
+    """``2,5,10-20`` as numbers from 1, up to ``most`` of them."""
+    try:
+        found = parse_numbers(text) if all(part.strip() for part in text.split(",")) else []
+    except ValueError:
+        found = []
+    if not found or found[0] < 1 or (most and len(found) > most):
+        some = f"up to {most} latent dimensions" if most else "latent dimensions"
+        raise argparse.ArgumentTypeError(f"{some} with commas between, as in 2,5,10; got {text!r}")
+    return found
+
+
+PLACE = (
+    Flag("--name", {"metavar": "SWEEP", "help": "the sweep to draw; default: the one started last"}),
+    Flag(
+        "--tracking-uri",
+        {
+            "metavar": "URI",
+            "help": "MLflow's records, sqlite:///PATH or http://HOST:PORT; default: $MLFLOW_TRACKING_URI, else "
+            f"sqlite:///{DEFAULT_STORAGE}/mlflow.db",
+        },
+    ),
+)
+PAPER = Flag(
+    "--paper",
+    {
+        "choices": (*PAPERS, "none"),
+        "help": "the paper whose figure numbers, published numbers and claims are shown, or none; default: the one whose "
+        "preset was trained, or whose data and model",
+    },
+)
+PICTURES = (  # of what is drawn from stored models
+    Flag(
+        "--data-dir",
+        {
+            "type": os.path.expanduser,
+            "metavar": "FOLDER",
+            "help": "where the data sets are; default: $FISHERNET_DATA_DIR, else ~/.cache/fishernet",
+        },
+    ),
+    Flag(
+        "--seed",
+        {"type": int, "metavar": "N", "help": "the seed whose run pictures show; default: the lowest of each"},
+    ),
+)
+
+
+def parser(prog: str, description: str, example: str, flags: Iterable[Flag], folder: str) -> argparse.ArgumentParser:
+    """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once."""
+    made = Parser(
+        prog=prog,
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    help_of_out = f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}"
+    out = Flag("--out", {"metavar": "FOLDER", "type": Path, "help": help_of_out})
+    for flag in {flag.name: flag for flag in (*PLACE, out, *flags)}.values():
+        made.add_argument(flag.name, **flag.options)
+    return made
+
+
+def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, Any]:
+    """The keyword arguments that these flags were given."""
+    return {flag.keyword: value for flag in flags if (value := getattr(options, flag.keyword)) is not None}
