@@ -75,6 +75,25 @@ def test_what_is_in_place_lies_where_it_is_shown():
     assert (lit.min(0).values.tolist(), lit.max(0).values.tolist()) == ([8, 16], [13, 21])
 
 
+def test_as_released_logits_and_degrees_of_freedom_come_first_then_the_locations_of_an_array_of_channels_last():
+    config = trial_config(
+        {**RELEASED, "latent_dim": 4, "likelihood": "matrix-t", "components": 2, "output_order": "channels-last"}
+    )
+    decoder = Cohort([config], (1, 3, 4), 10).model.decoder
+    position = {int(at): p for p, at in enumerate(torch.arange(3 * 12).view(3, 3, 4).permute(1, 2, 0).flatten())}
+    assert [position[int(at)] for at in decoder.order] == [*range(4, 28), *range(4)]
+
+
+def test_the_code_is_the_largest_activation_of_four_pixels():
+    model = Cohort([trial_config({**RELEASED, "latent_dim": 3 * 6, "code": "real"})], (1, 4, 5), 10).model
+    x = torch.rand(1, 1, 20)
+    lit = torch.relu(model.trunk.layer(x.view(1, 1, 1, 4, 5)))[0, 0]
+    code = model.posterior_mean(x).view(3, 2, 3)
+    for i in range(2):
+        for j in range(3):
+            assert torch.equal(code[:, i, j], lit[:, 2 * i : 2 * i + 2, 2 * j : 2 * j + 2].amax((1, 2)))
+
+
 @pytest.mark.parametrize("order", ["channels-first", "channels-last"])
 def test_every_output_is_read_once(order):
     config = trial_config(
