@@ -50,6 +50,9 @@ class Sweep:
     uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
     moved: str = ""
+    mean_image: float | None = (
+        None  # the same MSE of the mean training image: of no component; stores of before lack it
+    )
 
     @property
     def begun_as(self) -> str:
@@ -118,6 +121,7 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
             raise AnalysisError(_no_such_sweep(name, known, uri, kind))
         experiment, parent = next(pair for pair in found if name in (None, pair[0].name))
         pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA))
+        mean_image = pca.pop(0, None)
     try:
         plan = schema.plan_of(parent.data.tags)
     except schema.SchemaError as error:
@@ -126,7 +130,15 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
         raise AnalysisError(f"The parent run of sweep {experiment.name}, {parent.info.run_id}, has no plan yet.")
     moved = mlflow_store.moved_here(uri, experiment)
     return Sweep(
-        experiment.name, parent.info.experiment_id, parent.info.run_id, plan, pca, uri, parent.data.tags, moved
+        experiment.name,
+        parent.info.experiment_id,
+        parent.info.run_id,
+        plan,
+        pca,
+        uri,
+        parent.data.tags,
+        moved,
+        mean_image,
     )
 
 

@@ -22,19 +22,16 @@ class Answer(NamedTuple):
     largest: int  # the largest d trained
     n_seeds: int  # that all of these d have
 
-    def __str__(self) -> str:
+    @property
+    def reason(self) -> str:
+        """Why, as a phrase."""
         if self.dim is None:
-            return (
-                f"{self.variant}: not decided, which takes {LEAST_SEEDS} seeds at each d; {self.n_seeds} have finished"
-            )
-        seeds = f"{self.n_seeds} seeds"
+            return f"takes {LEAST_SEEDS} seeds at each d"
         if self.dim == self.largest:
-            return f"{self.variant}: d = {self.dim} or more: the error still falls at the largest d trained ({seeds})"
+            return "or more: the error still falls at the largest d trained"
         if self.dim == self.best:
-            return f"{self.variant}: d = {self.dim}, which has the least error ({seeds})"
-        return (
-            f"{self.variant}: d = {self.dim}; no more than one standard error above the best, d = {self.best} ({seeds})"
-        )
+            return "has the least error"
+        return f"is within one standard error of d = {self.best}"
 
 
 def which_dimension(runs: pd.DataFrame, value: str) -> list[Answer]:

@@ -41,7 +41,7 @@ def train_plan(
         raise PlanError(f"--out {out} cannot be made a folder: {error.strerror}") from None
     about = {
         "configs": [c.to_dict() for c in plan.configs],
-        "pca_test_mse": pca_test_mse(data.train, data.test, plan.latent_dims),
+        "pca_test_mse": pca_test_mse(data.train, data.test, [0, *plan.latent_dims]),
         "data_fingerprint": data.fingerprint,
         "held_out": data.held_out,
         "command": command,

@@ -110,7 +110,7 @@ def _plan_file(data: Json) -> PlanFile:
     if not plan.configs:
         raise ValueError("it plans no runs")
     pca_test_mse = [(int(d), float(mse)) for d, mse in data["pca_test_mse"].items()]
-    if problem := next((d for d, _ in pca_test_mse if not 1 <= d < 2**31), None):
+    if problem := next((d for d, _ in pca_test_mse if not 0 <= d < 2**31), None):
         raise ValueError(f"pca_test_mse has no latent dimension {problem}")
     return PlanFile(
         plan=plan,

@@ -126,7 +126,7 @@ class LatentSweep(Driver[SweepPlan]):
     def note_images(self, plan: SweepPlan, tracking: SweepTracking, images: ImageData) -> None:
         from fishernet.pca import pca_test_mse
 
-        floors = pca_test_mse(images.train, images.test, plan.latent_dims)
+        floors = pca_test_mse(images.train, images.test, [0, *plan.latent_dims])  # 0: the mean image
         tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
 
     def draw(self, name: str) -> None:

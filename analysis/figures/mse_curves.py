@@ -15,6 +15,7 @@ from analysis.figures import MOST_EPOCH_DIMS
 from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
 from analysis.stored import StoredSweep
+from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little, which_dimension
 from analysis.wording import listed
 from fishernet.families import family
 
@@ -121,6 +122,8 @@ def parts(
 ) -> Iterator[Part]:
     """The table of means, MSE against d, and by epoch; ``usual_dims`` are what that shows where they are there."""
     yield Part("mse", "Reconstruction error", lambda: mse_table(stored.sweep, stored.all_runs))
+    if stored.runs["latent_dim"].nunique() > 1:
+        yield Part("which_dimension", "Which latent dimension", lambda: dimension_table(stored))
     dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims, usual_dims)
     yield from pictures(stored.sweep, stored.runs, dims)
 
@@ -152,6 +155,33 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
     )
     caption = " ".join([caption.strip(), *_remarks(sweep, runs)])
     return Table("mse", "Reconstruction error", caption, data, pd.DataFrame(rows))
+
+
+def dimension_table(stored: StoredSweep) -> Table:
+    """The smallest sufficient latent_dim of each line, and how many latents are in use there."""
+    sweep, runs = stored.sweep, stored.runs
+    answers = which_dimension(runs, sweep.score("mse"))
+    rows, shown = [], []
+    for answer in answers:
+        active = (
+            None if answer.dim is None else active_units(stored.latents(stored.pick(answer.variant, answer.dim))[0])
+        )
+        rows.append({**answer._asdict(), "active_units": active, "held_out": sweep.held_out})
+        shown.append({
+            "model": answer.variant,
+            "d": str(answer.dim or "not decided"),
+            "least error at": str(answer.best or ""),
+            "seeds": str(answer.n_seeds),
+            "latents in use": "" if active is None else f"{active} of {answer.dim}",
+            "": answer.reason,
+        })  # fmt: skip
+    bend = knee({d: mse for d, mse in sweep.pca.items() if d in set(runs["latent_dim"])})
+    caption = (
+        "The smallest d whose mean error is within one standard error of the line's best, paired over seeds (one-standard-error "
+        f"rule); it takes {LEAST_SEEDS} seeds. A latent is in use where its posterior mean varies over images by more than 0.01 "
+        "(of the seed that pictures show)." + (f" PCA bends at d = {bend}." if bend else "")
+    )
+    return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 
 
 def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> list[Part]:
@@ -202,7 +232,8 @@ def _remarks(sweep: Sweep, runs: pd.DataFrame) -> list[str]:
         remarks.append(f"Finished before the last epoch planned, and shown as they are: {n_short}.")
     if n_repeated:
         remarks.append(f"Run more than once, of which the most advanced is shown: {n_repeated}.")
-    return remarks + _say_inexact(finished)
+    known = sweep.pca | ({} if sweep.mean_image is None else {0: sweep.mean_image})
+    return [*learned_too_little(finished, sweep.score("mse"), known), *remarks, *_say_inexact(finished)]
 
 
 def _say_inexact(runs: pd.DataFrame) -> list[str]:

@@ -1,5 +1,6 @@
 """The figures show the frame's numbers, and the command writes, prints and refuses what it should."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -14,10 +15,11 @@ from matplotlib.colors import to_hex
 from analysis import command, frame, style
 from analysis.__main__ import main as analyse
 from analysis.figures import mse_curves
+from analysis.stored import StoredSweep
 
 REPOSITORY = Path(mse_curves.__file__).parents[2]
 FILES = {f"{stem}.{kind}" for stem in ("mse_curves", "mse_by_epoch") for kind in ("png", "pdf", "csv")}
-FILES |= {"mse.csv", "mse.tex"}
+FILES |= {f"{stem}.{kind}" for stem in ("mse", "which_dimension") for kind in ("csv", "tex")}
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +206,8 @@ def test_draw_writes_figures_and_data_without_a_warning(store, tmp_path):
     assert all(path.parent == tmp_path / "new" / "folder" for path in paths)
     for path in paths:
         head = path.read_bytes()
-        assert len(head) > (10_000 if path.suffix in (".png", ".pdf") else 500), path.name
-        begins = {".png": b"\x89PNG", ".pdf": b"%PDF", ".csv": b"variant,model,latent_dim", ".tex": b"% needs"}
+        assert len(head) > (10_000 if path.suffix in (".png", ".pdf") else 100), path.name
+        begins = {".png": b"\x89PNG", ".pdf": b"%PDF", ".csv": b"variant,", ".tex": b"% needs"}
         assert head.startswith(begins[path.suffix])
 
 
@@ -262,7 +264,11 @@ def test_without_a_name_the_command_draws_the_latest_sweep_and_says_so(store, tm
     monkeypatch.setenv("MLFLOW_TRACKING_URI", store.uri)
     assert analyse(["mse-curves"]) == 0
     assert "sweep validated, the one started last" in capsys.readouterr().out
-    assert {path.name for path in (tmp_path / "fishernet-results/validated/figures").iterdir()} == FILES
+    assert {path.name for path in (tmp_path / "fishernet-results/validated/figures").iterdir()} == {
+        name
+        for name in FILES
+        if not name.startswith("which_dimension")  # it has one
+    }
 
 
 @pytest.mark.parametrize(
@@ -331,3 +337,15 @@ def test_runs_whose_draws_were_not_exact_are_counted_under_the_table(curves, run
         "Draws of 6 runs were not exact in the last epoch, as in one where M's diagonal reaches 2e+05"
     ]
     assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs))
+
+
+def test_each_lines_dimension_is_named_and_a_line_that_learned_nothing_is_said(trained):
+    stored = StoredSweep(trained.sweep)
+    table = mse_curves.dimension_table(stored)
+    assert set(table.data["variant"]) == set(stored.runs["variant"])
+    n = stored.runs.groupby("variant")["seed"].nunique()
+    assert all(answer["n_seeds"] <= n[answer["variant"]] for _, answer in table.data.iterrows())
+    assert (table.data["dim"].notna() == (table.data["n_seeds"] >= 3)).all()
+    sweep = dataclasses.replace(trained.sweep, mean_image=1e-6)
+    said = mse_curves._remarks(sweep, stored.all_runs)
+    assert any("has learned nothing at d = " in line for line in said)

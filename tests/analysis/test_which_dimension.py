@@ -22,7 +22,7 @@ def test_the_smallest_d_within_one_standard_error_of_the_best_is_chosen_paired_o
     errors = {2: [60, 61, 62], 5: [11, 22, 36], 8: [9, 20, 33], 10: [10, 20, 30], 20: [13, 22, 31]}
     (answer,) = which_dimension(runs_of(errors), "test/mse")
     assert (answer.dim, answer.best, answer.largest, answer.n_seeds) == (8, 10, 20, 3)
-    assert str(answer) == "VAE: d = 8; no more than one standard error above the best, d = 10 (3 seeds)"
+    assert answer.reason == "is within one standard error of d = 10"
     # Unpaired, the seeds' own spread of 10 would let d = 5 pass.
     unpaired = np.std([11, 22, 36], ddof=1) / 3**0.5
     assert np.mean(errors[5]) < np.mean(errors[10]) + unpaired
@@ -30,14 +30,14 @@ def test_the_smallest_d_within_one_standard_error_of_the_best_is_chosen_paired_o
 
 def test_the_best_at_the_largest_d_says_that_there_may_be_more_to_gain():
     (answer,) = which_dimension(runs_of({2: [9, 9.1, 9.2], 5: [3, 3.1, 3]}), "test/mse")
-    assert str(answer) == "VAE: d = 5 or more: the error still falls at the largest d trained (3 seeds)"
+    assert (answer.dim, answer.reason) == (5, "or more: the error still falls at the largest d trained")
 
 
 def test_below_three_common_seeds_nothing_is_decided():
     runs = pd.concat([runs_of({2: [3, 3, 3], 5: [1, 1]}), runs_of({2: [1, 1, 1], 5: [1, 2, 1]}, "AE")])
     undecided, decided = which_dimension(runs, "test/mse")
     assert undecided.dim is None
-    assert str(undecided) == "VAE: not decided, which takes 3 seeds at each d; 2 have finished"
+    assert (undecided.n_seeds, undecided.reason) == (2, "takes 3 seeds at each d")
     assert (decided.variant, decided.dim) == ("AE", 2)
 
 

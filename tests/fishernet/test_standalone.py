@@ -69,7 +69,8 @@ def test_the_plans_pca_is_fitted_to_the_training_images_and_measured_on_the_test
     assert run("out") == 0
     data = load_data("x.npy")
     floors = json.loads((at / "out" / "plan.json").read_text())["pca_test_mse"]
-    assert floors == {"2": pytest.approx(pca_test_mse(data.train, data.test, [2])[2], rel=1e-9)}
+    expected = pca_test_mse(data.train, data.test, [0, 2])
+    assert floors == {str(d): pytest.approx(mse, rel=1e-9) for d, mse in expected.items()}
     assert floors["2"] != pytest.approx(pca_test_mse(data.test, data.train, [2])[2], rel=1e-3)
 
 
