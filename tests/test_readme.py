@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+PAGES = ["README.md", *(f"docs/{name}.md" for name in ("using", "cluster", "searching", "metrics", "report"))]
+README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
 
@@ -92,9 +93,13 @@ def test_a_script_of_before_runs_the_command_of_its_name(script):
     assert "usage: python -m analysis " in done.stdout
 
 
-def test_every_file_the_readme_links_to_exists():
-    for target in re.findall(r"\]\(([^)#:]+)\)", README):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_a_page_links_to_exists_and_no_line_is_long(page):
+    path = ROOT / page
+    for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
+        assert (path.parent / target).exists(), target
+    prose = [line for line in path.read_text().splitlines() if line[:1] not in "|!" and not line.startswith(("python ", "mlflow "))]
+    assert [line for line in prose if len(line) > 120] == []
 
 
 def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
@@ -105,7 +110,7 @@ def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path)
 
     data, config = load_data("digits"), trial_config(dataset="digits", latent_dim=3, hidden_width=8, hidden_layers=1)
     write_records(tmp_path, Cohort([config], data.image_shape, len(data.train)), data)
-    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     found: dict[str, object] = {}
     exec(code.replace("RUN", str(tmp_path / config.run_name)), found)
     assert found["images"].shape == data.test.shape
