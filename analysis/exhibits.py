@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
+import html
 import tempfile
 import textwrap
 from dataclasses import dataclass, replace
+from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -28,6 +31,12 @@ class Picture:
     figure: Figure
     data: pd.DataFrame | None = None
 
+    def _repr_html_(self) -> str:
+        png = BytesIO()
+        self.figure.savefig(png, format="png")
+        source = base64.b64encode(png.getvalue()).decode()
+        return _html(self, f'<img src="data:image/png;base64,{source}" alt="{html.escape(self.title)}">')
+
 
 @dataclass(frozen=True)
 class Table:
@@ -39,6 +48,9 @@ class Table:
     data: pd.DataFrame
     shown: pd.DataFrame
 
+    def _repr_html_(self) -> str:
+        return _html(self, self.shown.to_html(index=False))
+
 
 @dataclass(frozen=True)
 class Absent:
@@ -48,8 +60,16 @@ class Absent:
     title: str
     why: str
 
+    def _repr_html_(self) -> str:
+        return f"<h4>{html.escape(self.title)}</h4><p>{html.escape(self.why)}</p>"
+
 
 Exhibit = Picture | Table | Absent
+
+
+def _html(exhibit: Picture | Table, shown: str) -> str:
+    """As a notebook shows it."""
+    return f"<h4>{html.escape(exhibit.title)}</h4>{shown}<p>{html.escape(exhibit.caption)}</p>"
 
 
 def annotated(exhibit: Exhibit, number: str, sentence: str) -> Exhibit:

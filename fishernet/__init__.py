@@ -1,7 +1,8 @@
 """Probabilistic autoencoders: train them, compare them over latent dimensions and seeds, use what was trained.
 
-``load`` gives a trained model from what a run stored, ``load_data`` images by name or path, ``trial_config`` the settings of a
-run. Whatever is asked for is imported then: importing ``fishernet`` itself takes no time.
+``sweep`` trains a sweep, ``open_sweep`` gives its runs, best models and figures, ``load`` a trained model from what a run
+stored, ``load_data`` images by name or path, ``trial_config`` the settings of a run. Whatever is asked for is imported then:
+importing ``fishernet`` itself takes no time.
 """
 
 import importlib
@@ -16,6 +17,8 @@ if TYPE_CHECKING:
 DOORS = {
     "load": "fishernet.trained",
     "load_data": "fishernet.data.loading",
+    "open_sweep": "analysis.opened",
+    "sweep": "sweeps.started",
     "trial_config": "fishernet.families",
 }
 __all__ = ["__version__", *DOORS]

@@ -98,7 +98,11 @@ def test_every_file_that_a_page_links_to_exists_and_no_line_is_long(page):
     path = ROOT / page
     for target in re.findall(r"\]\(([^)#:]+)\)", path.read_text()):
         assert (path.parent / target).exists(), target
-    prose = [line for line in path.read_text().splitlines() if line[:1] not in "|!" and not line.startswith(("python ", "mlflow "))]
+    prose = [
+        line
+        for line in path.read_text().splitlines()
+        if line[:1] not in "|!" and not line.startswith(("python ", "mlflow "))
+    ]
     assert [line for line in prose if len(line) > 120] == []
 
 

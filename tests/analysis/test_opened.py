@@ -1,0 +1,77 @@
+"""What a user does in Python: train a sweep of an array, look at it, use its best model."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fishernet
+from analysis.errors import AnalysisError
+from analysis.opened import OpenSweep
+from analysis.stored import StoredSweep
+from fishernet.data import load_data
+
+ROOT = Path(__file__).resolve().parents[2]
+SMALL = {
+    "models": ["VAE", "AE"],
+    "latent_dims": [2, 3],
+    "seeds": 1,
+    "epochs": 2,
+    "hidden_width": 8,
+    "hidden_layers": 1,
+    "gpus": 0,
+}
+
+
+def test_a_sweep_that_is_refused_is_a_value_error_with_the_sentence_of_the_command(tmp_path):
+    with pytest.raises(ValueError, match=r"--epochs .* must be a whole number"):
+        fishernet.sweep("x", "digits", epochs="many", storage_path=tmp_path)
+    with pytest.raises(ValueError, match=r"unrecognized arguments"):
+        fishernet.sweep("x", "digits", epoch=3, storage_path=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_sweep_is_opened_with_its_runs_best_models_and_figures(trained):
+    sweep = OpenSweep(StoredSweep(trained.sweep))
+    assert repr(sweep) == f"<sweep trained: {len(sweep.runs)} of {len(trained.sweep.configs)} runs finished>"
+    best = sweep.best("VAE", 5)
+    ours = sweep.runs[(sweep.runs["variant"] == "VAE") & (sweep.runs["latent_dim"] == 5)]
+    assert best.config == ours.loc[ours["test/mse"].idxmin(), "config"]
+    assert sweep.best().config == sweep.runs.loc[sweep.runs["test/mse"].idxmin(), "config"]
+    shown = sweep.figure("mse-curves")
+    assert {exhibit.stem for exhibit in shown} >= {"mse", "mse_curves"}
+    assert all(exhibit._repr_html_().startswith("<h4>") for exhibit in shown)
+    assert any("data:image/png" in exhibit._repr_html_() for exhibit in shown)
+    with pytest.raises(AnalysisError, match="No run of VAE at d = 99 has finished in trained; it has "):
+        sweep.best("VAE", 99)
+    with pytest.raises(AnalysisError, match="There is no figure nothing; there are "):
+        sweep.figure("nothing")
+
+
+@pytest.mark.long
+def test_an_array_is_swept_opened_and_swept_on_and_an_interrupt_leaves_the_caller_alive(tmp_path, capsys):
+    images = load_data("digits").train.numpy()[:300]
+    sweep = fishernet.sweep("mine", images, storage_path=tmp_path, **SMALL)
+    assert "4 of 4 runs" in capsys.readouterr().out or len(sweep.runs) == 4
+    assert len(sweep.runs) == 4
+    model = sweep.best("AE")
+    assert model.reconstruct(images[:3]).shape == (3, 1, 8, 8)
+    assert len(fishernet.sweep("mine", images, storage_path=tmp_path, **{**SMALL, "seeds": 2}).runs) == 8
+    code = (
+        "import fishernet\n"
+        "settings = {'models': 'VAE', 'latent_dims': 2, 'seeds': 1, 'epochs': 9999, 'gpus': 0}\n"
+        f"try: fishernet.sweep('long', 'digits', storage_path={str(tmp_path)!r}, **settings)\n"
+        "except KeyboardInterrupt: print('alive')\n"
+    )
+    started = subprocess.Popen([sys.executable, "-u", "-c", code], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert started.stdout is not None
+    next(line for line in started.stdout if "epoch" in line or "runs" in line)
+    started.send_signal(signal.SIGINT)
+    said = started.stdout.read()
+    assert started.wait(timeout=120) == 0
+    assert said.splitlines()[-1] == "alive"
+    assert "--resume long" in said
+    assert not np.isnan(sweep.runs["test/mse"]).any()
