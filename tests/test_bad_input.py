@@ -22,6 +22,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from analysis.__main__ import script
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
@@ -72,6 +73,12 @@ COMMANDS = {
 }
 
 
+def main_of(module):
+    """The command of a module; analyses are commands of one."""
+    package, _, name = module.partition(".")
+    return script(name) if package == "analysis" else importlib.import_module(module).main
+
+
 class _Parser(Exception):
     pass
 
@@ -86,7 +93,7 @@ def flags_of(module):
     parse = argparse.ArgumentParser.parse_args
     argparse.ArgumentParser.parse_args = caught
     try:
-        importlib.import_module(module).main([])
+        main_of(module)([])
     except _Parser as error:
         actions = error.args[0]._actions
     finally:
@@ -102,7 +109,7 @@ def run(module, argv):
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            status = importlib.import_module(module).main(argv)
+            status = main_of(module)(argv)
         except SystemExit as end:
             status = end.code
         out.flush()

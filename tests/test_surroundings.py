@@ -19,7 +19,8 @@ from pathlib import Path
 
 import pytest
 
-from analysis import command as analysis_command
+from analysis import __main__ as analyses
+from analysis.flags import parser
 from analysis.frame import Sweep
 from fishernet import surroundings
 from fishernet.commands import absolute_uri, hide_password
@@ -90,7 +91,11 @@ def drawn(rng: random.Random) -> dict[str, str]:
 
 
 # Of every command what imports nothing slow; those that import all are the next tests'.
-ANALYSES = sorted(path for path in (ROOT / "analysis").glob("*.py") if "__main__" in path.read_text())
+ANALYSES = sorted(
+    path
+    for path in (ROOT / "analysis").glob("*.py")
+    if "__main__" in path.read_text() and path.name not in ("script.py", "__main__.py")
+)
 SCRIPT = {name: ROOT / "sweeps" / f"{name}.py" for name in ("latent_sweep", "hyperparameter_search", "import_records")}
 PLAN = "--write-plan=../{}.json"
 COMMANDS = [
@@ -442,7 +447,7 @@ def test_a_variable_that_mlflow_cannot_take_is_named_before_anything_starts(name
     monkeypatch.setenv(name, "abc")
     with pytest.raises(TrackingError, match=f"the variable {name} holds what MLflow cannot take"):
         prepare_mlflow()
-    assert analysis_command.run(lambda: None) == 2
+    assert analyses.run(lambda: None) == 2
     assert f"the variable {name} holds" in capsys.readouterr().err
 
 
@@ -506,7 +511,7 @@ def test_commands_of_an_analysis_name_the_store_and_the_storage_path(uri, tmp_pa
     sweep = Sweep("my sweep", "1", "r", {"storage_path": "/kept here"}, {}, uri)
     python, script, *words = shlex.split(sweep.command("analysis/frechet.py", "--features", "inception"))
     assert (python, Path(script).is_file()) == (sys.executable, True)
-    options = analysis_command.parser("x", "", "").parse_known_args(words)[0]
+    options = parser("x", "", "", (), "figures").parse_known_args(words)[0]
     assert (options.name, options.tracking_uri) == ("my sweep", absolute_uri(uri))
     python, script, *words = shlex.split(sweep.driver_command("--resume"))
     assert Path(script) == Path(latent_sweep.__file__)

@@ -8,6 +8,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import claims, frechet
 from analysis.scores import ensure, tasks
 from analysis.scores.features import Classifier, train_classifier
+from analysis.scores.images import HOW
 from analysis.stored import StoredSweep
 from tests.analysis.conftest import exhibits_of
 
@@ -25,7 +26,7 @@ def scored(
             **{f"{features}/{images}/{score}": VALUE[made_with] for images in sets for score in ("frechet", "kid")},
             "scores": {
                 features: {
-                    images: {"features": made_with, "how": images.HOW, "n_images": 70, "n_real": n_real} for images in sets
+                    images: {"features": made_with, "how": HOW, "n_images": 70, "n_real": n_real} for images in sets
                 }
             },
         }

@@ -39,7 +39,7 @@ VARIANTS = [
         "network": "conv",
         "gating": "sigmoid",
         "likelihood": "logistic-released",
-        "initialisation": "glorot-uniform",
+        "initialisation": "he-normal",
     },
     {"model": "FisherNet", "objective": "eq24"},
     {"model": "FisherNet", "objective": "eq25-residual"},

@@ -121,17 +121,20 @@ def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
 
     pixels = np.random.default_rng(0).integers(0, 255, (40, 9, 9), dtype=np.uint8)
     np.save(tmp_path / "x.npy", pixels)
-    said = {"dataset": str(tmp_path / "x.npy"), "crop": 7, "image_size": 4, "train_size": 12, "validation_size": 5}
+    said = {"dataset": str(tmp_path / "x.npy"), "crop": 7, "image_size": 4, "train_size": 12, "validation_size": 5,
+            "binarisation": "threshold", "stopping_size": 6}  # fmt: skip
     assert set(said) == set(TrialConfig.names("data"))
     images = _images_of(trial_config(**said), None)
     assert (images.train.shape, images.test.shape) == ((12, 1, 4, 4), (5, 1, 4, 4))
     for name in said:
         if name != "dataset":
-            other = trial_config(**{**said, name: said[name] - 1})
+            value = "none" if name == "binarisation" else said[name] - 1
+            other = trial_config(**{**said, name: value})
             again, seen = images_of(other), _images_of(other, None)
             assert torch.equal(seen.train, again.train)
             assert torch.equal(seen.test, again.test)
-            assert not (torch.equal(seen.train, images.train) and torch.equal(seen.test, images.test)), name
+            sets = [(getattr(seen, s), getattr(images, s)) for s in ("train", "stopping", "test")]
+            assert not all(torch.equal(one, another) for one, another in sets), name
 
 
 def a_tracking(write: Callable[..., None], name: str = "s") -> Any:
