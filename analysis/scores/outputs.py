@@ -31,6 +31,7 @@ N_IMAGES = 1000  # the first of the test set, as in the paper
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central intervals whose coverage is counted
 NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
 N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
+LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
 ROOT_2_PI = math.sqrt(2 * math.pi)
 
 
@@ -38,6 +39,22 @@ def emits_more(config: TrialConfig) -> bool:
     """Whether its decoder gives more than an image: a scale, a mixture, degrees of freedom, or what a flow takes further."""
     named: str = getattr(config, "likelihood", "")
     return named == "maf" or (named in LIKELIHOODS and emits(config, (1, 1, 1)) != (1, 0))  # type: ignore[arg-type]
+
+
+def floors(train: Tensor, test: Tensor, d: int) -> dict[str, float]:
+    """L2 in percent of what needs no model, of uint8 images: black, the mean training image, and d principal components, clipped.
+
+    Components are left out of images of more than LARGEST_EXACT pixels.
+    """
+    x, known = test.flatten(1).float() / 255, train.flatten(1).float() / 255
+    mean = known.mean(0)
+    shown = {"black image": torch.zeros_like(x), "mean image": mean.expand_as(x)}
+    if d <= x.shape[1] <= LARGEST_EXACT:
+        known -= mean
+        _, vectors = torch.linalg.eigh((known.T @ known).double())
+        basis = vectors[:, -d:].float()
+        shown[f"PCA, {d} components"] = mean + (x - mean) @ basis @ basis.T
+    return {name: 100 * (x - f.clamp(0, 1)).square().mean().item() for name, f in shown.items()}
 
 
 def tasks(stored: StoredSweep) -> Tasks:
