@@ -90,7 +90,7 @@ FIGURES = {
         "Draw one model's loss and MSE against latent dimension, and every variant's loss by epoch, from a\n"
         "sweep's records in MLflow. Writes loss_and_mse and loss_by_epoch, each as PNG, PDF and CSV.",
     ),
-    "output-distributions": Figure(
+    "distributions": Figure(
         "analysis.figures.outputs", "Outputs", "outputs", "What decoders emit",
         "Where decoders give more than an image: errors of each point estimate beside a paper's, standard deviations\n"
         "of pixels, components of mixtures with their weights, and how often intervals cover. Computed once per run\n"
