@@ -41,6 +41,8 @@ def draw(
     for item in figures.parts(stored, figure, **arguments):
         made += of_paper(stored.paper, failures.exhibits(*item) if isinstance(item, Part) else [item])
     show(made, output_folder(out, sweep.name), failures)
+    if not made:
+        print(f"No run of sweep {sweep.name} has what {figure} shows.")
     missing = frame.missing_cells(sweep, stored.all_runs)
     if said := frame.say_missing(sweep, missing):
         print(said)

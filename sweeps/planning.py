@@ -18,6 +18,7 @@ from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
 DEFAULT_PRESET = "paper"
+MOST_WORDS = 10  # of a list in the help
 OURS = PRESETS[DEFAULT_PRESET]["models"]
 PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
@@ -105,6 +106,9 @@ def _preset_defaults(name: str, default: Any = None) -> str:
 
 
 def _words(value: Any) -> str:
+    """A preset's value as help shows it; of many lines how many, as their fields would fill a screen."""
+    if isinstance(value, list) and len(value) > MOST_WORDS:
+        return f"{len(value)} lines"
     return " ".join(value) if isinstance(value, list) else str(value)
 
 

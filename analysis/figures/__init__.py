@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 SECTIONS = {  # of a page, in its order -> what is above its figures
     "Claims": "What the paper says, what these runs show, and whether that bears it out.",
     "Reconstruction": "How error and loss change with the latent dimension and during training.",
+    "Outputs": "What decoders say of an image beside its expectation: spread, components, and whether they are right.",
     "Tuning": "What the best setting of each model gains, and what is left of the differences between models.",
     "Latent space": "Where the images lie, and how certain the models are of it.",
     "Samples": "New images, and how far they are from real ones.",
@@ -88,6 +89,14 @@ FIGURES = {
         "analysis.figures.loss_curves", "Reconstruction", "loss_and_mse", "Loss and MSE",
         "Draw one model's loss and MSE against latent dimension, and every variant's loss by epoch, from a\n"
         "sweep's records in MLflow. Writes loss_and_mse and loss_by_epoch, each as PNG, PDF and CSV.",
+    ),
+    "distributions": Figure(
+        "analysis.figures.outputs", "Outputs", "outputs", "What decoders emit",
+        "Where decoders give more than an image: errors of each point estimate beside a paper's, standard deviations\n"
+        "of pixels, components of mixtures with their weights, and how often intervals cover. Computed once per run\n"
+        "and kept with it in MLflow.",
+        published=True,
+        scores="outputs",
     ),
     "latent-space": Figure(
         "analysis.figures.latent_space", "Latent space", "latent_space", "Latent spaces of two dimensions",

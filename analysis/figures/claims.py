@@ -64,13 +64,17 @@ def scope_of(paper: Paper) -> Scope:
 
 def _apart(paper: Paper, asked: Iterable[TrialConfig], runs: pd.DataFrame, held_out: str) -> list[tuple[str, str]]:
     """What sets these runs apart from those that the claims are about, as ``verdicts.Scope.apart`` gives it."""
-    found = [(f"images of {name}", "") for name in sorted(set(runs["dataset"]) - {paper.dataset})]
+    found = [(f"images of {name}", "") for name in sorted(set(runs["dataset"]) - _datasets(paper))]
     found += [(f"the first {n:,} training images", "") for n in sorted(set(runs["train_size"]) - {0})]
     if held_out != "test":
         found.append((f"scores on {held_out} images", ""))
     elif sizes := sorted(set(runs.get("validation_size", ())) - {0}):
         found.append((f"{listed(sizes)} training images held out", ""))
     return found + _unusual_settings(runs, asked)
+
+
+def _datasets(paper: Paper) -> set[str]:
+    return {paper.dataset, *paper.other_datasets}
 
 
 def remarks(paper: Paper, evidence: Evidence) -> list[str]:
@@ -83,8 +87,10 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
         sentences.append(f"Reduced run: trained for {trained} epochs, where the paper shows {epochs}.")
     if sizes := sorted(set(runs["train_size"]) - {0}):
         sentences.append(f"Reduced run: trained on {listed(sizes)} images, the first of the training set.")
-    if others := sorted(set(runs["dataset"]) - {paper.dataset}):
-        sentences.append(f"Other data: {', '.join(others)}, where the paper's claims are about {paper.dataset}.")
+    if others := sorted(set(runs["dataset"]) - _datasets(paper)):
+        sentences.append(
+            f"Other data: {', '.join(others)}, where the paper's claims are about {listed(_datasets(paper))}."
+        )
     if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]])):
         sentences.append(
             f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."

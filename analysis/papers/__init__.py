@@ -23,6 +23,9 @@ class Paper:
     dataset: str
     models: tuple[str, ...]
     preset: Mapping[str, Any]  # flags of latent_sweep.py without their dashes; any flag beside the preset wins
+    more_presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other tables, by name
+    other_datasets: tuple[str, ...] = ()  # that its claims are about as well
+    own_model: bool = True  # a sweep of its data with the first of its models is about it, whatever its tag
     # Stem of an exhibit -> its number in the paper, and what the paper's shows: the caption's last sentence.
     figures: Mapping[str, tuple[str, str]] = field(default_factory=dict)
     # Stem of a table -> a CSV of published numbers in the folder: variant, value, latent_dim and what else tells rows apart.
@@ -52,19 +55,21 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         "noise_start": -4.0,
     },
     **{key: paper.preset for key, paper in PAPERS.items()},
+    **{name: preset for paper in PAPERS.values() for name, preset in paper.more_presets.items()},
 }  # fmt: skip
 
 
 def of_preset(preset: str | None) -> str:
     """The key of the paper that a preset is of; empty where it is of none."""
     found = PRESETS.get(preset or "")
-    return next((key for key, paper in PAPERS.items() if paper.preset is found), "")
+    presets = ((key, own) for key, paper in PAPERS.items() for own in (paper.preset, *paper.more_presets.values()))
+    return next((key for key, own in presets if own is found), "")
 
 
 def of_sweep(tag: str, dataset: str, models: Iterable[str]) -> Paper | None:
     """The paper that a sweep is about: that of its tag, else the one whose own model it trained on the paper's data."""
     there = set(models)
-    fits = (paper for paper in PAPERS.values() if paper.dataset == dataset and paper.models[0] in there)
+    fits = (p for p in PAPERS.values() if p.own_model and p.dataset == dataset and p.models[0] in there)
     return PAPERS.get(tag) or next(fits, None)
 
 

@@ -51,6 +51,7 @@ class Score:
 SCORES = {
     "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
     "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
+    "outputs": Score("analysis.scores.outputs", "runs of sweeps in which a decoder gives more than an image"),
     "distances": Score(
         "analysis.scores.images",
         "runs at the latent dimensions that are asked for",

@@ -38,7 +38,10 @@ def full_disk(*_):
     raise OSError(28, "No space left on device")
 
 
-@pytest.mark.parametrize("analysis", [*FIGURES, "report"])
+WITH_NOTHING = "distributions"  # the sweep's decoders give images alone
+
+
+@pytest.mark.parametrize("analysis", [*(name for name in FIGURES if name != WITH_NOTHING), "report"])
 def test_a_full_disk_is_a_sentence(analysis, trained, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(exhibits, "write", full_disk)
     monkeypatch.setattr(command, "ensure", lambda stored, name, **arguments: [])
@@ -64,6 +67,13 @@ def test_each_command_has_its_former_names(capsys):
                 script(path)(["--help"])
             assert stop.value.code == 0
             assert capsys.readouterr().out.startswith(f"usage: python -m analysis {name} ")
+
+
+def test_a_figure_of_which_the_sweep_has_nothing_says_so(trained, tmp_path, capsys):
+    arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
+    assert analyse([WITH_NOTHING, *arguments]) == 0
+    assert f"No run of sweep trained has what {WITH_NOTHING} shows." in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_without_a_name_the_commands_are_listed(capsys):

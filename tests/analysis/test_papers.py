@@ -82,13 +82,22 @@ def test_the_paper_of_a_sweep_is_that_of_its_tag_or_of_its_images_and_model():
     assert papers.of_sweep("", "fashion-mnist", {"VAE", "CVAE"}) is None  # none of the paper's own model
     assert papers.of_sweep("", "digits", {"FisherNet"}) is None
     assert papers.of_sweep("fishernet", "digits", {"VAE"}) is PAPER
+    assert papers.of_sweep("", "mnist", {"AE", "VAE"}) is None  # what the VPAE paper is about, any sweep may train
+    assert papers.of_sweep("vpae", "mnist", {"AE"}) is PAPERS["vpae"]
     assert papers.of_sweep("of another version", "digits", {"VAE"}) is None
 
 
 def test_a_preset_of_a_paper_is_known_by_its_key_and_paper_is_the_first_ones():
     assert papers.of_preset("fishernet") == papers.of_preset("paper") == "fishernet"
     assert papers.of_preset("quick") == papers.of_preset(None) == ""
-    assert set(PRESETS) == {"paper", "quick", *PAPERS}
+    assert set(PRESETS) == {
+        "paper",
+        "quick",
+        *PAPERS,
+        *(name for paper in PAPERS.values() for name in paper.more_presets),
+    }
+    for paper in PAPERS.values():
+        assert {papers.of_preset(name) for name in (paper.key, *paper.more_presets)} == {paper.key}
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)

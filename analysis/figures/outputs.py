@@ -1,0 +1,363 @@
+"""What decoders' distributions say of images: a table of errors, pictures of standard deviations and components, calibration."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import style
+from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
+from analysis.figures.samples import GAP, LABEL, LETTER, LINE, SPACE, Sheet, mosaic
+from analysis.frame import CURVE, AnalysisError, spread
+from analysis.parts import Part
+from analysis.scores.outputs import N_IMAGES, emits_more, floors
+from analysis.stored import StoredSweep
+from fishernet.likelihoods import SCALES
+from fishernet.likelihoods.base import Emitted
+
+# Stems.
+TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
+COMPONENTS, CALIBRATION = "components", "calibration"
+ERRORS = {  # score -> column of the table of errors, and its digits
+    "l2_percent": ("L2 (%)", 3),
+    "l2_percent_released": ("L2 as released", 3),
+    "l2_percent_likeliest": ("L2 likeliest", 3),
+}
+SPREADS = {  # the same of the table of distributions
+    "code_bits_per_dim": ("code bits/dim", 2),
+    "coverage_90": ("in 90% interval", 3),
+    "sd_rank_correlation": ("sd ~ error", 2),
+    "without_mean": ("without mean", 2),
+    "components_used": ("components used", 1),
+    "largest_weight": ("largest weight", 2),
+}
+N_SHOWN = 10  # images of a row, and components
+WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
+
+
+def parts(
+    stored: StoredSweep, *, published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+) -> Iterator[Part | Exhibit]:
+    """The table, standard deviations, components and calibration of a sweep whose decoders give more than images; else nothing.
+
+    ``published``: errors that a paper says, by stem: variant, latent_dim, value, and row, its name there.
+    """
+    emitting = stored.runs[stored.runs["config"].map(emits_more)]
+    if emitting.empty:
+        return
+    command = f"`{stored.sweep.command('analysis/distributions.py')}` computes them."
+    if "outputs/l2_percent" in stored.runs:
+        yield Part(TABLE, "Errors of what decoders emit", lambda: error_table(stored, published.get(TABLE)))
+        yield Part(DISTRIBUTIONS, "What decoders' distributions say", lambda: distribution_table(stored.runs))
+    else:
+        yield Absent(TABLE, "Errors of what decoders emit", f"No run has scores of outputs; {command}")
+    yield Part(VARIANCES, "Standard deviations of pixels", lambda: variances(stored))
+    if (mixture_sizes(emitting) > 1).any():
+        yield Part(COMPONENTS, "Components of one image", lambda: components(stored))
+    if "outputs/coverage_90" in stored.runs:
+        yield Part(CALIBRATION, "Calibration of intervals", lambda: calibration(stored.runs))
+
+
+def mixture_sizes(runs: pd.DataFrame) -> pd.Series[int]:
+    return runs["config"].map(lambda config: config.components)
+
+
+def short_names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
+    """By variant its label without the words that all lines have, and a sentence that says these; empty where there are none."""
+    words = {config.variant: config.words for config in runs["config"]}
+    alike = [word for word in next(iter(words.values())) if all(word in own for own in words.values())]
+    names = {}
+    for variant, config in zip(runs["variant"], runs["config"], strict=True):
+        own = " ".join(word for word in config.words if word not in alike)
+        names[variant] = f"{config.label} {own}".strip() if variant == config.variant else variant
+    return names, f"All lines: {', '.join(alike)}." if alike else ""
+
+
+def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
+    """Errors by variant and latent_dim, mean and sd over seeds, below what needs no model."""
+    runs = stored.runs
+    means, why = _means(runs, ERRORS), ""
+    if "train_seconds" in runs:
+        means["seconds"] = spread(runs.assign(value=runs["train_seconds"]), CURVE).assign(score="seconds")
+    try:
+        below = floors(stored.images.train, stored.images.test[:N_IMAGES], int(runs["latent_dim"].min()))
+    except AnalysisError as error:
+        below, why = {}, str(error)
+    title = ERRORS["l2_percent"][0]
+    first = [{"model": name, title: f"{value:.3f}"} for name, value in below.items()]
+    rows, alike = _rows(runs, means, {**ERRORS, "seconds": ("s/epoch", 1)})
+    if said is not None:
+        theirs = {(told["variant"], told["latent_dim"]): told for told in said.to_dict("records")}
+        for row, key in zip(rows, _cells(runs), strict=True):
+            if told := theirs.get(key):
+                row |= {"paper's L2": f"{told['value']:.3f}", "paper's row": f"{told['row']}, K = {told['components']}"}
+    data = pd.concat(
+        [pd.DataFrame([{"score": "l2_percent", "variant": name, "mean": value}]) for name, value in below.items()]
+        + list(means.values()),
+        ignore_index=True,
+    )
+    shown = pd.DataFrame([*first, *rows]).fillna("")
+    front = [name for name in ("model", "paper's row", title, "paper's L2") if name in shown]
+    shown = shown[front + [name for name in shown if name not in front]]
+    caption = (
+        f"{_what(runs)} {alike} L2 is "
+        "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
+        "released, of mixtures of t's the component at whose mode the density is highest, of a flow the mean of 50 draws, of "
+        "a VAE at one posterior sample; of the likeliest component. The first rows need no model. s/epoch: a run's share of its "
+        f"cohort's last epoch. {why}"
+    )
+    return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
+
+
+def distribution_table(runs: pd.DataFrame) -> Table:
+    """Bits, calibration and use of components by variant and latent_dim, mean and sd over seeds."""
+    means = _means(runs, SPREADS)
+    rows, alike = _rows(runs, means, SPREADS)
+    data = pd.concat(means.values(), ignore_index=True)
+    caption = (
+        f"{_what(runs)} {alike} Code bits/dim: of ln p(x given its code) of dequantised images, without the code's own bits. In "
+        "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
+        "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
+        "entropy of the mean weights."
+    )
+    return Table(
+        DISTRIBUTIONS,
+        "What decoders' distributions say",
+        " ".join(caption.split()),
+        data,
+        pd.DataFrame(rows).fillna(""),
+    )
+
+
+def _means(runs: pd.DataFrame, scores: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+    """Of each score that some run has, its mean and spread over seeds."""
+    columns = {score: runs[f"outputs/{score}"] for score in scores if f"outputs/{score}" in runs}
+    return {
+        score: spread(runs.assign(value=values)[np.isfinite(values)], CURVE).assign(score=score)
+        for score, values in columns.items()
+    }
+
+
+def _n_images(runs: pd.DataFrame) -> int:
+    """How many images the scores are of."""
+    return max((about["outputs"]["n_images"] for about in runs["scores"] if "outputs" in about), default=N_IMAGES)
+
+
+def _what(runs: pd.DataFrame) -> str:
+    counts = spread(runs.assign(value=runs["outputs/l2_percent"]), CURVE)
+    return f"Of the first {_n_images(runs)} held-out images; mean ± standard deviation over {seeds(counts)}."
+
+
+def _cells(runs: pd.DataFrame) -> list[tuple[str, int]]:
+    """Variants and latent dimensions in the order of tables."""
+    distinct = runs.drop_duplicates(CURVE)
+    return list(zip(distinct["variant"], distinct["latent_dim"], strict=True))
+
+
+def _rows(
+    runs: pd.DataFrame, means: Mapping[str, pd.DataFrame], columns: Mapping[str, tuple[str, int]]
+) -> tuple[list[dict[str, str]], str]:
+    """A row of cells for each variant and latent_dim, and what all lines have in common."""
+    names, alike = short_names(runs)
+    several = runs["latent_dim"].nunique() > 1
+    rows = []
+    for variant, d in _cells(runs):
+        row = {"model": f"{names[variant]}, d = {d}" if several else names[variant]}
+        for score, (title, digits) in columns.items():
+            if score in means:
+                line = means[score][(means[score]["variant"] == variant) & (means[score]["latent_dim"] == d)]
+                row[title] = cells(line, "latent_dim", digits).get(d, "")
+        rows.append(row)
+    return rows, alike
+
+
+class Spread(NamedTuple):
+    """A row of images and one of their standard deviations."""
+
+    name: str
+    mean: torch.Tensor  # (n, channels, height, width) in [0, 1]
+    sd: torch.Tensor  # of the same shape, in units of x; infinite, or NaN where there is none
+
+
+def variances(stored: StoredSweep) -> Exhibit:
+    """The first held-out images, and of each line that emits a scale or degrees of freedom its reconstructions and their sd."""
+    images = stored.images.test[:N_SHOWN]
+    names, alike = short_names(stored.runs)
+    rows, parts = [], []
+    for run in _runs(stored, lambda config: config.components < 2):
+        distribution = _distribution(stored, run, images)
+        marginals = distribution.marginals()
+        if marginals is None:  # a flow has none
+            continue
+        shape = (-1, *stored.images.image_shape)
+        sd = marginals.variance().sqrt()[0].reshape(shape)
+        rows.append(Spread(names[run["variant"]], distribution.mean()[0].clamp(0, 1).reshape(shape), sd))
+        mean_sd = sd.flatten(1).mean(1).tolist()
+        parts.append(_data(run, len(images)).assign(image=range(len(images)), mean_sd=mean_sd))
+    title = "Standard deviations of pixels"
+    if not rows:
+        return Absent(VARIANCES, title, "No line emits the scale of one component.")
+    caption = (
+        f"The first {len(images)} held-out images; of each line their reconstructions above the standard deviation of each "
+        f"pixel, from the law of total variance; black is 0, white {WHITE_SD:g} or more, or infinite. A t of 2 degrees of "
+        f"freedom or fewer has no finite one. {alike}"
+    )
+    return Picture(VARIANCES, title, caption, plot_variances(images / 255, rows), pd.concat(parts, ignore_index=True))
+
+
+def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
+    """The originals above a pair of strips for each row, its name on the left."""
+    strip = mosaic(originals, len(originals))
+    height, width = strip.shape[:2]
+    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
+    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
+    sheet.image(strip, left, 0)
+    sheet.text("original", left - LETTER, height / 2, ha="right")
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+        top = height + i * (2 * (height + GAP) + SPACE) + SPACE
+        sheet.image(mosaic(row.mean, len(row.mean)), left, top)
+        if row.sd.isfinite().any():
+            shown = torch.nan_to_num(row.sd / WHITE_SD, nan=1.0, posinf=1.0).clamp(0, 1)
+            sheet.image(mosaic(shown, len(shown)), left, top + height + GAP)
+        else:
+            sheet.text("no finite standard deviation", left, top + 1.5 * height + GAP)
+        sheet.text("\n".join(label), left - LETTER, top + height, ha="right")
+    return sheet.figure
+
+
+class Mixture(NamedTuple):
+    """Components of one image, by falling weight."""
+
+    name: str
+    images: torch.Tensor  # (K, channels, height, width) in [0, 1]
+    weights: Sequence[float]
+
+
+def components(stored: StoredSweep) -> Exhibit:
+    """Of each mixture, the locations of its components at the first held-out image, with their weights."""
+    images = stored.images.test[:1]
+    names, alike = short_names(stored.runs)
+    rows, parts = [], []
+    for run in _runs(stored, lambda config: config.components > 1):
+        marginals = _distribution(stored, run, images).marginals()
+        if marginals is None:
+            continue
+        weights = marginals.log_weights[0, 0].exp()
+        order = weights.argsort(descending=True)[:N_SHOWN]
+        shown = marginals.loc[0, 0][order].clamp(0, 1).reshape(-1, *stored.images.image_shape)
+        rows.append(Mixture(names[run["variant"]], shown, weights[order].tolist()))
+        parts.append(_data(run, len(order)).assign(component=(order + 1).tolist(), weight=weights[order].tolist()))
+    title = "Components of one image"
+    if not rows:
+        return Absent(COMPONENTS, title, "No line is a mixture of images.")
+    caption = (
+        f"The first held-out image, and of each mixture the locations of up to {N_SHOWN} components at its code, the heaviest "
+        "first, with their weights. " + alike
+    )
+    return Picture(COMPONENTS, title, caption, plot_components(images / 255, rows), pd.concat(parts, ignore_index=True))
+
+
+def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
+    """A row of images for each mixture, weights below them; the original at the top."""
+    first = mosaic(original, 1)
+    height, width = first.shape[:2]
+    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
+    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    most = max(len(row.weights) for row in rows)
+    across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
+    sheet = Sheet(left + most * across, (1 + len(rows)) * down)
+    sheet.image(first, left, 0)
+    sheet.text("original", left - LETTER, height / 2, ha="right")
+    for i, (row, label) in enumerate(zip(rows, labels, strict=True), 1):
+        sheet.text("\n".join(label), left - LETTER, i * down + height / 2, ha="right")
+        for k, (image, weight) in enumerate(zip(row.images, row.weights, strict=True)):
+            sheet.image(mosaic(image[None], 1), left + k * across, i * down)
+            sheet.text(f"{weight:.2f}", left + k * across + width / 2, i * down + height + LINE / 2, ha="center")
+    return sheet.figure
+
+
+def calibration(runs: pd.DataFrame) -> Exhibit:
+    """Share of pixels within their central interval against its level, a panel for each likelihood."""
+    rows = [
+        (run["variant"], run["latent_dim"], run["seed"], run["config"], level, share)
+        for _, run in runs.iterrows()
+        for level, share in zip(
+            *(run["scores"].get("outputs", {}).get(n, ()) for n in ("levels", "coverage")), strict=True
+        )
+    ]
+    data = pd.DataFrame(rows, columns=["variant", "latent_dim", "seed", "config", "level", "value"])
+    title = "Calibration of intervals"
+    if data.empty:
+        return Absent(CALIBRATION, title, "No run has the coverage of intervals.")
+    caption = (
+        f"Share of pixels of the first {_n_images(runs)} held-out images within the central interval of each level that their "
+        "own distribution gives, mean over seeds, latent dimensions and models alike in these. On the grey line intervals cover "
+        "what they say; above it "
+        "they are too wide, below it too narrow."
+    )
+    means = data.assign(config=data["config"].map(_look)).groupby(["config", "level"], sort=False)["value"].mean()
+    figure = plot_calibration({look: means[look] for look in means.index.unique(0)})
+    return Picture(CALIBRATION, title, caption, figure, data.drop(columns="config"))
+
+
+Look = tuple[str, str, int]  # likelihood, scale and components of a line
+
+
+def _look(config: Any) -> Look:
+    return config.likelihood, config.scale, config.components
+
+
+def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
+    """Curves over level by likelihood, scale and components: a panel, a colour and a dash."""
+    likelihoods = list(dict.fromkeys(likelihood for likelihood, _, _ in lines))
+    sizes = sorted({k for _, _, k in lines})
+    dashes = {k: style.DASHES[i % len(style.DASHES)] for i, k in enumerate(sizes)}
+    colours = dict(zip(SCALES, style.PALETTE, strict=False))
+    with style.new_grid(1, len(likelihoods), width=2.2) as (figure, axes):
+        for panel, name in zip(axes[0], likelihoods, strict=True):
+            panel.plot([0, 1], [0, 1], color=style.PCA_COLOUR, linewidth=0.8)
+            for (likelihood, scale, k), line in lines.items():
+                if likelihood == name:
+                    panel.plot(line.index, line, color=colours[scale], linestyle=dashes[k])
+            panel.set(title=name, xlabel="level", xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1))
+        axes[0][0].set_ylabel("share of pixels within")
+        key = [Line2D([], [], color=colours[s], label=s) for s in SCALES if s in {scale for _, scale, _ in lines}]
+        key += [
+            Line2D([], [], color=style.KEY_COLOUR, linestyle=dashes[k], label=f"K = {k}" if k else "no mixture")
+            for k in sizes
+        ]
+        figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+    return figure
+
+
+def _runs(stored: StoredSweep, wanted: Any) -> list[pd.Series[Any]]:
+    """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
+    runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
+    smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
+    return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
+
+
+def _spreads(config: Any) -> bool:
+    """Whether a mixture, or one component whose spread is not the same everywhere."""
+    return bool(config.components > 1 or config.scale != "identity" or config.likelihood in ("student-t", "matrix-t"))
+
+
+@torch.no_grad()
+def _distribution(stored: StoredSweep, run: pd.Series[Any], images: torch.Tensor) -> Emitted:
+    """p(x given the posterior mean) of images."""
+    model = stored.model(run)
+    x = images.flatten(1).float().div(255)[None]
+    return model.likelihood.distribution(model.decode(model.posterior_mean(x)))
+
+
+def _data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+    return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)

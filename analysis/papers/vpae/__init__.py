@@ -1,0 +1,100 @@
+"""Ciobanu: Vanilla Probabilistic Autoencoder (EPiC Series in Computing 79, 2021)."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from analysis.papers import Paper
+
+Line = tuple[str, int]  # a row of the paper's tables by its name, and its K
+DIM, CNN_DIM = 32, 320 * 14 * 14  # latent dimensions: of Table 1, and of the pooled convolution of Table 2
+# Fields of a line's config beside those that all lines share. Released floors: 1e-6 of a standard deviation, which is the
+# default, and 1e-5 of a triangle's diagonal.
+TRIANGLE = {"scale": "full", "cholesky_of": "covariance", "least_scale": "1e-5"}
+SCALES: Mapping[str, Mapping[str, Any]] = {"": {}, "diag": {"scale": "diagonal"}, "full": TRIANGLE}
+
+
+def _emitted(name: str, likelihood: str, names: tuple[str, str], k: int) -> dict[Line, dict[str, Any]]:
+    """The rows of one family: its identity, diagonal and full scale."""
+    usual = {} if likelihood == "gaussian" else {"likelihood": likelihood}
+    suffixes = ("", *names)
+    return {
+        (name + suffix, k): {"model": "AE", **usual, **scale, "components": k}
+        for suffix, scale in zip(suffixes, SCALES.values(), strict=True)
+    }
+
+
+VECTOR, MATRIX = ("_diagSigma", "_Sigma"), ("_diagUV", "_U_V")
+_CODE: dict[str, Any] = {"code": "rectified"}
+# Of Table 1, in its order. With unit scale N_mu and MN_mu are one model, and t and T as well.
+TABLE_1: dict[Line, dict[str, Any]] = {
+    line: fields | _CODE
+    for line, fields in {
+        ("MSE", 1): {"model": "AE"},
+        **_emitted("N_mu", "gaussian", VECTOR, 1),
+        **_emitted("t_df_mu", "student-t", VECTOR, 1),
+        ("MAF", 1): {"model": "AE", "likelihood": "maf"},
+        **_emitted("MN_mu", "matrix-normal", MATRIX, 1),
+        **_emitted("T_df_mu", "matrix-t", MATRIX, 1),
+        ("VAE", 1): {
+            "model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd", "kl_weight": "2",
+        },
+        **_emitted("N_mu", "gaussian", VECTOR, 10),
+        **_emitted("t_df_mu", "student-t", VECTOR, 10),
+        **_emitted("MN_mu", "matrix-normal", MATRIX, 10),
+        **_emitted("T_df_mu", "matrix-t", MATRIX, 10),
+    }.items()
+    if line not in (("N_mu_Sigma", 10), ("t_df_mu_Sigma", 10))  # 100 million weights, which the paper has not either
+}  # fmt: skip
+# Of Table 2. Its network rectifies the code by itself.
+TABLE_2: dict[Line, dict[str, Any]] = {
+    line: fields | {"network": "pooled-cnn", "output_order": "channels-last"}
+    for k in (1, 10)
+    for name, likelihood in (("MN_mu", "matrix-normal"), ("T_df_mu", "matrix-t"))
+    for line, fields in _emitted(name, likelihood, MATRIX, k).items()
+}
+# An hour and more and up to 15 GB each on two cores; --models trains them, as ``flag`` writes them.
+COSTLY = (("N_mu_Sigma", 1), ("t_df_mu_Sigma", 1))
+SHARED: dict[str, Any] = {
+    "dataset": "mnist", "epochs": 20, "batch_size": 128, "learning_rate": 1e-3, "hidden_layers": 0,
+    "decoder_output": "linear", "initialisation": "glorot-uniform", "evaluate_every": 5,
+}  # fmt: skip
+
+
+def flag(line: Mapping[str, Any]) -> str:
+    """The line as --models takes it: ``AE:likelihood=student-t,components=10,code=rectified``."""
+    return f"{line['model']}:{','.join(f'{name}={value}' for name, value in line.items() if name != 'model')}"
+
+
+PAPER = Paper(
+    key="vpae",
+    name="VPAE paper",
+    citation="Ciobanu: Vanilla Probabilistic Autoencoder. EPiC Series in Computing 79, 2021",
+    dataset="mnist",
+    other_datasets=("fashion-mnist",),
+    models=("AE", "VAE"),
+    own_model=False,
+    preset={
+        "models": [flag(fields) for line, fields in TABLE_1.items() if line not in COSTLY],
+        "latent_dims": str(DIM), "seeds": "5", **SHARED,
+    },
+    more_presets={
+        "vpae-cnn": {
+            "models": [flag(fields) for fields in TABLE_2.values()],
+            "latent_dims": str(CNN_DIM), "seeds": "5", **SHARED,
+        },
+    },
+    figures={
+        "outputs": (
+            "Tables 1 and 2",
+            "The paper has one run of each row. It names MSE what is here the AE without further words; its T is the "
+            "multivariate t of the image's vector, so that with unit scale T is t and MN is N.",
+        ),
+        "variances": (
+            "Figures 1 and 2",
+            "The paper shows variances of Fashion-MNIST, of matrix families the product of the scales' diagonals, "
+            "which is no variance.",
+        ),
+        "components": ("Figure 4", "The paper shows N_mu, N_mu_diagSigma, t_df_mu and MN_mu_U_V with the density at each mode."),
+    },
+    tables={"outputs": "tables_1_2.csv"},
+)  # fmt: skip

@@ -1,0 +1,242 @@
+"""What a decoder's distributions say of images: errors of their point estimates, calibration, components, bits.
+
+Ciobanu, "Vanilla Probabilistic Autoencoder" (EPiC 79, 2021), whose L2 is 100 times the mean squared error per pixel of clipped
+images, over the first 1000 test images. What the paper does not ask stands beside it: whether intervals cover what they say, how
+many components of a mixture are used, and which of a t's images have a mean.
+"""
+
+import math
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from scipy import special, stats
+from torch import Tensor
+
+from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.stored import StoredSweep, config_of
+from fishernet.config import TrialConfig
+from fishernet.evaluation import evaluation_batch
+from fishernet.families import family
+from fishernet.likelihoods import LIKELIHOODS, emits
+from fishernet.likelihoods.base import Marginals
+from fishernet.models.base import Autoencoder
+
+Array = npt.NDArray[np.float64]
+
+N_IMAGES = 1000  # the first of the test set, as in the paper
+LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central intervals whose coverage is counted
+NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
+N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
+LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
+ROOT_2_PI = math.sqrt(2 * math.pi)
+
+
+def emits_more(config: TrialConfig) -> bool:
+    """Whether its decoder gives more than an image: a scale, a mixture, degrees of freedom, or what a flow takes further."""
+    named: str = getattr(config, "likelihood", "")
+    return named == "maf" or (named in LIKELIHOODS and emits(config, (1, 1, 1)) != (1, 0))  # type: ignore[arg-type]
+
+
+def floors(train: Tensor, test: Tensor, d: int) -> dict[str, float]:
+    """L2 in percent of what needs no model, of uint8 images: black, the mean training image, and d principal components, clipped.
+
+    Components are left out of images of more than LARGEST_EXACT pixels.
+    """
+    x, known = test.flatten(1).float() / 255, train.flatten(1).float() / 255
+    mean = known.mean(0)
+    shown = {"black image": torch.zeros_like(x), "mean image": mean.expand_as(x)}
+    if d <= x.shape[1] <= LARGEST_EXACT:
+        known -= mean
+        _, vectors = torch.linalg.eigh((known.T @ known).double())
+        basis = vectors[:, -d:].float()
+        shown[f"PCA, {d} components"] = mean + (x - mean) @ basis @ basis.T
+    return {name: 100 * (x - f.clamp(0, 1)).square().mean().item() for name, f in shown.items()}
+
+
+def tasks(stored: StoredSweep) -> Tasks:
+    """Every run's scores where it lacks them, in sweeps where a decoder gives more than an image; none elsewhere."""
+    if not any(map(emits_more, stored.runs["config"])):
+        return Tasks([])
+    lacking = [
+        run
+        for _, run in stored.runs.iterrows()
+        if "outputs" not in run["scores"] and not family(run["model"]).sees_image
+    ]
+    made = [
+        ScoreTask(run, "outputs", score_outputs, partial(lambda run: (stored.model(run), config_of(run).seed), run))
+        for run in lacking
+    ]
+    return Tasks(made, [stored.images.test[:N_IMAGES]] if made else [])
+
+
+@torch.no_grad()
+def score_outputs(test: Tensor, model: Autoencoder, seed: int) -> Scored:
+    """Of uint8 images (n, channels, height, width), means over images and pixels; x and f in [0, 1], f clipped.
+
+    l2_percent            100 mean (x - f)^2, f the mean of p(x given the posterior mean); of a t its location
+    l2_percent_NAME       of another image f: of mixtures ``densest_mode`` and ``likeliest``, as in ``Mixed.estimates``;
+                          ``released``, what the released code shows: of mixtures of t's the densest mode, of a flow the mean
+                          of 50 draws, of a model with a posterior the image at one draw of it, else the mean
+    bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, the seed's; of 8-bit likelihoods -ELBO/(d ln 2) of v.
+    code_bits_per_dim     the same of ln p(x given its code), without a posterior: the code's own bits are left out
+    coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
+    crps                  continuous ranked probability score of normals and their mixtures, in units of x
+    sd_rank_correlation   Spearman's, of a pixel's sd and |x - mean|; none where all sd are equal or most are infinite
+    without_mean          share of the components' weight whose t has none (df <= 1); without_variance the same of df <= 2
+    df_median             median degrees of freedom of the likeliest component
+    components_used       exp of the entropy of the mean weights: K where all are used alike
+    largest_weight        mean over images of the largest weight
+    """
+    generator = torch.Generator().manual_seed(seed)
+    scores: dict[str, list[Array]] = {}
+    kept: dict[str, list[Array]] = {}
+    for x in _batches(test, model):
+        a = model.decode(model.posterior_mean(x))
+        distribution = model.likelihood.distribution(a)
+        mean = distribution.mean()
+        shown = {"": mean, **{f"_{name}": f for name, f in distribution.estimates().items()}}
+        shown["_released"] = _released(model, x, shown, a, generator)
+        own = {f"l2_percent{name}": 100 * (x - f.clamp(0, 1)).square().mean(2) for name, f in shown.items()}
+        own |= _bits(model, x, generator)
+        for name, values in own.items():
+            scores.setdefault(name, []).append(_array(values))
+        marginals = distribution.marginals()
+        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean)).items():
+            kept.setdefault(name, []).append(array)
+    metrics = {name: float(np.concatenate(values).mean()) for name, values in scores.items()}
+    calibration = {}
+    if kept:
+        arrays = {name: np.concatenate(parts) for name, parts in kept.items()}
+        calibration = {"coverage": [coverage(arrays["pit"], level) for level in LEVELS], "levels": list(LEVELS)}
+        metrics |= {f"coverage_{100 * level:.0f}": coverage(arrays["pit"], level) for level in NAMED_LEVELS}
+        metrics |= _summary(arrays)
+    return Scored({f"outputs/{name}": value for name, value in metrics.items()}, {"n_images": len(test), **calibration})
+
+
+def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Array]:
+    """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K)."""
+    weights = _array(marginals.log_weights.exp())
+    found = {
+        "pit": distribution_function(marginals, x),
+        "error": _array((x - mean).abs()),
+        "sd": _array(marginals.variance().sqrt()),
+        "weights": weights,
+    }
+    if marginals.df is None:
+        found["crps"] = normal_crps(weights, _array(marginals.loc), _array(marginals.scale), _array(x))
+    else:
+        found["df"] = _array(marginals.df)
+    return found
+
+
+def distribution_function(marginals: Marginals, x: Tensor) -> Array:
+    """F(x) = sum_k pi_k F_k((x - loc_k)/scale_k) of each pixel, (n, n_pixels): uniform where the distribution is the true one."""
+    y = _array((x[:, :, None].double() - marginals.loc) / marginals.scale)  # (n, K, n_pixels)
+    below = special.ndtr(y) if marginals.df is None else special.stdtr(_array(marginals.df)[..., None], y)
+    total: Array = (_array(marginals.log_weights.exp())[..., None] * below).sum(1)
+    return total
+
+
+def coverage(pit: Array, level: float) -> float:
+    """Share of values within their central interval of that level: |F(x) - 1/2| <= level/2."""
+    return float((np.abs(pit - 0.5) <= level / 2).mean())
+
+
+def normal_crps(weights: Array, loc: Array, scale: Array, x: Array) -> Array:
+    """Of mixtures of normals, (n, n_pixels): E|X - x| - E|X - X'|/2 (Grimit et al., Q. J. R. Meteorol. Soc. 2006).
+
+    weights (n, K); loc and scale (n, K, n_pixels); x (n, n_pixels).
+    """
+
+    def distance(mean: Array, sd: Array) -> Array:
+        """E|N(mean, sd^2)|."""
+        y = mean / sd
+        return np.asarray(mean * (2 * special.ndtr(y) - 1) + 2 * sd * np.exp(-0.5 * y**2) / ROOT_2_PI)
+
+    total = np.zeros_like(x)
+    for i in range(weights.shape[1]):
+        w = weights[:, i, None]
+        total += w * distance(x - loc[:, i], scale[:, i])
+        for j in range(i + 1):
+            twice = 1 if j < i else 0.5  # each pair of two is met once
+            sd = np.hypot(scale[:, i], scale[:, j])
+            total -= twice * w * weights[:, j, None] * distance(loc[:, i] - loc[:, j], sd)
+    return total
+
+
+def rank_correlation(sd: Array, error: Array) -> float:
+    """Spearman's over pixels whose sd is finite; NaN where these are less than half or their sd are equal."""
+    finite = np.isfinite(sd)
+    if finite.mean() < 0.5 or np.ptp(sd[finite]) <= 1e-6 * sd[finite].max():
+        return math.nan
+    return float(stats.spearmanr(sd[finite], error[finite]).statistic)
+
+
+def _summary(arrays: dict[str, Array]) -> dict[str, float]:
+    """Scores of all images at once."""
+    weights = arrays["weights"]
+    found = {"sd_rank_correlation": rank_correlation(arrays["sd"].ravel(), arrays["error"].ravel())}
+    if "crps" in arrays:
+        found["crps"] = float(arrays["crps"].mean())
+    if "df" in arrays:
+        df = arrays["df"]
+        found["without_mean"] = float((weights * (df <= 1)).sum(1).mean())
+        found["without_variance"] = float((weights * (df <= 2)).sum(1).mean())
+        found["df_median"] = float(np.median(df[np.arange(len(df)), weights.argmax(1)]))
+    if weights.shape[1] > 1:
+        found["components_used"] = float(np.exp(special.entr(weights.mean(0)).sum()))
+        found["largest_weight"] = float(weights.max(1).mean())
+    return {name: value for name, value in found.items() if math.isfinite(value)}
+
+
+def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor, generator: torch.Generator) -> Tensor:
+    """The reconstruction of the VPAE paper's released code."""
+    if LIKELIHOODS[model.config.likelihood].heavy and "_densest_mode" in shown:
+        return shown["_densest_mode"]
+    if model.config.likelihood == "maf":
+        total = torch.zeros_like(x)
+        for _ in range(N_DRAWS):
+            total += model.likelihood.sample(a, generator)
+        return total / N_DRAWS
+    if family(model.config.model).posterior:
+        z, _ = model.posterior(x).draw(_noise(model, x, generator))
+        return model.reconstruct(z)
+    return shown[""]
+
+
+def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """Bits per grey value of each image, by name; empty where the likelihood is of no 8-bit values."""
+    discrete = model.likelihood.discrete
+    if not (discrete or LIKELIHOODS[model.config.likelihood].density):
+        return {}
+    seen = x if discrete else (255 * x + torch.rand(x.shape, generator=generator)) / 256
+    terms = model(seen, _noise(model, x, generator)).terms
+    posterior = family(model.config.model).posterior
+    name, nats = ("bits_per_dim", "elbo") if posterior else ("code_bits_per_dim", "log_likelihood")
+    if nats not in terms:
+        return {}
+    return {name: (0 if discrete else 8) - terms[nats] / (model.n_pixels * math.log(2))}
+
+
+def _noise(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of a pass."""
+    kinds: dict[str, Any] = {"normal": torch.randn, "uniform": torch.rand}
+    return {
+        name: kinds[noise.kind](*x.shape[:2], noise.width, generator=generator)
+        for name, noise in model.noise(max(model.latent_dims)).items()
+    }
+
+
+def _batches(images: Tensor, model: Autoencoder) -> Iterator[Tensor]:
+    n = evaluation_batch(model.n_pixels, 1, model.likelihood.n_outputs)
+    for part in images.split(n):
+        yield part.flatten(1).float().div(255)[None]
+
+
+def _array(values: Tensor) -> Array:
+    """The one member's, in float64."""
+    return values[0].double().numpy()

@@ -1,0 +1,166 @@
+"""Scores of what decoders emit are their closed forms: PIT, CRPS, point estimates, bits, weights."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy import integrate, stats
+
+from analysis.scores.outputs import (
+    coverage,
+    distribution_function,
+    emits_more,
+    normal_crps,
+    of_marginals,
+    rank_correlation,
+    score_outputs,
+)
+from fishernet.families import family, trial_config
+from fishernet.likelihoods.base import Marginals
+
+SHAPE = (1, 4, 5)
+IMAGES = torch.randint(0, 256, (60, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+WEIGHTS = torch.tensor([0.2, 0.5, 0.3], dtype=torch.float64)
+LOC = torch.tensor([0.1, 0.4, 0.9], dtype=torch.float64)
+SCALE = torch.tensor([0.05, 0.2, 0.1], dtype=torch.float64)
+
+
+def made(**values):
+    settings = {"model": "AE", "latent_dim": 3, "hidden_layers": 0, "decoder_output": "linear"}
+    config = trial_config({**settings, **values})
+    torch.manual_seed(0)
+    return family(config.model).load()([config], SHAPE, 10).eval()
+
+
+def scores(model, images=IMAGES, seed=0):
+    return score_outputs(images, model, seed).metrics
+
+
+def mixture(n, df=None):
+    """The same mixture of three in one pixel of n images."""
+    return Marginals(
+        WEIGHTS.log().expand(1, n, 3), LOC[:, None].expand(1, n, 3, 1), SCALE[:, None].expand(1, n, 3, 1),
+        None if df is None else torch.tensor(df, dtype=torch.float64).expand(1, n, 3),
+    )  # fmt: skip
+
+
+def components(df):
+    """SciPy's."""
+    own = [None] * 3 if df is None else df
+    return [
+        stats.norm(m, s) if nu is None else stats.t(nu, m, s)
+        for m, s, nu in zip(LOC.tolist(), SCALE.tolist(), own, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("df", [None, (0.3, 3.0, 40.0)])
+def test_intervals_cover_as_often_as_they_say_where_the_distribution_is_the_true_one(df):
+    n, rng = 40_000, np.random.default_rng(0)
+    drawn = np.stack([own.rvs(n, random_state=rng) for own in components(df)])
+    x = drawn[rng.choice(3, n, p=WEIGHTS.numpy()), np.arange(n)]
+    pit = distribution_function(mixture(n, df), torch.from_numpy(x)[None, :, None])
+    told = sum(w * own.cdf(x) for w, own in zip(WEIGHTS.tolist(), components(df), strict=True))
+    assert pit[:, 0] == pytest.approx(told, abs=1e-9)
+    for level in (0.5, 0.9, 0.95):
+        assert abs(coverage(pit, level) - level) < 5 * math.sqrt(level * (1 - level) / n)
+
+
+def test_crps_is_the_integral_of_the_squared_distance_of_distribution_functions():
+    own = components(None)
+
+    def squared(y, x):
+        below = sum(w * c.cdf(y) for w, c in zip(WEIGHTS.tolist(), own, strict=True))
+        return (below - (y >= x)) ** 2
+
+    found = of_marginals(mixture(3), torch.tensor([[[-0.1], [0.35], [0.8]]], dtype=torch.float64), torch.zeros(1, 3, 1))
+    for x, crps in zip((-0.1, 0.35, 0.8), found["crps"][:, 0], strict=True):
+        integral = sum(integrate.quad(squared, a, b, args=(x,), limit=200)[0] for a, b in ((-3, x), (x, 4)))
+        assert crps == pytest.approx(integral, rel=1e-6)
+    alone = normal_crps(np.ones((1, 1)), np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0), np.zeros((1, 1)))
+    assert alone.item() == pytest.approx(2 * (math.sqrt(2) - 1) / math.sqrt(math.pi))
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "student-t"])
+def test_errors_of_point_estimates_are_those_of_each_image_alone(likelihood):
+    model = made(likelihood=likelihood, scale="diagonal", components=4)
+    found = scores(model)
+    sums = dict.fromkeys(("", "_densest_mode", "_likeliest"), 0.0)
+    for image in IMAGES:
+        x = image.reshape(1, 1, -1) / 255
+        with torch.no_grad():
+            at = model.likelihood.distribution(model.decode(model.posterior_mean(x)))
+        modes, weights = at.loc[0, 0], at.log_weights[0, 0].exp()
+        densities = torch.stack([at.log_prob(mode[None, None])[0, 0] for mode in modes])
+        shown = (weights @ modes, modes[densities.argmax()], modes[weights.argmax()])
+        for name, f in zip(sums, shown, strict=True):
+            sums[name] += 100 * (x[0, 0] - f.clamp(0, 1)).square().mean().item() / len(IMAGES)
+    for name, value in sums.items():
+        assert found[f"outputs/l2_percent{name}"] == pytest.approx(value, rel=1e-5)
+    assert len({round(value, 3) for value in sums.values()}) == 3
+    released = "_densest_mode" if likelihood == "student-t" else ""
+    assert found["outputs/l2_percent_released"] == found[f"outputs/l2_percent{released}"]
+
+
+def test_scores_do_not_depend_on_the_size_of_a_batch(monkeypatch):
+    model = made(likelihood="student-t", components=2)
+    whole = scores(model)
+    monkeypatch.setattr("analysis.scores.outputs.evaluation_batch", lambda *_: 7)
+    parts = scores(model)
+    random = {"outputs/code_bits_per_dim"}  # its noise is drawn batch by batch
+    assert {name: parts[name] for name in parts if name not in random} == pytest.approx(
+        {name: whole[name] for name in whole if name not in random}, rel=1e-5
+    )
+
+
+def test_bits_of_unit_variance_are_8_and_half_the_logarithm_of_2_pi_and_the_error():
+    model = made()
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+    images = IMAGES.repeat(20, 1, 1, 1)
+    squares = ((images.double() + 0.5) ** 2 + 1 / 12).mean().item() / 256**2  # of (v + u)/256 over u
+    exact = 8 + 0.5 * math.log2(2 * math.pi) + squares / (2 * math.log(2))
+    assert scores(model, images)["outputs/code_bits_per_dim"] == pytest.approx(exact, abs=1e-4)
+    assert "outputs/bits_per_dim" in scores(made(model="VAE", likelihood="gaussian", scale="diagonal"))
+    assert "outputs/code_bits_per_dim" in scores(made(likelihood="discretised-logistic"))
+
+
+def test_weights_and_degrees_of_freedom_are_counted_by_weight():
+    """All images get logits (0, ln 3) and df 0.5 and 1.5: a quarter of the weight has no mean, and all of it no variance."""
+    model = made(likelihood="student-t", components=2)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        bias = next(p for name, p in model.decoder.named_parameters() if name.endswith("bias"))
+        raw_df = torch.expm1(torch.tensor([0.5, 1.5])).log()
+        bias.view(-1)[-4:] = torch.cat([torch.tensor([0.0, math.log(3)]), raw_df])
+    found = scores(model)
+    assert found["outputs/without_mean"] == pytest.approx(0.25)
+    assert found["outputs/without_variance"] == pytest.approx(1)
+    assert found["outputs/df_median"] == pytest.approx(1.5, rel=1e-5)
+    assert found["outputs/largest_weight"] == pytest.approx(0.75)
+    assert found["outputs/components_used"] == pytest.approx(math.exp(-0.25 * math.log(0.25) - 0.75 * math.log(0.75)))
+    assert "outputs/sd_rank_correlation" not in found  # no sd is finite
+
+
+def test_a_flow_has_no_marginals_and_its_released_image_is_a_mean_of_draws():
+    model = made(likelihood="maf")
+    found = scores(model)
+    assert set(found) == {"outputs/l2_percent", "outputs/l2_percent_released", "outputs/code_bits_per_dim"}
+    assert scores(model, seed=1)["outputs/l2_percent_released"] != found["outputs/l2_percent_released"]
+
+
+def test_the_rank_correlation_is_of_finite_sd_and_none_of_equal_ones():
+    sd = np.array([1.0, 2.0, 3.0, math.inf])
+    assert rank_correlation(sd, np.array([0.1, 0.3, 0.2, -9])) == pytest.approx(0.5)
+    assert math.isnan(rank_correlation(np.ones(4), np.arange(4.0)))
+    assert math.isnan(rank_correlation(np.array([1.0, math.inf, math.inf]), np.arange(3.0)))
+
+
+def test_a_decoder_gives_more_than_an_image_where_its_likelihood_says_so():
+    told = {"bernoulli": False, "gaussian": False, "gaussian-learned": False, "student-t": True, "maf": True}
+    found = {name: emits_more(trial_config(model="VAE", likelihood=name)) for name in told}
+    assert found == told
+    assert emits_more(trial_config(model="AE", components=1))
+    assert emits_more(trial_config(model="AE", scale="diagonal"))

@@ -1,0 +1,107 @@
+"""Tables and pictures of what decoders emit, of made models without MLflow."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from analysis.exhibits import Absent, as_text, write
+from analysis.figures import outputs
+from analysis.parts import all_of
+from analysis.scores.outputs import floors, score_outputs
+from fishernet.families import family, trial_config
+
+SHAPE = (1, 6, 5)
+IMAGES = torch.randint(0, 256, (40, *SHAPE), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+LINES = (
+    {"model": "AE"},
+    {"model": "AE", "likelihood": "student-t", "scale": "diagonal", "components": 3},
+    {"model": "AE", "scale": "diagonal"},
+    {"model": "AE", "likelihood": "student-t", "components": 1},
+)
+SHARED = {"latent_dim": 2, "hidden_layers": 0, "decoder_output": "linear"}
+PLAIN, MIXTURE, DIAGONAL, HEAVY = (trial_config({**SHARED, **line}).variant for line in LINES)
+
+
+def stored(lines=LINES):
+    rows, models = [], {}
+    for line in lines:
+        for seed in (0, 1):
+            config = trial_config({**SHARED, **line, "seed": seed})
+            run_id = f"{config.variant} {seed}"
+            models[run_id] = family(config.model).load()([config], SHAPE, 10).eval()
+            scored = score_outputs(IMAGES, models[run_id], seed)
+            rows.append({
+                **config.to_dict(), "config": config, "variant": config.variant, "run_id": run_id, "train_seconds": 2.0,
+                "scores": {"outputs": scored.about}, **scored.metrics,
+            })  # fmt: skip
+    runs = pd.DataFrame(rows)
+    return SimpleNamespace(
+        runs=runs, model=lambda run: models[run["run_id"]],
+        pick=lambda variant, d: runs[(runs["variant"] == variant) & (runs["latent_dim"] == d)].iloc[0],
+        images=SimpleNamespace(train=IMAGES, test=IMAGES, image_shape=SHAPE), sweep=SimpleNamespace(command=str),
+    )  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def made():
+    said = pd.DataFrame(
+        [{"variant": MIXTURE, "latent_dim": 2, "value": 7.671, "row": "t_df_mu_diagSigma", "components": 3}]
+    )
+    return {exhibit.stem: exhibit for exhibit in all_of(outputs.parts(stored(), published={"outputs": said}))}
+
+
+def test_every_exhibit_is_there_and_can_be_written(made, tmp_path):
+    assert set(made) == {"outputs", "output_distributions", "variances", "components", "calibration"}
+    for exhibit in made.values():
+        assert not isinstance(exhibit, Absent), exhibit
+        assert all(path.stat().st_size for path in write(exhibit, tmp_path))
+
+
+def test_the_table_has_our_mean_and_the_papers_number_beside_it_and_floors_first(made):
+    shown, runs = made["outputs"].shown, stored().runs
+    assert shown["model"].tolist() == [
+        "black image", "mean image", "PCA, 2 components",
+        "AE", "AE student-t diagonal K=3", "AE diagonal", "AE student-t K=1",
+    ]  # fmt: skip
+    assert "All lines: linear." in made["outputs"].caption
+    mixture = shown[shown["model"] == "AE student-t diagonal K=3"].iloc[0]
+    ours = runs[runs["variant"] == MIXTURE]["outputs/l2_percent_released"]
+    assert mixture["L2 as released"] == f"{ours.mean():.3f} ± {ours.std():.3f}"
+    assert (mixture["paper's L2"], mixture["paper's row"]) == ("7.671", "t_df_mu_diagSigma, K = 3")
+    assert (shown["paper's L2"] != "").sum() == 1
+    assert len(as_text(made["outputs"]).split("\n\n")[1].splitlines()) == 1 + len(shown)  # a line a row
+
+
+def test_floors_are_the_errors_of_images_that_no_model_makes():
+    x = IMAGES.double() / 255
+    found = floors(IMAGES, IMAGES, 30)
+    assert found["black image"] == pytest.approx(100 * x.square().mean().item())
+    assert found["mean image"] == pytest.approx(100 * x.var(0, correction=0).mean().item(), rel=1e-5)
+    assert found["PCA, 30 components"] == pytest.approx(0, abs=1e-8)  # as many as there are pixels
+    some = floors(IMAGES, IMAGES, 3)["PCA, 3 components"]
+    left = torch.linalg.svdvals((x - x.mean(0)).flatten(1))[3:].square().sum().item()
+    assert 0 < some <= 100 * left / x.numel()  # clipping brings images nearer
+    assert set(floors(IMAGES, IMAGES, 31)) == {"black image", "mean image"}
+
+
+def test_pictures_show_scales_of_one_component_and_weights_of_several(made):
+    assert set(made["variances"].data["variant"]) == {DIAGONAL, HEAVY}
+    data = made["components"].data
+    assert set(data["variant"]) == {MIXTURE}
+    assert data["weight"].is_monotonic_decreasing
+    assert data["weight"].sum() == pytest.approx(1)
+    assert set(made["calibration"].data["variant"]) == {PLAIN, MIXTURE, DIAGONAL, HEAVY}
+
+
+def test_a_sweep_whose_decoders_give_images_alone_has_none_of_it():
+    assert list(outputs.parts(stored(LINES[:1]))) == []
+
+
+def test_a_sweep_without_scores_says_what_computes_them():
+    sweep = stored(LINES[2:3])
+    sweep.runs = sweep.runs[[name for name in sweep.runs if not name.startswith("outputs/")]]
+    first = next(iter(outputs.parts(sweep)))
+    assert isinstance(first, Absent)
+    assert "analysis/distributions.py" in first.why
