@@ -14,7 +14,7 @@ from typing import Any
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.flags import PAPER, PICTURES, Flag, given, parser
-from analysis.papers import PAPERS, PRESETS
+from analysis.papers import PAPERS, n_runs
 from analysis.scores import SCORES
 from fishernet.flags import Parser
 from fishernet.services import mlflow_store
@@ -156,16 +156,20 @@ def run(analysis: Callable[[], int | None]) -> int:
 
 
 def papers_side_by_side() -> str:
-    """The papers here: citation, command, models, how many runs the preset is, and the claims."""
+    """The papers here: citation, commands, models, how many runs each preset is, and the claims."""
     shown = []
-    for key, paper in PAPERS.items():
+    for paper in PAPERS.values():
         claims: Any = importlib.import_module("analysis.figures.claims").claims_of(paper)
-        preset = PRESETS[key]
+        commands = "".join(
+            f"  command   python sweeps/latent_sweep.py --preset {name}\n"
+            f"  models    {', '.join(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
+            f"d = {preset['latent_dims']}: {n_runs(preset)} runs\n"
+            for name, preset in paper.all_presets.items()
+        )
         shown.append(
             f"{paper.name}\n"
             f"  {paper.citation}\n"
-            f"  command   python sweeps/latent_sweep.py --preset {key}\n"
-            f"  models    {', '.join(preset['models'])} on {paper.dataset}, d = {preset['latent_dims']}: {paper.n_runs} runs\n"
+            f"{commands}"
             f"  claims    {', '.join(claim.id for claim in claims.CLAIMS)}\n"
         )
     return "\n".join(shown)
