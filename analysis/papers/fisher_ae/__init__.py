@@ -37,4 +37,23 @@ PAPER = Paper(
             "network": "fisherae-64", "epochs": 100, **TRAINING,
         },
     },
+    figures={
+        "robustness_curves": (
+            "Figures 1 and 7",
+            "The paper shows cross-entropy on MNIST against noise and mask, three models, one run; its "
+            "Figures 5 and 9 the MSE on CelebA.",
+        ),
+        "noisy_reconstructions": (
+            "Figures 2 and 8", "The paper's have noise of variance 0.2 and 80% of the pixels masked."
+        ),
+        "nmi_curves": (
+            "Figure 3", "The paper clusters the latents after t-SNE to two dimensions, here they are clustered as they are."
+        ),
+        "frechet_inception": ("Table 1", "The paper's distances are of CelebA, by other weights and fewer images."),
+    },
+    arguments={
+        "corruptions": {},  # at the levels that they have without a paper, among which are this one's
+        "prior-densities": {},
+        "samples": {"models": ("FisherAE", "VAE", "WAE"), "of_density": ("FisherAE",)},
+    },
 )  # fmt: skip
