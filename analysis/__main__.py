@@ -14,7 +14,7 @@ from typing import Any
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.flags import PAPER, PICTURES, Flag, given, parser
-from analysis.papers import PAPERS, PRESETS
+from analysis.papers import PAPERS, n_runs
 from analysis.scores import SCORES
 from fishernet.flags import Parser
 from fishernet.services import mlflow_store
@@ -92,10 +92,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
-    listed = "".join(f"\n  {name:<14}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
+    listed = "".join(f"\n  {name:<17}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
     names = Parser(
         prog="python -m analysis",
-        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  papers        The papers here, side by side.",
+        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  papers           The papers here, side by side.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")
@@ -156,16 +156,20 @@ def run(analysis: Callable[[], int | None]) -> int:
 
 
 def papers_side_by_side() -> str:
-    """The papers here: citation, command, models, how many runs the preset is, and the claims."""
+    """The papers here: citation, commands, models, how many runs each preset is, and the claims."""
     shown = []
-    for key, paper in PAPERS.items():
+    for paper in PAPERS.values():
         claims: Any = importlib.import_module("analysis.figures.claims").claims_of(paper)
-        preset = PRESETS[key]
+        commands = "".join(
+            f"  command   python sweeps/latent_sweep.py --preset {name}\n"
+            f"  models    {', '.join(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
+            f"d = {preset['latent_dims']}: {n_runs(preset)} runs\n"
+            for name, preset in paper.all_presets.items()
+        )
         shown.append(
             f"{paper.name}\n"
             f"  {paper.citation}\n"
-            f"  command   python sweeps/latent_sweep.py --preset {key}\n"
-            f"  models    {', '.join(preset['models'])} on {paper.dataset}, d = {preset['latent_dims']}: {paper.n_runs} runs\n"
+            f"{commands}"
             f"  claims    {', '.join(claim.id for claim in claims.CLAIMS)}\n"
         )
     return "\n".join(shown)

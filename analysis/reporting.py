@@ -82,7 +82,8 @@ def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict
     be had.
     """
     said: dict[str, list[str]] = {name: [] for name in SCORES}
-    for name in SCORES:
+    wanted = stored.paper.arguments if stored.paper else {}
+    for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
         with stored.failures.part(name, said[name].append):
             said[name] += scores.ensure(stored, name, **asked.get(name, {}))
     if said["distances"]:
@@ -97,7 +98,9 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     for name, row in FIGURES.items():
         if row.section != "Claims" or stored.paper:
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            made[row.section] += command.of_paper(stored.paper, shown)
+            wanted = row.usual or (stored.paper and {name, row.scores} & set(stored.paper.arguments))
+            if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
+                made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
     return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
 

@@ -8,6 +8,7 @@ from typing import Any, Self
 
 from fishernet.config import TrialConfig
 from fishernet.families import MODEL_NAMES, family, is_installed, trial_config
+from fishernet.networks import NETWORKS
 
 Json = dict[str, Any]  # an object of JSON, as files and MLflow hold it
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
@@ -58,6 +59,10 @@ class SweepPlan:
     @property
     def n_runs(self) -> int:
         return len(self.configs)
+
+    @property
+    def networks(self) -> list[str]:
+        return list(dict.fromkeys(c.network for c in self.configs))
 
     @property
     def latent_dims(self) -> list[int]:
@@ -202,6 +207,13 @@ class SweepPlan:
             f"{variants} x d = {dims} x seeds {seeds} on {self.example.dataset}, {epochs} epoch{'s' * (epochs != '1')}: "
             f"{self.n_runs} run{'s' * (self.n_runs > 1)}"
         )
+
+
+def check_networks(networks: Iterable[str], image_shape: tuple[int, int, int]) -> None:
+    """Raises PlanError where one of the networks does not take images of that shape."""
+    for name in networks:
+        if problem := NETWORKS[name].problem(image_shape):
+            raise PlanError(f"--network {name} {problem}")
 
 
 def _off_axes(config: TrialConfig) -> Json:

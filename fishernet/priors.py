@@ -118,7 +118,11 @@ class ExponentialFamily(Prior, Stacked):
         return total
 
     def log_prob(self, z: Tensor) -> Tensor:
-        return ((self._exponent(z) - self.log_normaliser()[:, None].to(z.dtype)) * self.own).sum(2)
+        return (self.log_densities(z) * self.own).sum(2)
+
+    def log_densities(self, z: Tensor) -> Tensor:
+        """ln p(z_j) of each latent, (n_members, n, d); raises ImproperPriorError where it is no density by construction."""
+        return self._exponent(z) - self.log_normaliser()[:, None].to(z.dtype)
 
     def kl(self, q: Posterior) -> Tensor:
         """-H(q) - sum_jk eta_jk E z_j^k + ln Z of a diagonal Gaussian, E z^k = mu E z^(k-1) + (k-1) s^2 E z^(k-2)."""

@@ -14,7 +14,7 @@ from fishernet import interrupts
 from fishernet.config import TrialConfig
 from fishernet.data import images_of
 from fishernet.pca import pca_test_mse
-from fishernet.plan import PlanError, SweepPlan, stackable, write_json
+from fishernet.plan import PlanError, SweepPlan, check_networks, stackable, write_json
 from fishernet.provenance import machine, versions
 from fishernet.splitting import FittedCohort
 from fishernet.state import CheckpointError, CohortState, Pace
@@ -34,6 +34,7 @@ def train_plan(
     if threads:
         torch.set_num_threads(threads)
     data = images_of(plan.example, data_dir)
+    check_networks(plan.networks, data.image_shape)
     interrupts.raise_keyboard_interrupt()
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)

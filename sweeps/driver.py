@@ -21,7 +21,7 @@ from fishernet import commands, data, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
-from fishernet.plan import Json, PlanError
+from fishernet.plan import Json, PlanError, check_networks
 from fishernet.provenance import count_gpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
@@ -56,6 +56,10 @@ class Plan(Protocol):
     @property
     def example(self) -> TrialConfig:
         """A trial config of the plan: all see the same images."""
+
+    @property
+    def networks(self) -> Collection[str]:
+        """All that its runs may have."""
 
     @property
     def n_runs(self) -> int:
@@ -224,6 +228,12 @@ class Driver(ABC, Generic[P]):
             )
         return devices
 
+    def images_of(self, plan: P) -> ImageData:
+        """The images that the plan asks for; raises DataError, and PlanError where one of its networks does not take them."""
+        images = data.images_of(plan.example, self.args.data_dir)
+        check_networks(plan.networks, images.image_shape)
+        return images
+
     def connect(self) -> Devices:
         """What Ray has to give. A private one is started, or the cluster joined, at the first call.
 
@@ -243,7 +253,7 @@ class Driver(ABC, Generic[P]):
         """Print what would happen; returns the exit status."""
         from sweeps.estimate import estimate_or_say_why_not
 
-        images = data.images_of(plan.example, self.args.data_dir)
+        images = self.images_of(plan)
         devices = self.connect() if self.args.address else self.devices()
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
@@ -277,7 +287,7 @@ class Driver(ABC, Generic[P]):
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
-        images = None if asked is None else data.images_of(asked.example, self.args.data_dir)
+        images = None if asked is None else self.images_of(asked)
         interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)
@@ -318,7 +328,7 @@ class Driver(ABC, Generic[P]):
                     raise UsageError(
                         f"--resume {name}: that {self.kind} holds no plan; start it again with --name {name} and its flags"
                     )
-                images = images or data.images_of(plan.example, self.args.data_dir)
+                images = images or self.images_of(plan)
                 if stored is not None and stored.get("data_fingerprint") != images.fingerprint:
                     raise UsageError(
                         f"the {self.kind} {name} was trained on other images under the same name {plan.example.dataset} "

@@ -172,6 +172,15 @@ class SearchPlan:
         return self.studies[0].base
 
     @property
+    def networks(self) -> list[str]:
+        """All that a trial may have."""
+        varied = (dict(study.space).get("network") for study in self.studies)
+        searched = [str(name) for domain in varied if isinstance(domain, Choices) for name in domain.values]
+        return list(
+            dict.fromkeys([*searched, *(s.base.network for s in self.studies if "network" not in dict(s.space))])
+        )
+
+    @property
     def epochs(self) -> int:
         return self.example.epochs
 

@@ -54,6 +54,9 @@ class Figure:
     flags: tuple[Flag, ...] = ()
     published: bool = False
     scores: str = ""  # the row of SCORES that its command computes first
+    usual: bool = (
+        True  # else a page leaves it out where it cannot be had, unless the sweep's paper has arguments for it
+    )
 
     @property
     def all_flags(self) -> tuple[Flag, ...]:
@@ -98,6 +101,26 @@ FIGURES = {
         published=True,
         scores="outputs",
     ),
+    "robustness": Figure(
+        "analysis.figures.robustness", "Reconstruction", "robustness_curves", "Robustness",
+        "Draw how well models restore images that noise or a mask has damaged: error and NMI against the level, a table\n"
+        "with the clean error, the rise and the level at which the error doubles, and pictures. Computed from the stored\n"
+        "weights, once per run, and kept with it in MLflow.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the curves and pictures; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        scores="corruptions",
+        usual=False,
+    ),
     "latent-space": Figure(
         "analysis.figures.latent_space", "Latent space", "latent_space", "Latent spaces of two dimensions",
         "Draw the latent spaces of a sweep's runs at d = 2: means by class, uncertainty ellipses of one image and\n"
@@ -122,6 +145,19 @@ FIGURES = {
                 },
             ),
         ),
+    ),
+    "prior-densities": Figure(
+        "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",
+        "Draw the density of each latent that runs with a learned prior found, over the histogram of their codes.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {"type": int, "metavar": "D", "help": "of the runs shown; default: the largest that they have"},
+            ),
+        ),
+        usual=False,
     ),
     "frechet": Figure(
         "analysis.figures.frechet", "Samples", "frechet", "Fréchet distances",

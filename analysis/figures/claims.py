@@ -46,7 +46,7 @@ def parts(stored: StoredSweep) -> Iterator[Table]:
 
 def claims_of(paper: Paper) -> Any:
     """The module of a paper's claims."""
-    return importlib.import_module(f"analysis.papers.{paper.key}.claims")
+    return importlib.import_module(f"{paper.module}.claims")
 
 
 def table(paper: Paper, evidence: Evidence, command_for: Command) -> Table:
@@ -91,7 +91,8 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
         sentences.append(
             f"Other data: {', '.join(others)}, where the paper's claims are about {listed(_datasets(paper))}."
         )
-    if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]])):
+    usual = claims_of(paper).ASKED
+    if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]], usual)):
         sentences.append(
             f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."
         )

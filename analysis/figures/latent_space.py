@@ -29,7 +29,7 @@ from analysis.exhibits import Absent, Exhibit, Picture, Table
 from analysis.figures import DENSITIES
 from analysis.parts import Part
 from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points, typical_image
-from analysis.scores.sampling import latent_samples, usual_density
+from analysis.scores.sampling import samples_of, usual_density
 from analysis.stored import SHOE_CLASSES, StoredSweep
 from fishernet.families import FAMILIES, family, trial_config
 from fishernet.trained import decode, posterior_covariances
@@ -196,14 +196,17 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
         return _absent(stored, stem)
     density, remark = (density, "") if density else usual_density(stored, runs)
     latents = {}
-    for run in runs:
-        means, samples = stored.latents(run)[0], latent_samples(stored, run, density)
+    drawn, improper = samples_of(stored, runs, density)
+    if not drawn:
+        return Absent(stem, TITLES[stem], " ".join(improper))
+    for run, samples in drawn:
+        means = stored.latents(run)[0]
         n = min(len(means), len(samples))  # as many of each: equal ink is equal density
         latents[_title(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
     fitted = "" if density == "prior" else " fitted to the means of the training images"
     caption = (
         f"Left: posterior means of {n} {stored.sweep.held_out} images. Right: as many samples of {DENSITIES[density]}{fitted}"
-        f". Both in one scale: {_say(runs)}. {remark}"
+        f". Both in one scale: {_say(runs)}. {' '.join([remark, *improper])}"
     ).strip()
     return Picture(stem, TITLES[stem], caption, plot_density_samples(latents, stored.sweep.held_out, density))
 

@@ -21,7 +21,7 @@ from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
 from analysis.parts import Part
-from analysis.scores.sampling import latent_samples, usual_density
+from analysis.scores.sampling import has_normal_prior, samples_of, usual_density
 from analysis.stored import StoredSweep, usual_form
 from analysis.wording import listed
 from fishernet.config import TrialConfig
@@ -86,20 +86,34 @@ def _reconstructions(dims: Sequence[int]) -> tuple[str, str]:
 
 
 def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Exhibit:
-    """A grid of decoded prior samples per variant, all of the same latents."""
+    """A grid of decoded prior samples per variant, of the same latents where the prior is N(0, 1)."""
     stem, title = _prior_samples(d)
     known = _lines(stored, models)
     variants = [variant for variant in known if family(known[variant].model).prior]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}))
-    panels_per_row = -(-len(runs) // -(-len(runs) // MOST_PANELS_PER_ROW))  # rows as equal as can be
+    drawn, improper = samples_of(stored, runs, "prior")
+    if not drawn:
+        return Absent(stem, title, _joined(improper))
+    panels_per_row = -(-len(drawn) // -(-len(drawn) // MOST_PANELS_PER_ROW))  # rows as equal as can be
     shape = stored.images.image_shape
     n_columns = columns_of_grids(panels_per_row, shape)
-    z = latent_samples(stored, runs[0], "prior")[: N_ROWS * n_columns]
-    grids = {str(run["variant"]): decode(stored.model(run), z, shape) for run in runs}
+    normal = {str(run["variant"]): has_normal_prior(stored.model(run)) for run, _ in drawn}
+    # One set of latents for all that share a prior, whatever the seeds of their runs.
+    of_normal = next((z for run, z in drawn if normal[run["variant"]]), None)
+    latents = [
+        (run, (of_normal if of_normal is not None and normal[run["variant"]] else z)[: N_ROWS * n_columns])
+        for run, z in drawn
+    ]
+    grids = {str(run["variant"]): decode(stored.model(run), z, shape) for run, z in latents}
+    others = [variant for variant, is_normal in normal.items() if not is_normal]
     sentences = [
-        f"Images decoded from samples of the prior N(0, 1) at d = {d}, the same latents for every model; {_say_seeds(runs)}.",
+        f"Images decoded from samples of the prior N(0, 1) at d = {d}, the same latents for every model; {_say_seeds(runs)}."
+        if not others
+        else f"Images decoded from samples of each model's prior at d = {d}, N(0, 1) with the same latents for all that have it; "
+        f"of {listed(others)} they are exact draws from the prior that was learned; {_say_seeds(runs)}.",
+        *improper,
         "Shown are the expected images, without noise.",
         *(
             f"{model} has no prior to sample and is left out."
@@ -108,7 +122,7 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
         ),
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
-    data = pd.concat([_latents_data(run, z, n_columns) for run in runs], ignore_index=True)
+    data = pd.concat([_latents_data(run, z, n_columns) for run, z in latents], ignore_index=True)
     return Picture(stem, title, _joined(sentences), plot_grids(grids, n_columns, panels_per_row), data)
 
 
@@ -129,15 +143,21 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     n_columns = columns_of_grids(2, shape)
     fitted, remark = (density, "") if density else usual_density(stored, runs)
     n, grids, parts = N_ROWS * n_columns, {}, []
-    for run in runs:
-        samples = latent_samples(stored, run, fitted)
-        for name, z in (("prior", latent_samples(stored, run, "prior")[:n]), (fitted, samples[:n])):
+    of_prior, improper = samples_of(stored, runs, "prior")
+    if not of_prior:
+        return Absent(stem, title, _joined(improper))
+    normal = all(has_normal_prior(stored.model(run)) for run, _ in of_prior)
+    for (run, prior), (_, samples) in zip(
+        of_prior, samples_of(stored, (run for run, _ in of_prior), fitted)[0], strict=True
+    ):
+        for name, z in (("prior", prior[:n]), (fitted, samples[:n])):
             grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z, shape)
             parts.append(_latents_data(run, z, n_columns).assign(density=name))
     sentences = [
-        f"Images decoded from latents at d = {d}, on the left from samples of the prior N(0, 1), on the right from samples of "
-        f"{DENSITIES[fitted]} fitted to the posterior means of the training images; {_say_seeds(runs)}.",
+        f"Images decoded from latents at d = {d}, on the left from samples of the prior{' N(0, 1)' * normal}, on the right from "
+        f"samples of {DENSITIES[fitted]} fitted to the posterior means of the training images; {_say_seeds(runs)}.",
         remark,
+        *improper,
         "Shown are the expected images, without noise.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]

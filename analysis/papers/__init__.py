@@ -17,13 +17,13 @@ from fishernet.plan import parse_numbers
 class Paper:
     """A row: what the report and the drivers ask of a paper. ``models`` are what it compares, its own first."""
 
-    key: str  # of its folder, its preset, --paper
+    key: str  # its preset, --paper; with _ for - the name of its folder
     name: str  # as prose has it: "FisherNet paper"
     citation: str
     dataset: str
     models: tuple[str, ...]
     preset: Mapping[str, Any]  # flags of latent_sweep.py without their dashes; any flag beside the preset wins
-    more_presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # of other tables, by name
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further ones by name, as ``preset``
     other_datasets: tuple[str, ...] = ()  # that its claims are about as well
     own_model: bool = True  # a sweep of its data with the first of its models is about it, whatever its tag
     # Stem of an exhibit -> its number in the paper, and what the paper's shows: the caption's last sentence.
@@ -34,17 +34,25 @@ class Paper:
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     @property
-    def n_runs(self) -> int:
-        """How many runs its preset is."""
-        dims, seeds = parse_numbers(self.preset["latent_dims"]), int(self.preset["seeds"])
-        return len(self.preset["models"]) * len(dims) * seeds
+    def module(self) -> str:
+        """Its folder, as Python imports it."""
+        return f"{__name__}.{self.key.replace('-', '_')}"
+
+    @property
+    def all_presets(self) -> dict[str, Mapping[str, Any]]:
+        """Its presets by name, that of its key first."""
+        return {self.key: self.preset, **self.presets}
 
 
-PAPERS: dict[str, Paper] = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}").PAPER
-    for found in pkgutil.iter_modules(__path__)
-    if found.ispkg
-}
+def n_runs(preset: Mapping[str, Any]) -> int:
+    """How many runs a preset is."""
+    return len(preset["models"]) * len(parse_numbers(preset["latent_dims"])) * int(preset["seeds"])
+
+
+_FOUND = [
+    importlib.import_module(f"{__name__}.{found.name}").PAPER for found in pkgutil.iter_modules(__path__) if found.ispkg
+]
+PAPERS: dict[str, Paper] = {paper.key: paper for paper in _FOUND}
 # "paper" is what the defaults of the configs are: the FisherNet paper's Table A1.
 PRESETS: dict[str, Mapping[str, Any]] = {
     "paper": PAPERS["fishernet"].preset,
@@ -54,15 +62,14 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
         "noise_start": -4.0,
     },
-    **{key: paper.preset for key, paper in PAPERS.items()},
-    **{name: preset for paper in PAPERS.values() for name, preset in paper.more_presets.items()},
+    **{name: preset for paper in PAPERS.values() for name, preset in paper.all_presets.items()},
 }  # fmt: skip
 
 
 def of_preset(preset: str | None) -> str:
     """The key of the paper that a preset is of; empty where it is of none."""
     found = PRESETS.get(preset or "")
-    presets = ((key, own) for key, paper in PAPERS.items() for own in (paper.preset, *paper.more_presets.values()))
+    presets = ((key, own) for key, paper in PAPERS.items() for own in paper.all_presets.values())
     return next((key for key, own in presets if own is found), "")
 
 

@@ -41,17 +41,26 @@ FEATURES_FLAG = Flag(
 
 @dataclass(frozen=True)
 class Score:
-    """A row: ``module`` has ``tasks(stored, **arguments)``, what the runs lack of this score; its arguments are the flags'."""
+    """A row: ``module`` has ``tasks(stored, **arguments)``, what the runs lack of this score; its arguments are the flags'.
+
+    A report computes it where it is ``usual``, or the sweep's paper has arguments for it.
+    """
 
     module: str
     of: str  # which runs have it
     flags: tuple[Flag, ...] = ()
+    usual: bool = True
 
 
 SCORES = {
     "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
     "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
     "outputs": Score("analysis.scores.outputs", "runs of sweeps in which a decoder gives more than an image"),
+    "corruptions": Score(
+        "analysis.scores.robustness",
+        "runs of models whose decoder sees no image, where a paper asks for it",
+        usual=False,
+    ),
     "distances": Score(
         "analysis.scores.images",
         "runs at the latent dimensions that are asked for",

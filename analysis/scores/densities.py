@@ -1,6 +1,6 @@
 """Densities of a run's latent means, from which latents are drawn to be decoded into new images (FisherNet paper, 3.3.2).
 
-prior     N(0, 1), which the models are trained with: the paper's "sample"
+prior     N(0, 1), which most models are trained with: the paper's "sample"
 mkde      Matérn kernel density estimation by NIFTy, the paper's; few dimensions only
 mixture   mixture of Gaussians with full covariances, at any d
 kde       Gaussian kernel density, at any d

@@ -15,7 +15,7 @@ import torch
 from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
 from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
-from analysis.scores.sampling import find, fit_and_draw
+from analysis.scores.sampling import ImproperPrior, find, fit_and_draw, prior_samples
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import Array, StoredSweep
 from analysis.wording import listed
@@ -58,13 +58,20 @@ def score_images(
     for name, latents in known.items():
         if name == RECONSTRUCTION:
             latents = posterior_means(model, test)
+        elif name == "prior" and latents is None:
+            try:
+                latents = prior_samples(model, seed, len(test))
+            except ImproperPrior as error:  # which a further try would not change
+                remark = f"Runs whose prior is no density have no samples of it: {error}."
+                scored.about[name] = {
+                    "features": extractor.fingerprint, "how": HOW, "n_images": 0, "n_real": len(test), "remarks": [remark],
+                }  # fmt: skip
+                continue
         elif latents is None:
-            if means is None and name != "prior":
+            if means is None:
                 means = posterior_means(model, train)
-            fitted_to = np.zeros((1, model.latent_dims[0]), np.float32) if means is None else means
-            latents, settings = fit_and_draw(name, fitted_to, seed, len(test))
-            if name != "prior":
-                scored.samples[name] = latents, settings
+            latents, settings = fit_and_draw(name, means, seed, len(test))
+            scored.samples[name] = latents, settings
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)

@@ -4,24 +4,66 @@ Fisher auto-encoders' paper, Figures 1, 3, 5, 7 and 9, with the clean error besi
 has a perfectly flat one.
 """
 
+from __future__ import annotations
+
 import hashlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
 
 import numpy as np
 import numpy.typing as npt
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
+from analysis.scores.clusters import MOST_CLASSES
+from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.stored import StoredSweep
+from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import batch_of
 
 # Variances of noise in squared units of x in [0, 1], and the share of pixels that a mask sets to 0; 0 is the clean image.
-LEVELS = {"gaussian": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), "mask": (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
+Levels = Mapping[str, Sequence[float]]
+LEVELS: Levels = MappingProxyType(
+    {"gaussian": (0.0, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0), "mask": (0.0, 0.1, 0.3, 0.5, 0.7, 0.8, 0.9)}
+)
 N_STARTS = 10  # of k-means
+MOST_IMAGES = 10_000  # the first of the held-out ones
+GROUP = "robustness"
+
+
+def tasks(stored: StoredSweep, levels: Levels = LEVELS) -> Tasks:
+    """Scores at these levels of every run that lacks one of them; a decoder that sees the image has no such reconstruction."""
+    asked = _about(levels, len(stored.images.test[:MOST_IMAGES]))
+    runs = [run for _, run in stored.runs.iterrows() if not family(run["model"]).sees_image]
+    lacking = [run for run in runs if run["scores"].get(GROUP) != asked]
+    labels = None if stored.images.test_labels is None else stored.images.test_labels[:MOST_IMAGES].numpy()
+    if labels is not None and len(np.unique(labels)) > MOST_CLASSES:
+        labels = None
+    made = [ScoreTask(run, GROUP, score_robustness, partial(_inputs, stored, run)) for run in lacking]
+    return Tasks(made, [stored.images.test[:MOST_IMAGES], labels, {kind: list(of) for kind, of in levels.items()}])
+
+
+def score_robustness(
+    images: Tensor, labels: npt.NDArray[np.int64] | None, levels: Levels, model: Autoencoder, seed: int
+) -> Scored:
+    scores = robustness(model, images, labels, seed, levels)
+    return Scored({f"{GROUP}/{name}": value for name, value in scores.items()}, _about(levels, len(images)))
+
+
+def _about(levels: Levels, n_images: int) -> dict[str, object]:
+    """What made the scores, as JSON gives it back. Batch normalisation goes by its running statistics."""
+    return {"levels": {kind: list(of) for kind, of in levels.items()}, "n_images": n_images, "statistics": "running"}
+
+
+def _inputs(stored: StoredSweep, run: pd.Series) -> tuple[Autoencoder, int]:
+    return stored.model(run), int(run["seed"])
 
 
 def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
@@ -41,7 +83,9 @@ def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
 
 
 @torch.no_grad()
-def robustness(model: Autoencoder, images: Tensor, labels: npt.NDArray[np.int64] | None, seed: int) -> dict[str, float]:
+def robustness(
+    model: Autoencoder, images: Tensor, labels: npt.NDArray[np.int64] | None, seed: int, levels: Levels = LEVELS
+) -> dict[str, float]:
     """By KIND/LEVEL/SCORE, the scores of reconstructions from the damaged images' posterior means against the clean images.
 
     mse: mean squared error per pixel. bce: -mean [x ln f + (1 - x) ln(1 - f)], nats per pixel, from logits, where f is the
@@ -49,8 +93,8 @@ def robustness(model: Autoencoder, images: Tensor, labels: npt.NDArray[np.int64]
     the latent means by k-means.
     """
     scores = {}
-    for kind, levels in LEVELS.items():
-        for level in levels:
+    for kind, of_kind in levels.items():
+        for level in of_kind:
             sums, means = {"mse": 0.0, "bce": 0.0}, []
             for x, damaged in _batches(images, corrupted(images, kind, level, seed)):
                 mean = model.posterior_mean(damaged)

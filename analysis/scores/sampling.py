@@ -15,10 +15,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import densities
 from analysis.stored import DAMAGED, StoredSweep
+from fishernet.models.base import Autoencoder
+from fishernet.priors import ImproperPriorError, StandardNormal
 from fishernet.services import mlflow_store
 from fishernet.trained import posterior_means
 
@@ -27,20 +30,56 @@ N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are com
 FOLDER = "latent_samples"
 
 
+class ImproperPrior(AnalysisError):
+    """A run whose prior is no density, so that there is nothing to draw."""
+
+
 def latent_samples(stored: StoredSweep, run: pd.Series, density: str) -> Array:
     """N_SAMPLES latents of the run from that density, (n, d): the run's stored ones, else drawn now and stored.
 
-    Raises AnalysisError where the density cannot be had.
+    Raises AnalysisError where the density cannot be had, ImproperPrior where the run's own prior is none.
     """
     seed = int(run["seed"])
     if density == "prior":
-        return fit_and_draw("prior", np.zeros((1, run["latent_dim"])), seed)[0]
+        return prior_samples(stored.model(run), seed)
     samples = find(stored, run, density)
     if samples is None:
         means = posterior_means(stored.model(run), stored.images.train)
         samples, settings = fit_and_draw(density, means, seed)
         keep(stored, run, density, samples, settings)
     return samples
+
+
+def samples_of(
+    stored: StoredSweep, runs: Iterable[pd.Series], density: str
+) -> tuple[list[tuple[pd.Series, Array]], list[str]]:
+    """The runs with their ``latent_samples``, and a sentence on each whose prior is no density."""
+    found, said = [], []
+    for run in runs:
+        try:
+            found.append((run, latent_samples(stored, run, density)))
+        except ImproperPrior as error:
+            said.append(f"{run['variant']} at d = {run['latent_dim']} is left out: {error}.")
+    return found, said
+
+
+def has_normal_prior(model: Autoencoder) -> bool:
+    return isinstance(getattr(model, "prior", None), StandardNormal | None)
+
+
+def prior_samples(model: Autoencoder, seed: int, n: int = N_SAMPLES) -> Array:
+    """N_SAMPLES exact draws, or n where that is more, from a trained model's own prior; of N(0, 1) those of ``fit_and_draw``.
+
+    Raises ImproperPrior where it is no density.
+    """
+    if has_normal_prior(model):
+        return fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, n)[0]
+    try:
+        drawn = model.prior.sample(0, max(n, N_SAMPLES), torch.Generator().manual_seed(seed))
+    except ImproperPriorError as error:
+        raise ImproperPrior(str(error)) from None
+    array: Array = drawn.numpy().astype(np.float32)
+    return array
 
 
 def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, str]:

@@ -45,6 +45,9 @@ DATASETS = {
     "reversed-mnist": Dataset("MNIST with 5,800 zeros and 100 of each other digit to train on (Zheng et al., 2019)"),
     "reversed-mnist-released": Dataset("the same with 5,000 zeros, as that paper's code has it, and 1,250 to hold out"),
     "svhn": Dataset("99,289 colour images of house numbers, 32 x 32 (Netzer et al., 2011)"),
+    "celeba": Dataset(
+        "182,732 colour images of faces, 178 x 218, usually with crop 140 and image_size 64 (Liu et al., 2015)"
+    ),
 }  # any other name is a path
 
 

@@ -52,7 +52,7 @@ def load_folder(folder: Path, fit: Fit) -> Parts:
         if path not in parts.values() and not _is_nobodys(path.name):
             read.count_unread(path)
     classes = sorted({class_name for part in files.values() for _, class_name in part if class_name})
-    images, remarks = _decode([path for part in files.values() for path, _ in part], fit)
+    images, remarks = decode([path for part in files.values() for path, _ in part], fit)
     labels = {
         part: np.array([classes.index(name) for _, name in of_part])
         if len(classes) > 1 and all(name for _, name in of_part)
@@ -227,7 +227,7 @@ def _is_above(path: str, other: str) -> bool:
     return Path(other).is_relative_to(path)
 
 
-def _decode(paths: list[Path], fit: Fit) -> tuple[Array, list[str]]:
+def decode(paths: list[Path], fit: Fit) -> tuple[Array, list[str]]:
     """The files' pixels, uint8 (n_images, channels, height, width): grey if every file is grey, else RGB; and remarks.
 
     As viewers show them: turned as their EXIF says, transparent pixels on white. Refused are more than 8 bits per channel, as

@@ -12,6 +12,7 @@ import torch
 from fishernet.config import TrialConfig
 from fishernet.data import DATA_DIR_VARIABLE, DataError
 from fishernet.data.binarised import drawn_once, thresholded
+from fishernet.data.celeba import load_celeba
 from fishernet.data.files import Array, Parts, load_path
 from fishernet.data.fitting import Fit
 from fishernet.data.idx import load_idx
@@ -129,12 +130,15 @@ def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = Non
 
 
 def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
-    if dataset not in LOADERS:
+    if dataset not in (*LOADERS, *FITTING_LOADERS):
         return load_path(dataset, fit)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
-    parts = LOADERS[dataset](folder, download)
-    parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
+    if dataset in FITTING_LOADERS:
+        parts = FITTING_LOADERS[dataset](folder, fit)
+    else:
+        parts = LOADERS[dataset](folder, download)
+        parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
     if os.path.exists(dataset):  # noqa: PTH110
         return parts._replace(
             remarks=(*parts.remarks, f"{dataset} in this folder is not read: its path is ./{dataset}")
@@ -143,7 +147,9 @@ def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, downl
 
 
 def _tensor(array: Array) -> torch.Tensor:
-    """A copy: the array may be read-only, transposed, or a part that would keep the whole in memory."""
+    """A copy: the array may be read-only, transposed, or a part that would keep the whole in memory. What is mapped stays so."""
+    if isinstance(array, np.memmap) and array.flags.c_contiguous:
+        return torch.from_numpy(array)
     return torch.from_numpy(np.array(array, order="C"))
 
 
@@ -202,3 +208,6 @@ LOADERS: dict[str, Callable[[Path, bool], Parts]] = {
     "reversed-mnist-released": partial(_load_reversed_mnist, 5000, 100, (800, 50)),
     "svhn": _load_svhn,
 }
+FITTING_LOADERS: dict[str, Callable[[Path, Fit], Parts]] = {
+    "celeba": load_celeba
+}  # those that crop and resize as they read

@@ -21,6 +21,7 @@ from analysis.papers.fishernet import PAPER
 from analysis.scores import SCORES
 from analysis.stored import StoredSweep
 from fishernet.families import FAMILIES, trial_config
+from sweeps.planning import model_overrides
 
 BEFORE = Path(__file__).parents[1] / "fixtures" / "before"
 
@@ -90,22 +91,25 @@ def test_the_paper_of_a_sweep_is_that_of_its_tag_or_of_its_images_and_model():
 def test_a_preset_of_a_paper_is_known_by_its_key_and_paper_is_the_first_ones():
     assert papers.of_preset("fishernet") == papers.of_preset("paper") == "fishernet"
     assert papers.of_preset("quick") == papers.of_preset(None) == ""
-    assert set(PRESETS) == {
-        "paper",
-        "quick",
-        *PAPERS,
-        *(name for paper in PAPERS.values() for name in paper.more_presets),
-    }
-    for paper in PAPERS.values():
-        assert {papers.of_preset(name) for name in (paper.key, *paper.more_presets)} == {paper.key}
+    presets = [name for paper in PAPERS.values() for name in paper.all_presets]
+    assert sorted(PRESETS) == sorted(["paper", "quick", *presets])
+    assert set(PAPERS) <= set(PRESETS)
+    for name, key in {
+        "fisher-ae": "fisher-ae",
+        "fisher-ae-released": "fisher-ae",
+        "fisher-ae-celeba": "fisher-ae",
+    }.items():
+        assert papers.of_preset(name) == key
 
 
 @pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
 def test_a_papers_row_names_families_files_and_claims_that_there_are(paper):
     assert paper.key in PAPERS
     assert set(paper.models) <= set(FAMILIES)
-    fields = {name: value for name, value in paper.preset.items() if name not in ("models", "latent_dims", "seeds")}
-    trial_config(model=paper.models[0], **fields)
+    for preset in paper.all_presets.values():
+        fields = {name: value for name, value in preset.items() if name not in ("models", "latent_dims", "seeds")}
+        for line in preset["models"]:
+            trial_config({**fields, **model_overrides(line)})
     for table in published.tables(paper, paper.dataset).values():
         assert {"variant", "value"} <= set(table)
         assert table["value"].notna().all()

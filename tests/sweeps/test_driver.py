@@ -17,7 +17,7 @@ import torch
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
-from sweeps import driver, lock
+from sweeps import driver, hyperparameter_search, latent_sweep, lock
 from sweeps.driver import Driver
 from sweeps.tracking_queue import Queue
 
@@ -135,6 +135,17 @@ def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
             assert torch.equal(seen.test, again.test)
             sets = [(getattr(seen, s), getattr(images, s)) for s in ("train", "stopping", "test")]
             assert not all(torch.equal(one, another) for one, another in sets), name
+
+
+@pytest.mark.parametrize("command", [latent_sweep, hyperparameter_search], ids=["sweep", "search"])
+@pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["training", "dry-run"])
+def test_a_network_that_does_not_take_the_images_is_refused_before_anything_is_written(command, more, tmp_path, capsys):
+    np.save(tmp_path / "x.npy", np.full((60, 4, 4), 200, dtype=np.uint8))
+    place = [f"--dataset={tmp_path / 'x.npy'}", f"--storage-path={tmp_path / 'results'}", "--gpus=0"]
+    assert command.main(["--models", "AE", "--network=fisherae-28", "--latent-dims=2", *place, *more]) == 2
+    said = "--network fisherae-28 takes images of 28 x 28 pixels; these have 4 x 4. --image-size 28 makes them so"
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "results").exists()
 
 
 def a_tracking(write: Callable[..., None], name: str = "s") -> Any:

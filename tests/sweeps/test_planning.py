@@ -39,6 +39,7 @@ def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
     [
         ("--preset fishernet", "fishernet"),
         ("--preset paper --epochs 3", "fishernet"),
+        ("--preset fisher-ae-celeba", "fisher-ae"),
         ("--preset quick", ""),
         ("", ""),  # which images and models tell
         ("--resume s", ""),
@@ -46,8 +47,19 @@ def test_the_paper_preset_is_the_default_and_is_the_papers_sweep():
 )
 def test_a_sweep_that_asks_for_a_papers_preset_is_about_that_paper(words, paper):
     assert LatentSweep(_parse(words.split()), words.split()).paper == paper
-    if paper:
+    if paper == "fishernet":
         assert [c for c in flags("--preset", "fishernet") if c.seed == 0] == [c for c in flags() if c.seed == 0]
+
+
+def test_a_fisher_auto_encoders_preset_is_its_papers_section_4():
+    configs = flags("--preset", "fisher-ae")
+    assert {
+        (c.dataset, c.network, c.latent_dim, c.epochs, c.batch_size, c.learning_rate, c.adam_beta1) for c in configs
+    } == {("mnist", "fisherae-28", 8, 100, 128, 2e-4, 0.5)}
+    assert [c.variant for c in configs if c.seed == 0] == [
+        "FisherAE fisherae-28", "FisherAE exponential free fisherae-28 order=5", "VAE fisherae-28",
+        "VAE gaussian fisherae-28", "WAE fisherae-28",
+    ]  # fmt: skip
 
 
 def test_every_flag_beats_its_preset():

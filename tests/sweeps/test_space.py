@@ -45,6 +45,12 @@ def test_without_flags_every_model_is_searched_over_its_own_ranges_with_equal_bu
         assert study.base == trial_config(model=study.base.model, latent_dim=10, epochs=50, validation_size=100)
 
 
+def test_the_networks_of_a_search_are_those_that_a_trial_may_have():
+    assert flags("--models", "VAE", "CVAE").networks == ["dense", "conv"]
+    assert flags("--models", "VAE", "--network", "fisherae-28").networks == ["fisherae-28"]
+    assert flags("--models", "AE", "--network", "dense,fisherae-64").networks == ["dense", "fisherae-64"]
+
+
 def test_ranges_read_as_they_were_meant_and_survive_their_text():
     for name, text, domain in (
         ("learning_rate", "1e-5..1e-2:log", Range(1e-5, 1e-2, log=True)),

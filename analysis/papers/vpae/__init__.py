@@ -77,7 +77,7 @@ PAPER = Paper(
         "models": [flag(fields) for line, fields in TABLE_1.items() if line not in COSTLY],
         "latent_dims": str(DIM), "seeds": "5", **SHARED,
     },
-    more_presets={
+    presets={
         "vpae-cnn": {
             "models": [flag(fields) for fields in TABLE_2.values()],
             "latent_dims": str(CNN_DIM), "seeds": "5", **SHARED,

@@ -1,0 +1,241 @@
+"""How well models restore damaged images, and how well their latents still tell classes apart, against the level of damage."""
+
+from __future__ import annotations
+
+import math
+import re
+import textwrap
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from analysis import frame, style
+from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
+from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, SPACE, Sheet, mosaic
+from analysis.frame import CURVE, AnalysisError
+from analysis.parts import Part
+from analysis.scores.robustness import GROUP, corrupted, doubled_at
+from analysis.stored import StoredSweep
+from fishernet import commands
+from fishernet.trained import decode
+
+NAME = re.compile(rf"{GROUP}/(?P<kind>[^/]+)/(?P<level>[^/]+)/(?P<score>\w+)")
+SCORES = {"bce": "cross-entropy per pixel (nats)", "mse": "MSE per pixel", "nmi": "NMI"}
+KINDS = {"gaussian": "variance of the noise", "mask": "masked share of the pixels"}
+SHOWN = {"gaussian": 0.2, "mask": 0.8}  # the level of each kind that the table and the pictures have
+TITLE = "Reconstruction of damaged images"
+LETTERS = 22  # in a line of a picture's label
+
+
+def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part | Exhibit]:
+    """Error and NMI against the level, a table, and pictures, from the scores that the runs have.
+
+    Raises AnalysisError when ``latent_dim`` has no
+    finished run with scores.
+    """
+    data = levels_of(stored.runs)
+    if data.empty:
+        again = commands.python("-m", "analysis", "robustness", "--name", stored.sweep.name)
+        yield Absent("robustness_curves", TITLE, f"No run has these scores; `{again}` computes them.")
+        return
+    lines = data.groupby("latent_dim")["variant"].nunique()
+    if latent_dim is not None and latent_dim not in lines:
+        shown = ", ".join(map(str, lines.index))
+        raise AnalysisError(
+            f"--latent-dim {latent_dim} is not a dimension of a run with these scores; there are d = {shown}."
+        )
+    d = latent_dim or int(max(lines.index[lines == lines.max()]))
+    at = data[data["latent_dim"] == d]
+    error = error_of(at)
+    yield Part("robustness_curves", TITLE, lambda: curves(stored, at, error))
+    yield Part("robustness", f"{TITLE} in numbers", lambda: table(data, error))
+    if (at["score"] == "nmi").any():
+        yield Part("nmi_curves", "Clusters of damaged images' latents against labels", lambda: nmi_curves(stored, at))
+    yield Part("noisy_reconstructions", "Damaged images and what is restored", lambda: reconstructions(stored, at))
+
+
+def levels_of(runs: pd.DataFrame) -> pd.DataFrame:
+    """One row per run, kind of damage, level and score: variant, model, latent_dim, seed, kind, level, score, value."""
+    keys = [*CURVE, "seed"]
+    found = [(name, NAME.fullmatch(str(name))) for name in runs]
+    made = [
+        runs[keys].assign(kind=m["kind"], level=float(m["level"]), score=m["score"], value=runs[name])
+        for name, m in found
+        if m
+    ]
+    columns = [*keys, "kind", "level", "score", "value"]
+    if not made:
+        return pd.DataFrame(columns=columns)
+    return pd.concat(made).dropna(subset="value").sort_values(["kind", "level"], kind="stable", ignore_index=True)
+
+
+def error_of(data: pd.DataFrame) -> str:
+    """The error that is shown: cross-entropy, as the paper has it of grey images, where all lines have it."""
+    with_bce = set(data.loc[data["score"] == "bce", "variant"])
+    return "bce" if with_bce == set(data["variant"]) else "mse"
+
+
+def curves(stored: StoredSweep, data: pd.DataFrame, error: str) -> Exhibit:
+    """Error against level, a panel per kind of damage."""
+    means = frame.spread(data[data["score"] == error], [*CURVE, "kind", "level"])
+    try:
+        flat, remark = mean_image(stored)[error], "The grey line is the mean image, which no damage changes."
+    except AnalysisError as why:
+        flat, remark = math.nan, f"The mean image is not shown. {why}"
+    caption = (
+        f"{SCORES[error].capitalize()} of reconstructions from damaged {stored.sweep.held_out} images, against the clean ones, "
+        f"d = {data['latent_dim'].iloc[0]}; the dot is the clean image, bands are one standard deviation over {seeds(means)}. "
+        f"{remark} A model that ignores its input has a flat curve, so low and flat is what counts."
+    )
+    drawn = means.assign(score=error, mean_image=flat)
+    return Picture("robustness_curves", TITLE, caption, plot_levels(means, SCORES[error], flat), drawn)
+
+
+def nmi_curves(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
+    means = frame.spread(data[data["score"] == "nmi"], [*CURVE, "kind", "level"])
+    title = "Clusters of damaged images' latents against labels"
+    caption = (
+        f"Normalised mutual information of the labels and as many k-means clusters of the latent means of damaged "
+        f"{stored.sweep.held_out} images, d = {data['latent_dim'].iloc[0]}; 1 is perfect, 0 is chance. The dot is the clean "
+        f"image, bands are one standard deviation over {seeds(means)}."
+    )
+    return Picture("nmi_curves", title, caption, plot_levels(means, SCORES["nmi"]), means)
+
+
+def mean_image(stored: StoredSweep) -> dict[str, float]:
+    """What the mean of the training images scores on the held-out ones; raises AnalysisError where these are not to be had."""
+    x = stored.images.test.flatten(1).float() / 255
+    mean = stored.images.train.flatten(1).float().mean(0) / 255
+    # A pixel that is black in every training image would cost infinity where one held-out image has it grey.
+    f = mean.clamp(1 / 512, 1 - 1 / 512).expand_as(x)
+    return {"mse": (x - mean).square().mean().item(), "bce": F.binary_cross_entropy(f, x).item()}
+
+
+def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan) -> Figure:
+    """A line per variant with its band, a panel per kind; ``flat`` is a grey line across."""
+    kinds = list(means["kind"].unique())
+    with style.new_grid(1, len(kinds), width=style.INCHES[0] / 2) as (figure, grid):
+        figure.set_size_inches(figure.get_size_inches()[0] + 2, style.INCHES[1])
+        keys: dict[str, Any] = {}
+        for axes, kind in zip(grid[0], kinds, strict=True):
+            for variant, look, line in style.by_variant(means[means["kind"] == kind]):
+                own = {name: value for name, value in look.items() if not name.startswith("marker")}
+                clean = line[line["level"] == 0]
+                style.line_with_band(axes, line, "level", own)
+                axes.plot(clean["level"], clean["mean"], **{**look, "linestyle": ""}, clip_on=False, zorder=3)
+                keys.setdefault(variant, Line2D([], [], **look, label=style.label(variant, line["model"].iloc[0])))
+            if math.isfinite(flat):
+                axes.axhline(flat, color=style.PCA_COLOUR, linewidth=1.2, zorder=1.5)
+            axes.set_xlabel(KINDS.get(kind, kind))
+            axes.set_xlim(left=0)
+        grid[0][0].set_ylabel(label)
+        lows, highs = zip(*(axes.get_ylim() for axes in grid[0]), strict=True)
+        for axes in grid[0]:
+            axes.set_ylim(min(lows), max(highs))
+        grey = [Line2D([], [], color=style.PCA_COLOUR, linewidth=1.2, label="mean image")] * math.isfinite(flat)
+        figure.legend(handles=[*keys.values(), *grey, style.spread_key(means)], loc="outside right upper")
+    return figure
+
+
+def table(data: pd.DataFrame, error: str) -> Table:
+    """By line and kind: the clean error, that at one level, the rise, and the level at which the error doubles."""
+    rows, numbers = [], []
+    of_error = data[data["score"] == error]
+    for (variant, model, d, kind), line in of_error.groupby([*CURVE, "kind"], sort=False):
+        by_seed = line.pivot_table(index="seed", columns="level", values="value")
+        levels = [float(level) for level in by_seed.columns.to_numpy()]
+        shown = SHOWN.get(str(kind), levels[-1])
+        if 0 not in levels or shown not in levels:
+            continue
+        whole = by_seed.dropna()
+        values: dict[str, pd.Series[float]] = {
+            "clean": by_seed[0.0],
+            "damaged": by_seed[shown],
+            "rise": by_seed[shown] - by_seed[0.0],
+            "doubled_at": pd.Series([doubled_at(levels, row.tolist()) for row in whole.to_numpy()], dtype=float),
+        }
+        head = {"variant": variant, "model": model, "latent_dim": d, "kind": kind, "level": shown}
+        spread = {name: of.std() if np.isfinite(of).all() else math.nan for name, of in values.items()}
+        numbers += [
+            head | {"score": error, "number": name, "n_seeds": len(of), "mean": of.mean(), "sd": spread[name]}
+            for name, of in values.items()
+        ]
+        texts = {name: cell(of.mean(), spread[name], len(of), 4) for name, of in values.items()}
+        if not values["doubled_at"].map(math.isfinite).all():
+            texts["doubled_at"] = f"above {levels[-1]:g}"
+        rows.append(
+            {"model": variant, "d": d, "damage": kind, "level": f"{shown:g}", "clean": texts["clean"],
+             "damaged": texts["damaged"], "rise": texts["rise"], "doubles at": texts["doubled_at"]}
+        )  # fmt: skip
+    caption = (
+        f"{SCORES[error].capitalize()} against the clean images, mean ± standard deviation over "
+        f"{seeds(frame.spread(of_error, [*CURVE, 'kind', 'level']))}. Rise: damaged less clean. Doubles at: the least level at "
+        "which the error is twice the clean one, straight lines between levels; above the last level where some seed's is not."
+    )
+    return Table("robustness", f"{TITLE} in numbers", caption, pd.DataFrame(numbers), pd.DataFrame(rows))
+
+
+def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
+    """The first held-out images damaged, and each model's reconstruction of them, for one level of each kind."""
+    d = int(data["latent_dim"].iloc[0])
+    runs = [stored.pick(str(variant), d) for variant in data["variant"].unique()]
+    images, shape = stored.images.test[:N_RECONSTRUCTIONS], stored.images.image_shape
+    seed, groups, numbers = int(runs[0]["seed"]), {}, []
+    for kind in data["kind"].unique():
+        levels = sorted(data.loc[data["kind"] == kind, "level"].unique())
+        level = SHOWN[kind] if SHOWN.get(kind) in levels else levels[-1]
+        x = corrupted(images, kind, level, seed)
+        rows = {"damaged": x.clamp(0, 1)}
+        for run in runs:
+            model = stored.model(run)
+            with torch.no_grad():
+                means = model.posterior_mean(x.flatten(1)[None])[0]
+            rows[str(run["variant"])] = decode(model, means, shape)
+            mse = (rows[str(run["variant"])] - images / 255).square().flatten(1).mean(1)
+            numbers += [
+                {
+                    **run[["variant", "latent_dim", "seed", "run_id"]].to_dict(),
+                    "kind": kind,
+                    "level": level,
+                    "image": i,
+                    "mse": e,
+                }
+                for i, e in enumerate(mse.tolist())
+            ]
+        groups[f"{KINDS.get(kind, kind)}: {level:g}"] = rows
+    chosen = sorted({int(run["seed"]) for run in runs})
+    caption = (
+        f"The first {len(images)} {stored.sweep.held_out} images, damaged, and what each model decodes from their posterior "
+        f"means, d = {d}; runs of seed {', '.join(map(str, chosen))}. For the eye damaged pixels are cut "
+        "to black and white."
+    )
+    title = "Damaged images and what is restored"
+    return Picture("noisy_reconstructions", title, caption, plot_groups(groups), pd.DataFrame(numbers))
+
+
+def plot_groups(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Figure:
+    """Rows of images, each under its group's name and beside its own."""
+    labels = {name: textwrap.wrap(name, LETTERS, break_on_hyphens=False) for rows in groups.values() for name in rows}
+    first = next(iter(next(iter(groups.values())).values()))
+    strip = mosaic(first, len(first))
+    height, width = strip.shape[:2]
+    heights = {name: max(height, LINE * len(lines)) for name, lines in labels.items()}
+    left = LETTER * (1 + max(len(line) for lines in labels.values() for line in lines))
+    below = {name: sum(heights[label] + GAP for label in rows) for name, rows in groups.items()}
+    sheet = Sheet(left + width, sum(below.values()) + len(groups) * (SPACE + LINE) - SPACE)
+    top = 0
+    for name, rows in groups.items():
+        sheet.text(name, left, top + LINE / 2)
+        top += LINE
+        for label, images in rows.items():
+            sheet.text("\n".join(labels[label]), left - LETTER, top + heights[label] / 2, ha="right")
+            sheet.image(mosaic(images, len(images)), left, top + (heights[label] - height) // 2)
+            top += heights[label] + GAP
+        top += SPACE
+    return sheet.figure

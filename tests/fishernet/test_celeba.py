@@ -1,0 +1,85 @@
+"""CelebA is read in its official parts, decoded once, and mapped; what is missing or damaged is a sentence."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from fishernet.data import DataError, load_data
+from fishernet.data.fitting import Fit
+
+N_TRAIN, N_VALIDATION, N_TEST = 40, 8, 12
+
+
+@pytest.fixture
+def place(tmp_path):
+    """Sixty JPEGs of 178 x 218, each of one grey that is its number times four, and their partition file."""
+    images = tmp_path / "celeba" / "img_align_celeba"
+    images.mkdir(parents=True)
+    parts = [0] * N_TRAIN + [1] * N_VALIDATION + [2] * N_TEST
+    for i in range(60):
+        Image.new("RGB", (178, 218), (4 * i, 4 * i, 0)).save(images / f"{i:06}.jpg", quality=95)
+    lines = [f"{i:06}.jpg {part}" for i, part in enumerate(parts)]
+    (images.parent / "list_eval_partition.txt").write_text("\n".join(lines) + "\n")
+    return tmp_path
+
+
+def greys(images):
+    return [round(float(image[:2].float().mean()) / 4) for image in images]
+
+
+def test_the_official_parts_are_read_cropped_and_resized(place):
+    data = load_data("celeba", place, crop=140, image_size=64)
+    assert tuple(data.train.shape) == (N_TRAIN, 3, 64, 64)
+    assert greys(data.train) == list(range(N_TRAIN))
+    assert greys(data.test) == list(range(60 - N_TEST, 60))
+    assert data.test_labels is None
+    held_out = load_data("celeba", place, crop=140, image_size=64, validation_size=5)
+    assert greys(held_out.test) == list(range(N_TRAIN - 5, N_TRAIN))
+    whole = load_data("celeba", place)
+    assert tuple(whole.train.shape) == (N_TRAIN, 3, 218, 178)
+    picture = Image.open(place / "celeba" / "img_align_celeba" / "000007.jpg")
+    expected = np.asarray(Fit(140, 64).image(picture, "7")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(data.train[7], expected)
+
+
+def test_images_are_decoded_once_and_mapped(place):
+    first = load_data("celeba", place, crop=140, image_size=64)
+    (kept,) = (place / "celeba").glob("140-64-*.npy")
+    for path in (place / "celeba" / "img_align_celeba").iterdir():
+        path.unlink()
+    again = load_data("celeba", place, crop=140, image_size=64)
+    assert again.fingerprint == first.fingerprint
+    again.train[0] = 255  # a page of one's own
+    np.testing.assert_array_equal(np.load(kept)[0], first.train[0])
+    partition = place / "celeba" / "list_eval_partition.txt"
+    partition.write_text(partition.read_text().replace("000039.jpg 0", "000039.jpg 1"))
+    with pytest.raises(DataError, match="lacks 51 of the 51 images"):  # another split is decoded anew
+        load_data("celeba", place, crop=140, image_size=64)
+
+
+def test_a_damaged_and_a_missing_image_leave_nothing_behind(place):
+    path = place / "celeba" / "img_align_celeba" / "000009.jpg"
+    content = path.read_bytes()
+    path.write_bytes(content[:200])
+    with pytest.raises(DataError, match=r"000009\.jpg cannot be read as an image"):
+        load_data("celeba", place, image_size=16)
+    path.unlink()
+    with pytest.raises(DataError, match=r"lacks 1 of the 52 images that .* such as 000009\.jpg\. Unpack"):
+        load_data("celeba", place, image_size=16)
+    assert not [p for p in (place / "celeba").iterdir() if p.suffix == ".npy"]
+    path.write_bytes(content)
+    assert len(load_data("celeba", place, image_size=16).train) == N_TRAIN
+
+
+def test_without_its_files_the_two_are_named_and_where_they_go(tmp_path, place):
+    with pytest.raises(
+        DataError, match=r"list_eval_partition\.txt, to be put into .*celeba, and img_align_celeba\.zip"
+    ):
+        load_data("celeba", tmp_path / "elsewhere")
+    partition = place / "celeba" / "list_eval_partition.txt"
+    partition.write_text("000001.jpg 7\n")
+    with pytest.raises(DataError, match=r"line 1, must be the name of an image and 0, 1 or 2"):
+        load_data("celeba", place)
+    partition.write_text("000001.jpg 0\n")
+    with pytest.raises(DataError, match="names no test image"):
+        load_data("celeba", place)
