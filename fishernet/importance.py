@@ -87,7 +87,7 @@ def _log_weights(model: Autoencoder, images: ResidentImages, block: range, n_dra
         q = model.posterior(x)
         if not q.density:
             raise NotImplementedError(
-                f"{type(q).__name__} cannot know the density of draws; of a FisherNet with sampler cg take its weights with "
+                f"{type(q).__name__} cannot know the density of draws; of a model with sampler cg take its weights with "
                 "sampler cholesky"
             )
         for part in range(-(-n_draws // DRAWS_OF_A_STREAM)):
