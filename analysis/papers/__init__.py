@@ -1,5 +1,7 @@
 """The papers whose figures, tables and claims are held against a sweep: a folder each, its row in the folder's ``PAPER``.
 
+A folder is named as its paper's key, with _ for -.
+
 Nothing here imports torch or pandas: the drivers read presets. A paper's claims are ``CLAIMS`` in ``claims.py`` of its folder,
 which the report alone imports.
 """
@@ -17,7 +19,7 @@ from fishernet.plan import parse_numbers
 class Paper:
     """A row: what the report and the drivers ask of a paper. ``models`` are what it compares, its own first."""
 
-    key: str  # of its folder, its preset, --paper
+    key: str  # of its preset and --paper; of its folder
     name: str  # as prose has it: "FisherNet paper"
     citation: str
     dataset: str
@@ -29,6 +31,17 @@ class Paper:
     tables: Mapping[str, str] = field(default_factory=dict)
     # Row of FIGURES or SCORES -> keyword arguments that make it show what the paper's shows.
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    presets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)  # further ones by name, as ``preset``
+
+    @property
+    def package(self) -> str:
+        """The folder, as Python imports it."""
+        return f"{__name__}.{self.key.replace('-', '_')}"
+
+    @property
+    def all_presets(self) -> dict[str, Mapping[str, Any]]:
+        """By name, that of its key first."""
+        return {self.key: self.preset, **self.presets}
 
     @property
     def n_runs(self) -> int:
@@ -38,9 +51,10 @@ class Paper:
 
 
 PAPERS: dict[str, Paper] = {
-    found.name: importlib.import_module(f"{__name__}.{found.name}").PAPER
+    paper.key: paper
     for found in pkgutil.iter_modules(__path__)
     if found.ispkg
+    for paper in [importlib.import_module(f"{__name__}.{found.name}").PAPER]
 }
 # "paper" is what the defaults of the configs are: the FisherNet paper's Table A1.
 PRESETS: dict[str, Mapping[str, Any]] = {
@@ -51,14 +65,15 @@ PRESETS: dict[str, Mapping[str, Any]] = {
         # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
         "noise_start": -4.0,
     },
-    **{key: paper.preset for key, paper in PAPERS.items()},
+    **{name: preset for paper in PAPERS.values() for name, preset in paper.all_presets.items()},
 }  # fmt: skip
 
 
 def of_preset(preset: str | None) -> str:
     """The key of the paper that a preset is of; empty where it is of none."""
     found = PRESETS.get(preset or "")
-    return next((key for key, paper in PAPERS.items() if paper.preset is found), "")
+    of_paper = ((key, own) for key, paper in PAPERS.items() for own in paper.all_presets.values())
+    return next((key for key, own in of_paper if own is found), "")
 
 
 def of_sweep(tag: str, dataset: str, models: Iterable[str]) -> Paper | None:

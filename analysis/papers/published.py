@@ -16,7 +16,7 @@ def tables(paper: Paper | None, dataset: str) -> dict[str, pd.DataFrame]:
         return {}
     found = {}
     for stem, name in paper.tables.items():
-        with resources.files(f"analysis.papers.{paper.key}").joinpath(name).open(encoding="utf-8") as file:
+        with resources.files(paper.package).joinpath(name).open(encoding="utf-8") as file:
             table = pd.read_csv(file)
         of_dataset = table["dataset"] if "dataset" in table else pd.Series(paper.dataset, index=table.index)
         if (of_dataset == dataset).any():
