@@ -92,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
-    listed = "".join(f"\n  {name:<14}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    listed = "".join(f"\n  {name:<{width}}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
     names = Parser(
         prog="python -m analysis",
-        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  papers        The papers here, side by side.",
+        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  {'papers':<{width}}The papers here, side by side.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")

@@ -195,11 +195,11 @@ def plot_path(path: pd.DataFrame) -> Figure:
 
 def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
     """N, J and N J by line and latent_dim, and how many latents are active, from the stored latent means."""
-    runs, lacking, active = stored.runs.set_index("run_id"), 0, {}
-    for run_id in points["run_id"]:
+    lacking, active = 0, {}
+    for _, run in stored.runs[stored.runs["run_id"].isin(points["run_id"])].iterrows():
         try:
-            active[run_id] = float(active_units(stored.latents(runs.loc[run_id].rename(run_id))[0]))
-        except (AnalysisError, KeyError):
+            active[run["run_id"]] = float(active_units(stored.latents(run)[0]))
+        except AnalysisError:
             lacking += 1
     counted = points.assign(active=points["run_id"].map(active).astype(float))
     columns = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
@@ -213,8 +213,8 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
         rows.append({"model": str(variant), "d": d, **shown})
     caption = (
         f"Entropy power N, Fisher information per latent J and N J, which is 1 at the least; mean ± standard deviation over "
-        f"{seeds(data)}. A latent is active where the variance of its posterior mean over held-out images is above 0.01 "
-        "(Burda et al. 2016)." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
+        f"{seeds(data[data['score'] == 'N'])}. A latent is active where the variance of its posterior mean over held-out "
+        "images is above 0.01 (Burda et al. 2016)." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
     )
     return Table(*INFORMATION, caption, data, pd.DataFrame(rows))
 

@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 
 from analysis import style
+from analysis.errors import AnalysisError
 from analysis.exhibits import Absent
 from analysis.figures import claims as figure
 from analysis.figures import plane
@@ -217,8 +218,19 @@ def test_active_latents_are_counted_from_the_stored_means():
     runs = trained(dims=(4,))
     runs = runs[runs["variant"] == "VAE"]
     spread = np.random.default_rng(0).standard_normal((500, 4)) * [1, 0.05, 0.5, 0.2]  # variances 1, 0.0025, 0.25, 0.04
-    table = plane.information_table(sweep_of(runs, lambda run: (spread, None)), plane.places(runs, "test"))
+    there = dict.fromkeys(runs["run_id"], spread)  # by the run that is asked about
+    table = plane.information_table(
+        sweep_of(runs, lambda run: (there[run["run_id"]], None)), plane.places(runs, "test")
+    )
     assert table.shown["active latents"].tolist() == ["3.0 ± 0.0"]
+    assert "cannot be had" not in table.caption
+
+    def gone(run):
+        raise AnalysisError("gone")
+
+    table = plane.information_table(sweep_of(runs, gone), plane.places(runs, "test"))
+    assert table.shown["active latents"].tolist() == [""]
+    assert "The latents of 3 runs cannot be had" in table.caption
 
 
 def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d():
