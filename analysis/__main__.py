@@ -21,7 +21,7 @@ from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import READING, set_environment
 from fishernet.surroundings import entry_point
 
-SCORE_FLAGS = SCORES["distances"].flags
+SCORE_FLAGS = tuple(flag for row in SCORES.values() for flag in row.flags)
 NO_SCORES = Flag("--no-scores", {"action": "store_true", "help": "show the scores that the runs have; compute none"})
 SEARCH = Flag("--search", {"metavar": "NAME", "help": "show what this hyperparameter search found, too"})
 OPTUNA = Flag(
@@ -53,7 +53,7 @@ def _figure(name: str, options: argparse.Namespace) -> int:
 
 
 def _report(_: str, options: argparse.Namespace) -> int:
-    scores = None if options.no_scores else {"distances": given(options, SCORE_FLAGS)}
+    scores = None if options.no_scores else {score: given(options, row.flags) for score, row in SCORES.items()}
     place = given(options, (PAPER, SEARCH, *PICTURES))
     report = importlib.import_module("analysis.reporting").report
     status: int = report(options.name, options.tracking_uri, options.out, scores=scores, **place).status
@@ -92,10 +92,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
-    listed = "".join(f"\n  {name:<17}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
+    width = max(map(len, COMMANDS)) + 2
+    listed = "".join(f"\n  {name:<{width}}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
     names = Parser(
         prog="python -m analysis",
-        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  papers           The papers here, side by side.",
+        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  {'papers':<{width}}The papers here, side by side.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")

@@ -38,6 +38,13 @@ def dims(text: str, most: int | None = None) -> list[int]:
     return found
 
 
+def count(text: str, least: int = 1) -> int:
+    """A whole number from ``least``."""
+    if not text.isdecimal() or len(text) > 9 or int(text) < least:
+        raise argparse.ArgumentTypeError(f"a whole number from {least}; got {text!r}")
+    return int(text)
+
+
 PLACE = (
     Flag("--name", {"metavar": "SWEEP", "help": "the sweep to draw; default: the one started last"}),
     Flag(

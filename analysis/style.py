@@ -93,7 +93,7 @@ def by_variant(means: pd.DataFrame) -> list[tuple[str, dict[str, Any], pd.DataFr
         look = {
             "color": _shade(colour(model), SHADES[nth % len(SHADES)]),
             "linestyle": DASHES[nth % len(DASHES)],
-            "marker": MARKERS[_place(model) % len(MARKERS)],
+            "marker": marker(model),
             "markerfacecolor": "white" if nth else None,
         }
         variants.append((variant, look, rows))
@@ -103,6 +103,12 @@ def by_variant(means: pd.DataFrame) -> list[tuple[str, dict[str, Any], pd.DataFr
 def colour(model: str) -> str:
     """A model's colour follows from its place among the families."""
     return PALETTE[_place(model) % len(PALETTE)]
+
+
+def marker(model: str) -> str:
+    """Another one where the colours begin anew, so that no two models share both."""
+    place = _place(model)
+    return MARKERS[(place + place // len(PALETTE)) % len(MARKERS)]
 
 
 def _place(model: str) -> int:

@@ -99,7 +99,7 @@ class Scope:
 
 @dataclass(frozen=True)
 class Evidence:
-    """What claims are judged by: finished runs, one row each, and the history of their MSE as ``frame.load_epochs`` gives it.
+    """What claims are judged by: finished runs, one row each, and the history of scores as ``frame.load_epochs`` gives it.
 
     ``notes`` are sentences on what was left out of them. ``failed`` are the runs that ended without a number, as
     ``frame.failed`` gives them. ``epoch`` is the one after which runs are compared, None for their last.
@@ -117,10 +117,10 @@ class Evidence:
         """The column of that score on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
 
-    def at_epoch(self, epoch: int) -> tuple[Evidence, str]:
-        """The runs as they stood after that epoch, and the column of their MSE then, NaN where it was not recorded."""
-        metric = f"{self.score('mse')} at epoch {epoch}"
-        then = self.history[(self.history["epoch"] == epoch) & (self.history["metric"] == self.score("mse"))]
+    def at_epoch(self, epoch: int, name: str = "mse") -> tuple[Evidence, str]:
+        """The runs as they stood after that epoch, and the column of that score then, NaN where it was not recorded."""
+        metric = f"{self.score(name)} at epoch {epoch}"
+        then = self.history[(self.history["epoch"] == epoch) & (self.history["metric"] == self.score(name))]
         values = then.set_index("run_id")["value"]
         return replace(self, runs=self.runs.assign(**{metric: self.runs["run_id"].map(values)}), epoch=epoch), metric
 

@@ -105,5 +105,5 @@ def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
     """Each member's reconstructions of the first n images from the posterior mean, uint8, (n_members, n, n_pixels)."""
     x = images.take(torch.arange(min(n, len(images)), device=cohort.device).expand(len(cohort), -1))
     with evaluating(cohort.model):
-        f = cohort.model.reconstruct(cohort.model.posterior_mean(x))
+        f = cohort.model.reconstruction(x, cohort.model.posterior_mean(x))
     return f.mul(255).round().clamp(0, 255).byte().cpu()

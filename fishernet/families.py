@@ -622,6 +622,7 @@ class Family:
     prior: bool = True  # p(z) to draw from
     tangents: bool = False  # a step pushes d tangents through the decoder, which is most of its cost
     padded: bool = True  # members of different latent_dim stack
+    cost: float = 1.0  # of a step, without tangents, beside that of a VAE with the same networks
     sees_image: bool = (
         False  # in scores the decoder is told the image pixel by pixel; without it, it takes a pass for each
     )
@@ -637,12 +638,12 @@ BUILT_IN = (
     Family("VAE", VAEConfig, "fishernet.models.vae:VAE"),
     Family("CVAE", CVAEConfig, "fishernet.models.vae:VAE"),
     Family("AE", AEConfig, "fishernet.models.vae:AE", posterior=False, prior=False),
-    Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE"),
-    Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False),
-    Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE"),
-    Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE"),
-    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF"),
-    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True),
+    Family("FisherAE", FisherAEConfig, "fishernet.models.fisher_ae:FisherAE", cost=2.3),
+    Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False, cost=1.4),
+    Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE", cost=1.1),
+    Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE", cost=2.5),
+    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF", cost=1.8),
+    Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True, cost=10),
 )
 
 

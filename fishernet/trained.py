@@ -203,6 +203,16 @@ def decode(network: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -
     return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
 
 
+@torch.no_grad()
+def reconstructed(network: Autoencoder, images: Tensor) -> Tensor:
+    """What scores compare with uint8 images (n, channels, height, width), from their posterior means: as ``decode`` gives it.
+
+    A decoder that sees the image is told each pixel's predecessors.
+    """
+    parts = [network.reconstruction(x, network.posterior_mean(x))[0].cpu() for x in _batches(network, images)]
+    return torch.cat(parts).clamp(0, 1).reshape(images.shape)
+
+
 def batch_of(n_pixels: int) -> int:
     """How many images of so many numbers to take at once: fewer where they are larger."""
     return max(1, min(BATCH, NUMBERS // n_pixels))

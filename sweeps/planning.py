@@ -263,9 +263,9 @@ def _products(config: TrialConfig, n_pixels: int) -> float:
 
 def relative_cost(config: TrialConfig, n_pixels: int) -> float:
     """A run's arithmetic up to a common factor: multiplications per image, d tangents through the decoder included."""
-    products = _products(config, n_pixels)
-    tangents = config.latent_dim * products / 2 if family(config.model).tangents else 0
-    return config.epochs * (3 * products + tangents)
+    products, row = _products(config, n_pixels), family(config.model)
+    tangents = config.latent_dim * products / 2 if row.tangents else 0
+    return config.epochs * (3 * row.cost * products + tangents)
 
 
 def make_cohorts(
@@ -280,8 +280,8 @@ def make_cohorts(
     cohorts: list[list[TrialConfig]] = []
     for group in stackable(configs):
         if cohort_size == "auto":
-            network = NETWORKS[group[0].network]
-            stacks = devices.gpus or _products(group[0], n_pixels) <= network.stacked_below
+            network, cost = NETWORKS[group[0].network], family(group[0].model).cost
+            stacks = devices.gpus or cost * _products(group[0], n_pixels) <= network.stacked_below
             n = min(len(group), devices.slots) if stacks else len(group)
             cohorts += [group[i::n] for i in range(n)]
         else:

@@ -26,6 +26,7 @@ SECTIONS = {  # of a page, in its order -> what is above its figures
     "Outputs": "What decoders say of an image beside its expectation: spread, components, and whether they are right.",
     "Tuning": "What the best setting of each model gains, and what is left of the differences between models.",
     "Latent space": "Where the images lie, and how certain the models are of it.",
+    "Likelihood and information": "How probable the models find images, and how much their posteriors say.",
     "Samples": "New images, and how far they are from real ones.",
     "Clusters": "Whether k-means finds the labels in the latent means.",
 }
@@ -158,6 +159,15 @@ FIGURES = {
             ),
         ),
         usual=False,
+    ),
+    "fisher-shannon-plane": Figure(
+        "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
+        "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
+        "epoch, and list active latents and the NLL by importance sampling, which is computed from the stored weights.",
+        "--draws 1000 --nll-images 0",
+        PICTURES,
+        published=True,
+        scores="likelihood",
     ),
     "frechet": Figure(
         "analysis.figures.frechet", "Samples", "frechet", "Fréchet distances",

@@ -1,8 +1,9 @@
 """Which claims of a paper a sweep's runs confirm.
 
 A paper's folder has in ``claims.py``: ``CLAIMS``; ``EPOCHS``, for how many a run must have been trained where a claim names none;
-``EPOCH_DIMS``, the latent dimensions of claims about an epoch; ``ASKED``, configs of the lines that claims are about beside the
-usual forms of the paper's models; ``NOTE``, the end of the table's caption.
+``EPOCH_DIMS``, the latent dimensions of claims about an epoch, and where these are of other scores than mse ``BY_EPOCH``;
+``ASKED``, configs of the lines that claims are about beside the usual forms of the paper's models, or instead of these with the
+paper's settings; ``NOTE``, the end of the table's caption.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def parts(stored: StoredSweep) -> Iterator[Table]:
         )
     runs, made = stored.runs, claims_of(paper)
     by_epoch = runs[runs["variant"].isin(paper.models) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
-    history = frame.load_epochs(sweep, by_epoch, [sweep.score("mse")])
+    history = frame.load_epochs(sweep, by_epoch, [sweep.score(name) for name in getattr(made, "BY_EPOCH", ("mse",))])
     features = frechet.features_of(runs) or next(iter(FEATURES))
     runs, left_out = frechet.of_one_network(runs, features, sweep.command)
     failed = frame.failed(stored.all_runs, sweep.score("mse"))
@@ -94,7 +95,7 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
     usual = claims_of(paper).ASKED
     if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]], usual)):
         sentences.append(
-            f"Settings other than the defaults, which are the paper's where it names them: {'; '.join(others)}."
+            f"Settings other than the usual ones, which are the paper's where it names them: {'; '.join(others)}."
         )
     if evidence.held_out != "test":
         sentences.append(f"Scored on {evidence.held_out} images, where the paper's claims are about test images.")

@@ -26,9 +26,10 @@ from analysis.stored import StoredSweep, usual_form
 from analysis.wording import listed
 from fishernet.config import TrialConfig
 from fishernet.families import family
-from fishernet.trained import decode, posterior_means
+from fishernet.trained import decode, reconstructed
 
 ORIGINAL = "original"  # the label of the first row
+NOTHING_SAMPLED = "None of the models decodes images from latents alone."
 N_RECONSTRUCTIONS = 10
 N_ROWS = 6  # of a grid of samples
 MOST_PANELS_PER_ROW = 3
@@ -60,8 +61,8 @@ def parts(
     """
     runs = stored.runs
     models = models or usual_models(stored)
-    of_density = of_density or [model for model in models if family(model).prior][:1]
-    with_prior = runs[runs["model"].map(lambda model: family(model).prior)]
+    of_density = of_density or [model for model in models if is_sampled(model)][:1]
+    with_prior = runs[runs["model"].map(is_sampled)]
     for d in latent_dims or sorted({*prior_dims, *_ends(with_prior, prior_dims)}):
         yield Part(*_prior_samples(d), partial(prior_samples, stored, d, models))
     sampled = density_dims or sorted(_ends(with_prior))[-1:]
@@ -69,6 +70,11 @@ def parts(
         yield Part(*_density_samples(d), partial(density_samples, stored, d, density, of_density))
     dims = latent_dims or sorted(_ends(runs, prior_dims) | {*density_dims} & set(runs["latent_dim"]))
     yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims, models))
+
+
+def is_sampled(model: str) -> bool:
+    """Whether images are decoded from latents alone: there is a prior, and the decoder does not see the image."""
+    return family(model).prior and not family(model).sees_image
 
 
 def _prior_samples(d: int) -> tuple[str, str]:
@@ -89,10 +95,10 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
     """A grid of decoded prior samples per variant, of the same latents where the prior is N(0, 1)."""
     stem, title = _prior_samples(d)
     known = _lines(stored, models)
-    variants = [variant for variant in known if family(known[variant].model).prior]
+    variants = [variant for variant in known if is_sampled(known[variant].model)]
     runs = _runs_at(stored, variants, d)
     if not runs:
-        return Absent(stem, title, _say_missing(stored, {d: variants}))
+        return Absent(stem, title, _say_missing(stored, {d: variants}) or NOTHING_SAMPLED)
     drawn, improper = samples_of(stored, runs, "prior")
     if not drawn:
         return Absent(stem, title, _joined(improper))
@@ -120,6 +126,11 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
             for model in stored.runs["model"].unique()
             if not family(model).prior
         ),
+        *(
+            f"{model} sees the image that it decodes, so that a sample takes a pass for each pixel; it is left out."
+            for model in stored.runs["model"].unique()
+            if family(model).sees_image
+        ),
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
     data = pd.concat([_latents_data(run, z, n_columns) for run, z in latents], ignore_index=True)
@@ -133,12 +144,12 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     be had.
     """
     stem, title = _density_samples(d)
-    models = models or usual_models(stored)[:1]
+    models = models or [model for model in usual_models(stored) if is_sampled(model)][:1]
     known = _lines(stored, models)
     variants = [variant for variant in known if known[variant].model in models]
     runs = _runs_at(stored, variants, d)
     if not runs:
-        return Absent(stem, title, _say_missing(stored, {d: variants}))
+        return Absent(stem, title, _say_missing(stored, {d: variants}) or NOTHING_SAMPLED)
     shape = stored.images.image_shape
     n_columns = columns_of_grids(2, shape)
     fitted, remark = (density, "") if density else usual_density(stored, runs)
@@ -166,7 +177,10 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
 
 
 def reconstructions(stored: StoredSweep, dims: Sequence[int], models: Sequence[str] = ()) -> Exhibit:
-    """The first held-out images above their reconstructions from the posterior mean, a row per latent_dim and variant."""
+    """The first held-out images above their reconstructions from the posterior mean, a row per latent_dim and variant.
+
+    A decoder that sees the image is told each pixel's predecessors, as in its MSE.
+    """
     stem, title = _reconstructions(dims)
     held_out, variants = stored.sweep.held_out, list(_lines(stored, models))
     runs = [run for d in dims for run in _runs_at(stored, variants, d)]
@@ -177,8 +191,9 @@ def reconstructions(stored: StoredSweep, dims: Sequence[int], models: Sequence[s
     rows, parts = [], []
     for run in runs:
         model = stored.model(run)
-        shown = decode(model, posterior_means(model, images), stored.images.image_shape)
-        rows.append(Row(int(run["latent_dim"]), str(run["variant"]), shown, run[f"{held_out}/mse"]))
+        shown = reconstructed(model, images)
+        name = f"{run['variant']} (sees the image)" if family(run["model"]).sees_image else str(run["variant"])
+        rows.append(Row(int(run["latent_dim"]), name, shown, run[f"{held_out}/mse"]))
         errors = (shown - originals).square().flatten(1).mean(1).tolist()
         parts.append(_run_data(run, len(images)).assign(image=range(len(images)), mse=errors))
     missing = {d: _without(variants, [run for run in runs if run["latent_dim"] == d]) for d in dims}

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import importlib
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from analysis import papers
-from analysis.flags import Flag, dims
+from analysis.flags import Flag, count, dims
 
 if TYPE_CHECKING:
     from analysis.stored import StoredSweep
@@ -27,6 +28,8 @@ SETS = {  # set of images -> a table's row
     "mixture": "sample: Gaussian mixture",
     "kde": "sample: Gaussian KDE",
 }
+NLL_SETS = ("held-out", "training")
+DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
 CACHE = Path("~/.cache/fishernet")
 FEATURES_FLAG = Flag(
     "--features",
@@ -60,6 +63,39 @@ SCORES = {
         "analysis.scores.robustness",
         "runs of models whose decoder sees no image, where a paper asks for it",
         usual=False,
+    ),
+    "likelihood": Score(
+        "analysis.scores.likelihood",
+        "runs of models with a posterior, on black and white images or with a likelihood of grey values",
+        (
+            Flag(
+                "--draws",
+                {
+                    "type": count,
+                    "metavar": "K",
+                    "help": "importance samples of each image for the negative log-likelihood (NLL), which falls with them; also "
+                    "scores runs whose likelihood is a density; default: "
+                    f"{DRAWS}, or what a run has",
+                },
+            ),
+            Flag(
+                "--nll-images",
+                {
+                    "type": partial(count, least=0),
+                    "metavar": "N",
+                    "help": f"how many images the NLL is of, the first; 0 is all; default: {NLL_IMAGES}",
+                },
+            ),
+            Flag(
+                "--nll-of",
+                {
+                    "nargs": "+",
+                    "choices": NLL_SETS,
+                    "metavar": "SET",
+                    "help": f"whose NLL: {', '.join(NLL_SETS)}; default: {NLL_SETS[0]}, or the paper's",
+                },
+            ),
+        ),
     ),
     "distances": Score(
         "analysis.scores.images",

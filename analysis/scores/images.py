@@ -37,12 +37,26 @@ Images = torch.Tensor  # uint8 (n, channels, height, width)
 
 
 def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
-    """Those of the sets of images that this run can be asked for: not every model has a prior, mkde has few dimensions."""
+    """Those of the sets of images that this run can be asked for: not every model has a prior, mkde has few dimensions.
+
+    None of a model that sees the image: without one it decodes pixel by pixel, a pass each.
+    """
+    if family(run["model"]).sees_image:
+        return []
     return [
         name
         for name in asked
         if not (name == "prior" and not family(run["model"]).prior)
         and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
+    ]
+
+
+def say_sees_image(runs: Sequence[pd.Series]) -> list[str]:
+    """A sentence on models among the runs that are not asked for images of latents alone."""
+    return [
+        f"{model} sees the image that it decodes; from latents alone it would take a pass for each pixel, and is left out."
+        for model in dict.fromkeys(run["model"] for run in runs)
+        if family(model).sees_image
     ]
 
 
@@ -154,9 +168,10 @@ def _tasks(
         named = ((run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor)]) for run in runs)
         return [(run, names) for run, names in named if names]
 
+    said = say_sees_image(runs)
     at_hand = _extractor_at_hand(stored, features, weights)
     if not lacking(at_hand):
-        return Tasks([])
+        return Tasks([], said=said)
     if (n := len(stored.images.test)) <= distances.K:
         raise AnalysisError(
             f"Distances look at {distances.K} nearest neighbours, so they need {distances.K + 1} {stored.sweep.held_out} images "
@@ -166,7 +181,6 @@ def _tasks(
     device = torch.device("cuda" if gpus else "cpu")
     extractor: Extractor = at_hand or (Inception() if features == "inception" else sweep_classifier(stored, device))
     extractor = extractor.to(device)
-    said: list[str] = []
     test = some_real(stored.images.test)
     real = real_features(extractor, test, cache, say=said.append)
     made = [

@@ -6,6 +6,7 @@ import itertools
 
 import pytest
 
+from analysis.papers import PAPERS
 from fishernet.config import TrialConfig
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
@@ -60,6 +61,19 @@ def test_a_fisher_auto_encoders_preset_is_its_papers_section_4():
         "FisherAE fisherae-28", "FisherAE exponential free fisherae-28 order=5", "VAE fisherae-28",
         "VAE gaussian fisherae-28", "WAE fisherae-28",
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "preset"), [(name, preset) for paper in PAPERS.values() for name, preset in paper.all_presets.items()]
+)
+def test_every_line_of_a_papers_preset_is_planned_with_its_settings(name, preset):
+    configs = flags("--preset", name)
+    assert len({c.variant for c in configs}) == len(preset["models"])
+    assert len(configs) == len(set(configs)) == len(preset["models"]) * len({(c.latent_dim, c.seed) for c in configs})
+    for config in configs:
+        own = config.to_dict()
+        shared = {key: value for key, value in preset.items() if key in own}
+        assert {key: own[key] for key in shared} == shared
 
 
 def test_every_flag_beats_its_preset():
@@ -248,6 +262,21 @@ def test_auto_fills_gpus_evenly_and_leaves_large_networks_alone_on_a_cpu():
     assert max(costs) < 1.01 * min(costs)
     small = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE", "--hidden-width", "64")
     assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", 64)) == [47, 48]
+
+
+def test_a_model_whose_step_takes_longer_than_a_vaes_costs_as_much_more_and_is_not_stacked_where_that_gains_nothing():
+    of_model = {
+        m: flags("--models", m, "--latent-dims", "8", "--seeds", "4", "--hidden-width", "64") for m in MODEL_NAMES
+    }
+    costs = {model: relative_cost(configs[0], 64) for model, configs in of_model.items()}
+    factors = {"VAE": 1, "FAE": 1.1, "WAE": 1.4, "IAF": 1.8, "FisherAE": 2.3, "MAE": 2.5, "PixelVAE": 10}
+    assert {model: costs[model] / costs["VAE"] for model in factors} == pytest.approx(factors)
+    first = make_cohorts([*of_model["VAE"], *of_model["PixelVAE"]], CPU, 1, 64)[0]
+    assert first[0].model == "PixelVAE"
+    of_width = [
+        flags("--models", m, "--latent-dims", "8", "--seeds", "4", "--hidden-width", "256") for m in ("VAE", "PixelVAE")
+    ]
+    assert [len(make_cohorts(configs, CPU, "auto", 64)) for configs in of_width] == [2, 4]
 
 
 def test_slots_are_bounded_by_gpus_and_by_cpus():

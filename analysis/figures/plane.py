@@ -1,0 +1,327 @@
+"""Posteriors in the Fisher-Shannon plane, and the likelihood of images.
+
+With H the mean entropy of q(z given x) over images, nats, and tr J the mean trace of its Fisher information:
+
+    N = exp(2 H/d) / (2 pi e)    entropy power, in squared units of z
+    J = tr J / d                 information of a latent, in inverse squared units of z
+
+N J >= 1 for every distribution over images (Stam 1959, and Jensen's inequality for the means), with equality where all posteriors
+are Gaussians of one width. Where widths differ between latents N J is above 1, so that no curve N J = K ties models.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from types import MappingProxyType
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from analysis import frame, style
+from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
+from analysis.frame import CURVE, AnalysisError, spread
+from analysis.parts import Part
+from analysis.scores import NLL_SETS
+from analysis.stored import StoredSweep
+from analysis.which_dimension import active_units
+from analysis.wording import listed
+from fishernet.families import family
+
+TERMS = ("posterior_entropy", "fisher_information")
+PLANE = "fisher_shannon_plane", "Posteriors in the Fisher-Shannon plane"
+PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
+INFORMATION = "information", "Entropy, Fisher information and active latents"
+NLL = "nll", "Negative log-likelihood"
+BEYOND = "#EDEDED"  # where N J < 1
+
+Numbers = TypeVar("Numbers", float, "pd.Series[float]")
+
+
+def entropy_power(entropy: Numbers, d: int) -> Numbers:
+    """exp(2 H/d)/(2 pi e) of a differential entropy H in nats over d latents."""
+    return np.exp(2 * entropy / d) / (2 * math.pi * math.e)  # type: ignore[return-value]  # ufuncs keep a Series
+
+
+def parts(
+    stored: StoredSweep, of_path: str = "", published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+) -> Iterator[Part | Exhibit]:
+    """The plane, the path of one line over epochs, the table of what is in it, and the NLL.
+
+    ``of_path``: the line whose path is drawn; where it has no run, the first that has its terms. ``published``: numbers to stand
+    beside, by stem: variant, images, latent_dim, value.
+    """
+    points = places(stored.runs, stored.sweep.held_out)
+    if points.empty:
+        why = "No run has recorded posterior_entropy and fisher_information, which models with a posterior record at each epoch."
+        yield Absent(*PLANE, why)
+    else:
+        without = [v for v in stored.variants if v not in set(points["variant"])]
+        yield Part(*PLANE, lambda: plane_picture(points, without))
+        variant = of_path if of_path in set(points["variant"]) else str(points["variant"].iloc[0])
+        yield Part(*PATH, partial(path_picture, stored, variant))
+        yield Part(*INFORMATION, lambda: information_table(stored, points))
+    yield Part(*NLL, lambda: nll_table(stored, published.get("nll")))
+
+
+def places(runs: pd.DataFrame, held_out: str) -> pd.DataFrame:
+    """A row per run that has both terms: variant, model, latent_dim, seed, N, J and N J, as the module has them."""
+    names = [f"{held_out}/{term}" for term in TERMS]
+    there = runs.dropna(subset=names) if set(names) <= set(runs) else runs.iloc[:0]
+    kept = there[["run_id", *CURVE, "seed"]]
+    if there.empty:
+        return kept.assign(N=0.0, J=0.0, NJ=0.0)
+    return _placed(kept, *(there[name] for name in names))
+
+
+def _placed(rows: pd.DataFrame, entropy: pd.Series[float], information: pd.Series[float]) -> pd.DataFrame:
+    d = rows["latent_dim"].astype(int)
+    power = pd.Series([entropy_power(h, k) for h, k in zip(entropy, d, strict=True)], index=rows.index)
+    return rows.assign(N=power, J=information / d, NJ=power * information / d)
+
+
+def plane_picture(points: pd.DataFrame, without: Sequence[str] = ()) -> Picture:
+    """``without`` are lines that have no place in it."""
+    absent = f" {listed(without)} have no place here, as they do not record both." if without else ""
+    return Picture(
+        *PLANE,
+        "Entropy power N = exp(2H/d)/(2πe) of the posteriors against their Fisher information per latent, J = tr J/d, both from "
+        "means over held-out images: narrow posteriors are up and left. A small point is a run; the large ones are geometric "
+        "means over seeds with one standard deviation, joined from the least d to the largest, whose numbers stand at the ends. "
+        "Nothing can lie below N J = 1, where all latents of all images are equally wide." + absent,
+        plot_plane(points),
+        points.drop(columns="run_id"),
+    )
+
+
+def plot_plane(points: pd.DataFrame) -> Figure:
+    """A point per run and, over seeds, a mean for each variant and latent_dim with bars, joined over latent_dim."""
+    logs = points.assign(N=np.log(points["N"]), J=np.log(points["J"]))
+    both = {axis: spread(logs.assign(value=logs[axis]), CURVE) for axis in ("N", "J")}
+    means = both["N"].merge(both["J"], on=CURVE, suffixes=("_N", "_J"))
+    several = means["latent_dim"].nunique() > 1
+    with style.new_figure() as (figure, axes):
+        _on_the_plane(axes, points)
+        keys = []
+        for variant, look, line in style.by_variant(means):
+            own, x, y = points[points["variant"] == variant], np.exp(line["mean_N"]), np.exp(line["mean_J"])
+            axes.scatter(own["N"], own["J"], s=7, color=look["color"], alpha=0.45, linewidths=0, zorder=2)
+            bars: dict[str, Any] = {
+                f"{axis}err": [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
+                for axis, value, sd in (("x", x, line["sd_N"].fillna(0)), ("y", y, line["sd_J"].fillna(0)))
+            }
+            axes.errorbar(x, y, **bars, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5)
+            model = str(line["model"].iloc[0])
+            keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
+            for end in {0, len(line) - 1} if several else ():
+                place, text = (x.iloc[end], y.iloc[end]), f"{line['latent_dim'].iloc[end]}"
+                axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=look["color"])
+        n_seeds = means.assign(n_seeds=means["n_seeds_N"])
+        figure.legend(handles=[*keys, *_keys_of_the_plane(), _bars_key(n_seeds)], loc="outside right upper")
+    return figure
+
+
+def _bars_key(means: pd.DataFrame) -> Line2D | Patch:
+    key = style.spread_key(means)
+    return (
+        key if isinstance(key, Line2D) else Line2D([], [], color=style.KEY_COLOUR, linewidth=1, label=key.get_label())
+    )
+
+
+def _on_the_plane(axes: Axes, points: pd.DataFrame) -> None:
+    """Logarithmic axes about the points, what lies below N J = 1 shaded."""
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    n, j = points["N"], points["J"]
+    low, high = min(n.min(), 1 / j.max()) / 1.6, max(n.max(), 1 / j.min()) * 1.6
+    bottom, top = min(j.min(), 1 / n.max()) / 1.6, j.max() * 1.6
+    x = np.geomspace(low, high, 200)
+    axes.fill_between(x, bottom, np.maximum(1 / x, bottom), color=BEYOND, linewidth=0, zorder=0)
+    axes.plot(x, 1 / x, color=style.PCA_COLOUR, linewidth=1, zorder=1)
+    axes.set(xlim=(low, high), ylim=(bottom, top))
+    axes.set_xlabel("entropy power $N$ (squared units of $z$)")
+    axes.set_ylabel("Fisher information per latent $J$")
+
+
+def _keys_of_the_plane() -> list[Line2D | Patch]:
+    return [
+        Line2D([], [], color=style.PCA_COLOUR, linewidth=1, label="$N\\,J$ = 1"),
+        Patch(color=BEYOND, linewidth=0, label="out of reach"),
+    ]
+
+
+def path_picture(stored: StoredSweep, variant: str) -> Picture:
+    """The path of one run of the line at its largest latent_dim."""
+    run = stored.pick(variant, int(stored.runs.loc[stored.runs["variant"] == variant, "latent_dim"].max()))
+    names = {stored.sweep.score(term): term for term in TERMS}
+    epochs = frame.load_epochs(stored.sweep, run.to_frame().T, list(names))
+    wide = epochs.pivot_table(index="epoch", columns="metric", values="value").rename(columns=names).dropna()
+    about = {name: run[name] for name in (*CURVE, "seed")}
+    path = _placed(pd.DataFrame([about] * len(wide), index=wide.index), *(wide[term] for term in TERMS)).reset_index()
+    caption = (
+        f"{variant} at d = {run['latent_dim']}, seed {run['seed']}, after each epoch, from means over held-out images. "
+        f"N J is {path['NJ'].iloc[0]:.3g} after epoch {path['epoch'].iloc[0]} and {path['NJ'].iloc[-1]:.3g} after "
+        f"epoch {path['epoch'].iloc[-1]}; along a curve N J = K it would stay what it is."
+    )
+    return Picture(*PATH, caption, plot_path(path), path)
+
+
+def plot_path(path: pd.DataFrame) -> Figure:
+    """N and J by epoch, which is the colour."""
+    with style.new_figure() as (figure, axes):
+        _on_the_plane(axes, path)
+        axes.plot(path["N"], path["J"], color=style.KEY_COLOUR, linewidth=0.6, zorder=2)
+        points = axes.scatter(path["N"], path["J"], c=path["epoch"], cmap="viridis", s=14, linewidths=0, zorder=3)
+        first, last = path.iloc[0], path.iloc[-1]
+        kept = float(last["NJ"])
+        x = np.geomspace(*axes.get_xlim(), 200)
+        (curve,) = axes.plot(x, kept / x, color=style.KEY_COLOUR, linestyle=":", linewidth=1, zorder=1)
+        curve.set_label(f"$N\\,J$ = {kept:.3g}, as at the end")
+        for row in (first, last):
+            axes.annotate(
+                f"epoch {row['epoch']:g}", (row["N"], row["J"]), xytext=(6, 4), textcoords="offset points", fontsize=8
+            )
+        figure.colorbar(points, ax=axes, label="epoch").outline.set_visible(False)
+        axes.legend(handles=[curve, *_keys_of_the_plane()], loc="upper right")
+    return figure
+
+
+def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
+    """N, J and N J by line and latent_dim, and how many latents are active, from the stored latent means."""
+    lacking, active = 0, {}
+    for _, run in stored.runs[stored.runs["run_id"].isin(points["run_id"])].iterrows():
+        try:
+            active[run["run_id"]] = float(active_units(stored.latents(run)[0]))
+        except AnalysisError:
+            lacking += 1
+    counted = points.assign(active=points["run_id"].map(active).astype(float))
+    columns = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
+    data = pd.concat([spread(counted.assign(value=counted[name]), CURVE).assign(score=name) for name in columns])
+    rows = []
+    for (variant, d), line in data.groupby(["variant", "latent_dim"], sort=False):
+        of_score = {name: line[line["score"] == name] for name in columns}
+        shown = {
+            title: cells(of_score[name], "score", digits).get(name, "") for name, (title, digits) in columns.items()
+        }
+        rows.append({"model": str(variant), "d": d, **shown})
+    caption = (
+        f"Entropy power N, Fisher information per latent J and N J, which is 1 at the least; mean ± standard deviation over "
+        f"{seeds(data[data['score'] == 'N'])}. A latent is active where the variance of its posterior mean over held-out "
+        "images is above 0.01 (Burda et al. 2016)." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
+    )
+    return Table(*INFORMATION, caption, data, pd.DataFrame(rows))
+
+
+def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The runs without likelihoods by another number of draws or images than that of most; where there are any, a sentence.
+
+    An NLL falls with the draws, and means over other images are other means.
+    """
+    made: dict[Any, dict[str, tuple[int, int]]] = {
+        i: {name: (about["draws"], about["images"]) for name, about in scores.get("likelihood", {}).items()}
+        for i, scores in (runs["scores"].items() if "scores" in runs else ())
+    }
+    kept, notes = runs, []
+    for name in NLL_SETS:
+        counts = Counter(of[name] for of in made.values() if name in of)
+        if len(counts) < 2:
+            continue
+        chosen = max(counts, key=lambda how: (counts[how], how))
+        others = [i for i, of in made.items() if name in of and of[name] != chosen]
+        start = "likelihood/" if name == NLL_SETS[0] else f"likelihood/{name}/"
+        own = [c for c in map(str, runs) if c.startswith(start) and (name != NLL_SETS[0] or "training/" not in c)]
+        kept = kept if kept is not runs else runs.copy()
+        kept.loc[others, own] = math.nan
+        notes.append(
+            f"Left out is the {name} NLL of {len(others)} run{'s' * (len(others) > 1)} with other numbers than "
+            f"{chosen[0]:,} draws and {chosen[1]:,} images"
+        )
+    return kept, notes
+
+
+def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
+    """NLL by line, latent_dim and set of images; what a paper says, ``said``, in a column beside."""
+    runs, notes = of_one_estimate(stored.runs)
+    command = stored.sweep.command("analysis/report.py", "--draws", "1000")
+    found = nll_data(runs)
+    if found.empty:
+        return Absent(*NLL, stored.reasons.get("likelihood") or f"No run has it; `{command}` computes it.")
+    numbers = [
+        (about["draws"], about["images"], about["probability"], variant, model)
+        for variant, model, scores in zip(runs["variant"], runs["model"], runs["scores"], strict=True)
+        for about in scores.get("likelihood", {}).values()
+    ]
+    densities = list(dict.fromkeys(n[3] for n in numbers if not n[2]))
+    rows = []
+    for (variant, d, images), line in found.groupby(["variant", "latent_dim", "images"], sort=False):
+        by_score = {str(score): cells(of_score, "score", 2)[score] for score, of_score in line.groupby("score")}
+        theirs = _said(said, str(variant), int(str(d)), str(images))
+        rows.append(
+            {"model": style.label(str(variant), str(line["model"].iloc[0])), "d": d, "images": images}
+            | {"NLL (nats)": by_score.get("nll", "")}
+            | ({"paper": theirs} if said is not None else {})
+            | {"standard error over images": by_score.get("nll/standard_error", "")}
+            | {"gained by the last tenfold draws": by_score.get("gained", "")}
+            | {"effective draws": by_score.get("nll/ess", ""), "bits per dimension": _bits(line)}
+        )
+    draws, n_images = ({n[i] for n in numbers} for i in range(2))
+    caption = (
+        f"−ln p(x) by importance sampling, {_counts(draws)} draws of each of {_counts(n_images)} images, equal for every model; "
+        f"mean ± standard deviation over {seeds(found)}. It is an upper bound that falls with the draws: where the last tenfold "
+        "of them gained much, or few draws are effective (median over images), it is still far from the NLL."
+    )
+    if densities:
+        notes = [
+            *notes,
+            f"Of {listed(densities)} it is minus a log density, which compares with no probability",
+        ]
+    if seeing := [model for model in dict.fromkeys(runs["model"]) if family(model).sees_image]:
+        notes = [*notes, f"{listed(seeing)} is told each pixel's predecessors, as its likelihood asks"]
+    return Table(*NLL, " ".join([caption, *(f"{note}." for note in notes)]), found, pd.DataFrame(rows))
+
+
+def nll_data(runs: pd.DataFrame) -> pd.DataFrame:
+    """Means over seeds by variant, latent_dim, images and score, among them nll/kK and what the last tenfold draws gained."""
+    tidy = []
+    for images in NLL_SETS:
+        start = "likelihood/" if images == NLL_SETS[0] else f"likelihood/{images}/"
+        for name in (str(column) for column in runs if str(column).startswith(start)):
+            score = name.removeprefix(start)
+            if score.split("/")[0] in ("nll", "bits_per_dim"):
+                tidy.append(runs[CURVE].assign(images=images, score=score, value=runs[name]))
+        if f"{start}nll" in runs:
+            gained = [_gained(run, start) for _, run in runs.iterrows()]
+            tidy.append(runs[CURVE].assign(images=images, score="gained", value=gained))
+    if not tidy:
+        return pd.DataFrame(columns=[*CURVE, "images", "score", "mean"])
+    return spread(pd.concat(tidy).dropna(subset="value"), [*CURVE, "images", "score"])
+
+
+def _gained(run: pd.Series, start: str) -> float:
+    """NLL at a tenth of the draws less NLL at all of them; NaN where that was not kept."""
+    name = NLL_SETS[0] if start == "likelihood/" else NLL_SETS[1]
+    about = run["scores"].get("likelihood", {}).get(name, {"draws": 0})
+    tenth = run.get(f"{start}nll/k{about['draws'] // 10}", math.nan)
+    return float(tenth - run[f"{start}nll"])
+
+
+def _bits(line: pd.DataFrame) -> str:
+    return cells(line[line["score"] == "bits_per_dim"], "score", 4).get("bits_per_dim", "")
+
+
+def _said(said: pd.DataFrame | None, variant: str, d: int, images: str) -> str:
+    if said is None:
+        return ""
+    there = said[(said["variant"] == variant) & (said["latent_dim"] == d) & (said["images"] == images)]["value"]
+    return f"{there.iloc[0]:.2f}" if len(there) else ""
+
+
+def _counts(numbers: set[int]) -> str:
+    return " or ".join(f"{n:,}" for n in sorted(numbers))

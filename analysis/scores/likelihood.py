@@ -1,0 +1,131 @@
+"""The likelihood of images under models with a posterior, by importance sampling (``fishernet.importance``).
+
+Every run is scored on the same images, black and white ones with the same bits, and with the same random numbers.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+
+import pandas as pd
+import torch
+from torch import Tensor
+
+from analysis.errors import AnalysisError
+from analysis.scores import DRAWS, NLL_IMAGES, NLL_SETS
+from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.stored import StoredSweep, config_of
+from fishernet.config import TrialConfig
+from fishernet.data.binarised import drawn_once
+from fishernet.evaluation import evaluation_batch
+from fishernet.families import family
+from fishernet.importance import Evidence, evidence
+from fishernet.likelihoods import LIKELIHOODS
+from fishernet.models.base import Autoencoder
+from fishernet.priors import ImproperPriorError
+from fishernet.training import ResidentImages
+
+GROUP = "likelihood"
+HELD_OUT, TRAINING = NLL_SETS
+
+
+def tasks(
+    stored: StoredSweep, *, draws: int | None = None, nll_images: int = NLL_IMAGES, nll_of: Sequence[str] = (HELD_OUT,)
+) -> Tasks:
+    """The likelihood of the first ``nll_images`` images (0: all) of the sets ``nll_of``, of runs that lack it.
+
+    A run lacks it where it has none, or one of fewer draws or images than are asked for. Without ``draws`` only runs are scored
+    whose numbers are probabilities of images, and with DRAWS; what other models cannot give is said where it was asked for.
+    """
+    made, said = [], {}
+    for _, run in stored.runs.iterrows():
+        config = config_of(run)
+        if not family(config.model).posterior:
+            continue
+        lacking = [name for name in nll_of if _lacks(run, name, draws or 1, nll_images)]
+        if why := refusal(config):
+            said[config.variant] = f"{config.variant} has no likelihood by importance sampling: {why}."
+        elif lacking and (draws or is_probability(config)):
+            made.append(
+                ScoreTask(run, GROUP, score_likelihood, partial(_arguments, stored, run, lacking, draws or DRAWS, nll_images))
+            )  # fmt: skip
+    asked = bool(draws) or any(config.binarisation != "none" for config in stored.sweep.configs)
+    sets = images_of(stored, nll_of, nll_images) if made else {}
+    return Tasks(made, [sets] if made else [], said=list(said.values()) if asked else [])
+
+
+def is_probability(config: TrialConfig) -> bool:
+    """Whether ln p(x given z) is the logarithm of an image's probability; else it is a density's, or of grey values nothing."""
+    return not LIKELIHOODS[_likelihood(config)].density
+
+
+def refusal(config: TrialConfig) -> str:
+    """Why there is no likelihood of the model's images, the end of a sentence; empty where there is one."""
+    values = config.to_dict()
+    if values.get("sampler") == "cg":
+        return "sampler cg does not know the density of its draws; train it with sampler cholesky"
+    if values.get("prior") == "exponential" and values.get("prior_top") == "free":
+        return "its prior is no density; train it with prior_top negative"
+    if values.get("dequantisation", "off") != "off":
+        return "it is of dequantised images, which these are not; train it with dequantisation off"
+    if _likelihood(config) == "bernoulli" and config.binarisation == "none":
+        return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or static"
+    return ""
+
+
+def _likelihood(config: TrialConfig) -> str:
+    return str(config.to_dict()["likelihood"])
+
+
+def _lacks(run: pd.Series, name: str, draws: int, n_images: int) -> bool:
+    about = run["scores"].get(GROUP, {}).get(name)
+    return about is None or about["draws"] < draws or (about["asked"] or math.inf) < (n_images or math.inf)
+
+
+def images_of(stored: StoredSweep, names: Sequence[str], n: int) -> dict[str, Tensor]:
+    """The first n images (0: all) of each set, uint8 (n, channels, height, width).
+
+    Training images that training draws black and white anew in every epoch are drawn once, with a stream of their own.
+    """
+    data, config = stored.images, stored.sweep.configs[0]
+    found = {}
+    for name in names:
+        images = (data.test if name == HELD_OUT else data.train)[: n or None]
+        if name == TRAINING and config.binarisation == "dynamic":
+            images = torch.from_numpy(drawn_once(data.name, {"train": images.numpy()})["train"])
+        found[name] = images
+    return found
+
+
+def _arguments(
+    stored: StoredSweep, run: pd.Series, names: Sequence[str], draws: int, asked: int
+) -> tuple[Autoencoder, Sequence[str], int, int]:
+    return stored.model(run), names, draws, asked
+
+
+def score_likelihood(
+    images: Mapping[str, Tensor], model: Autoencoder, names: Sequence[str], draws: int, asked: int
+) -> Scored:
+    """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
+
+    Bits per dimension are of probabilities alone. Raises AnalysisError where the model's draws or its prior have no density.
+    """
+    scored = Scored({}, {})
+    for name in names:
+        pixels = ResidentImages.of(images[name], torch.device("cpu"))
+        at_once = evaluation_batch(pixels.pixels.shape[1], 1, model.likelihood.n_outputs)
+        try:
+            found = Evidence.joined(list(evidence(model, pixels, draws, at_once=at_once)))
+        except (NotImplementedError, ImproperPriorError) as error:
+            raise AnalysisError(f"{error}.") from error
+        start = f"{GROUP}/" if name == HELD_OUT else f"{GROUP}/{name}/"
+        probability = is_probability(model.config)
+        scored.metrics |= {
+            start + score: value
+            for score, value in found.scores(model.n_pixels).items()
+            if probability or not score.startswith("bits_per_dim")
+        }
+        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": probability}
+    return scored

@@ -1,0 +1,151 @@
+"""Which runs get a likelihood, of which images, and that what a run has is not computed again."""
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import torch
+
+from analysis import scores
+from analysis.errors import AnalysisError
+from analysis.scores import images
+from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, tasks
+from fishernet import contract
+from fishernet.data.images import ImageData
+from fishernet.families import family, trial_config
+from fishernet.importance import Evidence, evidence
+from fishernet.training import ResidentImages
+
+SHAPE = (1, 3, 3)
+BINARY = {"binarisation": "dynamic"}
+
+
+def config(model="VAE", **values):
+    return trial_config({**contract.SMALL, "hidden_width": 8, "latent_dim": 2, "model": model, **BINARY, **values})
+
+
+def grown(made):
+    torch.manual_seed(0)
+    return family(made.model).load()([made], SHAPE, 50)
+
+
+def stored(*configs, has=None):
+    """A sweep whose runs have these scores of the group, of 6 images to train on and 5 held out."""
+    generator = torch.Generator().manual_seed(0)
+    grey = torch.randint(0, 256, (6, *SHAPE), generator=generator, dtype=torch.uint8)
+    held_out = 255 * torch.randint(0, 2, (5, *SHAPE), generator=generator, dtype=torch.uint8)
+    runs = pd.DataFrame([
+        {"config": c, "model": c.model, "variant": c.variant, "latent_dim": 2, "seed": 0, "scores": {GROUP: has} if has else {}}
+        for c in configs
+    ])  # fmt: skip
+    data = ImageData("made", grey, held_out, None, None, "0", "test", ())
+    return SimpleNamespace(
+        runs=runs, images=data, sweep=SimpleNamespace(configs=configs), model=lambda run: grown(run["config"])
+    )
+
+
+def scored(made, names=("held-out",), draws=20):
+    sweep = stored(made)
+    return score_likelihood(images_of(sweep, names, 0), grown(made), names, draws, 0)
+
+
+def test_models_with_a_density_of_their_draws_are_scored_and_the_others_are_not_or_say_why():
+    lines = [config(model) for model in ("VAE", "FAE", "MAE", "IAF", "PixelVAE", "FisherNet", "AE", "WAE")]
+    asked = tasks(stored(*lines, config("FisherNet", sampler="cg")), draws=10)
+    assert [task.run["model"] for task in asked.tasks] == ["VAE", "FAE", "MAE", "IAF", "PixelVAE", "FisherNet"]
+    (said,) = asked.said
+    assert said.startswith("FisherNet cg has no likelihood")
+    assert "sampler cholesky" in said
+
+
+def test_grey_images_are_scored_where_that_is_asked_for_and_never_as_probabilities_of_bernoulli():
+    grey = {"binarisation": "none"}
+    density, bits, nothing = (
+        config(likelihood="gaussian", **grey),
+        config(likelihood="logistic", **grey),
+        config(**grey),
+    )
+    usual = tasks(stored(density, bits, nothing))
+    assert [task.run["config"] for task in usual.tasks] == [bits]
+    assert not usual.said  # of a sweep that nobody asked about
+    asked = tasks(stored(density, bits, nothing), draws=10)
+    assert [task.run["config"] for task in asked.tasks] == [density, bits]
+    assert "bernoulli gives grey values no probability" in asked.said[0]
+    found = scored(density)
+    assert "likelihood/nll" in found.metrics
+    assert not any("bits_per_dim" in name for name in found.metrics)
+    assert found.about["held-out"]["probability"] is False
+
+
+@pytest.mark.parametrize(
+    ("has", "asked", "again"),
+    [
+        ({"draws": 100, "images": 5, "asked": 0}, {}, False),
+        ({"draws": 7, "images": 5, "asked": 1000}, {}, False),  # no number of draws was asked for
+        ({"draws": 100, "images": 5, "asked": 0}, {"draws": 50, "nll_images": 3}, False),
+        ({"draws": 100, "images": 5, "asked": 0}, {"draws": 200}, True),
+        ({"draws": 100, "images": 3, "asked": 3}, {"nll_images": 4}, True),
+        ({"draws": 100, "images": 3, "asked": 3}, {"nll_images": 0}, True),
+        ({"draws": 100, "images": 5, "asked": 0}, {"nll_of": ("held-out", "training")}, True),
+    ],
+)
+def test_what_a_run_has_is_computed_again_where_more_is_asked_for(has, asked, again):
+    found = tasks(stored(config(), has={"held-out": has}), **asked)
+    assert len(found.tasks) == again
+    if "nll_of" in asked:
+        assert list(found.tasks[0].arguments()[1]) == ["training"]
+
+
+def test_training_images_are_drawn_black_and_white_once_and_the_held_out_ones_are_those_of_training():
+    sweep = stored(config())
+    once, again = (images_of(sweep, ("held-out", "training"), 4) for _ in range(2))
+    assert once["held-out"].equal(sweep.images.test[:4])
+    assert once["training"].equal(again["training"])
+    assert once["training"].unique().tolist() == [0, 255]
+    grey, white = sweep.images.train[:4], once["training"] == 255
+    assert not white[grey == 0].any()
+    assert white[grey == 255].all()
+
+
+def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
+    made = config("IAF")
+    found = scored(made, ("held-out", "training"))
+    pixels = ResidentImages.of(stored(made).images.test, torch.device("cpu"))
+    own = Evidence.joined(list(evidence(grown(made), pixels, 20))).scores(9)
+    assert {name: value for name, value in found.metrics.items() if "/training/" not in name} == pytest.approx(
+        {f"likelihood/{name}": value for name, value in own.items()}
+    )
+    assert set(own) == {name.removeprefix("likelihood/training/") for name in found.metrics if "/training/" in name}
+    assert found.about["training"] == {"draws": 20, "images": 6, "asked": 0, "probability": True}
+
+
+@pytest.mark.parametrize(
+    ("values", "word"),
+    [
+        ({"model": "FisherNet", "sampler": "cg"}, "density of draws"),
+        ({"prior": "exponential", "prior_top": "free"}, "no density"),
+    ],
+)
+def test_what_is_refused_beforehand_could_not_have_been_computed(values, word):
+    made = config(**values)
+    assert refusal(made)
+    with pytest.raises(AnalysisError, match=word):
+        scored(made)
+
+
+def test_models_that_see_the_image_are_asked_for_no_images_of_latents_alone():
+    runs = [row for _, row in stored(config("PixelVAE"), config()).runs.iterrows()]
+    assert [images.image_sets_of(run, ("reconstruction", "prior")) for run in runs] == [[], ["reconstruction", "prior"]]
+    (said,) = images.say_sees_image(runs)
+    assert said.startswith("PixelVAE sees the image")
+
+
+def test_the_flags_of_the_score_are_numbers_that_make_sense():
+    from analysis.flags import parser
+
+    made = parser("x", "", "", scores.SCORES["likelihood"].flags, "figures")
+    given = made.parse_args(["--draws", "5", "--nll-images", "0", "--nll-of", "training"])
+    assert (given.draws, given.nll_images, given.nll_of) == (5, 0, ["training"])
+    for words in (["--draws", "0"], ["--draws", "1.5"], ["--nll-images", "-1"]):
+        with pytest.raises(SystemExit):
+            made.parse_args(words)

@@ -1,0 +1,263 @@
+"""Places in the Fisher-Shannon plane against closed forms, tables of made runs, and verdicts from planted truths."""
+
+import math
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import style
+from analysis.errors import AnalysisError
+from analysis.exhibits import Absent
+from analysis.figures import claims as figure
+from analysis.figures import plane
+from analysis.papers import published
+from analysis.papers.fisher_shannon import PAPER, REVERSED
+from analysis.papers.fisher_shannon import claims as made
+from analysis.verdicts import Evidence
+from fishernet.families import BUILT_IN, trial_config
+
+D = 40
+F_OF = {"FAE": 20, "FAE F=10": 10, "FAE F=5": 5, "FAE F=0.1": 0.1}
+NLL = {"FAE": 80.0, "MAE": 81.0, "MAE M=0": 82.0, "FAE F=0": 83.0, "VAE": 85.0, "IAF": 80.2, "PixelVAE": 79.8}
+
+
+def gaussian(variances):
+    """H and tr J of diagonal Gaussians, the means over rows of variances, (n, d)."""
+    v = np.asarray(variances, dtype=float)
+    return float((0.5 * np.log(2 * math.pi * math.e * v)).sum(1).mean()), float((1 / v).sum(1).mean())
+
+
+def runs_of(rows):
+    return pd.DataFrame([{"run_id": str(i), "scores": {}} | row for i, row in enumerate(rows)])
+
+
+def place(h, j, d):
+    run = {"variant": "VAE", "model": "VAE", "latent_dim": d, "seed": 0}
+    return plane.places(runs_of([run | {"test/posterior_entropy": h, "test/fisher_information": j}]), "test").iloc[0]
+
+
+@pytest.mark.parametrize(
+    ("variances", "product"),
+    [
+        ([[0.1, 1, 4]], (0.1 * 1 * 4) ** (1 / 3) * (10 + 1 + 0.25) / 3),  # geometric mean of s^2, arithmetic of 1/s^2
+        ([[0.3] * 5], 1.0),
+        ([[0.01] * 4, [1.0] * 4], 0.1 * 50.5),  # equal within an image, not between: 5.05
+    ],
+)
+def test_a_place_is_the_entropy_power_and_the_information_of_a_latent(variances, product):
+    d = len(variances[0])
+    found = place(*gaussian(variances), d)
+    assert found["NJ"] == pytest.approx(product)
+    assert found["N"] == pytest.approx(np.exp(np.log(np.asarray(variances)).mean()))
+    assert found["J"] == pytest.approx((1 / np.asarray(variances)).mean())
+    scaled = place(*gaussian(7 * np.asarray(variances)), d)
+    assert scaled["NJ"] == pytest.approx(product)
+
+
+def trained(n_seeds=3, dims=(D,), dataset="mnist", change=None):
+    """Runs of the paper's settings, in which every claim of one data set holds but FA3 and FA6, which follow from N J."""
+    lines = made.ASKED if dataset == "mnist" else [c for c in made.ASKED if c.variant in F_OF]
+    rows, rng = [], np.random.default_rng(0)
+    for config in lines:
+        for d in dims:
+            for seed in range(n_seeds):
+                noise = 1e-3 * rng.standard_normal()
+                width = 0.05 if config.model == "IAF" else 0.05 * (1 + (config.variant == "FAE F=0"))
+                ratio = 1.5 if config.model == "IAF" else 1.01
+                h = 0.5 * d * math.log(2 * math.pi * math.e * width) + noise
+                run = config.to_dict() | {
+                    "latent_dim": d, "seed": seed, "dataset": dataset, "config": config, "variant": config.variant,
+                    "choices": config.choices, "test/mse": 0.02 + 0.01 * (config.variant == "FAE F=0") + 1e-3 * noise,
+                    "test/posterior_entropy": h, "test/fisher_information": ratio * d / width * (1 + noise),
+                    "clusters/trace": 5 + (config.variant == "FAE F=0") + noise, "n_epochs": 700,
+                    "likelihood/nll": NLL.get(config.variant, 90) + noise, "likelihood/nll/k100": 2 + NLL.get(config.variant, 90),
+                    "likelihood/nll/standard_error": 0.5, "likelihood/nll/ess": 4.0, "likelihood/bits_per_dim": 0.147,
+                    "scores": {"likelihood": {"held-out": {"draws": 1000, "images": 1000, "asked": 1000, "probability": True}}},
+                }  # fmt: skip
+                if dataset == REVERSED:
+                    target = F_OF[config.variant]
+                    run |= {"likelihood/nll": 100 + target + noise, "likelihood/training/nll": 100 - target + noise}
+                if change:
+                    change(run)
+                rows.append(run)
+    return runs_of(rows)
+
+
+def history_of(runs, then):
+    """After epoch 10, the entropy and information that ``then`` makes of the last."""
+    rows = []
+    for _, run in runs.iterrows():
+        for name, value in zip(
+            made.BY_EPOCH, then(run["test/posterior_entropy"], run["test/fisher_information"]), strict=True
+        ):
+            rows.append((run["run_id"], made.EARLY, f"test/{name}", value))
+    return pd.DataFrame(rows, columns=["run_id", "epoch", "metric", "value"])
+
+
+def evidence(runs, then=lambda h, j: (h + 0.5 * D * math.log(2), j / 2)):
+    return Evidence(runs, history_of(runs, then), scope=figure.scope_of(PAPER))
+
+
+def verdicts(found):
+    return {claim.id: claim.find(found).verdict for claim in made.CLAIMS}
+
+
+def test_what_is_true_of_the_papers_sweep_is_confirmed_and_what_is_of_other_images_is_not_asked():
+    assert verdicts(evidence(trained())) == {
+        "FA1": "confirmed", "FA2": "not asked of these data", "FA3": "confirmed", "FA4": "confirmed", "FA6": "confirmed",
+    }  # fmt: skip
+    of_reversed = verdicts(evidence(trained(dataset=REVERSED)))
+    assert of_reversed["FA2"] == "confirmed"
+    assert of_reversed["FA3"] == "not asked of these data"
+
+
+def setting(column, value, variant):
+    def change(run):
+        if run["variant"] == variant:
+            run[column] = value + run["seed"] * 1e-4
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("claim", "dataset", "change"),
+    [
+        ("FA1", "mnist", setting("likelihood/nll", 82.5, "MAE")),
+        ("FA1", "mnist", setting("likelihood/nll", 82.5, "VAE")),
+        ("FA2", REVERSED, setting("likelihood/training/nll", 120, "FAE F=5")),
+        ("FA2", REVERSED, setting("likelihood/nll", 90, "FAE")),
+        ("FA4", "mnist", setting("clusters/trace", 7, "FAE")),
+        ("FA4", "mnist", setting("test/mse", 0.04, "FAE")),
+        ("FA6", "mnist", setting("test/fisher_information", 1.2 * D / 0.05, "VAE")),
+        ("FA6", "mnist", setting("test/fisher_information", 1.01 * D / 0.05, "IAF")),
+    ],
+)
+def test_what_is_false_is_contradicted(claim, dataset, change):
+    assert verdicts(evidence(trained(dataset=dataset, change=change)))[claim] == "contradicted"
+
+
+@pytest.mark.parametrize(
+    "then",
+    [
+        lambda h, j: (h, j / 2),  # N stayed, so that N J doubled
+        lambda h, j: (h - 0.5 * D * math.log(2), 2 * j),  # along the curve, the other way
+        lambda h, j: (h + 0.5 * D * math.log(2), j / 1.6),
+    ],
+)
+def test_a_path_that_leaves_the_curve_or_goes_the_other_way_contradicts(then):
+    assert verdicts(evidence(trained(), then))["FA3"] == "contradicted"
+
+
+def test_a_flow_without_information_in_closed_form_leaves_its_claim_open_and_says_so():
+    runs = trained()
+    runs.loc[runs["model"] == "IAF", "test/fisher_information"] = math.nan
+    (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA6")
+    found = claim.find(evidence(runs))
+    assert found.verdict == "undecided"
+    assert "test/fisher_information" in found.text(lambda variants, dims: "")
+
+
+def test_settings_of_the_preset_are_the_papers_and_others_are_not():
+    assert figure.remarks(PAPER, evidence(trained())) == []
+    runs = trained(change=lambda run: run.update(hidden_width=64, epochs=40))
+    assert {"not asked of these data"} == set(verdicts(evidence(runs)).values())
+    said = " ".join(figure.remarks(PAPER, evidence(runs)))
+    assert "hidden_width 64" in said
+    assert "trained for 40 epochs" in said
+    assert "too short" in verdicts(evidence(trained(change=lambda run: run.update(epochs=40)))).values()
+
+
+def test_likelihoods_of_another_number_of_draws_are_left_out():
+    runs = trained()
+    about = {"draws": 10, "images": 1000, "asked": 1000, "probability": True}
+    (first, *_) = runs.index[runs["variant"] == "VAE"]
+    runs.at[first, "scores"] = {"likelihood": {"held-out": about}}
+    kept, (said,) = plane.of_one_estimate(runs)
+    assert kept["likelihood/nll"].isna().sum() == 1
+    assert math.isnan(kept["likelihood/nll"][first])
+    assert runs["likelihood/nll"].notna().all()
+    assert "of 1 run with other numbers than 1,000 draws and 1,000 images" in said
+    assert plane.of_one_estimate(trained())[1] == []
+
+
+def sweep_of(runs, latents=None):
+    sweep = SimpleNamespace(held_out="test", command=lambda *words: " ".join(words), score=lambda name: f"test/{name}")
+    variants = list(runs["variant"].unique())
+    return SimpleNamespace(runs=runs, sweep=sweep, variants=variants, reasons={}, latents=latents)
+
+
+def test_the_table_of_nll_has_ours_beside_the_papers_and_what_more_draws_gained():
+    table = plane.nll_table(sweep_of(trained()), published.tables(PAPER, "mnist")["nll"])
+    rows = table.shown.set_index("model")
+    assert rows.loc["FAE", "NLL (nats)"].startswith("80.00 ± 0.0")
+    assert rows.loc["FAE", "paper"] == "79.30"
+    assert rows.loc["MAE M=0", "paper"] == "81.58"
+    assert rows.loc["FAE F=5", "paper"] == ""
+    assert rows.loc["FAE", "gained by the last tenfold draws"].startswith("2.00")
+    assert "1,000 draws of each of 1,000 images" in table.caption
+    assert "PixelVAE is told each pixel's predecessors" in table.caption
+    assert "PixelVAE (sees the image)" in rows.index
+    reversed_ = plane.nll_table(sweep_of(trained(dataset=REVERSED)), published.tables(PAPER, REVERSED)["nll"])
+    of_fae = reversed_.shown[reversed_.shown["model"] == "FAE"].set_index("images")["paper"]
+    assert of_fae.to_dict() == {"held-out": "164.56", "training": "94.48"}
+
+
+def test_without_a_likelihood_there_is_a_command_and_without_the_terms_a_reason():
+    bare = trained().drop(columns=[c for c in trained() if "likelihood" in c or c == "test/fisher_information"])
+    bare["scores"] = [{}] * len(bare)
+    plane_absent, nll = plane.parts(sweep_of(bare))
+    assert isinstance(plane_absent, Absent)
+    absent = nll.make()
+    assert isinstance(absent, Absent)
+    assert "--draws 1000" in absent.why
+
+
+def test_active_latents_are_counted_from_the_stored_means():
+    runs = trained(dims=(4,))
+    runs = runs[runs["variant"] == "VAE"]
+    spread = np.random.default_rng(0).standard_normal((500, 4)) * [1, 0.05, 0.5, 0.2]  # variances 1, 0.0025, 0.25, 0.04
+    there = dict.fromkeys(runs["run_id"], spread)  # by the run that is asked about
+    table = plane.information_table(
+        sweep_of(runs, lambda run: (there[run["run_id"]], None)), plane.places(runs, "test")
+    )
+    assert table.shown["active latents"].tolist() == ["3.0 ± 0.0"]
+    assert "cannot be had" not in table.caption
+
+    def gone(run):
+        raise AnalysisError("gone")
+
+    table = plane.information_table(sweep_of(runs, gone), plane.places(runs, "test"))
+    assert table.shown["active latents"].tolist() == [""]
+    assert "The latents of 3 runs cannot be had" in table.caption
+
+
+def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d():
+    runs = trained(dims=(2, 10, D))
+    points = plane.places(runs, "test")
+    axes = plane.plot_plane(points).axes[0]
+    assert sum(len(c.get_offsets()) for c in axes.collections if c.get_offsets().shape[0] == 9) == len(points)
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    fae = points[points["variant"] == "FAE"]
+    means = np.exp(np.log(fae["N"]).groupby(fae["latent_dim"]).mean())
+    assert lines["FAE"].get_xdata() == pytest.approx(means.to_numpy())
+    assert len(lines["FAE"].get_xdata()) == 3
+
+
+def test_no_two_models_look_alike():
+    looks = [(style.colour(model), style.marker(model)) for model in (row.name for row in BUILT_IN)]
+    assert len(set(looks)) == len(looks)
+
+
+def test_a_sweep_without_the_papers_line_shows_the_path_of_the_first_that_there_is():
+    runs = trained()
+    (part,) = (p for p in plane.parts(sweep_of(runs[runs["variant"] == "VAE"]), of_path="FAE") if p[0] == plane.PATH[0])
+    assert part.make.args[1:] == ("VAE",)
+
+
+def test_lines_of_the_published_tables_are_those_of_the_presets():
+    lines = {config.variant for config in made.ASKED}
+    for dataset in ("mnist", REVERSED):
+        assert set(published.tables(PAPER, dataset)["nll"]["variant"]) <= lines
+    assert trial_config(model="FAE", fisher_target=0).variant in lines
