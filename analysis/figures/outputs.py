@@ -111,8 +111,8 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
         f"{_what(runs)} {alike} L2 is "
         "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
         "released, of mixtures of t's the component at whose mode the density is highest, of a flow the mean of 50 draws, of "
-        "a VAE at one posterior sample; of the likeliest component. The first rows need no model. s/epoch: a run's share of its "
-        f"cohort's last epoch. {why}"
+        "a model with a posterior the image at one draw of it; of the likeliest component. The first rows need no model. "
+        f"s/epoch: a run's share of its cohort's last epoch. {why}"
     )
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
 
