@@ -195,8 +195,8 @@ def test_the_parent_says_what_was_planned_and_where_it_ran(sweep):
     assert {"python", "torch", "ray"} <= set(json.loads(parent.data.tags["fishernet.versions"]))
     assert json.loads(parent.data.tags["fishernet.machine"])["hostname"]
     floors = Store(sweep[0]).history(parent, "pca/test_mse")
-    assert [d for d, _ in floors] == [2, 3]
-    assert floors[0][1] == pytest.approx(0.05207866, rel=1e-5)  # PCA of scikit-learn's digits with two components
+    assert [d for d, _ in floors] == [0, 2, 3]  # 0: the mean image
+    assert floors[1][1] == pytest.approx(0.05207866, rel=1e-5)  # PCA of scikit-learn's digits with two components
 
 
 def test_the_artifacts_of_a_run_reopen_it(sweep):
