@@ -15,7 +15,8 @@ class Progress:
     7/24 runs  312/1440 epochs  41.3 epochs/s  best test MSE FisherNet 0.0123, VAE 0.0145  0:27 left
     """
 
-    def __init__(self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO = sys.stderr) -> None:
+    def __init__(self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO | None = None) -> None:
+        stream = stream or sys.stderr  # asked for now: one that was closed has been replaced since the import
         self.n_runs, self.n_epochs, self.held_out, self.stream = n_runs, n_epochs, held_out, stream
         self.runs_done = self.epochs_done = self.failed = self.stopped_early = 0
         self.best: dict[str, float] = {}
