@@ -138,15 +138,15 @@ class Comparison:
     interval is contrary; all that is not claimed where it is None. NumPy's numbers become Python's.
     """
 
-    name: str  # "FisherNet − VAE, d = 5"
+    name: str  # such as "A − B, d = 5"
     claimed: Region
     values: tuple[float, ...]
     of: tuple[float, ...] = ()
     denied: Region | None = None
     lacking: tuple[Cell, ...] = ()  # cells to train, where too few seeds have them all
     unscored: tuple[str, ...] = ()  # metrics that too few of the runs have
-    unequal: tuple[str, ...] = ()  # "FisherNet 25", "CVAE 12", where the epochs differ
-    failed: tuple[str, ...] = ()  # "CVAE d = 10 seed 4 (failed: the loss is not finite)": runs that would belong here
+    unequal: tuple[str, ...] = ()  # "A 25", "B 12", where the epochs differ
+    failed: tuple[str, ...] = ()  # "A d = 10 seed 4 (failed: the loss is not finite)": runs that would belong here
     apart: tuple[tuple[str, str], ...] = ()  # as Scope.apart
     short: tuple[tuple[str, int, int], ...] = ()  # variant, the epochs it was trained for, the epochs it would need
 

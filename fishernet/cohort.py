@@ -57,7 +57,7 @@ class Cohort:
 
     def streams(self, name: str, epoch: int) -> list[torch.Generator]:
         """One generator per member, seeded by (seed, name, epoch) alone: no state to keep, none shared with a neighbour."""
-        return [torch.Generator(self.device).manual_seed(_stream_seed(c.seed, name, epoch)) for c in self.configs]
+        return [torch.Generator(self.device).manual_seed(stream_seed(c.seed, name, epoch)) for c in self.configs]
 
     def draw_orders(self, epoch: int, n: int) -> Tensor:
         """Each member's order of the training images in this epoch, (n_members, n)."""
@@ -242,6 +242,7 @@ def load_model(
     return model.to(device).eval()
 
 
-def _stream_seed(seed: int, name: str, epoch: int) -> int:
-    digest = hashlib.sha256(f"{seed}/{name}/{epoch}".encode()).digest()
+def stream_seed(*names: object) -> int:
+    """The seed of a stream of random numbers, such as (seed, "noise", epoch): by its names alone."""
+    digest = hashlib.sha256("/".join(map(str, names)).encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1  # 63 bits, of which a CPU's generator takes 32

@@ -10,7 +10,7 @@ import importlib.metadata
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
-from typing import Any
+from typing import Any, ClassVar
 
 from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
@@ -33,6 +33,8 @@ ENTRY_POINT = "fishernet.families"
 @dataclass(frozen=True)
 class LikelihoodConfig(TrialConfig):
     """Of models whose decoder's output enters one of ``fishernet.likelihoods``."""
+
+    code_may_be_features: ClassVar[bool] = False  # the encoder needs no layer of its own for the code
 
     likelihood: str = field(
         "bernoulli",
@@ -128,7 +130,7 @@ class LikelihoodConfig(TrialConfig):
                 f"likelihood {self.likelihood} has its mean between 0 and 1, so decoder_output must be sigmoid; "
                 f"got {self.decoder_output}"
             )
-        if not NETWORKS[self.network].heads and not isinstance(self, AEConfig):
+        if not (NETWORKS[self.network].heads or self.code_may_be_features):
             raise ValueError(
                 f"network {self.network}: its code is its features, without layers that a {self.label} needs for its "
                 "posterior; the AE has it"
@@ -177,6 +179,8 @@ class CodeConfig(LikelihoodConfig):
 @dataclass(frozen=True)
 class AEConfig(CodeConfig):
     """The unit Gaussian is the squared error."""
+
+    code_may_be_features: ClassVar[bool] = True
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian")
     output_order: str = field(

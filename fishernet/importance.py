@@ -6,7 +6,6 @@ Its mean is a lower bound of ln p(x) that rises with K, so the NLL is an upper b
 density of the draw itself, not the KL divergence in closed form, and no other term of the loss.
 """
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from fishernet.cohort import stream_seed
 from fishernet.evaluation import evaluating
 from fishernet.models.base import Autoencoder
 from fishernet.training import ResidentImages
@@ -103,5 +103,4 @@ def _log_weights(model: Autoencoder, images: ResidentImages, block: range, n_dra
 
 def _stream(seed: int, image: int, part: int) -> torch.Generator:
     """On the CPU, so that every device sees the same numbers."""
-    digest = hashlib.sha256(f"{seed}/likelihood/{image}/{part}".encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return torch.Generator().manual_seed(stream_seed(seed, "likelihood", image, part))

@@ -177,7 +177,8 @@ class Step:
         return self.loss.clone()
 
     def _train(self, index: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        x, losses = self.images.take(index, noise.get(THRESHOLDS)), {}
+        x = self.cohort.model.seen(self.images.take(index, noise.get(THRESHOLDS)), noise)
+        losses = {}
         for player, loss in self.cohort.model.updates(x, noise):
             optimiser = self.cohort.optimisers[player]
             optimiser.zero_grad()

@@ -6,7 +6,6 @@ has a perfectly flat one.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
@@ -24,6 +23,7 @@ from torch import Tensor
 from analysis.scores.clusters import MOST_CLASSES
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep
+from fishernet.cohort import stream_seed
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import batch_of
@@ -74,8 +74,7 @@ def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
     x = images.float() / 255
     if level == 0:
         return x
-    digest = hashlib.sha256(f"{seed}/{kind}/{level:g}".encode()).digest()
-    generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "little"))
+    generator = torch.Generator().manual_seed(stream_seed(seed, kind, f"{level:g}"))
     if kind == "gaussian":
         return x + math.sqrt(level) * torch.randn(x.shape, generator=generator)
     n, _, height, width = x.shape

@@ -43,7 +43,7 @@ class Discretised(Likelihood):
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         log_weights, loc, scale = self.split(a)
         value = (x * (LEVELS - 1)).round()[:, :, None]
-        between = _logistic_between if self.logistic else _normal_between
+        between = logistic_between if self.logistic else _normal_between
         below = F.logsigmoid if self.logistic else _log_ndtr
         low, high = (value / LEVELS - loc) / scale, ((value + 1) / LEVELS - loc) / scale
         mass = torch.where(value == 0, below(high), between(low, high))
@@ -67,7 +67,7 @@ class Discretised(Likelihood):
         return value.gather(2, chosen[:, :, None])[:, :, 0]
 
 
-def _logistic_between(low: Tensor, high: Tensor) -> Tensor:
+def logistic_between(low: Tensor, high: Tensor) -> Tensor:
     """ln(sigmoid(high) - sigmoid(low)) = ln of sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation."""
     return F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
 

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fishernet.likelihoods.base import Likelihood
+from fishernet.likelihoods.discretised import logistic_between
 
 N_VALUES = 256
 LEAST_MEAN = 1 / 512  # means lie within [1/512, 1 - 1/512]
@@ -35,10 +36,8 @@ class Logistic(Likelihood):
         mean, inverse = self.mean(a), torch.exp(-self.log_scale(a))
         value = (x * (N_VALUES - 1)).round()
         low, high = (value / N_VALUES - mean) * inverse, ((value + 1) / N_VALUES - mean) * inverse
-        # sigmoid(high) - sigmoid(low) = sigmoid(high) sigmoid(-low) (1 - exp(low - high)), without cancellation
-        inner = F.logsigmoid(high) + F.logsigmoid(-low) + torch.log(-torch.expm1(low - high))
         edges = torch.where(value == 0, F.logsigmoid(high), F.logsigmoid(-low))
-        return torch.where((value == 0) | (value == N_VALUES - 1), edges, inner).sum(2)
+        return torch.where((value == 0) | (value == N_VALUES - 1), edges, logistic_between(low, high)).sum(2)
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         uniform = torch.rand(self.mean(a).shape, generator=generator, device=a.device, dtype=a.dtype)

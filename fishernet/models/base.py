@@ -213,10 +213,11 @@ class Autoencoder(nn.Module, ABC):
     def updates(self, x: Tensor, noise: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         """One optimiser step of every player on a batch: (player, its loss, (n_members, n)), one after the other.
 
+        ``x`` is what the loss is of (``seen``).
+
         After each yield the training loop takes that player's step and comes back. The player "" owns the parameters that
         ``player_of`` gives to no other; its loss is the run's.
         """
-        x = self.seen(x, noise)
         outcome = self(x, noise)
         yield "", outcome.loss
         self.likelihood.observe(x, outcome.output.detach())

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -10,9 +9,8 @@ from torch import Tensor, nn
 
 from fishernet.models.vae import VAE
 from fishernet.networks import NETWORKS
+from fishernet.networks.normalisation import BatchNorm
 from fishernet.networks.stacked import Stacked, StackedLayer, each_member
-
-NORM_EPSILON, NORM_MOMENTUM = 1e-5, 0.1  # torch's own
 
 
 class MaskedConv(Stacked):
@@ -57,33 +55,6 @@ class PixelwiseLinear(StackedLayer):
         return F.conv2d(x, weight, bias)
 
 
-class Norm(Stacked):
-    """Batch normalisation of each member's channels (Ioffe and Szegedy 2015); in evaluation by running statistics."""
-
-    running_mean: Tensor
-    running_variance: Tensor
-
-    def __init__(self, n_members: int, n_channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_members, n_channels))
-        self.bias = nn.Parameter(torch.zeros(n_members, n_channels))
-        self.register_buffer("running_mean", torch.zeros(n_members, n_channels))
-        self.register_buffer("running_variance", torch.ones(n_members, n_channels))
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Nothing of it is drawn."""
-
-    def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
-        return tensor[i]
-
-    def forward(self, x: Tensor, i: int) -> Tensor:
-        """Of member i's images, (n, channels, height, width)."""
-        return F.batch_norm(
-            x, self.running_mean[i], self.running_variance[i], self.weight[i], self.bias[i], self.training,
-            NORM_MOMENTUM, NORM_EPSILON,
-        )  # fmt: skip
-
-
 class PixelNetwork(nn.Module):
     """An image and a map of the latents to the likelihood's numbers of every pixel, each of which sees the pixels before it.
 
@@ -105,7 +76,7 @@ class PixelNetwork(nn.Module):
         first = MaskedConv(n_members, 2 * colours, n_channels, centre=False, n_free=colours * free)
         rest = [MaskedConv(n_members, n_channels, n_channels, centre=True) for _ in range(n_layers - 1)]
         self.layers = nn.ModuleList([first, *rest])
-        self.norms = nn.ModuleList(Norm(n_members, n_channels) for _ in self.layers)
+        self.norms = nn.ModuleList(BatchNorm(n_members, n_channels) for _ in self.layers)
         self.last = PixelwiseLinear(n_members, n_channels, maps * colours)
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
@@ -121,7 +92,7 @@ class PixelNetwork(nn.Module):
 
     def _image(self, i: int, x: Tensor, weights: Sequence[Tensor], last: tuple[Tensor, Tensor]) -> Tensor:
         for layer, norm, weight in zip(self.layers, self.norms, weights, strict=True):
-            x = F.relu(cast("Norm", norm)(layer(x, weight), i))
+            x = F.relu(norm(layer(x, weight), i))
         a: Tensor = self.last(x, *last).flatten(1)
         return a
 

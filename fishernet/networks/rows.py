@@ -9,9 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.networks.activations import ACTIVATIONS
-from fishernet.networks.stacked import Linear, Stacked, StackedLayer, each_member
-
-MOMENTUM, EPSILON = 0.1, 1e-5  # torch's own
+from fishernet.networks.normalisation import BatchNorm
+from fishernet.networks.stacked import Linear, StackedLayer, each_member
 
 
 class Row(NamedTuple):
@@ -81,38 +80,6 @@ class Convolution(StackedLayer):
         return convolve(x, weight, bias, stride=self.row.stride, padding=self.row.padding)
 
 
-class BatchNorm(Stacked):
-    """Batch normalisation with statistics of each member's own; running ones where the model is evaluated.
-
-    In training an image's output depends on the others of its batch: so do derivatives in an image, as those of the Fisher
-    divergence.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, n_members: int, channels: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.ones(n_members, channels))
-        self.bias = nn.Parameter(torch.zeros(n_members, channels))
-        self.register_buffer("running_mean", torch.zeros(n_members, channels))
-        self.register_buffer("running_var", torch.ones(n_members, channels))
-
-    def initialise(self, generators: Sequence[torch.Generator]) -> None:
-        """Nothing is drawn."""
-
-    def member_view(self, i: int, name: str, tensor: Tensor) -> Tensor:
-        return tensor[i]
-
-    def apply_to(self, x: Tensor, i: int) -> Tensor:
-        """Of member i's images."""
-        # A batch of one number a channel has no variance.
-        training = self.training and x.shape[0] * x.shape[2] * x.shape[3] > 1
-        return F.batch_norm(
-            x, self.running_mean[i], self.running_var[i], self.weight[i], self.bias[i], training, MOMENTUM, EPSILON
-        )  # fmt: skip
-
-
 class Stack(nn.Module):
     """Rows one after the other: (n_members, n, channels, height, width) to the same of the last row."""
 
@@ -139,7 +106,7 @@ class Stack(nn.Module):
                 x = F.interpolate(x, scale_factor=row.up, mode="nearest")
             x = layer.apply_to(x, *own)  # type: ignore[operator]  # a Convolution
             if str(k) in self.norms:
-                x = self.norms[str(k)].apply_to(x, i)  # type: ignore[operator]  # a BatchNorm
+                x = self.norms[str(k)](x, i)
             if row.activation:
                 x = ACTIVATIONS[row.activation].overwrite(x)
             if row.pool > 1:

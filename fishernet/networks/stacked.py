@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, Self
+from typing import Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -87,8 +87,11 @@ class StackedLayer(Stacked):
 
 
 def each_member(layers: Iterable[nn.Module]) -> Iterator[tuple[tuple[Tensor, Tensor], ...]]:
-    """Member by member, weight and bias of every layer. Indexed one by one, each would have a gradient the size of all."""
-    parameters = [(layer.get_parameter("weight").unbind(), layer.get_parameter("bias").unbind()) for layer in layers]
+    """Member by member, weight and bias of every layer. Indexed one by one, each would have a gradient the size of all.
+
+    By attribute: ``torch.func.functional_call`` puts a tensor in a parameter's place.
+    """
+    parameters = [(cast("Tensor", layer.weight).unbind(), cast("Tensor", layer.bias).unbind()) for layer in layers]
     return zip(*(zip(*both, strict=True) for both in parameters), strict=True)
 
 

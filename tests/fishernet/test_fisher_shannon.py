@@ -420,9 +420,9 @@ def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel():
 
 
 def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():
-    from fishernet.models.pixel_vae import Norm
+    from fishernet.networks.normalisation import BatchNorm
 
-    ours, theirs = Norm(2, 3), torch.nn.BatchNorm2d(3)
+    ours, theirs = BatchNorm(2, 3), torch.nn.BatchNorm2d(3)
     x = torch.randn(5, 3, 4, 4)
     for _ in range(3):
         assert torch.allclose(ours(x, 1), theirs(x), atol=1e-6)

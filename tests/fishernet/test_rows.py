@@ -10,7 +10,8 @@ from fishernet import contract
 from fishernet.families import trial_config
 from fishernet.models.vae import AE, VAE
 from fishernet.networks import NETWORKS, rows
-from fishernet.networks.rows import ARCHITECTURES, BatchNorm, Row, sizes
+from fishernet.networks.normalisation import BatchNorm
+from fishernet.networks.rows import ARCHITECTURES, Row, sizes
 
 
 def test_sides_are_the_papers():
@@ -103,4 +104,4 @@ def test_images_of_another_size_and_a_model_that_needs_a_jacobian_are_refused():
 
 def test_one_number_a_channel_is_normalised_by_the_running_statistics():
     norm = BatchNorm(1, 2)
-    assert norm.apply_to(torch.ones(1, 2, 1, 1), 0).isfinite().all()
+    assert norm(torch.ones(1, 2, 1, 1), 0).isfinite().all()
