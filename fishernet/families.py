@@ -623,13 +623,17 @@ class Family:
     config: type[TrialConfig]
     model: str  # "package.module:Class"
     posterior: bool = True  # q(z given x) to draw from
+    covariance: bool = True  # that of the posterior has a closed form
     prior: bool = True  # p(z) to draw from
     tangents: bool = False  # a step pushes d tangents through the decoder, which is most of its cost
     padded: bool = True  # members of different latent_dim stack
     cost: float = 1.0  # of a step, without tangents, beside that of a VAE with the same networks
-    sees_image: bool = (
-        False  # in scores the decoder is told the image pixel by pixel; without it, it takes a pass for each
-    )
+    sees_image: bool = False  # in scores the decoder is told the image; without it, it takes a pass for each pixel
+
+    @property
+    def has_ellipses(self) -> bool:
+        """Whether the uncertainty of an image's latents is a covariance that is known."""
+        return self.posterior and self.covariance
 
     def load(self) -> Any:
         """The model's class."""
@@ -646,7 +650,7 @@ BUILT_IN = (
     Family("WAE", WAEConfig, "fishernet.models.wae:WAE", posterior=False, cost=1.4),
     Family("FAE", FAEConfig, "fishernet.models.fisher_shannon:FAE", cost=1.1),
     Family("MAE", MAEConfig, "fishernet.models.fisher_shannon:MAE", cost=2.5),
-    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF", cost=1.8),
+    Family("IAF", IAFConfig, "fishernet.models.iaf:IAF", covariance=False, cost=1.8),
     Family("PixelVAE", PixelVAEConfig, "fishernet.models.pixel_vae:PixelVAE", sees_image=True, cost=10),
 )
 

@@ -430,11 +430,11 @@ def _new_figure(inches: tuple[float, float], **gaps: Any) -> Iterator[Figure]:
 def _runs_of_the_plane(stored: StoredSweep, *, with_posterior: bool) -> pd.DataFrame:
     """The finished runs at d = 2, on request those of models with a posterior alone."""
     runs = stored.runs[stored.runs["latent_dim"] == 2]
-    return runs[runs["model"].map(_has_posterior).astype(bool)] if with_posterior else runs
+    return runs[runs["model"].map(_has_ellipses).astype(bool)] if with_posterior else runs
 
 
-def _has_posterior(model: str) -> bool:
-    return family(model).posterior
+def _has_ellipses(model: str) -> bool:
+    return family(model).has_ellipses
 
 
 def _shown_runs(
@@ -451,7 +451,7 @@ def _shown_runs(
 def _absent(stored: StoredSweep, stem: str, *, with_posterior: bool = False) -> Absent:
     """No run at d = 2 can show it."""
     models = stored.runs.drop_duplicates("variant").set_index("variant")["model"]
-    variants = [str(variant) for variant, model in models.items() if _has_posterior(model) or not with_posterior]
+    variants = [str(variant) for variant, model in models.items() if _has_ellipses(model) or not with_posterior]
     kind = " of a model with a posterior" if with_posterior else ""
     why = (
         f"It is of two-dimensional latent spaces, and no run{kind} at d = 2 has finished in sweep {stored.sweep.name}; "
@@ -462,8 +462,8 @@ def _absent(stored: StoredSweep, stem: str, *, with_posterior: bool = False) -> 
 
 def _planned_with_posterior(stored: StoredSweep) -> list[str]:
     """The lines of the sweep's plan that have a posterior; where none has, the first family that does."""
-    planned = dict.fromkeys(c.variant for c in stored.sweep.configs if _has_posterior(c.model))
-    return list(planned) or [next(model for model in FAMILIES if _has_posterior(model))]
+    planned = dict.fromkeys(c.variant for c in stored.sweep.configs if _has_ellipses(c.model))
+    return list(planned) or [next(model for model in FAMILIES if _has_ellipses(model))]
 
 
 def _unlabelled(stored: StoredSweep, stem: str) -> Absent:

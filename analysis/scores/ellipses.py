@@ -19,11 +19,11 @@ Array = npt.NDArray[Any]
 
 
 def tasks(stored: StoredSweep, *, gpus: int = 0) -> Tasks:
-    """Sizes of the uncertainty ellipses of every two-dimensional run with a posterior, where it lacks them."""
+    """Sizes of the ellipses of every two-dimensional run whose posterior has a known covariance, where it lacks them."""
     made = [
         ScoreTask(run, "ellipses", score_ellipses, partial(lambda run: (stored.model(run),), run))
         for _, run in stored.runs.iterrows()
-        if run["latent_dim"] == 2 and family(run["model"]).posterior and "ellipses" not in run["scores"]
+        if run["latent_dim"] == 2 and family(run["model"]).has_ellipses and "ellipses" not in run["scores"]
     ]
     return Tasks(made, [stored.images.test] if made else [], gpus)
 
