@@ -234,7 +234,7 @@ def plot_latent_means(means: Mapping[str, Array], labels: Array, class_names: Se
     # The legend takes the cell that is left over, and a strip below where none is.
     n_free = n_rows * n_columns - len(means)
     height = n_rows * (INCHES_WIDE / n_columns + 0.15) + (0 if n_free else 0.45)
-    colours = np.array(_class_colours(len(class_names)))
+    colours = np.array(class_colours(len(class_names)))
     with _new_figure((INCHES_WIDE, height)) as figure:
         cells = figure.subplots(n_rows, n_columns, squeeze=False).flat
         for axes, (title, of_variant) in zip(cells, means.items(), strict=False):
@@ -324,7 +324,7 @@ def plot_uncertainty_of_classes(
 
     ``labels`` are places in ``class_names``.
     """
-    colours = _class_colours(len(class_names))
+    colours = class_colours(len(class_names))
     faces, edges = ([to_rgba(colours[label], alpha) for label in labels] for alpha in (0.25, 0.8))
     frames = [_middle_and_span(_ellipse_extent(p.means, p.covariances, 2)) for p in posteriors.values()]
     span = max(span for _, span in frames)
@@ -406,7 +406,7 @@ def _dot(colour: str, name: str) -> Any:
     return Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=name)
 
 
-def _class_colours(n: int) -> Sequence[str]:
+def class_colours(n: int) -> Sequence[str]:
     """A colour per class: the ten above, or of a rainbow where classes are more than anyone tells apart by colour."""
     if n <= len(CLASS_COLOURS):
         return CLASS_COLOURS[:n]
