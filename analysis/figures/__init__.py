@@ -36,6 +36,8 @@ DENSITIES = {
     "mkde": "Matérn kernel density estimation",
     "mixture": "a Gaussian mixture",
     "kde": "Gaussian kernel density estimation",
+    "svgd": "the prior by Stein's method (SVGD)",
+    "tempered": "N(0, 1) made as narrow as SVGD would",
 }
 
 
@@ -222,6 +224,26 @@ FIGURES = {
         ),
         published=True,
         scores="k-means",
+    ),
+    "t-sne": Figure(
+        "analysis.figures.tsne", "Clusters", "tsne", "Clusters after t-SNE",
+        "Draw the latent means of noisy images after t-SNE to two dimensions, and how well k-means finds the labels there\n"
+        "and in the means themselves, against the variance of the noise. Computed from the stored weights, once per run, a\n"
+        "minute each, and kept with it in MLflow.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the curves and panels; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        scores="t-sne-clusters",
+        usual=False,
     ),
 }  # fmt: skip
 
