@@ -1,5 +1,6 @@
 """Images of one's own: .npz and .npy files (here) and folders of image files (``folders.py``)."""
 
+import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -33,6 +34,19 @@ class Parts(NamedTuple):
     test_labels: Array | None
     remarks: tuple[str, ...] = ()
     n_train: int = 0
+    fingerprint: str = ""  # where it is known without reading them
+
+
+def fingerprint(parts: Parts) -> str:
+    """The start of a sha256 over shapes and bytes of images and labels."""
+    digest = hashlib.sha256()
+    for array in parts[:4]:
+        if array is None:
+            digest.update(b"none")
+        else:
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def load_path(dataset: str, fit: Fit = WHOLE) -> Parts:
