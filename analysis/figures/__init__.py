@@ -56,7 +56,7 @@ class Figure:
     example: str = ""  # of its flags
     flags: tuple[Flag, ...] = ()
     published: bool = False
-    scores: str = ""  # the row of SCORES that its command computes first
+    scores: tuple[str, ...] = ()  # rows of SCORES that its command computes first
     usual: bool = (
         True  # else a page leaves it out where it cannot be had, unless the sweep's paper has arguments for it
     )
@@ -64,7 +64,7 @@ class Figure:
     @property
     def all_flags(self) -> tuple[Flag, ...]:
         """Its own, and those of its scores."""
-        return (*self.flags, *(SCORES[self.scores].flags if self.scores else ()))
+        return (*self.flags, *(flag for score in self.scores for flag in SCORES[score].flags))
 
 
 FIGURES = {
@@ -102,7 +102,7 @@ FIGURES = {
         "of pixels, components of mixtures with their weights, and how often intervals cover. Computed once per run\n"
         "and kept with it in MLflow.",
         published=True,
-        scores="outputs",
+        scores=("outputs",),
     ),
     "robustness": Figure(
         "analysis.figures.robustness", "Reconstruction", "robustness_curves", "Robustness",
@@ -121,7 +121,7 @@ FIGURES = {
                 },
             ),
         ),
-        scores="corruptions",
+        scores=("corruptions",),
         usual=False,
     ),
     "latent-space": Figure(
@@ -165,11 +165,12 @@ FIGURES = {
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
         "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
-        "epoch, and list active latents and the NLL by importance sampling, which is computed from the stored weights.",
+        "epoch, and list the NLL by importance sampling, active latents, how wide they are and how much they tell, which\n"
+        "is computed from the stored weights.",
         "--draws 1000 --nll-images 0",
         PICTURES,
         published=True,
-        scores="likelihood",
+        scores=("likelihood", "information"),
     ),
     "frechet": Figure(
         "analysis.figures.frechet", "Samples", "frechet", "Fréchet distances",
@@ -178,7 +179,7 @@ FIGURES = {
         "--features classifier",
         (*PICTURES, FEATURES_FLAG),
         published=True,
-        scores="distances",
+        scores=("distances",),
     ),
     "samples": Figure(
         "analysis.figures.samples", "Samples", "samples", "Samples",
@@ -223,7 +224,7 @@ FIGURES = {
             ),
         ),
         published=True,
-        scores="k-means",
+        scores=("k-means",),
     ),
     "t-sne": Figure(
         "analysis.figures.tsne", "Clusters", "tsne", "Clusters after t-SNE",

@@ -32,6 +32,7 @@ SETS = {  # set of images -> a table's row
 }
 NLL_SETS = ("held-out", "training")
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
+INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")
 FEATURES_FLAG = Flag(
     "--features",
@@ -122,6 +123,22 @@ SCORES = {
                 },
             ),
         ),
+    ),
+    "information": Score(
+        "analysis.scores.information",
+        "runs of models with a posterior, where a paper asks for it",
+        (
+            Flag(
+                "--information-images",
+                {
+                    "type": partial(count, least=0),
+                    "metavar": "N",
+                    "help": "how many held-out images the information about them is of, the first, and ln N its highest lower "
+                    f"bound; 0 is all; default: {INFORMATION_IMAGES}",
+                },
+            ),
+        ),
+        usual=False,
     ),
     "distances": Score(
         "analysis.scores.images",
