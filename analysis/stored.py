@@ -29,7 +29,7 @@ from fishernet.services import mlflow_store
 from fishernet.services.schema import PAPER
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float32]

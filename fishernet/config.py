@@ -71,12 +71,6 @@ def field(
     return dataclasses.field(default=default, metadata=metadata)
 
 
-def with_default(owner: type["TrialConfig"], name: str, default: Any, **changes: Any) -> Any:
-    """The field of another config with another default, and what else is said to change of its metadata."""
-    metadata = {**owner.__dataclass_fields__[name].metadata, **changes}
-    return dataclasses.field(default=default, metadata=metadata)
-
-
 @dataclass(frozen=True)
 class TrialConfig:
     """What every run has, whatever its model; a family's own fields stand in a subclass (``fishernet.families``).
@@ -350,6 +344,12 @@ class TrialConfig:
         """What the members of one cohort have in common: latent_dim, seed and the numbers that may differ set to one value."""
         alike: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["per_member"]}
         return dataclasses.replace(self, latent_dim=1, seed=0, **alike)
+
+
+def with_default(owner: type[TrialConfig], name: str, default: Any, **changes: Any) -> Any:
+    """The field of another config with another default, and what else is said to change of its metadata."""
+    metadata = {**owner.__dataclass_fields__[name].metadata, **changes}
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 @functools.cache

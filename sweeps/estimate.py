@@ -7,9 +7,9 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.splitting import is_out_of_memory
-from fishernet.training import ResidentImages, Step, keep_freed_memory, set_arithmetic, train_epoch
+from fishernet.training import Step, keep_freed_memory, set_arithmetic, train_epoch
 from sweeps.planning import Devices
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 4

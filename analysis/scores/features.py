@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from analysis.errors import AnalysisError
 from analysis.scores.distances import RealFeatures
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 from fishernet.training import keep_freed_memory
 
 Features = npt.NDArray[np.float32]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import AnalysisError
-from analysis.scores.densities import Array, Array64, Density
+from analysis.scores.density import Array, Array64, Density, Settings
 
 # Cells along each axis by latent_dim: as fine as some minutes on one core allow.
 CELLS = {1: 256, 2: 96, 3: 32, 4: 14, 5: 8}
@@ -94,7 +94,7 @@ def _infer(nifty: Any, counts: npt.NDArray[np.float64], padding: float) -> Array
 class GridDensity(Density):
     """A density that is constant within each cell of a grid, 0 outside it."""
 
-    def __init__(self, weights: Array64, edges: list[Array64], settings: dict[str, Any]) -> None:
+    def __init__(self, weights: Array64, edges: list[Array64], settings: Settings) -> None:
         self.edges, self.settings = edges, settings
         self.shares = weights / weights.sum()  # the probability of each cell
         self._volume = float(np.prod([e[1] - e[0] for e in edges]))

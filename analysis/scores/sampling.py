@@ -10,7 +10,6 @@ import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +18,13 @@ import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import densities
+from analysis.scores.density import Array, Settings
 from analysis.stored import DAMAGED, StoredSweep
 from fishernet.models.base import Autoencoder
 from fishernet.priors import ImproperPriorError, StandardNormal
 from fishernet.services import mlflow_store
 from fishernet.trained import posterior_means
 
-Array = npt.NDArray[np.float32]
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with
 FOLDER = "latent_samples"
 
@@ -114,7 +113,7 @@ def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) 
     return samples if len(samples) >= n else None
 
 
-def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SAMPLES) -> tuple[Array, dict[str, Any]]:
+def fit_and_draw(density: str, means: npt.ArrayLike, seed: int, n: int = N_SAMPLES) -> tuple[Array, Settings]:
     """N_SAMPLES independent draws, or n where that is more, from the density fitted to latent means (n, d), and what it was
     fitted with.
 
@@ -125,7 +124,7 @@ def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SA
     return fitted.sample(max(n, N_SAMPLES), np.random.default_rng(seed)), fitted.settings
 
 
-def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: dict[str, Any]) -> None:
+def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: Settings) -> None:
     """Store the samples with the run; raises AnalysisError when MLflow does not take them."""
     with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
         path = Path(folder) / f"{density}.npz"

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
 from fishernet.data.fitting import Fit
+from fishernet.data.loading import load_data
 
 N_TRAIN, N_VALIDATION, N_TEST = 40, 8, 12
 
