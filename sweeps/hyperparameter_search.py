@@ -173,7 +173,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
     settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
     base = {"dataset": dataset_from_flag(given("dataset")), **settings}
     try:
-        epochs = typed_value("epochs", settings["epochs"])
+        epochs = int(typed_value("epochs", settings["epochs"]))
     except ValueError as error:
         raise PlanError(flagged(str(error))) from None
     fixed = _fixed(args.fix or [])

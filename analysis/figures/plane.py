@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -113,11 +113,13 @@ def plot_plane(points: pd.DataFrame) -> Figure:
         for variant, look, line in style.by_variant(means):
             own, x, y = points[points["variant"] == variant], np.exp(line["mean_N"]), np.exp(line["mean_J"])
             axes.scatter(own["N"], own["J"], s=7, color=look["color"], alpha=0.45, linewidths=0, zorder=2)
-            bars: dict[str, Any] = {
-                f"{axis}err": [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
-                for axis, value, sd in (("x", x, line["sd_N"].fillna(0)), ("y", y, line["sd_J"].fillna(0)))
-            }
-            axes.errorbar(x, y, **bars, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5)
+            xerr, yerr = (
+                [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
+                for value, sd in ((x, line["sd_N"].fillna(0)), (y, line["sd_J"].fillna(0)))
+            )
+            axes.errorbar(
+                x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5
+            )
             model = str(line["model"].iloc[0])
             keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
             for end in {0, len(line) - 1} if several else ():
@@ -224,7 +226,7 @@ def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     An NLL falls with the draws, and means over other images are other means.
     """
-    made: dict[Any, dict[str, tuple[int, int]]] = {
+    made: dict[object, dict[str, tuple[int, int]]] = {
         i: {name: (about["draws"], about["images"]) for name, about in scores.get("likelihood", {}).items()}
         for i, scores in (runs["scores"].items() if "scores" in runs else ())
     }

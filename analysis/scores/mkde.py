@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
@@ -70,7 +70,7 @@ def fit_mkde(means: Array64, seed: int) -> Density:
     return GridDensity(density, edges, settings)
 
 
-def _infer(nifty: Any, counts: npt.NDArray[np.float64], padding: float) -> Array64:
+def _infer(nifty: ModuleType, counts: npt.NDArray[np.float64], padding: float) -> Array64:
     """The posterior mean of exp(s) in each cell."""
     domain = nifty.DomainTuple.make([nifty.RGSpace(n) for n in counts.shape])
     rate, _ = nifty.density_estimator(domain, pad=padding)

@@ -14,7 +14,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -42,7 +41,7 @@ from analysis.verdicts import (
     difference,
 )
 from analysis.wording import listed
-from fishernet.config import TrialConfig
+from fishernet.config import Fields, TrialConfig
 from fishernet.families import trial_config
 
 EPOCHS = 100  # section 4
@@ -51,7 +50,7 @@ D = int(PAPER.preset["latent_dims"])
 NETWORKS = (PAPER.preset["network"], "dense")
 POOR = 0.1  # a clean error of a tenth more than the VAE's is poor
 EQUAL = 0.05  # clean errors that differ by less are equal
-FIELDS: dict[str, dict[str, Any]] = {  # of the lines that are compared, beside the preset's
+FIELDS: dict[str, Fields] = {  # of the lines that are compared, beside the preset's
     "fisher": {"model": "FisherAE"},
     "exponential": {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"},
     "unstable": {"model": "FisherAE", "stability_weight": 0},
@@ -191,7 +190,7 @@ def fq1_what_makes_it_robust(evidence: Evidence) -> Finding:
     return Finding(list(parts.values()), verdict)
 
 
-def straightness(levels: Sequence[float], columns: Sequence[pd.Series[float]]) -> pd.Series[Any]:
+def straightness(levels: Sequence[float], columns: Sequence[pd.Series[float]]) -> pd.Series[float]:
     """R squared of a straight line through each row's values at the levels; NaN of a row that does not change."""
     x = np.array(levels) - np.mean(levels)
     values = pd.concat(columns, axis=1)
