@@ -3,12 +3,11 @@
 import argparse
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from analysis.papers import PAPERS
+from analysis.papers import PAPERS, Arguments
 from fishernet.flags import Parser
 from fishernet.plan import parse_numbers
 from fishernet.services.mlflow_store import DEFAULT_STORAGE
@@ -19,7 +18,7 @@ class Flag:
     """A flag; ``options`` are ``add_argument``'s. It is the keyword argument of its name in what the row names."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Arguments
 
     @property
     def keyword(self) -> str:
@@ -108,6 +107,6 @@ def parser(prog: str, description: str, example: str, flags: Iterable[Flag], fol
     return made
 
 
-def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, Any]:
+def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, object]:
     """The keyword arguments that these flags were given."""
     return {flag.keyword: value for flag in flags if (value := getattr(options, flag.keyword)) is not None}

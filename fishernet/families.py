@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
-from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
+from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
 from fishernet.networks import NETWORKS
 
@@ -324,7 +324,7 @@ class DiagonalConfig(NoisyInputConfig):
             )
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name == "stability" and float(values["stability_weight"]) == 0:
             return False
         return super().matters(name, values)
@@ -520,7 +520,7 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name.startswith("discriminator_") and values["penalty"] == "mmd":
             return False
         return super().matters(name, values)
@@ -752,7 +752,7 @@ def _from_class(path: str) -> Family:
     return row
 
 
-def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialConfig:
+def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     """The config of the family that ``model`` names, from field names and values, text included.
 
     Fields that only other families have are left out: plans and runs of earlier versions hold them. Raises KeyError on
@@ -767,7 +767,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, Field[Any]]:
+def all_fields() -> dict[str, Field[Value]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():
@@ -781,11 +781,11 @@ def models_with(name: str) -> list[str]:
     return [model for model, row in FAMILIES.items() if name in row.config.__dataclass_fields__]
 
 
-def typed_value(name: str, value: Any) -> Any:
+def typed_value(name: str, value: object) -> Value:
     """The value in the type of field ``name``; raises ValueError that names the field, as a config does."""
     return typed(all_fields()[name], value)
 
 
-def matters(name: str, values: Mapping[str, Any]) -> bool:
+def matters(name: str, values: Values) -> bool:
     """Whether a field changes what a config with these values computes."""
     return family(values["model"]).config.matters(name, values)

@@ -16,8 +16,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
+import fishernet
 from analysis.parts import Failures
-from fishernet import commands, data, interrupts
+from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
@@ -42,7 +43,7 @@ from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import Job, Jobs
 
 # For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
@@ -230,7 +231,7 @@ class Driver(ABC, Generic[P]):
 
     def images_of(self, plan: P) -> ImageData:
         """The images that the plan asks for; raises DataError, and PlanError where one of its networks does not take them."""
-        images = data.images_of(plan.example, self.args.data_dir)
+        images = fishernet.load_data(data_dir=self.args.data_dir, **plan.example.data)
         check_networks(plan.networks, images.image_shape)
         return images
 

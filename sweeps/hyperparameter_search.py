@@ -17,7 +17,8 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
-from fishernet import commands, data
+import fishernet
+from fishernet import commands
 from fishernet.config import TrialConfig
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
@@ -47,7 +48,7 @@ from sweeps.space import (
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.studies import Study, StudySearcher
 
 DEFAULTS: dict[str, Any] = {
@@ -172,7 +173,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
     settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
     base = {"dataset": dataset_from_flag(given("dataset")), **settings}
     try:
-        epochs = typed_value("epochs", settings["epochs"])
+        epochs = int(typed_value("epochs", settings["epochs"]))
     except ValueError as error:
         raise PlanError(flagged(str(error))) from None
     fixed = _fixed(args.fix or [])
@@ -286,7 +287,7 @@ class HyperparameterSearch(Driver[SearchPlan]):
         if usual:
             return plan
         check_dataset(plan.example.dataset)
-        n_images = len(data.load_data(plan.example.dataset, self.args.data_dir).train)
+        n_images = len(fishernet.load_data(plan.example.dataset, self.args.data_dir).train)
         return plan_from_flags(self.args, max(1, n_images // 6))
 
     def run(self, asked: SearchPlan | None) -> int:

@@ -28,7 +28,7 @@ from sweeps.planning import Devices, add_plan_flags, import_models, make_cohorts
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import JobList
 
 

@@ -1,6 +1,7 @@
 """Which package may import which: data flows one way."""
 
 import ast
+import graphlib
 import os
 import pkgutil
 import re
@@ -45,6 +46,45 @@ def imports(path: Path) -> set[str]:
         elif isinstance(node, ast.ImportFrom) and node.module:
             names.add(node.module.split(".")[0])
     return names
+
+
+def modules() -> dict[str, Path]:
+    """By dotted name; links, which are commands, left out."""
+    paths = [p for package in FORBIDDEN for p in sorted((ROOT / package).rglob("*.py")) if not p.is_symlink()]
+    return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+
+
+def test_no_modules_import_each_other():
+    """Also through others, for types alone, or within functions: what is read first would have no place to begin."""
+    known, graph = modules(), {}
+    for name, path in known.items():
+        found = set()
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                found |= {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module:
+                whole = [f"{node.module}.{alias.name}" for alias in node.names]
+                found |= {name if name in known else node.module for name in whole}
+        graph[name] = found & known.keys() - {name}
+    assert sum(map(len, graph.values())) > 3 * len(known)
+    graphlib.TopologicalSorter(graph).prepare()  # raises CycleError, which names the modules
+
+
+def quoted(annotation: ast.expr) -> bool:
+    literal = {n for n in ast.walk(annotation) if isinstance(n, ast.Subscript) and "Literal" in ast.unparse(n.value)}
+    within = {inner for n in literal for inner in ast.walk(n)}
+    return any(
+        isinstance(n, ast.Constant) and isinstance(n.value, str) for n in ast.walk(annotation) if n not in within
+    )
+
+
+def test_no_annotation_is_quoted():
+    """A quoted type is one that is not known where it stands: it has another place, or the module postpones them all."""
+    assert quoted(ast.parse('list["Later"]', mode="eval").body)
+    for path in modules().values():
+        for node in ast.walk(ast.parse(path.read_text())):
+            of = node.returns if isinstance(node, ast.FunctionDef) else getattr(node, "annotation", None)
+            assert of is None or not quoted(of), f"{path}:{node.lineno}"
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)

@@ -5,11 +5,11 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
 from analysis.flags import PICTURES, Flag, dims
@@ -243,17 +243,17 @@ FIGURES = {
                 },
             ),
         ),
-        scores="t-sne-clusters",
+        scores=("t-sne-clusters",),
         usual=False,
     ),
 }  # fmt: skip
 
 
-def parts(stored: StoredSweep, name: str, **given: Any) -> Iterable[Part | Exhibit]:
+def parts(stored: StoredSweep, name: str, **given: object) -> Iterable[Part | Exhibit]:
     """What that figure shows of a sweep; ``given``: arguments that go before those of the sweep's paper."""
     row = FIGURES[name]
-    arguments: dict[str, Any] = {**papers.arguments(stored.paper, name), **given}
+    arguments: dict[str, object] = {**papers.arguments(stored.paper, name), **given}
     if row.published:
         arguments["published"] = stored.published
-    made: Iterable[Part | Exhibit] = importlib.import_module(row.module).parts(stored, **arguments)
+    made: Iterable[Part | Exhibit] = pkgutil.resolve_name(f"{row.module}:parts")(stored, **arguments)
     return made

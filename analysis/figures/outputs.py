@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -16,10 +16,11 @@ from matplotlib.lines import Line2D
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.figures.samples import GAP, LABEL, LETTER, LINE, SPACE, Sheet, mosaic
-from analysis.frame import CURVE, AnalysisError, spread
+from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
+from fishernet.families import LikelihoodConfig
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 
@@ -137,7 +138,7 @@ def distribution_table(runs: pd.DataFrame) -> Table:
     )
 
 
-def _means(runs: pd.DataFrame, scores: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def _means(runs: pd.DataFrame, scores: Mapping[str, object]) -> dict[str, pd.DataFrame]:
     """Of each score that some run has, its mean and spread over seeds."""
     columns = {score: runs[f"outputs/{score}"] for score in scores if f"outputs/{score}" in runs}
     return {
@@ -312,7 +313,7 @@ def calibration(runs: pd.DataFrame) -> Exhibit:
 Look = tuple[str, str, int]  # likelihood, scale and components of a line
 
 
-def _look(config: Any) -> Look:
+def _look(config: LikelihoodConfig) -> Look:
     return config.likelihood, config.scale, config.components
 
 
@@ -339,25 +340,25 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
     return figure
 
 
-def _runs(stored: StoredSweep, wanted: Any) -> list[pd.Series[Any]]:
+def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool]) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 
 
-def _spreads(config: Any) -> bool:
+def _spreads(config: LikelihoodConfig) -> bool:
     """Whether a mixture, or one component whose spread is not the same everywhere."""
     return bool(config.components > 1 or config.scale != "identity" or config.likelihood in ("student-t", "matrix-t"))
 
 
 @torch.no_grad()
-def _distribution(stored: StoredSweep, run: pd.Series[Any], images: torch.Tensor) -> Emitted:
+def _distribution(stored: StoredSweep, run: RunRow, images: torch.Tensor) -> Emitted:
     """p(x given the posterior mean) of images."""
     model = stored.model(run)
     x = images.flatten(1).float().div(255)[None]
     return model.likelihood.distribution(model.decode(model.posterior_mean(x)))
 
 
-def _data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+def _data(run: RunRow, n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)

@@ -5,11 +5,11 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
 from analysis.flags import Flag, count, dims, levels
@@ -188,11 +188,11 @@ SCORES = {
 }
 
 
-def ensure(stored: StoredSweep, name: str, **given: Any) -> list[str]:
+def ensure(stored: StoredSweep, name: str, **given: object) -> list[str]:
     """Compute that score where the runs lack it; a sentence on each run that failed. Raises AnalysisError.
 
     ``given``: arguments of the score's ``tasks``; else they are those of the sweep's paper, or the defaults.
     """
-    score = importlib.import_module(SCORES[name].module)
-    lacking = score.tasks(stored, **{**papers.arguments(stored.paper, name), **given})
-    return [*lacking.said, *importlib.import_module("analysis.scores.tasks").run_tasks(stored, lacking)]
+    tasks, run_tasks = map(pkgutil.resolve_name, (f"{SCORES[name].module}:tasks", "analysis.scores.tasks:run_tasks"))
+    lacking = tasks(stored, **{**papers.arguments(stored.paper, name), **given})
+    return [*lacking.said, *run_tasks(stored, lacking)]

@@ -1,24 +1,12 @@
-"""Images to train on: which data sets there are by name, and how names, arrays and folders become ``ImageData``.
+"""Images to train on: which data sets there are by name. Nothing here imports torch.
 
-Importing this takes no time: what reads images (torch, NumPy, Pillow) is imported with what ``DOORS`` names.
+``loading`` makes ``images.ImageData`` of a name, an array file or a folder.
 """
 
 import difflib
-import importlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fishernet.data.images import ImageData as ImageData
-    from fishernet.data.loading import images_of as images_of
-    from fishernet.data.loading import load_data as load_data
-
-DOORS = {
-    "ImageData": "fishernet.data.images",
-    "images_of": "fishernet.data.loading",
-    "load_data": "fishernet.data.loading",
-}
 DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 
 
@@ -69,10 +57,3 @@ def unknown_dataset(dataset: str) -> DataError:
         f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
         f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
     )
-
-
-def __getattr__(name: str) -> Any:
-    """What reads images, whose modules take torch along."""
-    if name in DOORS:
-        return getattr(importlib.import_module(DOORS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

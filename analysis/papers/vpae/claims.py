@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
-from typing import Any
 
 from analysis.papers.vpae import DIM, SHARED, TABLE_1, Line
 from analysis.verdicts import ABOVE, BELOW, Cell, Claim, Comparison, Evidence, Finding, compare, conclude, difference
+from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
 EPOCHS = 20
 EPOCH_DIMS: tuple[int, ...] = ()  # no claim is about an epoch
-LINES: dict[Line, Any] = {
+LINES: dict[Line, TrialConfig] = {
     line: trial_config({**SHARED, **fields, "latent_dim": DIM}) for line, fields in TABLE_1.items()
 }
 ASKED = tuple(LINES.values())
