@@ -149,6 +149,38 @@ FIGURES = {
             ),
         ),
     ),
+    "explore": Figure(
+        "analysis.explorer", "Latent space", "explorer", "Latent explorer",
+        "Make a page in which one moves through the latent spaces of two lines side by side: a map of the encoded images,\n"
+        "a slider for each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes\n"
+        "explorer.html, which needs no network and no server.",
+        "--latent-dims 2,10",
+        (
+            PICTURES[0],
+            Flag(
+                "--models",
+                {
+                    "nargs": "+",
+                    "default": (),
+                    "metavar": "LINE",
+                    "help": "lines of the sweep; default: two, those whose posteriors have ellipses first",
+                },
+            ),
+            Flag(
+                "--latent-dims",
+                {
+                    "type": dims,
+                    "metavar": "D,D",
+                    "help": "latent dimensions, up to 64; default: the smallest that all these lines have",
+                },
+            ),
+            Flag(
+                "--seed",
+                {"type": int, "metavar": "N", "help": "the seed whose runs are shown; default: the best of each"},
+            ),
+        ),
+        usual=False,
+    ),
     "prior-densities": Figure(
         "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",
         "Draw the density of each latent that runs with a learned prior found, over the histogram of their codes.",
