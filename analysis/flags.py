@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from analysis.papers import PAPERS, Arguments
+from fishernet.commands import typed_as
 from fishernet.flags import Parser
 from fishernet.plan import parse_numbers
 from fishernet.services.mlflow_store import DEFAULT_STORAGE
@@ -92,12 +93,20 @@ PICTURES = (  # of what is drawn from stored models
 )
 
 
-def parser(prog: str, description: str, example: str, flags: Iterable[Flag], folder: str) -> argparse.ArgumentParser:
-    """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once."""
+def parser(
+    name: str, prog: str, description: str, example: str, flags: Iterable[Flag], folder: str, usual: Iterable[Flag] = ()
+) -> Parser:
+    """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once.
+
+    Of ``flags`` the ``usual`` ones alone are shown at first, where some are; the other arguments are the Parser's.
+    """
+    shown = [flag.name for flag in usual]
     made = Parser(
+        name=name,
         prog=prog,
+        usual=["--name", "--tracking-uri", "--out", *shown] if shown else [],
         description=description,
-        epilog=f"example:\n  {example}",
+        epilog=f"example:\n  {typed_as(name, prog)} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     help_of_out = f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}"

@@ -6,7 +6,6 @@ TrialConfig. This module only reads. Types come back through TrialConfig, as MLf
 
 from __future__ import annotations
 
-import difflib
 import math
 import os
 import shlex
@@ -27,6 +26,7 @@ from fishernet.config import TrialConfig
 from fishernet.families import FAMILIES, all_fields
 from fishernet.plan import Json, SweepPlan
 from fishernet.services import mlflow_store, schema
+from fishernet.spelling import did_you_mean
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 RunRow = pd.Series  # a row of ``load_runs``: a run's config, metrics and what became of it, by column
@@ -325,10 +325,9 @@ def _say_if_deleted(client: mlflow_store.MlflowClient, name: str, uri: str, kind
 
 
 def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
     shown = ", ".join(known[:10]) + (f" and {len(known) - 10} more" if len(known) > 10 else "")
-    hint = f" Did you mean {close[0]}?" if close else ""
-    return f"There is no {kind} named {name} in {hide_password(uri)}.{hint} Latest first, there are: {shown}."
+    hint = did_you_mean(name, known) or "."
+    return f"There is no {kind} named {name} in {hide_password(uri)}{hint} Latest first, there are: {shown}."
 
 
 def _last_values(sweep: Sweep, run: mlflow_store.Run, config: TrialConfig) -> dict[str, float]:

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 from fishernet.data import DATASETS
 from fishernet.networks import NETWORKS
+from fishernet.spelling import did_you_mean
 
 DATASET_NAMES = tuple(DATASETS)  # any other name is a path
 LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
@@ -380,5 +381,6 @@ def typed(f: Field[Value], value: object) -> Value:
         noun = {int: "a whole number", float: "a number", str: "a word"}[kind]
         raise ValueError(f"{f.name} ({meaning}) must be {noun}, {must}; got {value!r}") from None
     if not fits or (kind is int and abs(number) > LARGEST_NUMBER):
-        raise ValueError(f"{f.name} ({meaning}) must be {must}; got {value!r}")
+        meant = did_you_mean(value, choices) if isinstance(value, str) else ""
+        raise ValueError(f"{f.name} ({meaning}) must be {must}; got {value!r}{meant}")
     return number

@@ -15,6 +15,7 @@ from typing import Any, ClassVar
 from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
 from fishernet.networks import NETWORKS
+from fishernet.spelling import did_you_mean
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -723,11 +724,17 @@ def family(model: str) -> Family:
         if ":" not in model:
             raise UnknownModel(
                 model,
-                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}",
+                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}"
+                + did_you_mean(model, FAMILIES),
             )
         FAMILIES[model] = _from_class(model)
         all_fields.cache_clear()
     return FAMILIES[model]
+
+
+def spelled(model: str) -> str:
+    """A model's name as its row has it, whatever the case it is written in; any other word as it is."""
+    return next((name for name in FAMILIES if name.casefold() == model.casefold()), model)
 
 
 def is_installed(model: str) -> bool:
@@ -759,7 +766,8 @@ def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     names that are no fields, ValueError on values that are not allowed.
     """
     values = {"model": MODEL_NAMES[0], **(values or {}), **more}
-    config = family(str(values["model"])).config
+    values["model"] = spelled(str(values["model"]))
+    config = family(values["model"]).config
     own = config.__dataclass_fields__
     if unknown := sorted(set(values) - set(own) - set(all_fields())):
         raise KeyError(f"not fields of TrialConfig: {unknown}; the fields are {list(own)}")

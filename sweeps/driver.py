@@ -90,8 +90,7 @@ P = TypeVar("P", bound=Plan)
 class Driver(ABC, Generic[P]):
     """One call of a driver's command. A subclass says what is planned, how it becomes jobs, and what is drawn at the end."""
 
-    kind: ClassVar[str]  # sweep or search: the experiment's tag fishernet.kind
-    installed: ClassVar[str]  # and as an installed command
+    kind: ClassVar[str]  # sweep or search: the experiment's tag fishernet.kind, and the command's name
     plan_class: type[P]
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: ClassVar[Mapping[str, object]] = MappingProxyType({
@@ -450,8 +449,11 @@ class Driver(ABC, Generic[P]):
 
     def program(self) -> list[str]:
         """The command itself as one would type it here."""
-        if Path(sys.argv[0]).name == self.installed and not os.environ.get(COMMAND_VARIABLE):
-            return [str(Path(sys.argv[0]).absolute())]
+        program = Path(sys.argv[0])
+        if program.stem == f"{commands.INSTALLED}-{self.kind}" and not os.environ.get(COMMAND_VARIABLE):
+            return [str(program.absolute())]
+        if program.stem == commands.INSTALLED and not os.environ.get(COMMAND_VARIABLE):
+            return [str(program.absolute()), self.kind]
         return commands.driver(self.kind)
 
 

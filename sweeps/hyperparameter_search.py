@@ -65,10 +65,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     return HyperparameterSearch(_parse(arguments), arguments).main(last=argv is None)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
+def make_parser(argv: Sequence[str] = ()) -> Parser:
+    """Its flags, those of the models from outside that ``argv`` names among them."""
+    usual = {
+        *(
+            "--models",
+            "--latent-dims",
+            "--trials",
+            "--seeds",
+            "--epochs",
+            "--dataset",
+            "--sampler",
+            "--fix",
+            "--gpus",
+            "--name",
+        ),
+        *("--resume", "--storage-path", "--dry-run", "--learning-rate", "--batch-size", "--hidden-width"),
+    }
     parser = Parser(
+        name="search",
         prog="hyperparameter_search.py",
-        description=f"{__doc__} Every trial is a suggested setting, trained with all the seeds and scored by their mean on "
+        usual=usual,
+        description="Find each model's best setting with Optuna. Every trial is a suggested setting, trained with all "
+        "the seeds and scored by their mean on "
         "images held out of training; the test set is not touched.",
         epilog=EXIT_STATUS,
     )
@@ -84,6 +103,11 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         help="seeds of the runs in the plan of the best settings, written at the end (default: as many as --seeds, none of "
         "which the search has seen)",
     )  # fmt: skip
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser(argv)
     args = parser.parse_args(_with_negative_values(argv))
     check_shared_flags(parser, args, "search", lambda: _flags_given(args))
     return args
@@ -268,7 +292,7 @@ def _count(flag: str, value: Any, meaning: str, least: int = 1) -> int:
 class HyperparameterSearch(Driver[SearchPlan]):
     """Optuna's studies, a trial of each a cohort of seeds."""
 
-    kind, installed, plan_class = "search", "fishernet-search", SearchPlan
+    kind, plan_class = "search", SearchPlan
     kept_flags = MappingProxyType({**Driver.kept_flags, "test_seeds": None})
 
     def asked(self) -> SearchPlan:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from fishernet.families import BUILT_IN
-from fishernet.services import ray_cluster
+from fishernet.services import mlflow_deletion, ray_cluster
 
 ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
@@ -26,6 +26,7 @@ ALLOWED = {
     "analysis/scores/tasks.py": {"ray"},
     "analysis/studies.py": {"optuna"},
     "analysis/figures/search.py": {"optuna"},
+    "fishernet/services/mlflow_deletion.py": {"mlflow"},
     "fishernet/services/mlflow_store.py": {"mlflow"},
     "fishernet/services/ray_cluster.py": {"ray"},
     "sweeps/studies.py": {"optuna"},
@@ -125,6 +126,14 @@ def test_ray_is_started_and_its_private_names_are_used_in_one_module():
     assert {path.name: uses(path) for path in others if uses(path)} == {}
 
 
+@pytest.mark.parametrize("name", mlflow_deletion.PRIVATE)
+def test_what_of_mlflow_is_private_and_used_is_there(name):
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    assert callable(getattr(SqlAlchemyStore, name))
+    assert f".{name}(" in (SERVICES / "mlflow_deletion.py").read_text()
+
+
 @pytest.mark.parametrize("name", ray_cluster.PRIVATE)
 def test_what_of_ray_is_private_and_used_is_there(name):
     """In another version it may have gone, and assigning to it would do nothing."""
@@ -208,7 +217,8 @@ USAGE_ERRORS = {
         *SWEEP_ERRORS, "--cohort-size 0", "--latent-dims x", "--plan nowhere.json", "--plan no.json", "--write-plan /no/x",
     ],
     "sweeps.hyperparameter_search": [*SWEEP_ERRORS, "--trials 0", "--sampler foo", "--learning-rate 1..x", "--fix foo=1"],
-    "fishernet.__main__": [
+    "fishernet.__main__": ["swep", "--bogus", "--out x", "sweep --epoch 3", "figures mse", "report --nme x", "list x", "delete"],
+    "fishernet.standalone_command": [
         "", "--bogus", "--plan", "--plan nowhere.json --out x", "--plan no.json --out x", "--plan x --out y --cohort-size -1",
         "--plan x --out y --threads -2", "--plan x --out y --threads a", "--plan x --out y --checkpoint-every 0", "--out x",
     ],

@@ -3,9 +3,10 @@
 ``loading`` makes ``images.ImageData`` of a name, an array file or a folder.
 """
 
-import difflib
 import os
 from dataclasses import dataclass
+
+from fishernet.spelling import did_you_mean
 
 DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 
@@ -52,8 +53,7 @@ def check_dataset(dataset: str) -> None:
 def unknown_dataset(dataset: str) -> DataError:
     """What to raise where a dataset is neither a name nor a path that images can be read from."""
     found = "is another kind of file" if os.path.exists(os.path.expanduser(dataset)) else "does not exist"  # noqa: PTH110, PTH111
-    close = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
     return DataError(
         f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
-        f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
+        f"{dataset} {found}{did_you_mean(dataset, DATASETS) or '.'}"
     )
