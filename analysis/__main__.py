@@ -42,8 +42,7 @@ class Command:
 
 def _figure(name: str, options: argparse.Namespace) -> int:
     row, command = FIGURES[name], importlib.import_module("analysis.command")
-    score_flags = SCORES[row.scores].flags if row.scores else ()
-    scores = {row.scores: given(options, score_flags)} if row.scores else {}
+    scores = {score: given(options, SCORES[score].flags) for score in row.scores}
     place = given(options, (PAPER, *(flag for flag in row.flags if flag in PICTURES)))
     own = given(options, [flag for flag in row.flags if flag not in PICTURES])
     status: int = command.draw(

@@ -1,6 +1,7 @@
 """Flags of the analyses as rows of tables have them, and those that all commands share. Nothing slow is imported."""
 
 import argparse
+import math
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -42,6 +43,18 @@ def count(text: str, least: int = 1) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
         raise argparse.ArgumentTypeError(f"a whole number from {least}; got {text!r}")
     return int(text)
+
+
+def levels(text: str, most: float = math.inf) -> list[float]:
+    """``0.1,0.5`` as numbers from 0 to ``most``, each once, ascending."""
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 <= level <= most and math.isfinite(level) for level in found):
+        bounds = f"from 0 to {most:g}" if math.isfinite(most) else "of at least 0"
+        raise argparse.ArgumentTypeError(f"numbers {bounds} with commas between, as in 0.1,0.5; got {text!r}")
+    return found
 
 
 PLACE = (

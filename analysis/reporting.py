@@ -98,7 +98,7 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     for name, row in FIGURES.items():
         if row.section != "Claims" or stored.paper:
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, row.scores} & set(stored.paper.arguments))
+            wanted = row.usual or (stored.paper and {name, *row.scores} & set(stored.paper.arguments))
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)

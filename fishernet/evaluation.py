@@ -77,7 +77,7 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
 
 
 def _batch(cohort: Cohort, images: ResidentImages) -> int:
-    n_outputs = cohort.model.likelihood.n_outputs
+    n_outputs = len(cohort) * cohort.model.likelihood.n_outputs
     return evaluation_batch(images.pixels.shape[1], cohort.config.batch_size, n_outputs)
 
 

@@ -92,6 +92,13 @@ class LikelihoodConfig(TrialConfig):
         choices=("off", "uniform-noise"),
         search=None,  # other images
     )
+    pixel_range: str = field(
+        "unit",
+        "where the encoder, the likelihood's noise and the Fisher divergence see images: unit, in [0, 1]; symmetric, in [-1, 1]. "
+        "Scores and densities are of images in [0, 1] either way",
+        role="choice",
+        choices=("unit", "symmetric"),
+    )
     noise: str = field(
         "learned",
         "how gaussian-learned finds xi: by gradient as in the paper, or as the closed-form optimum of a running mean",
@@ -151,6 +158,18 @@ class LikelihoodConfig(TrialConfig):
                 f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
                 "dequantisation must be off"
             )
+        if self.pixel_range == "symmetric" and (
+            self.likelihood not in ("gaussian", "gaussian-learned")
+            or self.scale != "identity"
+            or self.components
+            or self.decoder_output != "sigmoid"
+        ):
+            raise ValueError(
+                "pixel_range symmetric is for likelihood gaussian or gaussian-learned with scale identity, components 0 and "
+                f"decoder_output sigmoid, whose image in [-1, 1] is a tanh; got likelihood {self.likelihood}, scale "
+                f"{self.scale}, components {self.components} and decoder_output {self.decoder_output}. Take these, or "
+                "pixel_range unit"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -177,7 +196,22 @@ class CodeConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(CodeConfig):
+class NoisyInputConfig(CodeConfig):
+    """Of models that may be trained to restore images from noisy ones."""
+
+    input_noise: float = field(
+        0.0,
+        "variance of the Gaussian noise that is added in training to what the encoder sees, in squared units of x in [0, 1]; the "
+        "loss compares with the clean image (denoising autoencoders: Vincent et al. 2008)",
+        role="choice",
+        valid=at_least(0),
+        must="at least 0",
+        symbol="input-noise",
+    )
+
+
+@dataclass(frozen=True)
+class AEConfig(NoisyInputConfig):
     """The unit Gaussian is the squared error."""
 
     code_may_be_features: ClassVar[bool] = True
@@ -223,7 +257,7 @@ EXPONENTIAL = {"prior": "exponential"}
 
 
 @dataclass(frozen=True)
-class DiagonalConfig(CodeConfig):
+class DiagonalConfig(NoisyInputConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
     posterior_sd: str = field(

@@ -2,11 +2,12 @@
 
 import ctypes
 import functools
+import itertools
 import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -29,11 +30,20 @@ def keep_freed_memory() -> None:
 
     The numbers name M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3). Nothing happens where the C library has none.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-3, 1 << 30)
-            mallopt(-1, (1 << 31) - 1)
+    if mallopt := _of_c_library("mallopt"):
+        mallopt(-3, 1 << 30)
+        mallopt(-1, (1 << 31) - 1)
+
+
+def give_freed_memory_back() -> None:
+    """Give the system all that ``keep_freed_memory`` has kept: after work that took more than what follows (malloc_trim(3))."""
+    if trim := _of_c_library("malloc_trim"):
+        trim(ctypes.c_size_t(0))
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of the C library, where that is Linux's and has it."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def set_arithmetic(precision: str) -> None:
@@ -179,7 +189,13 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: Step | None = None
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     cohort.model.begin_epoch(epoch)
     order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
-    losses, at_once = [], cohort.images_per_draw()
+    at_once = cohort.images_per_draw()
+    # One array, made before the steps: a small one kept of each would lie in the hole that a large one leaves, which the next
+    # large one then would not fit, and of 784 x 784 covariances the process grew by a GB in 30 steps.
+    losses = torch.empty(
+        math.ceil(len(images) / cohort.config.batch_size), len(cohort), dtype=cohort.dtype, device=cohort.device
+    )
+    done = itertools.count()
     bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
     if bits:
         at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
@@ -190,9 +206,10 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: Step | None = None
             noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
         batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
         # The epoch's last batch may be smaller.
-        losses += [step(index, dict(zip(noise, own, strict=True))) for index, *own in batches]
+        for index, *own in batches:
+            losses[next(done)] = step(index, dict(zip(noise, own, strict=True)))
     cohort.epoch = epoch
-    return torch.stack(losses)
+    return losses
 
 
 @functools.cache

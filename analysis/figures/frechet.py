@@ -14,6 +14,7 @@ from analysis.exhibits import Absent, Exhibit, Table, cells, seeds
 from analysis.frame import CURVE, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
+from analysis.scores.sampling import BY_SVGD, say_spread
 from analysis.stored import StoredSweep
 from fishernet.plan import Json, format_numbers
 
@@ -53,7 +54,7 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
         yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
     held_out = stored.sweep.held_out
-    notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
+    notes = [*say_images(runs, features, held_out), *say_spreads(runs, features), *left_out, *remarks(runs, features)]
     yield Part(
         f"frechet_{features}", FEATURES[features],
         lambda: frechet_table(scores, features, said, notes, held_out),
@@ -133,6 +134,28 @@ def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> lis
     return [
         f"{_numbers(n_real)} {held_out} images are compared with {compared}; the distance's bias depends on these numbers."
     ]
+
+
+def say_spreads(runs: pd.DataFrame, features: str) -> list[str]:
+    """Of samples by SVGD how wide they are beside exact ones: a narrow cloud changes a distance whatever the prior."""
+    found: dict[str, dict[str, list[float | None]]] = {name: {} for name in BY_SVGD}
+    for (variant, d), of_line in runs.groupby(["variant", "latent_dim"], sort=False):
+        for scores in of_line["scores"]:
+            for name in BY_SVGD:
+                if name in (about := scores.get(features, {})):
+                    found[name].setdefault(f"{variant}, d = {d}", []).append(about[name].get("spread"))
+    return [
+        f"Samples ({SETS[name].removeprefix('sample: ')}): "
+        + "; ".join(f"{line}, {say_spread(_mean_or_none(values))}" for line, values in lines.items())
+        + "."
+        for name, lines in found.items()
+        if lines
+    ]
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _numbers(numbers: set[int]) -> str:

@@ -31,7 +31,7 @@ from analysis.figures import DENSITIES
 from analysis.frame import RunRow
 from analysis.parts import Part
 from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points, typical_image
-from analysis.scores.sampling import samples_of, usual_density
+from analysis.scores.sampling import BY_SVGD, can_be_drawn, samples_of, usual_density
 from analysis.stored import SHOE_CLASSES, StoredSweep
 from fishernet.families import FAMILIES, family, trial_config
 from fishernet.trained import decode, posterior_covariances
@@ -202,6 +202,12 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
     if not (runs := _shown_runs(stored, models)[:MOST_PANELS]):
         return _absent(stored, stem)
     density, remark = (density, "") if density else usual_density(stored, runs)
+    if density in BY_SVGD and not (runs := [run for run in runs if can_be_drawn(density, run)]):
+        return Absent(
+            stem,
+            TITLES[stem],
+            f"Samples {density} are of no run at d = 2: svgd of learned priors, tempered of N(0, 1).",
+        )
     latents = {}
     drawn, improper = samples_of(stored, runs, density)
     if not drawn:
@@ -210,7 +216,7 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
         means = stored.latents(run)[0]
         n = min(len(means), len(samples))  # as many of each: equal ink is equal density
         latents[_title(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
-    fitted = "" if density == "prior" else " fitted to the means of the training images"
+    fitted = "" if density in ("prior", *BY_SVGD) else " fitted to the means of the training images"
     caption = (
         f"Left: posterior means of {n} {stored.sweep.held_out} images. Right: as many samples of {DENSITIES[density]}{fitted}"
         f". Both in one scale: {_say(runs)}. {' '.join([remark, *improper])}"
@@ -241,7 +247,7 @@ def plot_latent_means(means: Mapping[str, Array], labels: Labels, class_names: S
     # The legend takes the cell that is left over, and a strip below where none is.
     n_free = n_rows * n_columns - len(means)
     height = n_rows * (INCHES_WIDE / n_columns + 0.15) + (0 if n_free else 0.45)
-    colours = np.array(_class_colours(len(class_names)))
+    colours = np.array(class_colours(len(class_names)))
     with _new_figure((INCHES_WIDE, height)) as figure:
         cells = figure.subplots(n_rows, n_columns, squeeze=False).flat
         for axes, (title, of_variant) in zip(cells, means.items(), strict=False):
@@ -330,7 +336,7 @@ def plot_uncertainty_of_classes(
 
     ``labels`` are places in ``class_names``.
     """
-    colours = _class_colours(len(class_names))
+    colours = class_colours(len(class_names))
     faces, edges = ([to_rgba(colours[label], alpha) for label in labels] for alpha in (0.25, 0.8))
     frames = [_middle_and_span(_ellipse_extent(p.means, p.covariances, 2)) for p in posteriors.values()]
     span = max(span for _, span in frames)
@@ -412,7 +418,7 @@ def _dot(colour: str, name: str) -> Line2D:
     return Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=name)
 
 
-def _class_colours(n: int) -> Sequence[str]:
+def class_colours(n: int) -> Sequence[str]:
     """A colour per class: the ten above, or of a rainbow where classes are more than anyone tells apart by colour."""
     if n <= len(CLASS_COLOURS):
         return CLASS_COLOURS[:n]

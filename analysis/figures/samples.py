@@ -22,7 +22,16 @@ from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
 from analysis.frame import RunRow
 from analysis.parts import Part
-from analysis.scores.sampling import has_normal_prior, samples_of, usual_density
+from analysis.scores.sampling import (
+    BY_SVGD,
+    SVGD,
+    can_be_drawn,
+    has_normal_prior,
+    samples_of,
+    say_spread,
+    spread,
+    usual_density,
+)
 from analysis.stored import StoredSweep, usual_form
 from analysis.wording import listed
 from fishernet.config import TrialConfig
@@ -155,21 +164,34 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     n_columns = columns_of_grids(2, shape)
     fitted, remark = (density, "") if density else usual_density(stored, runs)
     n, grids, parts = N_ROWS * n_columns, {}, []
+    if fitted in BY_SVGD:
+        variants = _without(variants, [run for run in runs if not can_be_drawn(fitted, run)])
+        if not (runs := [run for run in runs if can_be_drawn(fitted, run)]):
+            whose = "models with a learned prior" if fitted == SVGD else "models with the prior N(0, 1)"
+            return Absent(stem, title, f"Samples {fitted} are of {whose}, of which there are none at d = {d}.")
     of_prior, improper = samples_of(stored, runs, "prior")
-    if not of_prior:
+    if not of_prior and fitted != SVGD:
         return Absent(stem, title, _joined(improper))
-    normal = all(has_normal_prior(stored.model(run)) for run, _ in of_prior)
-    for (run, prior), (_, samples) in zip(
-        of_prior, samples_of(stored, (run for run, _ in of_prior), fitted)[0], strict=True
-    ):
-        for name, z in (("prior", prior[:n]), (fitted, samples[:n])):
-            grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z, shape)
-            parts.append(_latents_data(run, z, n_columns).assign(density=name))
+    exact = {str(run["run_id"]): prior for run, prior in of_prior}
+    shown = runs if fitted == SVGD else [run for run, _ in of_prior]
+    normal, spreads = all(has_normal_prior(stored.model(run)) for run in shown), []
+    for run, samples in samples_of(stored, shown, fitted)[0]:
+        prior = exact.get(str(run["run_id"]))
+        if prior is None:  # which SVGD draws from nevertheless
+            grids[f"{run['variant']}, prior: no density"] = torch.ones(n, *shape)
+        for name, z in (("prior", prior), (fitted, samples)):
+            if z is not None:
+                grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z[:n], shape)
+                parts.append(_latents_data(run, z[:n], n_columns).assign(density=name))
+        if fitted in BY_SVGD:
+            width = spread(stored.model(run), samples, int(run["seed"]))
+            spreads.append(f"Those of {run['variant']} are {say_spread(width)}.")
+    means = "" if fitted in BY_SVGD else " fitted to the posterior means of the training images"
     sentences = [
         f"Images decoded from latents at d = {d}, on the left from samples of the prior{' N(0, 1)' * normal}, on the right from "
-        f"samples of {DENSITIES[fitted]} fitted to the posterior means of the training images; {_say_seeds(runs)}.",
+        f"samples of {DENSITIES[fitted]}{means}; {_say_seeds(runs)}.",
         remark,
-        *improper,
+        *(spreads if fitted == SVGD else [*spreads, *improper]),
         "Shown are the expected images, without noise.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]

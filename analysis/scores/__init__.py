@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import Flag, count, dims
+from analysis.flags import Flag, count, dims, levels
 
 if TYPE_CHECKING:
     from analysis.stored import StoredSweep
@@ -27,9 +27,12 @@ SETS = {  # set of images -> a table's row
     "mkde": "sample: Matérn KDE",
     "mixture": "sample: Gaussian mixture",
     "kde": "sample: Gaussian KDE",
+    "svgd": "sample: prior by SVGD",
+    "tempered": "sample: prior as narrow as SVGD's",
 }
 NLL_SETS = ("held-out", "training")
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
+INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")
 FEATURES_FLAG = Flag(
     "--features",
@@ -62,6 +65,30 @@ SCORES = {
     "corruptions": Score(
         "analysis.scores.robustness",
         "runs of models whose decoder sees no image, where a paper asks for it",
+        (
+            Flag(
+                "--noise-levels",
+                {
+                    "type": levels,
+                    "metavar": "V,V",
+                    "help": "variances of the noise on images, in squared units of x in [0, 1]; 0, the clean image, is among "
+                    "them in any case; default: 0.05,0.1,0.2,0.3,0.5,1",
+                },
+            ),
+            Flag(
+                "--mask-levels",
+                {
+                    "type": partial(levels, most=1.0),
+                    "metavar": "P,P",
+                    "help": "shares of the pixels that a mask hides; default: 0.1,0.3,0.5,0.7,0.8,0.9",
+                },
+            ),
+        ),
+        usual=False,
+    ),
+    "t-sne-clusters": Score(
+        "analysis.scores.tsne",
+        "runs of two latents or more on labelled images, where a paper asks for it",
         usual=False,
     ),
     "likelihood": Score(
@@ -97,6 +124,22 @@ SCORES = {
             ),
         ),
     ),
+    "information": Score(
+        "analysis.scores.information",
+        "runs of models with a posterior, where a paper asks for it",
+        (
+            Flag(
+                "--information-images",
+                {
+                    "type": partial(count, least=0),
+                    "metavar": "N",
+                    "help": "how many held-out images the information about them is of, the first, and ln N its highest lower "
+                    f"bound; 0 is all; default: {INFORMATION_IMAGES}",
+                },
+            ),
+        ),
+        usual=False,
+    ),
     "distances": Score(
         "analysis.scores.images",
         "runs at the latent dimensions that are asked for",
@@ -116,7 +159,7 @@ SCORES = {
                     "nargs": "+",
                     "choices": tuple(SETS),
                     "metavar": "SET",
-                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had",
+                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had, but for svgd and tempered",
                 },
             ),
             Flag(

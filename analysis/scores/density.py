@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
-Settings = dict[str, str | int | float | list[float]]
+Settings = dict[str, str | int | float | list[float] | None]
 
 
 class Density(ABC):

@@ -15,7 +15,16 @@ import torch
 from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
 from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
-from analysis.scores.sampling import ImproperPrior, find, fit_and_draw, prior_samples
+from analysis.scores.sampling import (
+    BY_SVGD,
+    ImproperPrior,
+    can_be_drawn,
+    draw_by_svgd,
+    find,
+    fit_and_draw,
+    prior_samples,
+    spread,
+)
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import Array, StoredSweep
 from analysis.wording import listed
@@ -47,6 +56,7 @@ def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
         name
         for name in asked
         if not (name == "prior" and not family(run["model"]).prior)
+        and not (name in BY_SVGD and not can_be_drawn(name, run))
         and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
     ]
 
@@ -81,11 +91,17 @@ def score_images(
                     "features": extractor.fingerprint, "how": HOW, "n_images": 0, "n_real": len(test), "remarks": [remark],
                 }  # fmt: skip
                 continue
+        elif latents is None and name in BY_SVGD:
+            latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
+            scored.samples[name] = latents, settings
         elif latents is None:
             if means is None:
                 means = posterior_means(model, train)
             latents, settings = fit_and_draw(name, means, seed, len(test))
             scored.samples[name] = latents, settings
+        if name in BY_SVGD:
+            scored.about[name] = {"spread": spread(model.cpu(), latents, seed)}
+        model = model.to(device)
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)
@@ -94,6 +110,7 @@ def score_images(
         result = distances.score(real, features, seed)
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
+            **scored.about.get(name, {}),
             "features": extractor.fingerprint,
             "how": HOW,
             "n_images": len(latents),
@@ -134,7 +151,9 @@ def tasks(
         raise AnalysisError(
             f"--latent-dims asks for d = {listed(absent)}, of which no run has finished; there are d = {listed(sorted(swept))}."
         )
-    sets = images or [name for name in SETS if name != "mkde" or densities.mkde_installed()]
+    # SVGD takes half a minute a run for a thousand images, and is no better than exact draws: where it is asked for.
+    usual = [name for name in SETS if name not in BY_SVGD and (name != "mkde" or densities.mkde_installed())]
+    sets = images or usual
     weights = inception_weights if features == "inception" else None
     return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache)
 

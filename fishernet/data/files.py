@@ -1,5 +1,6 @@
 """Images of one's own as arrays: .npz and .npy files, and what every source of images gives."""
 
+import hashlib
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,6 +28,19 @@ class Parts(NamedTuple):
     test_labels: Array | None
     remarks: tuple[str, ...] = ()
     n_train: int = 0
+    fingerprint: str = ""  # where it is known without reading them
+
+
+def fingerprint(parts: Parts) -> str:
+    """The start of a sha256 over shapes and bytes of images and labels."""
+    digest = hashlib.sha256()
+    for array in parts[:4]:
+        if array is None:
+            digest.update(b"none")
+        else:
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def split(images: Array, labels: Array | None, remarks: tuple[str, ...] = ()) -> Parts:

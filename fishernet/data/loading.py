@@ -1,6 +1,5 @@
 """``load_data``: the images of a name or a path, whole or cut to what trains and what is held out."""
 
-import hashlib
 import os
 from collections.abc import Callable
 from functools import partial
@@ -13,7 +12,7 @@ from fishernet.config import TrialConfig
 from fishernet.data import DATA_DIR_VARIABLE, DataError, unknown_dataset
 from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.celeba import load_celeba
-from fishernet.data.files import Array, Parts, load_arrays
+from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
 from fishernet.data.folders import load_folder
 from fishernet.data.idx import load_idx
@@ -61,7 +60,7 @@ def load_data(
         raise DataError(
             f"{dataset} is read with {package}, which is not installed here: pip install {package}."
         ) from None
-    train, test, train_labels, test_labels, remarks, n_own = parts
+    train, test, train_labels, test_labels, remarks, n_own, _ = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{dataset}: training and test images must have one shape (channels, height, width); "
@@ -92,13 +91,7 @@ def load_data(
             f"with validation_size {validation_size} and stopping_size {stopping_size}; got {train_size}. "
             f"Give at most {n_left}."
         )
-    fingerprint = hashlib.sha256()
-    for array in (train, test, train_labels, test_labels):
-        if array is None:
-            fingerprint.update(b"none")
-        else:
-            fingerprint.update(str(array.shape).encode())
-            fingerprint.update(np.ascontiguousarray(array).data)
+    known = parts.fingerprint or fingerprint(parts)
     stopping, first = (
         train[len(train) - validation_size - stopping_size :][:stopping_size],
         len(train) - validation_size,
@@ -119,7 +112,7 @@ def load_data(
         _tensor(test),
         None if train_labels is None else _tensor(train_labels[:n_train]),
         None if test_labels is None else _tensor(test_labels),
-        fingerprint.hexdigest()[:16],
+        known,
         held_out,
         remarks,
         _tensor(stopping) if stopping_size else None,

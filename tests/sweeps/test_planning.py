@@ -94,7 +94,7 @@ NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
     "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
     "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
-    "dequantisation": {"likelihood": "gaussian"},
+    "dequantisation": {"likelihood": "gaussian"}, "pixel_range": {"likelihood": "gaussian"},
 }  # fmt: skip
 ONE_VALUE = {
     ("CVAE", "network"),

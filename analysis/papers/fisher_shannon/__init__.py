@@ -54,5 +54,6 @@ PAPER = Paper(
     arguments={
         "fisher-shannon-plane": {"of_path": "FAE"},
         "likelihood": {"nll_of": ("held-out", "training")},
+        "information": {},
     },
 )  # fmt: skip
