@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shlex
@@ -282,8 +283,7 @@ class Driver(ABC, Generic[P]):
             raise UsageError(
                 "Python runs without docstrings, which Ray reads; start it without -OO and PYTHONOPTIMIZE=2"
             )
-        import torch  # noqa: F401
-
+        importlib.import_module("torch")  # before Ray starts
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
@@ -461,15 +461,14 @@ def import_all(*, digits: bool) -> None:
     """What takes seconds to import: beside Ray's start."""
     with suppress(Exception):  # said where it is imported again
         if digits:
-            import sklearn.datasets  # noqa: F401
-
+            importlib.import_module("sklearn.datasets")
         prepare_mlflow()
-        from sweeps import launch  # noqa: F401  (Ray Tune)
+        importlib.import_module("sweeps.launch")  # Ray Tune
 
 
 def import_drawing() -> None:
     """What figures are drawn with, a second more: beside the training."""
-    from analysis import exhibits, style  # noqa: F401  (matplotlib)
+    importlib.import_module("analysis.exhibits")  # pandas and matplotlib
 
 
 def check_storage(storage: Path) -> None:

@@ -6,12 +6,12 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.papers import PRESETS
-from fishernet.config import DATASET_NAMES, TrialConfig
+from fishernet.config import DATASET_NAMES, TrialConfig, Value
 from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
@@ -47,7 +47,7 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
     )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for f in all_fields().values():
         if f.metadata["role"] != "axis":
             title = f"settings of {owners(f.name)}"
@@ -83,13 +83,13 @@ def import_models(argv: Sequence[str]) -> None:
                 raise PlanError(flagged(str(error))) from None
 
 
-def _field(name: str) -> Any:
+def _field(name: str) -> Field[Value]:
     return TrialConfig.__dataclass_fields__[name]
 
 
 def _defaults_of(name: str) -> str:
     """``gaussian-learned for FisherNet, bernoulli for VAE, CVAE``: the families' own defaults where they differ."""
-    models: dict[Any, list[str]] = {}
+    models: dict[object, list[str]] = {}
     for model in models_with(name):
         models.setdefault(FAMILIES[model].config.__dataclass_fields__[name].default, []).append(model)
     if len(models) == 1:
@@ -97,7 +97,7 @@ def _defaults_of(name: str) -> str:
     return ", ".join(f"{default} for {', '.join(of)}" for default, of in models.items())
 
 
-def _preset_defaults(name: str, default: Any = None) -> str:
+def _preset_defaults(name: str, default: object = None) -> str:
     """The default preset's, then those of others that have another."""
     values = {preset: _words(of_preset.get(name, default)) for preset, of_preset in PRESETS.items()}
     usual = values[DEFAULT_PRESET]
@@ -107,7 +107,7 @@ def _preset_defaults(name: str, default: Any = None) -> str:
     return f"(default: {', '.join(f'{value} for {preset}' for preset, value in {DEFAULT_PRESET: usual, **others}.items())})"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """A preset's value as help shows it; of lines with fields how many, as they would fill a screen."""
     if isinstance(value, list) and any(":" in line for line in value):
         return f"{len(value)} lines"

@@ -1,7 +1,7 @@
 """The networks by name. Nothing here imports torch."""
 
-import importlib
 import itertools
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class Network:
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
-        return getattr(importlib.import_module(self.module), name)
+        return pkgutil.resolve_name(f"{self.module}:{name}")
 
 
 def hidden_layers_of_decoder(config: Sizes) -> int:
