@@ -17,6 +17,7 @@ from analysis.papers import Arguments
 from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
+from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
 from fishernet.services import mlflow_store, schema
 
@@ -83,9 +84,10 @@ def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, li
     """
     said: dict[str, list[str]] = {name: [] for name in SCORES}
     wanted = stored.paper.arguments if stored.paper else {}
-    for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
-        with stored.failures.part(name, said[name].append):
-            said[name] += scores.ensure(stored, name, **asked.get(name, {}))
+    with one_ray():
+        for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
+            with stored.failures.part(name, said[name].append):
+                said[name] += scores.ensure(stored, name, **asked.get(name, {}))
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
         stored.reasons[chosen_features(features or "auto", weights, gpus)] = said["distances"][0]

@@ -109,7 +109,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("numbers", [range(40), pytest.param(range(40, 240), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("numbers", [range(20), pytest.param(range(20, 240), marks=pytest.mark.long)], ids=str)
 def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(numbers, tmp_path):
     def check(number: int) -> None:
         rng, folder = random.Random(number), tmp_path / str(number)

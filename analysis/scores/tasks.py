@@ -9,8 +9,8 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -76,7 +76,7 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
     tasks, gpus = asked.tasks, asked.gpus
     if not tasks:
         return []
-    ray = _start_ray(gpus)
+    ray, whole = _start_ray(gpus), False
     try:
         references = [ray.put(argument) for argument in asked.shared]
         slots = gpus or int(ray.cluster_resources().get("CPU", 1))
@@ -110,9 +110,11 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
                         with part(task, "failed", AnalysisError):  # a store that takes none of them
                             log(stored, task, result)
                     bar.update()
+        whole = not failures
         return failures
     finally:
-        ray_cluster.stop()
+        if not (_shared and whole):  # what made a task fail may be Ray's, and the next scores begin with another
+            _stop_ray()
         stored.reload()
 
 
@@ -140,11 +142,40 @@ def _log_json(uri: str, run_id: str, name: Path, content: Json) -> None:
         mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
 
 
-def _start_ray(gpus: int) -> ModuleType:
+_shared = False  # whether the Ray of one score stays for the next
+_gpus: int | None = None  # of the Ray that runs
+
+
+@contextmanager
+def one_ray() -> Iterator[None]:
+    """Scores computed inside share one Ray, whose start takes longer than many of them; it ends with this."""
+    global _shared
+    outer, _shared = _shared, True
     try:
-        ray_cluster.start(gpus=gpus, cpus=gpus or None)
-    except ray_cluster.ClusterError as error:
-        raise AnalysisError(f"{error}.") from None
+        yield
+    finally:
+        _shared = outer
+        if not outer:
+            _stop_ray()
+
+
+def _start_ray(gpus: int) -> ModuleType:
+    global _gpus
+    if _gpus is not None and _gpus != gpus:
+        _stop_ray()
+    if _gpus is None:
+        try:
+            ray_cluster.start(gpus=gpus, cpus=gpus or None)
+        except ray_cluster.ClusterError as error:
+            raise AnalysisError(f"{error}.") from None
+        _gpus = gpus
     import ray  # here, as what it reads must be set before
 
     return ray
+
+
+def _stop_ray() -> None:
+    global _gpus
+    if _gpus is not None:
+        ray_cluster.stop()
+        _gpus = None
