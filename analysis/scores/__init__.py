@@ -23,6 +23,9 @@ FEATURES = {  # the networks that images are compared by -> what a Fréchet dist
 }
 SETS = {  # set of images -> a table's row
     "reconstruction": "reconstruction",
+    "densest_mode": "reconstruction: densest mode",
+    "draws": "draw of p(x given z)",
+    "rectified": "sample: rectified normal",
     "prior": "sample: prior",
     "mkde": "sample: Matérn KDE",
     "mixture": "sample: Gaussian mixture",
@@ -62,6 +65,7 @@ SCORES = {
     "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
     "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
     "outputs": Score("analysis.scores.outputs", "runs of sweeps in which a decoder gives more than an image"),
+    "components": Score("analysis.scores.components", "runs of mixtures of images, where images have labels"),
     "corruptions": Score(
         "analysis.scores.robustness",
         "runs of models whose decoder sees no image, where a paper asks for it",

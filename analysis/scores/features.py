@@ -299,7 +299,7 @@ def train_classifier(
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs too
         network = _classifier_network(data.image_shape, len(classes)).to(device)
     _train(network, data.train.to(device), targets.to(device), seed, progress)
-    right = classes[_classes(network, data.test)] == data.test_labels
+    right = classes[likeliest_classes(network, data.test)] == data.test_labels
     training = Training(data.image_shape, len(classes), data.fingerprint, seed, right.double().mean().item())
     return Classifier(network, training, device)
 
@@ -352,7 +352,7 @@ def _batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _classes(network: nn.Sequential, images: Tensor) -> Tensor:
+def likeliest_classes(network: nn.Sequential, images: Tensor) -> Tensor:
     """The likeliest class of each image, uint8, on the CPU."""
     device = next(network.parameters()).device
     network.eval()

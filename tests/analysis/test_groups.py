@@ -3,6 +3,7 @@
 import shutil
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -75,6 +76,51 @@ def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held
         assert len(greys) == 50
     assert set(scored.samples) == {"mixture", "kde"}
     assert {about["n_real"] for about in scored.about.values()} == {50}
+
+
+def test_the_densest_mode_draws_and_rectified_normals_are_what_they_say_and_so_is_their_distance_to_noise():
+    """One t of mean 0.2 with nearly all weight, one of few degrees of freedom with mean 0.8: that one is the densest."""
+    config = trial_config(
+        model="AE", likelihood="student-t", components=2, code="rectified", latent_dim=1, hidden_layers=0,
+        decoder_output="linear",
+    )  # fmt: skip
+    model = AE([config], (1, 4, 4), 100).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        bias = model.decoder.layers[0].bias.view(-1)
+        bias[:16], bias[16:32], bias[32], bias[34], bias[35] = 0.2, 0.8, 9, 20, -5
+    test = torch.randint(0, 256, (200, 1, 4, 4), dtype=torch.uint8)
+    extractor = Halves()
+    real = distances.RealFeatures.of(extractor.features(test))
+    noise = scores_of_images.noise_features(extractor, (1, 4, 4))
+    sets = dict.fromkeys(("reconstruction", "densest_mode", "draws", "rectified"))
+    scored = scores_of_images.score_images("cpu", extractor, real, test, test, model, 0, sets, noise)
+    reconstructed, densest, drawn, rectified = extractor.seen[-4:]
+    grey = pytest.approx(51 / 255, abs=1e-3)
+    assert reconstructed.mean() == rectified.mean() == grey
+    assert densest.mean() == pytest.approx(0.8, abs=1e-3)
+    assert drawn.std() > 0.05  # each with a spread of its own, clipped to [0, 1]
+    for name, seen in zip(sets, (reconstructed, densest, drawn, rectified), strict=True):
+        to_noise = distances.frechet_distance(noise, distances.fit_gaussian(seen))
+        assert scored.metrics[f"halves/{name}/frechet_to_noise"] == pytest.approx(to_noise)
+        assert scored.about[name]["n_noise"] == 1000
+    assert scored.metrics["halves/real_to_noise"] == pytest.approx(distances.frechet_distance(noise, real.gaussian))
+    assert noise.mean == pytest.approx(0.5, abs=0.01)  # uniform
+
+
+def test_a_run_has_the_sets_of_images_that_its_likelihood_and_code_allow():
+    asked = ("reconstruction", "densest_mode", "draws", "rectified")
+    told = {
+        (): asked[:1],
+        (("likelihood", "student-t"), ("components", 10)): asked[:3],
+        (("components", 10),): ("reconstruction", "draws"),
+        (("code", "rectified"),): ("reconstruction", "rectified"),
+    }
+    for values, sets in told.items():
+        config = trial_config({"model": "AE", "decoder_output": "linear", **dict(values)})
+        run = pd.Series({**config.to_dict(), "config": config})
+        assert tuple(scores_of_images.image_sets_of(run, asked)) == sets
 
 
 def test_every_run_has_the_scores_it_can_have(scored):
