@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -153,7 +152,7 @@ def cell(mean: float, sd: float, n_seeds: int, digits: int) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if n_seeds > 1 else f"{mean:.{digits}f}"
 
 
-def cells(line: pd.DataFrame, key: str, digits: int) -> dict[Any, str]:
+def cells(line: pd.DataFrame, key: str, digits: int) -> dict[object, str]:
     """``cell`` of each row of means, by the row's value of ``key``, such as latent_dim."""
     columns = zip(line[key], line["mean"], line["sd"], line["n_seeds"], strict=True)
     return {of: cell(mean, sd, n, digits) for of, mean, sd, n in columns}
