@@ -1,6 +1,7 @@
 """Flags of the analyses as rows of tables have them, and those that all commands share. Nothing slow is imported."""
 
 import argparse
+import math
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,17 @@ def count(text: str, least: int = 1) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
         raise argparse.ArgumentTypeError(f"a whole number from {least}; got {text!r}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
+    return number
 
 
 PLACE = (
