@@ -105,8 +105,9 @@ def _register(client: MlflowClient, model: LoggedModel, name: str) -> None:
             raise
     versions_there = pages(client.search_model_versions, filter_string=f"name = '{name}'")
     if not any(version.run_id == model.source_run_id for version in versions_there):
+        # The place, as models:/ID would be looked for in the store of the whole process, not in the client's.
         client.create_model_version(
-            name, f"models:/{model.model_id}", model.source_run_id, model_id=model.model_id, await_creation_for=0
+            name, model.artifact_location, model.source_run_id, model_id=model.model_id, await_creation_for=0
         )
 
 

@@ -85,11 +85,11 @@ def check_inputs(runs, images):
         assert json.loads(inputs["test"].profile)["features_shape"] == [360, 1, 8, 8]
 
 
-def check_models(uri, runs, models, images, records):
+def check_models(uri, runs, models, images, records, monkeypatch):
     import mlflow
 
     assert {*models} == {"VAE", "VAE-gaussian"}
-    mlflow.set_tracking_uri(uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     for name, line in (("VAE", "VAE"), ("VAE-gaussian", "VAE gaussian")):
         best = max((c for c in CONFIGS if c.variant == line), key=lambda c: c.latent_dim)
         assert models[name].source_run_id == runs[best.run_name].info.run_id
@@ -120,9 +120,9 @@ def test_the_schema_of_the_images_is_one_that_mlflow_reads(store):
     assert (spec.type, spec.shape) == (np.dtype("uint8"), (-1, 1, 8, 8))
 
 
-def test_the_best_run_of_each_line_is_a_model_that_loads_and_refuses_wrong_input(store, images, records):
+def test_the_best_run_of_each_line_is_a_model_that_loads_and_refuses_wrong_input(store, images, records, monkeypatch):
     _, _, runs, models = found(store[1], "s")
-    check_models(store[1], runs, models, images, records)
+    check_models(store[1], runs, models, images, records, monkeypatch)
 
 
 def test_a_model_holds_no_pickle_and_says_what_it_needs(store):
@@ -135,11 +135,15 @@ def test_a_model_holds_no_pickle_and_says_what_it_needs(store):
 
 def test_logging_again_adds_nothing_and_the_best_is_registered_once(store, records, images):
     storage, uri = store
+    import mlflow
+
     for _ in range(2):
         record("s", uri, storage, records, images, register="digits")
     client, number, runs, models = found(uri, "s")
     assert len(client.search_logged_models([number])) == 2
     (version,) = client.search_model_versions("name = 'digits'")
+    loaded = mlflow.pyfunc.load_model(version.source).predict(images.test.numpy())
+    assert np.array_equal(loaded, load(records / CONFIGS[3].run_name).encode(images.test))
     assert version.run_id == runs[CONFIGS[3].run_name].info.run_id == models["VAE-gaussian"].source_run_id
     check_inputs(runs, images)
 
@@ -181,7 +185,7 @@ def test_a_server_takes_models_and_system_metrics_as_a_file_does(tmp_path, recor
         record("s", uri, tmp_path, records, images, register="digits")
         client, _, runs, models = found(uri, "s")
         check_inputs(runs, images)
-        check_models(uri, runs, models, images, records)
+        check_models(uri, runs, models, images, records, monkeypatch)
         (version,) = client.search_model_versions("name = 'digits'")
         assert int(version.version) == 1
         client.update_run(runs["s"].info.run_id, status="RUNNING")
