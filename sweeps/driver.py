@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
@@ -96,7 +96,7 @@ class Driver(ABC, Generic[P]):
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: ClassVar[Mapping[str, object]] = MappingProxyType({
         "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
-        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False,
+        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False, "register": None, "system_metrics": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -362,15 +362,32 @@ class Driver(ABC, Generic[P]):
         self.note_images(plan, tracking, images)
         with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
             tracking.say = progress.say
-            launched = launch(
-                jobs, devices=devices, tracking=tracking, folder=self.folder, progress=progress, beside=import_drawing
-            )
+            with self.watched(tracking):
+                launched = launch(
+                    jobs,
+                    devices=devices,
+                    tracking=tracking,
+                    folder=self.folder,
+                    progress=progress,
+                    beside=import_drawing,
+                )
         if launched.error:
             print(f"Ray stopped: {launched.error}", file=sys.stderr)
         return self.conclude(
             name, plan.n_runs, {**jobs.failed, **launched.failed}, tracking,
             interrupted=launched.interrupted, resumable=launched.resumable,
         )  # fmt: skip
+
+    def watched(self, tracking: SweepTracking) -> AbstractContextManager[None]:
+        """With --system-metrics, what this machine does, in the sweep's own run."""
+        if not self.args.system_metrics:
+            return nullcontext()
+        from fishernet.services.mlflow_models import system_metrics
+
+        return system_metrics(self.uri, tracking.parent_run_id)
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        """Write to MLflow what is worth keeping of the best runs, once all are recorded."""
 
     def job_fields(self, job: Job) -> Json:
         """What reaches the job's trial."""
@@ -379,9 +396,10 @@ class Driver(ABC, Generic[P]):
     def describe(self, tracking: SweepTracking, plan: P, images: ImageData) -> None:
         """Write to MLflow what is planned, and by which command."""
         command = shlex.join([*self.program(), *(hide_password(word) for word in self.argv)])
-        about = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, **self.places()}
+        shapes = {"training": [*images.train.shape], images.held_out: [*images.test.shape]}
+        known = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, "images": shapes}
         note = f"{plan.describe()}\n\n    {command}\n"
-        tracking.describe(plan.to_dict() | about, plan.shared, command, note, paper=self.paper)
+        tracking.describe({**plan.to_dict(), **known, **self.places()}, plan.shared, command, note, paper=self.paper)
 
     def conclude(
         self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: SweepTracking, *,
@@ -403,6 +421,7 @@ class Driver(ABC, Generic[P]):
                 with self.parts.part("figures", lambda why: print(f"no figure: {why}\n")):
                     self.draw(name)
                     tracking.log_parent_artifacts(self.folder / "figures")  # seen in MLflow without a chart to set up
+                self.note_best(tracking)
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
