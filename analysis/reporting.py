@@ -7,13 +7,13 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from analysis import command, exhibits, figures, frame, page, scores
 from analysis.exhibits import Exhibit
 from analysis.figures import FIGURES, SECTIONS, search
 from analysis.frame import Sweep, missing_cells, say_missing
 from analysis.page import Section
+from analysis.papers import Arguments
 from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
@@ -27,7 +27,7 @@ ARTIFACTS = "report"  # folder of the parent run's artifacts
 def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, *, data_dir: str | None = None,
     seed: int | None = None, paper: str | None = None, search: str | None = None,
-    scores: Mapping[str, Mapping[str, Any]] | None = MappingProxyType({}),
+    scores: Mapping[str, Arguments] | None = MappingProxyType({}),
 ) -> Failures:  # fmt: skip
     """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are.
 
@@ -77,7 +77,7 @@ def report(
     return failures
 
 
-def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, list[str]]:
     """All scores that the runs lack, rows of SCORES with the arguments in ``asked``; by row a sentence for each part that cannot
     be had.
     """
@@ -98,7 +98,7 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     for name, row in FIGURES.items():
         if row.section != "Claims" or stored.paper:
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, row.scores} & set(stored.paper.arguments))
+            wanted = row.usual or (stored.paper and {name, *row.scores} & set(stored.paper.arguments))
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
@@ -154,6 +154,6 @@ def facts(stored: StoredSweep) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _listed(facts: Mapping[str, Any]) -> str:
+def _listed(facts: Mapping[str, object]) -> str:
     """``{"torch": "2.15"}`` as ``torch 2.15``."""
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -19,11 +19,11 @@ import torch
 
 from fishernet.cohort import Cohort, load_model
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, latent_means
 from fishernet.families import all_fields, family, trial_config
 from fishernet.pca import pca_test_mse
-from fishernet.training import ResidentImages, train, train_epoch
+from fishernet.training import train, train_epoch
 
 SMALL = {"hidden_width": 16, "hidden_layers": 2, "batch_size": 20, "learning_rate": 1e-3, "epochs": 3}
 Values = Mapping[str, Any]

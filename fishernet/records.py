@@ -17,11 +17,10 @@ from safetensors.torch import save_file
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import latent_means, reconstructions
 from fishernet.plan import write_json
 from fishernet.state import Record, checksum
-from fishernet.training import ResidentImages
 
 N_PICTURES = 10
 MOST_LATENTS = 4096  # of network pooled-cnn's 62,720 the file would be 2.5 GB

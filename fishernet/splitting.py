@@ -9,7 +9,7 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 from fishernet.records import write_failure, write_records
 from fishernet.state import CohortState, Record
 from fishernet.training import give_freed_memory_back, set_arithmetic, train

@@ -12,7 +12,7 @@ import torch
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
-from fishernet.data import images_of
+from fishernet.data.loading import images_of
 from fishernet.pca import pca_test_mse
 from fishernet.plan import PlanError, SweepPlan, check_networks, stackable, write_json
 from fishernet.provenance import machine, versions

@@ -8,13 +8,12 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from fishernet.cohort import DRAWN_NUMBERS, Cohort
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate
 from fishernet.state import Record
 
@@ -23,30 +22,6 @@ STEPS_PER_DRAW = 64
 THRESHOLDS = "thresholds"  # beside the noise that a model asks for: of images that are drawn anew in every epoch
 STEPS_BEFORE_RECORDING = 3  # torch's own advice for CUDA graphs
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
-
-
-@dataclass(frozen=True)
-class ResidentImages:
-    """An image set on the device as uint8, (n, n_pixels), moved there once."""
-
-    pixels: Tensor
-    dtype: torch.dtype = torch.float32  # of the grey values
-
-    @classmethod
-    def of(cls, images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> "ResidentImages":
-        return cls(images.flatten(1).to(device), dtype)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def take(self, index: Tensor, thresholds: Tensor | None = None) -> Tensor:
-        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels).
-
-        With ``thresholds``, uint8 in that shape, 1 where a grey value of 0..255 exceeds its own and else 0.
-        """
-        # A copy of whole rows: indexing would look up every pixel by itself.
-        rows = self.pixels.index_select(0, index.flatten()).view(*index.shape, -1)
-        return rows.to(self.dtype).div_(255) if thresholds is None else (rows > thresholds).to(self.dtype)
 
 
 @functools.cache
@@ -129,37 +104,6 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
         yield records
 
 
-def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = None) -> Tensor:
-    """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
-    cohort.model.train()
-    for largest in cohort.model.extremes.values():
-        largest.zero_()
-    epoch, step = cohort.epoch + 1, step or Step(cohort, images)
-    cohort.model.begin_epoch(epoch)
-    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
-    at_once = cohort.images_per_draw()
-    # One array, made before the steps: a small one kept of each would lie in the hole that a large one leaves, which the next
-    # large one then would not fit, and of 784 x 784 covariances the process grew by a GB in 30 steps.
-    losses = torch.empty(
-        math.ceil(len(images) / cohort.config.batch_size), len(cohort), dtype=cohort.dtype, device=cohort.device
-    )
-    done = itertools.count()
-    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
-    if bits:
-        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
-    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
-    for block in order.split(cohort.config.batch_size * steps, dim=1):
-        noise = cohort.draw_noise(streams, block.shape[1])
-        if bits:
-            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
-        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
-        # The epoch's last batch may be smaller.
-        for index, *own in batches:
-            losses[next(done)] = step(index, dict(zip(noise, own, strict=True)))
-    cohort.epoch = epoch
-    return losses
-
-
 class Step:
     """One optimiser step of a cohort. On a GPU it is recorded as a CUDA graph after the first few and replayed from then on.
 
@@ -235,6 +179,37 @@ class Step:
     def _forget_gradients(self) -> None:
         for optimiser in self.cohort.optimisers.values():
             optimiser.zero_grad()
+
+
+def train_epoch(cohort: Cohort, images: ResidentImages, step: Step | None = None) -> Tensor:
+    """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
+    cohort.model.train()
+    for largest in cohort.model.extremes.values():
+        largest.zero_()
+    epoch, step = cohort.epoch + 1, step or Step(cohort, images)
+    cohort.model.begin_epoch(epoch)
+    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
+    at_once = cohort.images_per_draw()
+    # One array, made before the steps: a small one kept of each would lie in the hole that a large one leaves, which the next
+    # large one then would not fit, and of 784 x 784 covariances the process grew by a GB in 30 steps.
+    losses = torch.empty(
+        math.ceil(len(images) / cohort.config.batch_size), len(cohort), dtype=cohort.dtype, device=cohort.device
+    )
+    done = itertools.count()
+    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
+    if bits:
+        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
+    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
+    for block in order.split(cohort.config.batch_size * steps, dim=1):
+        noise = cohort.draw_noise(streams, block.shape[1])
+        if bits:
+            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
+        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
+        # The epoch's last batch may be smaller.
+        for index, *own in batches:
+            losses[next(done)] = step(index, dict(zip(noise, own, strict=True)))
+    cohort.epoch = epoch
+    return losses
 
 
 @functools.cache

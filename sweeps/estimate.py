@@ -7,10 +7,9 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.splitting import is_out_of_memory
 from fishernet.training import (
-    ResidentImages,
     Step,
     give_freed_memory_back,
     keep_freed_memory,

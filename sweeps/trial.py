@@ -10,7 +10,8 @@ import torch
 from ray import tune
 
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData, images_of
+from fishernet.data.images import ImageData
+from fishernet.data.loading import images_of
 from fishernet.families import trial_config
 from fishernet.plan import Json
 from fishernet.splitting import FittedCohort

@@ -68,7 +68,7 @@ COMMANDS = {
     "sweeps.latent_sweep": (60, [*SWEEP, "--hidden-width=4", "--hidden-layers=1"]),
     "sweeps.hyperparameter_search": (60, SEARCH),
     "sweeps.import_records": (20, ["a-folder", "--name=imported", "--tracking-uri=sqlite:///nowhere/at/all/x.db"]),
-    "fishernet.__main__": (20, ["--plan=plan.json", "--out=out", "--device=nonsense"]),
+    "fishernet.standalone_command": (20, ["--plan=plan.json", "--out=out", "--device=nonsense"]),
     **{f"analysis.{name}": (12, ["--name=there", "--tracking-uri=sqlite:///store/mlflow.db"]) for name in ANALYSES},
 }
 

@@ -192,7 +192,7 @@ import contextlib, io, json, os, random, sys
 from pathlib import Path
 import sklearn.datasets, torch
 from fishernet import __main__ as solo, surroundings
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from sweeps import latent_sweep
 from fishernet.services.mlflow_store import prepare_mlflow
 from tests.test_surroundings import drawn, furnish

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,11 +19,12 @@ from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.figures import frechet
 from analysis.figures.samples import GAP, LABEL, LETTER, LINE, SPACE, Sheet, mosaic
-from analysis.frame import CURVE, AnalysisError, spread
+from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
+from fishernet.families import LikelihoodConfig
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 
@@ -46,6 +47,7 @@ SPREADS = {  # the same of the table of distributions
     "crps": ("CRPS", 4),
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
+Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 N_SHOWN = 10  # images of a row, and components
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
@@ -101,11 +103,11 @@ def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str,
     return names | told, alike.strip()
 
 
-def _rows_of(said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _rows_of(said: pd.DataFrame | None) -> list[Told]:
     return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
 
 
-def _row(told: Mapping[str, Any]) -> str:
+def _row(told: Told) -> str:
     """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
     return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
 
@@ -155,7 +157,7 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
 
 
-def is_squared_error(config: Any) -> bool:
+def is_squared_error(config: LikelihoodConfig) -> bool:
     """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
     return bool(
         config.model == "AE"
@@ -206,7 +208,7 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     )
 
 
-def _means(runs: pd.DataFrame, scores: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def _means(runs: pd.DataFrame, scores: Mapping[str, object]) -> dict[str, pd.DataFrame]:
     """Of each score that some run has, its mean and spread over seeds."""
     columns = {score: runs[f"outputs/{score}"] for score in scores if f"outputs/{score}" in runs}
     return {
@@ -253,7 +255,7 @@ def _rows(
     return rows, alike
 
 
-def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Told]:
     """What a paper says of each of ``_cells``; empty where it says nothing."""
     theirs = {(t["variant"], t["latent_dim"]): t for t in _rows_of(said)}
     return [theirs.get(cell, {}) for cell in _cells(runs)]
@@ -438,7 +440,7 @@ def calibration(runs: pd.DataFrame) -> Exhibit:
 Look = tuple[str, str, int]  # likelihood, scale and components of a line
 
 
-def _look(config: Any) -> Look:
+def _look(config: LikelihoodConfig) -> Look:
     return config.likelihood, config.scale, config.components
 
 
@@ -465,25 +467,25 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
     return figure
 
 
-def _runs(stored: StoredSweep, wanted: Any) -> list[pd.Series[Any]]:
+def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool]) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 
 
-def _spreads(config: Any) -> bool:
+def _spreads(config: LikelihoodConfig) -> bool:
     """Whether a mixture, or one component whose spread is not the same everywhere."""
     return bool(config.components > 1 or config.scale != "identity" or config.likelihood in ("student-t", "matrix-t"))
 
 
 @torch.no_grad()
-def _distribution(stored: StoredSweep, run: pd.Series[Any], images: torch.Tensor) -> Emitted:
+def _distribution(stored: StoredSweep, run: RunRow, images: torch.Tensor) -> Emitted:
     """p(x given the posterior mean) of images."""
     model = stored.model(run)
     x = images.flatten(1).float().div(255)[None]
     return model.likelihood.distribution(model.decode(model.posterior_mean(x)))
 
 
-def _data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+def _data(run: RunRow, n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)

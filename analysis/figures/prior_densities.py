@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,7 +22,7 @@ from fishernet.trained import images_at_once
 
 STEM, TITLE = "prior_densities", "Learned priors over the codes"
 MOST_LATENTS, MOST_LINES, N_BINS, N_POINTS = 8, 4, 60, 400
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.floating]
 
 
 def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part | Exhibit]:

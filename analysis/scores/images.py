@@ -17,7 +17,16 @@ from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
 from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
 from analysis.scores.outputs import emits_more
-from analysis.scores.sampling import ImproperPrior, find, fit_and_draw, prior_samples
+from analysis.scores.sampling import (
+    BY_SVGD,
+    ImproperPrior,
+    can_be_drawn,
+    draw_by_svgd,
+    find,
+    fit_and_draw,
+    prior_samples,
+    spread,
+)
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import Array, StoredSweep, config_of
 from analysis.wording import listed
@@ -60,6 +69,7 @@ def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
         for name in asked
         if not lacks.get(name)
         and not (name == "prior" and not family(run["model"]).prior)
+        and not (name in BY_SVGD and not can_be_drawn(name, run))
         and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
     ]
 
@@ -103,11 +113,17 @@ def score_images(
                 continue
         elif name == RECTIFIED:
             latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
+        elif latents is None and name in BY_SVGD:
+            latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
+            scored.samples[name] = latents, settings
         elif latents is None:
             if means is None:
                 means = posterior_means(model, train)
             latents, settings = fit_and_draw(name, means, seed, len(test))
             scored.samples[name] = latents, settings
+        if name in BY_SVGD:
+            scored.about[name] = {"spread": spread(model.cpu(), latents, seed)}
+        model = model.to(device)
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)
@@ -119,6 +135,7 @@ def score_images(
             result.values["frechet_to_noise"] = distances.frechet_distance(noise, distances.fit_gaussian(features))
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
+            **scored.about.get(name, {}),
             "features": extractor.fingerprint,
             "how": HOW,
             "n_images": len(latents),
@@ -184,7 +201,9 @@ def tasks(
         raise AnalysisError(
             f"--latent-dims asks for d = {listed(absent)}, of which no run has finished; there are d = {listed(sorted(swept))}."
         )
-    sets = images or [name for name in SETS if name != "mkde" or densities.mkde_installed()]
+    # SVGD takes half a minute a run for a thousand images, and is no better than exact draws: where it is asked for.
+    usual = [name for name in SETS if name not in BY_SVGD and (name != "mkde" or densities.mkde_installed())]
+    sets = images or usual
     weights = inception_weights if features == "inception" else None
     return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise)
 

@@ -14,7 +14,6 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.errors import AnalysisError
+from analysis.scores.density import Settings
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from fishernet.plan import Json
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
 
@@ -35,9 +36,9 @@ class Scored:
     """
 
     metrics: dict[str, float]
-    about: dict[str, Any]
-    samples: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: Json
+    samples: dict[str, tuple[npt.NDArray[np.float32], Settings]] = field(default_factory=dict)
+    files: dict[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ScoreTask:
     run: pd.Series
     group: str
     function: Callable[..., Scored]
-    arguments: Callable[[], tuple[Any, ...]]
+    arguments: Callable[[], tuple[object, ...]]
 
     @property
     def what(self) -> str:
@@ -61,7 +62,7 @@ class Tasks:
     """
 
     tasks: Sequence[ScoreTask]
-    shared: Sequence[Any] = ()
+    shared: Sequence[object] = ()
     gpus: int = 0
     said: Sequence[str] = ()
 
@@ -91,7 +92,7 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
             return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
 
         waiting = list(reversed(tasks))
-        running: dict[Any, ScoreTask] = {}
+        running: dict[object, ScoreTask] = {}
         with tqdm(total=len(tasks), desc=f"scores: {tasks[0].group}", unit="run", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < slots:
@@ -132,7 +133,7 @@ def log(stored: StoredSweep, task: ScoreTask, scored: Scored) -> None:
         raise AnalysisError(f"The scores of {task.what} cannot be logged to its run: {error}.") from error
 
 
-def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:
+def _log_json(uri: str, run_id: str, name: Path, content: Json) -> None:
     with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
         path = Path(folder) / name.name
         path.write_text(json.dumps(content), encoding="utf-8")

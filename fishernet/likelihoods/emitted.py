@@ -21,6 +21,7 @@ which divides by nothing. nu is softplus + 1e-6.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from fishernet.families import LikelihoodConfig
 from fishernet.likelihoods import LIKELIHOODS, emits, scale_numbers
-from fishernet.likelihoods.base import Emitted, Likelihood, Marginals
+from fishernet.likelihoods.base import Emitted, Likelihood, Marginals, Root
 from fishernet.likelihoods.pixels import Gaussian, root_slope
 from fishernet.networks.activations import ACTIVATIONS
 
@@ -391,7 +392,7 @@ class Emitting(Likelihood):
     def marginals(self, a: Tensor) -> Marginals:
         return self.distribution(a).marginals()
 
-    def root_information(self, a: Tensor) -> "EmittedRoot":
+    def root_information(self, a: Tensor) -> Root:
         """Of one component; of a mixture no closed form is known."""
         if self.mixed:
             raise NotImplementedError("the Fisher information of a mixture has no closed form; leave components at 0")
@@ -419,7 +420,7 @@ class EmittedRoot:
     information_about location keeps the first alone.
     """
 
-    def __init__(self, likelihood: "Emitting", a: Tensor) -> None:
+    def __init__(self, likelihood: Emitting, a: Tensor) -> None:
         self.likelihood, self.a = likelihood, a
         self.n_rows = likelihood.n_rows
         loc, scale, df, _ = likelihood.split(a)
@@ -468,8 +469,8 @@ class EmittedRoot:
     def gram(self, tangent: Tensor) -> Tensor:
         return self.pull(self.push(tangent))
 
-    def part(self, members: slice) -> "EmittedRoot":
-        return EmittedRoot(self.likelihood, self.a[members])
+    def part(self, members: slice) -> Self:
+        return type(self)(self.likelihood, self.a[members])
 
 
 def gaussian(config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> Likelihood:

@@ -32,7 +32,7 @@ class Network:
     """
 
     module: str
-    n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
+    n_products: Callable[[Sizes, int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
     heads: bool = True  # linear layers from features to latents; else the features are the code, which the AE alone has
     image_side: int = 0  # of the only images it takes, square ones; 0 is any

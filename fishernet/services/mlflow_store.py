@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from fishernet.commands import hide_password, python
+from fishernet.commands import command, hide_password, python
 from fishernet.services.schema import KIND, PLAN, ROLE
 from fishernet.surroundings import pass_by_proxy, proxy_of, wrong_variable
 
 if TYPE_CHECKING:
-    from mlflow.entities import Experiment
+    from mlflow.entities import Experiment as Experiment
     from mlflow.entities import Run as Run
     from mlflow.store.artifact.artifact_repo import ArtifactRepository as ArtifactRepository
     from mlflow.tracking import MlflowClient as MlflowClient
@@ -404,22 +404,21 @@ def run_file(run_id: str, name: str, uri: str | None = None) -> Iterator[Path]:
         yield Path(path)
 
 
+def files_folder(uri: str, experiment: Experiment) -> Path | None:
+    """Where an experiment's files are on this machine; None where a server keeps them."""
+    place = experiment.artifact_location
+    return _beside(uri, place, 1) or _local(place)
+
+
 def restore_command(uri: str, experiment: Experiment) -> str:
     """The command that takes an experiment out of MLflow's trash."""
     words = ["-m", "mlflow", "experiments", "restore", "--experiment-id", experiment.experiment_id]
     return f"MLFLOW_TRACKING_URI={shlex.quote(hide_password(uri))} {python(*words)}"
 
 
-def forget_command(uri: str, experiment: Experiment) -> str:
-    """The command that deletes for good an experiment that is in MLflow's trash; a server's takes the server's own store."""
-    shown = hide_password(uri)
-    places = [
-        "--backend-store-uri",
-        "STORE-OF-THE-SERVER" if uri.startswith("http") else shown,
-        "--tracking-uri",
-        shown,
-    ]
-    return python("-m", "mlflow", "gc", "--experiment-ids", experiment.experiment_id, *places)
+def forget_command(uri: str, name: str, storage: Path) -> str:
+    """The command that deletes a sweep for good, from MLflow's trash too."""
+    return command("delete", name, "--storage-path", str(storage), "--tracking-uri", hide_password(uri))
 
 
 def moved_here(uri: str, experiment: Experiment) -> str:

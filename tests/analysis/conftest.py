@@ -1,8 +1,9 @@
 """A real SQLite store with sweeps of known numbers, in the schema sweeps write; made once, in seconds."""
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
+from tests.analysis.browser import BROWSERS, Browser
 
 EPOCHS = 4
 SEEDS = (0, 1)
@@ -213,3 +215,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     arguments = ["--name", "trained", "--tracking-uri", uri, "--storage-path", str(folder)]
     assert import_records([str(folder / "records"), *arguments]) == 0
     return StoredSweep(find_sweep("trained", uri))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluate, latent_means, reconstructions
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.likelihoods import LIKELIHOODS, SCALES
-from fishernet.training import ResidentImages, Step, train_epoch
+from fishernet.training import Step, train_epoch
 
 TINY = {
     "latent_dim": 2, "hidden_width": 4, "hidden_layers": 1, "batch_size": 3, "pixel_layers": 2, "pixel_channels": 3,

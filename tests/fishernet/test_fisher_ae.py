@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from fishernet.families import family, trial_config
+from fishernet.families import family, models_with, trial_config
 from fishernet.networks.activations import ACTIVATIONS
 
 SMALL = {"hidden_width": 6, "hidden_layers": 1, "activation": "tanh"}
@@ -244,3 +244,66 @@ def test_a_vae_held_steady_adds_the_term_and_without_it_nothing_changes():
 def test_a_bernoulli_fisher_autoencoder_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match=r"likelihood bernoulli, .* must be gaussian or gaussian-learned"):
         trial_config(model="FisherAE", likelihood="bernoulli")
+
+
+@pytest.mark.parametrize("stability", ["partial", "total", "expected"])
+def test_images_in_minus_1_to_1_with_unit_noise_are_those_in_0_to_1_with_a_quarter_of_it(stability):
+    """The posteriors' divergence is equal, the two terms in units of x are a quarter; densities are of x either way."""
+    values = {**SMALL, "model": "FisherAE", "latent_dim": 2, "stability": stability}
+    symmetric = made(trial_config(pixel_range="symmetric", **values))
+    unit = made(trial_config(likelihood="gaussian-learned", noise_start=-math.log(4), **values))
+    weights = symmetric.state_dict()
+    first = "trunk.0.layers.0"
+    weights[f"{first}.bias"] = weights[f"{first}.bias"] - weights[f"{first}.weight"].sum(1)
+    weights[f"{first}.weight"] = 2 * weights[f"{first}.weight"]
+    weights["likelihood.xi"] = torch.tensor([-math.log(4)], dtype=torch.float64)
+    unit.load_state_dict(weights)
+    x, noise = images(symmetric)
+    one, other = (model(x, noise).terms for model in (symmetric, unit))
+    torch.testing.assert_close(one["posterior_divergence"], other["posterior_divergence"], rtol=1e-10, atol=1e-10)
+    for name in ("hyvarinen", "stability"):
+        torch.testing.assert_close(one[name], 0.25 * other[name], rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        one, other = (model(x, noise).terms for model in (symmetric, unit))
+    for name in ("log_likelihood", "elbo", "kl"):
+        torch.testing.assert_close(one[name], other[name], rtol=1e-10, atol=1e-10)
+
+
+def test_a_vaes_stability_term_is_in_units_of_the_images_range_too():
+    values = {**SMALL, "model": "VAE", "latent_dim": 2, "likelihood": "gaussian", "stability_weight": 0.3}
+    model = made(trial_config(pixel_range="symmetric", **values))
+    x, noise = images(model)
+    outcome = model(x, noise)
+    doubled = 2 * x - 1
+
+    def of(seen):  # the encoder alone, of an image in [-1, 1]
+        heads = model.heads_from(model.trunk(seen), seen.dtype)
+        return heads["mean"], heads["log_variance"]
+
+    for n in range(x.shape[1]):
+        at = doubled[:, n : n + 1].clone().requires_grad_()
+        mean, log_variance = of(at)
+        z = (mean + torch.exp(0.5 * log_variance) * noise["eta"][:, n : n + 1]).detach()
+        log_q = -0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).sum()
+        expected = 0.5 * torch.autograd.grad(log_q, at)[0].square().sum()
+        assert outcome.terms["stability"][0, n].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("model", models_with("input_noise"))
+def test_of_noisy_inputs_the_encoder_alone_sees_the_noise_and_in_training_alone(model):
+    config = trial_config(model=model, latent_dim=2, input_noise=0.3, likelihood="gaussian", pixel_layers=1, **SMALL)
+    network = family(model).load()([config], (1, 4, 4), 10).double()
+    asked, seen = network.all_noise(2), []
+    generator = torch.Generator().manual_seed(0)
+    noise = {k: torch.randn(1, 3, own.width, generator=generator, dtype=torch.float64) for k, own in asked.items()}
+    x = torch.rand(1, 3, 16, generator=generator, dtype=torch.float64)
+    network.trunk.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    met = []
+    log_prob = network.likelihood.log_prob
+    network.likelihood.log_prob = lambda image, a: met.append(image.detach()) or log_prob(image, a)
+    for training, expected in ((True, x + math.sqrt(0.3) * noise["input"]), (False, x)):
+        network.train(training)
+        network(x, noise)
+        torch.testing.assert_close(seen.pop(), expected)
+        assert not seen
+        torch.testing.assert_close(met.pop(), x)

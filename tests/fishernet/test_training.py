@@ -19,14 +19,13 @@ from torch.overrides import TorchFunctionMode
 from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import TrialConfig
 from fishernet.contract import history, small_images
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, evaluating, evaluation_batch
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.pca import pca_test_mse
 from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import (
-    ResidentImages,
     Step,
     _train_metrics,
     give_freed_memory_back,

@@ -10,19 +10,19 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
 
 from analysis.figures.frechet import features_of
 from analysis.papers.vpae import CNN_CONTROLS, CNN_DIM, CONTROLS, DIM, SHARED, TABLE_1, TABLE_2, Line
 from analysis.verdicts import ABOVE, BELOW, Cell, Claim, Comparison, Evidence, Finding, compare, conclude, difference
+from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
 EPOCHS = 20
 EPOCH_DIMS: tuple[int, ...] = ()  # no claim is about an epoch
-LINES: dict[Line, Any] = {
+LINES: dict[Line, TrialConfig] = {
     line: trial_config({**SHARED, **fields, "latent_dim": DIM}) for line, fields in {**TABLE_1, **CONTROLS}.items()
 }
-CNN_LINES: dict[Line, Any] = {
+CNN_LINES: dict[Line, TrialConfig] = {
     line: trial_config({**SHARED, **fields, "latent_dim": CNN_DIM})
     for line, fields in {**TABLE_2, **CNN_CONTROLS}.items()
 }
