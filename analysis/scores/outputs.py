@@ -8,7 +8,6 @@ many components of a mixture are used, and which of a t's images have a mean.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
