@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -51,6 +51,9 @@ def report(
         written = [command.written(exhibit, folder, failures) for exhibit in section.exhibits]
         paths += [path for _, files in written for path in files]
         made.append(replace(section, exhibits=[exhibit for exhibit, _ in written]))
+    shown = [exhibit for section in made for exhibit in section.exhibits]
+    in_place = {exhibit.why for exhibit in shown if isinstance(exhibit, exhibits.Absent)}
+    remarks = [remark for remark in remarks if remark not in in_place]  # each once
     above: list[str] = []
     about: dict[str, str] = {}
     with failures.part("introduction", remarks.append):
@@ -66,7 +69,7 @@ def report(
             files.log_artifact(str(path), ARTIFACTS)
     except mlflow_store.failures() as error:
         print(f"The report could not be logged to the sweep's run in MLflow: {error}.")
-    for exhibit in (exhibit for section in made for exhibit in section.exhibits):
+    for exhibit in shown:
         if isinstance(exhibit, exhibits.Absent):
             print(exhibits.as_text(exhibit))
         elif isinstance(exhibit, exhibits.Table) and exhibit.stem == "claims":
@@ -86,6 +89,7 @@ def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict
     for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
         with stored.failures.part(name, said[name].append):
             said[name] += scores.ensure(stored, name, **asked.get(name, {}))
+    stored.reasons |= {name: sentences[0] for name, sentences in said.items() if sentences}
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
         stored.reasons[chosen_features(features or "auto", weights, gpus)] = said["distances"][0]
@@ -102,7 +106,21 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
-    return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
+    return [Section(title, SECTIONS[title], together(shown)) for title, shown in made.items() if shown]
+
+
+def together(shown: Sequence[Exhibit]) -> list[Exhibit]:
+    """What is absent for one reason as one, in the place of the first."""
+    absent = [exhibit for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
+    titles: dict[str, list[str]] = {}
+    for exhibit in absent:
+        titles.setdefault(exhibit.why, []).append(exhibit.title)
+    first = {exhibit.why: exhibit for exhibit in reversed(absent)}
+    return [
+        replace(exhibit, title="; ".join(titles[exhibit.why])) if isinstance(exhibit, exhibits.Absent) else exhibit
+        for exhibit in shown
+        if not isinstance(exhibit, exhibits.Absent) or exhibit is first[exhibit.why]
+    ]
 
 
 def tuning(stored: StoredSweep, searched: Sweep | None) -> list[Exhibit]:

@@ -17,11 +17,13 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 from analysis.parts import Failures
+from analysis.wording import grouped
 from fishernet import commands, data, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
 from fishernet.plan import Json, PlanError, check_networks
+from fishernet.progress import Progress
 from fishernet.provenance import count_gpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
@@ -38,7 +40,6 @@ from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
 from sweeps.lock import hold_lock
 from sweeps.planning import Devices, flagged
-from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
@@ -410,8 +411,8 @@ class Driver(ABC, Generic[P]):
         written = written and drawn and not tracking.refused
         if failed:
             print(f"{len(failed)} of {n_runs} runs failed:")
-            for config, reason in failed.items():
-                print(f"  {config.run_name}: {reason}")
+            for names, reason in grouped((config.run_name, reason) for config, reason in failed.items()):
+                print(f"  {names}: {reason}")
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")

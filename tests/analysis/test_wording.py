@@ -1,0 +1,34 @@
+"""What is said once for many."""
+
+from analysis.exhibits import Absent
+from analysis.reporting import together
+from analysis.wording import grouped
+
+ID = "0123456789abcdef" * 2
+
+
+def test_what_shares_a_reason_is_one_line_by_name_up_to_three_and_then_by_number():
+    runs = [f"VAE d={d} seed=0" for d in range(1, 31)]
+    assert grouped((run, "the images have no labels") for run in runs) == [("30 runs", "the images have no labels")]
+    assert grouped((run, "why") for run in runs[:3]) == [(", ".join(runs[:3]), "why")]
+    assert grouped([("a", "one"), ("b", "two"), ("c", "one")]) == [("a, c", "one"), ("b", "two")]
+
+
+def test_reasons_that_differ_in_what_they_name_alone_are_one_and_the_first_is_given():
+    reasons = [(f"VAE d={d}", f"weights of VAE d={d} cannot be had") for d in range(5)]
+    assert grouped(reasons) == [("5 runs", "weights of VAE d=0 cannot be had")]
+    runs = ["VAE d=2 seed=0", "VAE d=2 seed=1"]
+    files = [
+        (runs[0], f"the traceback is in clusters-{ID}.txt"),
+        (runs[1], f"the traceback is in clusters-{ID[::-1]}.txt"),
+    ]
+    assert grouped(files) == [(", ".join(runs), f"the traceback is in clusters-{ID}.txt (of {runs[0]})")]
+
+
+def test_figures_that_are_absent_for_one_reason_stand_in_one_place():
+    shown = [
+        Absent("means", "Means", "no labels"),
+        Absent("nll", "NLL", "not computed"),
+        Absent("shoes", "Shoes", "no labels"),
+    ]
+    assert together(shown) == [Absent("means", "Means; Shoes", "no labels"), shown[1]]
