@@ -40,11 +40,14 @@ class OpenSweep:
     def best(self, line: str | None = None, latent_dim: int | None = None) -> TrainedModel:
         """The model with the least error of a line such as ``VAE gaussian-learned`` and a latent_dim; of all without these.
 
+        Where no line is named so, of the lines of that model.
+
         Raises AnalysisError where no such run has finished.
         """
         found = self.runs
         if line is not None:
-            found = found[found["variant"] == line]
+            exact = found["variant"] == line
+            found = found[exact if exact.any() else found["model"] == line]
         if latent_dim is not None:
             found = found[found["latent_dim"] == latent_dim]
         if found.empty:

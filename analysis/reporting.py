@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -10,6 +11,7 @@ from types import MappingProxyType
 from typing import Any
 
 from analysis import command, exhibits, figures, frame, page, scores
+from analysis.errors import AnalysisError
 from analysis.exhibits import Exhibit
 from analysis.figures import FIGURES, SECTIONS, search
 from analysis.frame import Sweep, missing_cells, say_missing
@@ -18,6 +20,7 @@ from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
 from analysis.stored import StoredSweep
+from analysis.wording import grouped
 from fishernet.services import mlflow_store, schema
 
 PAGE = "report.html"
@@ -69,10 +72,11 @@ def report(
             files.log_artifact(str(path), ARTIFACTS)
     except mlflow_store.failures() as error:
         print(f"The report could not be logged to the sweep's run in MLflow: {error}.")
+    absent = [(exhibit.title, exhibit.why) for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
+    for titles, why in grouped(absent, "figures"):
+        print(f"{titles}: not drawn. {why}")
     for exhibit in shown:
-        if isinstance(exhibit, exhibits.Absent):
-            print(exhibits.as_text(exhibit))
-        elif isinstance(exhibit, exhibits.Table) and exhibit.stem == "claims":
+        if isinstance(exhibit, exhibits.Table) and exhibit.stem == "claims":
             print(exhibit.shown[["claim", "verdict"]].to_string(index=False))
     for remark in remarks:
         print(remark)
@@ -92,7 +96,8 @@ def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict
     stored.reasons |= {name: sentences[0] for name, sentences in said.items() if sentences}
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
-        stored.reasons[chosen_features(features or "auto", weights, gpus)] = said["distances"][0]
+        with suppress(AnalysisError):
+            stored.reasons[chosen_features(stored, features or "auto", weights, gpus)] = said["distances"][0]
     return said
 
 
@@ -106,21 +111,7 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
-    return [Section(title, SECTIONS[title], together(shown)) for title, shown in made.items() if shown]
-
-
-def together(shown: Sequence[Exhibit]) -> list[Exhibit]:
-    """What is absent for one reason as one, in the place of the first."""
-    absent = [exhibit for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
-    titles: dict[str, list[str]] = {}
-    for exhibit in absent:
-        titles.setdefault(exhibit.why, []).append(exhibit.title)
-    first = {exhibit.why: exhibit for exhibit in reversed(absent)}
-    return [
-        replace(exhibit, title="; ".join(titles[exhibit.why])) if isinstance(exhibit, exhibits.Absent) else exhibit
-        for exhibit in shown
-        if not isinstance(exhibit, exhibits.Absent) or exhibit is first[exhibit.why]
-    ]
+    return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
 
 
 def tuning(stored: StoredSweep, searched: Sweep | None) -> list[Exhibit]:

@@ -118,6 +118,10 @@ class Driver(ABC, Generic[P]):
     def asked(self) -> P:
         """What the flags ask for; raises PlanError."""
 
+    def suited(self, asked: P, images: ImageData) -> P:
+        """What was asked for, with what follows from the images where no flag says it."""
+        return asked
+
     @abstractmethod
     def cohorts(self, plan: P, devices: Devices, images: ImageData) -> Sequence[Sequence[TrialConfig]]:
         """All that the plan trains, as it would be trained: for an estimate of its time."""
@@ -255,6 +259,7 @@ class Driver(ABC, Generic[P]):
         from sweeps.estimate import estimate_or_say_why_not
 
         images = self.images_of(plan)
+        plan = self.suited(plan, images)
         devices = self.connect() if self.args.address else self.devices()
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
@@ -288,7 +293,10 @@ class Driver(ABC, Generic[P]):
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
-        images = None if asked is None else self.images_of(asked)
+        images = None
+        if asked is not None:
+            images = self.images_of(asked)
+            asked = self.suited(asked, images)
         interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)

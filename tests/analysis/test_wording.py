@@ -1,7 +1,5 @@
 """What is said once for many."""
 
-from analysis.exhibits import Absent
-from analysis.reporting import together
 from analysis.wording import grouped
 
 ID = "0123456789abcdef" * 2
@@ -23,12 +21,3 @@ def test_reasons_that_differ_in_what_they_name_alone_are_one_and_the_first_is_gi
         (runs[1], f"the traceback is in clusters-{ID[::-1]}.txt"),
     ]
     assert grouped(files) == [(", ".join(runs), f"the traceback is in clusters-{ID}.txt (of {runs[0]})")]
-
-
-def test_figures_that_are_absent_for_one_reason_stand_in_one_place():
-    shown = [
-        Absent("means", "Means", "no labels"),
-        Absent("nll", "NLL", "not computed"),
-        Absent("shoes", "Shoes", "no labels"),
-    ]
-    assert together(shown) == [Absent("means", "Means; Shoes", "no labels"), shown[1]]
