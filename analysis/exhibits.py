@@ -67,6 +67,17 @@ class Absent:
 Exhibit = Picture | Table | Absent
 
 
+class Exhibits(list["Exhibit"]):
+    """Several, which a notebook shows one below the other."""
+
+    def __getitem__(self, index: Any) -> Any:
+        found = super().__getitem__(index)
+        return Exhibits(found) if isinstance(index, slice) else found
+
+    def _repr_html_(self) -> str:
+        return "\n".join(exhibit._repr_html_() for exhibit in self)
+
+
 def _html(exhibit: Picture | Table, shown: str) -> str:
     """As a notebook shows it."""
     return f"<h4>{html.escape(exhibit.title)}</h4>{shown}<p>{html.escape(exhibit.caption)}</p>"

@@ -9,7 +9,7 @@ import pandas as pd
 from analysis import figures, frame
 from analysis.command import of_paper
 from analysis.errors import AnalysisError
-from analysis.exhibits import Exhibit
+from analysis.exhibits import Exhibit, Exhibits
 from analysis.figures import FIGURES
 from analysis.parts import Part
 from analysis.stored import StoredSweep
@@ -59,14 +59,14 @@ class OpenSweep:
         run = found.sort_values(self._stored.sweep.score("mse")).iloc[0]
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)
 
-    def figure(self, name: str, **arguments: Any) -> list[Exhibit]:
-        """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; each shows itself in a notebook."""
+    def figure(self, name: str, **arguments: Any) -> Exhibits:
+        """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; a notebook shows them."""
         if name not in FIGURES:
             raise AnalysisError(f"There is no figure {name}; there are {', '.join(FIGURES)}.")
         made: list[Exhibit] = []
         for item in figures.parts(self._stored, name, **arguments):
             made += self._stored.failures.exhibits(*item) if isinstance(item, Part) else [item]
-        return of_paper(self._stored.paper, made)
+        return Exhibits(of_paper(self._stored.paper, made))
 
     def __repr__(self) -> str:
         finished = frame.usable(self.all_runs, self._stored.sweep.score("mse"))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -20,6 +20,7 @@ from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
 from analysis.stored import StoredSweep
+from analysis.which_dimension import which_dimension
 from analysis.wording import grouped
 from fishernet.services import mlflow_store, schema
 
@@ -48,6 +49,9 @@ def report(
     said = {} if scores is None else compute(stored, scores)
     remarks = [sentence for sentences in said.values() for sentence in sentences]
     drawn = sections(stored, searched)
+    if stored.paper is None:
+        drawn, why_absent = without_absent(drawn)
+        remarks += why_absent
     command.output_folder(out, sweep.name, "report")
     made, paths = [], []
     for section in drawn:  # what cannot be written could not be shown either
@@ -55,8 +59,8 @@ def report(
         paths += [path for _, files in written for path in files]
         made.append(replace(section, exhibits=[exhibit for exhibit, _ in written]))
     shown = [exhibit for section in made for exhibit in section.exhibits]
-    in_place = {exhibit.why for exhibit in shown if isinstance(exhibit, exhibits.Absent)}
-    remarks = [remark for remark in remarks if remark not in in_place]  # each once
+    in_place = [exhibit.why for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
+    remarks = each_once(remarks, in_place)
     above: list[str] = []
     about: dict[str, str] = {}
     with failures.part("introduction", remarks.append):
@@ -82,6 +86,12 @@ def report(
         print(remark)
     print(f"\n{folder / PAGE}, and {len(paths)} files of its figures and tables beside it")
     return failures
+
+
+def each_once(remarks: Sequence[str], elsewhere: Sequence[str] = ()) -> list[str]:
+    """Without those that another, or one of ``elsewhere``, says too."""
+    own = list(dict.fromkeys(remarks))
+    return [r for r in own if not any(r in other for other in [*elsewhere, *own] if other != r) and r not in elsewhere]
 
 
 def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
@@ -111,7 +121,23 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
+    if stored.paper is None:  # the answer in a picture, and then in words
+        first = ("mse_curves", "which_dimension")
+        made["Reconstruction"].sort(
+            key=lambda exhibit: first.index(exhibit.stem) if exhibit.stem in first else len(first)
+        )
     return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
+
+
+def without_absent(drawn: Sequence[Section]) -> tuple[list[Section], list[str]]:
+    """The sections with what could be drawn, and a sentence for each reason why other figures could not."""
+    reasons: list[tuple[str, str]] = []
+    kept = []
+    for section in drawn:
+        there = [exhibit for exhibit in section.exhibits if not isinstance(exhibit, exhibits.Absent)]
+        reasons += [(e.title, e.why) for e in section.exhibits if isinstance(e, exhibits.Absent)]
+        kept += [replace(section, exhibits=there)] if there else []
+    return kept, [f"{titles}: not drawn. {why}" for titles, why in grouped(reasons, "figures")]
 
 
 def tuning(stored: StoredSweep, searched: Sweep | None) -> list[Exhibit]:
@@ -138,7 +164,18 @@ def introduction(stored: StoredSweep) -> list[str]:
     if stored.paper:
         text += f" Numbers that the {stored.paper.name} gives ({stored.paper.citation}) stand beside these."
     missing = say_missing(stored.sweep, missing_cells(stored.sweep, stored.all_runs))
-    return [text, missing] if missing else [text]
+    return list(filter(None, [text, "" if stored.paper else say_dimensions(stored), missing]))
+
+
+def say_dimensions(stored: StoredSweep) -> str:
+    """Which latent dimension each line needs, in a sentence; empty where there is one alone, or none is decided."""
+    if stored.runs["latent_dim"].nunique() == 1:
+        return ""
+    answers = which_dimension(stored.runs, stored.sweep.score("mse"))
+    found = [f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}" for a in answers if a.dim is not None]
+    return (
+        f"The latent dimension that a line needs, by the one-standard-error rule: {', '.join(found)}." if found else ""
+    )
 
 
 def _title(stored: StoredSweep) -> str:

@@ -101,8 +101,8 @@ def _cifar(name: str, dataset: str) -> Published:
 
     def read(root: Path) -> Parts:
         train, test = cls(str(root), train=True), cls(str(root), train=False)
-        images = (part.data.transpose(0, 3, 1, 2) for part in (train, test))
-        return Parts(*images, _labels(train.targets), _labels(test.targets))
+        pixels = [part.data.transpose(0, 3, 1, 2) for part in (train, test)]
+        return Parts(pixels[0], pixels[1], _labels(train.targets), _labels(test.targets))
 
     return Published(
         cls.base_folder,
