@@ -8,7 +8,6 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from analysis import command, exhibits, figures, frame, page, scores
 from analysis.errors import AnalysisError
@@ -16,9 +15,11 @@ from analysis.exhibits import Exhibit
 from analysis.figures import FIGURES, SECTIONS, search
 from analysis.frame import Sweep, missing_cells, say_missing
 from analysis.page import Section
+from analysis.papers import Arguments
 from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
+from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
 from analysis.which_dimension import which_dimension
 from analysis.wording import grouped
@@ -31,7 +32,7 @@ ARTIFACTS = "report"  # folder of the parent run's artifacts
 def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, *, data_dir: str | None = None,
     seed: int | None = None, paper: str | None = None, search: str | None = None,
-    scores: Mapping[str, Mapping[str, Any]] | None = MappingProxyType({}),
+    scores: Mapping[str, Arguments] | None = MappingProxyType({}),
 ) -> Failures:  # fmt: skip
     """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are.
 
@@ -94,15 +95,16 @@ def each_once(remarks: Sequence[str], elsewhere: Sequence[str] = ()) -> list[str
     return [r for r in own if not any(r in other for other in [*elsewhere, *own] if other != r) and r not in elsewhere]
 
 
-def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, list[str]]:
     """All scores that the runs lack, rows of SCORES with the arguments in ``asked``; by row a sentence for each part that cannot
     be had.
     """
     said: dict[str, list[str]] = {name: [] for name in SCORES}
     wanted = stored.paper.arguments if stored.paper else {}
-    for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
-        with stored.failures.part(name, said[name].append):
-            said[name] += scores.ensure(stored, name, **asked.get(name, {}))
+    with one_ray():
+        for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
+            with stored.failures.part(name, said[name].append):
+                said[name] += scores.ensure(stored, name, **asked.get(name, {}))
     stored.reasons |= {name: sentences[0] for name, sentences in said.items() if sentences}
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
@@ -117,7 +119,7 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     for name, row in FIGURES.items():
         if row.section != "Claims" or stored.paper:
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, row.scores} & set(stored.paper.arguments))
+            wanted = row.usual or (stored.paper and {name, *row.scores} & set(stored.paper.arguments))
             if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
@@ -200,6 +202,6 @@ def facts(stored: StoredSweep) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _listed(facts: Mapping[str, Any]) -> str:
+def _listed(facts: Mapping[str, object]) -> str:
     """``{"torch": "2.15"}`` as ``torch 2.15``."""
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from typing import Any
 
 MOST_NAMES = 3  # of those that share a reason; of more how many there are
 RUN_ID = re.compile(r"[0-9a-f]{32}")  # as MLflow makes it, in the name of a traceback's file
 
 
-def listed(values: Iterable[Any]) -> str:
+def listed(values: Iterable[object]) -> str:
     """``2, 5, 10``; numbers without trailing zeros."""
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)
 

@@ -18,9 +18,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.importance import evidence
-from fishernet.training import ResidentImages, Step, keep_freed_memory
+from fishernet.training import Step, keep_freed_memory
 
 SHAPE, BATCH = (1, 28, 28), 100
 # The ratios that are aimed at; the masked convolutions of PixelVAE are another order.

@@ -19,13 +19,13 @@ from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
 from fishernet.data.binarised import drawn_once
+from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluation_batch
 from fishernet.families import family
 from fishernet.importance import Evidence, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
 from fishernet.priors import ImproperPriorError
-from fishernet.training import ResidentImages
 
 GROUP = "likelihood"
 HELD_OUT, TRAINING = NLL_SETS

@@ -233,6 +233,28 @@ def test_active_latents_are_counted_from_the_stored_means():
     assert "The latents of 3 runs cannot be had" in table.caption
 
 
+def test_scores_of_information_stand_in_the_table_with_their_ceiling_where_runs_have_them():
+    def change(run):
+        if run["model"] != "VAE":
+            return
+        about = {"images": 1000, "asked": 1000, "training_images": 10_000, "classified": 10_000}
+        run |= {"information/from_below": 6.5, "information/kl": 20.0, "information/nearest_neighbours": 0.9}
+        run["scores"] = run["scores"] | {"information": about}
+
+    runs = trained(change=change)
+    bare = plane.information_table(
+        sweep_of(trained(), lambda run: (np.zeros((9, D)), None)), plane.places(runs, "test")
+    )
+    assert "I from below" not in bare.shown
+    assert "ln" not in bare.caption
+    table = plane.information_table(sweep_of(runs, lambda run: (np.zeros((9, D)), None)), plane.places(runs, "test"))
+    rows = table.shown.set_index("model")
+    assert rows.loc["VAE", ["KL", "I from below", "5-NN"]].tolist() == ["20.00 ± 0.00", "6.50 ± 0.00", "0.900 ± 0.000"]
+    assert rows.loc["FAE", "I from below"] == ""
+    assert "ln 1,000 = 6.91" in table.caption
+    assert "the 5 nearest codes and by a linear map of the codes of 10,000 training images" in table.caption
+
+
 def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d():
     runs = trained(dims=(2, 10, D))
     points = plane.places(runs, "test")

@@ -10,7 +10,8 @@ import pytest
 from torchvision import datasets
 from torchvision.datasets import utils
 
-from fishernet.data import DATASETS, DataError, load_data
+from fishernet.data import DATASETS, DataError
+from fishernet.data.loading import load_data
 from fishernet.data.published import SOURCES
 
 RNG = np.random.default_rng(0)

@@ -25,7 +25,9 @@ from analysis.scores import distances, features
 from analysis.scores.distances import RealFeatures
 from analysis.scores.features import Classifier, Extractor, Inception, Random, real_features, train_classifier
 from analysis.scores.images import chosen_features
-from fishernet.data import DATA_DIR_VARIABLE, ImageData, load_data
+from fishernet.data import DATA_DIR_VARIABLE
+from fishernet.data.images import ImageData
+from fishernet.data.loading import load_data
 
 RELEASED = "pt_inception-2015-12-05-6726825d.pth"
 
