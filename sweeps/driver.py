@@ -19,11 +19,13 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 import fishernet
 from analysis.parts import Failures
+from analysis.wording import grouped
 from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
 from fishernet.plan import Json, PlanError, check_networks
+from fishernet.progress import Progress
 from fishernet.provenance import count_gpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
@@ -40,7 +42,6 @@ from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
 from sweeps.lock import hold_lock
 from sweeps.planning import Devices, flagged
-from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
@@ -117,6 +118,10 @@ class Driver(ABC, Generic[P]):
     @abstractmethod
     def asked(self) -> P:
         """What the flags ask for; raises PlanError."""
+
+    def suited(self, asked: P, images: ImageData) -> P:
+        """What was asked for, with what follows from the images where no flag says it."""
+        return asked
 
     @abstractmethod
     def cohorts(self, plan: P, devices: Devices, images: ImageData) -> Sequence[Sequence[TrialConfig]]:
@@ -255,6 +260,7 @@ class Driver(ABC, Generic[P]):
         from sweeps.estimate import estimate_or_say_why_not
 
         images = self.images_of(plan)
+        plan = self.suited(plan, images)
         devices = self.connect() if self.args.address else self.devices()
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
@@ -287,7 +293,10 @@ class Driver(ABC, Generic[P]):
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
-        images = None if asked is None else self.images_of(asked)
+        images = None
+        if asked is not None:
+            images = self.images_of(asked)
+            asked = self.suited(asked, images)
         interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)
@@ -429,8 +438,8 @@ class Driver(ABC, Generic[P]):
         written = written and drawn and not tracking.refused
         if failed:
             print(f"{len(failed)} of {n_runs} runs failed:")
-            for config, reason in failed.items():
-                print(f"  {config.run_name}: {reason}")
+            for names, reason in grouped((config.run_name, reason) for config, reason in failed.items()):
+                print(f"  {names}: {reason}")
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")

@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient as MlflowClient
 
 DEFAULT_STORAGE = "fishernet-results"
-WRITING = {
+# Of MLflow's client: what every process sets, and ahead of it what an analysis sets besides.
+ALWAYS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -40,7 +41,6 @@ WRITING = {
 READING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own seven take some four minutes where a server is down
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
 REFUSALS = (
@@ -240,7 +240,7 @@ def set_environment(settings: Mapping[str, str]) -> None:
 
 def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
-    set_environment(WRITING)
+    set_environment(ALWAYS)
     try:
         mlflow = _mlflow()  # which sets up its logging, which the next lines change
     except Exception as error:  # by a variable of MLflow's

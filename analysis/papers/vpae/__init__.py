@@ -1,7 +1,6 @@
 """Ciobanu: Vanilla Probabilistic Autoencoder (EPiC Series in Computing 79, 2021)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from analysis.papers import Paper
 from fishernet.config import Fields
