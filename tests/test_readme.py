@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [
     "README.md",
-    *(f"docs/{name}.md" for name in ("using", "cluster", "searching", "metrics", "report", "explorer")),
+    *(f"docs/{name}.md" for name in ("install", "using", "cluster", "searching", "metrics", "report", "explorer")),
 ]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
