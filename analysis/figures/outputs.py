@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -24,9 +24,10 @@ from analysis.parts import Part
 from analysis.scores import FEATURES
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
-from fishernet.families import LikelihoodConfig
+from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
+from fishernet.plan import Json
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
@@ -102,11 +103,11 @@ def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str,
     return names | told, alike.strip()
 
 
-def _rows_of(said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _rows_of(said: pd.DataFrame | None) -> list[Json]:
     return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
 
 
-def _row(told: Mapping[str, Any]) -> str:
+def _row(told: Json) -> str:
     """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
     return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
 
@@ -156,10 +157,11 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
 
 
-def is_squared_error(config: Any) -> bool:
+def is_squared_error(config: LikelihoodConfig) -> bool:
     """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
-    return bool(
-        config.model == "AE"
+    row = family(config.model)
+    return (
+        not (row.posterior or row.prior)
         and config.likelihood == "gaussian"
         and not emits_more(config)
         and config.decoder_layers < 0
@@ -254,7 +256,7 @@ def _rows(
     return rows, alike
 
 
-def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Json]:
     """What a paper says of each of ``_cells``; empty where it says nothing."""
     theirs = {(t["variant"], t["latent_dim"]): t for t in _rows_of(said)}
     return [theirs.get(cell, {}) for cell in _cells(runs)]
