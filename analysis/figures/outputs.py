@@ -7,7 +7,7 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -27,7 +27,6 @@ from analysis.stored import StoredSweep
 from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
-from fishernet.plan import Json
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
@@ -48,6 +47,7 @@ SPREADS = {  # the same of the table of distributions
     "crps": ("CRPS", 4),
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
+Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 N_SHOWN = 10  # images of a row, and components
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
@@ -103,11 +103,11 @@ def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str,
     return names | told, alike.strip()
 
 
-def _rows_of(said: pd.DataFrame | None) -> list[Json]:
+def _rows_of(said: pd.DataFrame | None) -> list[Told]:
     return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
 
 
-def _row(told: Json) -> str:
+def _row(told: Told) -> str:
     """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
     return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
 
@@ -256,7 +256,7 @@ def _rows(
     return rows, alike
 
 
-def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Json]:
+def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Told]:
     """What a paper says of each of ``_cells``; empty where it says nothing."""
     theirs = {(t["variant"], t["latent_dim"]): t for t in _rows_of(said)}
     return [theirs.get(cell, {}) for cell in _cells(runs)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -28,16 +30,17 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient as MlflowClient
 
 DEFAULT_STORAGE = "fishernet-results"
-WRITING = {
+# Of MLflow's client: what every process sets, and ahead of it what an analysis sets besides.
+ALWAYS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 READING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own seven take some four minutes where a server is down
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
 REFUSALS = (
@@ -237,7 +240,7 @@ def set_environment(settings: Mapping[str, str]) -> None:
 
 def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
-    set_environment(WRITING)
+    set_environment(ALWAYS)
     try:
         mlflow = imported_mlflow()  # which sets up its logging, which the next lines change
     except Exception as error:  # by a variable of MLflow's
@@ -378,6 +381,29 @@ def log_batch(
     )
 
 
+def log_images(client: MlflowClient, run_id: str, dataset: str, plan: Mapping[str, Any]) -> None:
+    """The images of the sweep's plan as inputs of a run: those that train, and those that it is scored on.
+
+    MLflow knows a data set by its name and digest; the digest is the fingerprint of all of it. Logged again they are the same.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, held_out = Path(dataset).name, plan["held_out"]
+    source = json.dumps({"uri": dataset} if name != dataset else {"tags": {"name": dataset}})
+    inputs = []
+    for context, named in (("training", name), (held_out, f"{name} ({held_out})")):
+        shape = plan.get("images", {}).get(context)
+        about: dict[str, str] = {}
+        if shape:
+            tensor = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:]]}}]
+            about["schema"] = json.dumps({"mlflow_tensorspec": {"features": json.dumps(tensor), "targets": None}})
+            about["profile"] = json.dumps({"features_shape": shape, "features_size": math.prod(shape)})
+        kind = "local" if name != dataset else "code"
+        images = Dataset(named[:500], plan["data_fingerprint"], kind, source, **about)
+        inputs.append(DatasetInput(images, [InputTag("mlflow.data.context", context)]))
+    client.log_inputs(run_id, datasets=inputs)
+
+
 def files_of(uri: str, run_id: str) -> ArtifactRepository:
     """The files of a run: MLflow's artifact repository, which lists, logs and downloads them.
 
@@ -460,13 +486,22 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
         old = _local(run.info.artifact_uri)
         if old and _is_moved(old, new := here.joinpath(*old.parts[-2:])):  # RUN/artifacts
             places.append({"id": run.info.run_id, "place": new.as_uri()})
-    engine = create_engine(uri)
+    engine, models = create_engine(uri), pages(client.search_logged_models, experiment_ids=[experiment.experiment_id])
+    moved = []
+    for model in models:
+        old = _local(model.artifact_location)
+        if old and _is_moved(old, new := here.joinpath(*old.parts[-3:])):  # models/MODEL/artifacts
+            moved.append({"id": model.model_id, "place": new.as_uri()})
     try:
         with engine.begin() as database:
             whole = {"id": int(experiment.experiment_id), "place": here.as_uri()}
             database.execute(text("update experiments set artifact_location = :place where experiment_id = :id"), whole)
             if places:
                 database.execute(text("update runs set artifact_uri = :place where run_uuid = :id"), places)
+            if moved:
+                database.execute(
+                    text("update logged_models set artifact_location = :place where model_id = :id"), moved
+                )
     finally:
         engine.dispose()
     return f"the results folder was moved: MLflow now finds the files of {experiment.name} in {here}, no longer in {recorded}"
