@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
@@ -21,6 +21,7 @@ from fishernet.plan import Json
 from fishernet.provenance import commit, machine, versions
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
+    DEFAULT_STORAGE,
     TrackingError,
     check_uri,
     children,
@@ -105,6 +106,7 @@ class SweepTracking:
         if path := sqlite_path(uri):
             uri = f"sqlite:///{path.as_posix()}"  # absolute: the current folder may change
             artifact_root = artifact_root or default_artifact_root(path.parent)
+        storage = Path(artifact_root).parent if artifact_root else Path(DEFAULT_STORAGE).absolute()
         missing = f"there is no {kind} named {name} in {hide_password(uri)}"
         if path and not path.exists() and not create:
             raise TrackingError(f"{missing}; that store does not exist yet")
@@ -115,7 +117,7 @@ class SweepTracking:
                 raise TrackingError(
                     f"the {kind} {name} was deleted in {hide_password(uri)}, and MLflow keeps it and its name; restore it "
                     f"({restore_command(uri, experiment)}), choose another name, or have MLflow forget it and its runs for "
-                    f"good ({forget_command(uri, experiment)})"
+                    f"good ({forget_command(uri, name, storage)})"
                 )
             if experiment and experiment.tags.get(schema.KIND) != kind:
                 raise TrackingError(
@@ -173,7 +175,7 @@ class SweepTracking:
         return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
-        self, plan: Json, params: Mapping[str, Any], command: str, note: str,
+        self, plan: Json, params: Mapping[str, object], command: str, note: str,
         provenance: Mapping[str, str] | None = None, paper: str = "",
     ) -> None:  # fmt: skip
         """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.

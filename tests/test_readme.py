@@ -109,7 +109,7 @@ def test_every_file_that_a_page_links_to_exists_and_no_line_is_long(page):
 
 def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
     from fishernet.cohort import Cohort
-    from fishernet.data import load_data
+    from fishernet.data.loading import load_data
     from fishernet.families import trial_config
     from fishernet.records import write_records
 

@@ -5,11 +5,11 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
 from analysis.flags import PICTURES, Flag, dims, positive
@@ -36,6 +36,8 @@ DENSITIES = {
     "mkde": "Matérn kernel density estimation",
     "mixture": "a Gaussian mixture",
     "kde": "Gaussian kernel density estimation",
+    "svgd": "the prior by Stein's method (SVGD)",
+    "tempered": "N(0, 1) made as narrow as SVGD would",
 }
 
 
@@ -147,6 +149,38 @@ FIGURES = {
                 },
             ),
         ),
+    ),
+    "explore": Figure(
+        "analysis.explorer", "Latent space", "explorer", "Latent explorer",
+        "Make a page in which one moves through the latent spaces of two lines side by side: a map of the encoded images,\n"
+        "a slider for each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes\n"
+        "explorer.html, which needs no network and no server.",
+        "--latent-dims 2,10",
+        (
+            PICTURES[0],
+            Flag(
+                "--models",
+                {
+                    "nargs": "+",
+                    "default": (),
+                    "metavar": "LINE",
+                    "help": "lines of the sweep; default: two, those whose posteriors have ellipses first",
+                },
+            ),
+            Flag(
+                "--latent-dims",
+                {
+                    "type": dims,
+                    "metavar": "D,D",
+                    "help": "latent dimensions, up to 64; default: the smallest that all these lines have",
+                },
+            ),
+            Flag(
+                "--seed",
+                {"type": int, "metavar": "N", "help": "the seed whose runs are shown; default: the best of each"},
+            ),
+        ),
+        usual=False,
     ),
     "prior-densities": Figure(
         "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",
@@ -278,14 +312,34 @@ FIGURES = {
         published=True,
         scores=("k-means",),
     ),
+    "t-sne": Figure(
+        "analysis.figures.tsne", "Clusters", "tsne", "Clusters after t-SNE",
+        "Draw the latent means of noisy images after t-SNE to two dimensions, and how well k-means finds the labels there\n"
+        "and in the means themselves, against the variance of the noise. Computed from the stored weights, once per run, a\n"
+        "minute each, and kept with it in MLflow.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the curves and panels; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        scores=("t-sne-clusters",),
+        usual=False,
+    ),
 }  # fmt: skip
 
 
-def parts(stored: StoredSweep, name: str, **given: Any) -> Iterable[Part | Exhibit]:
+def parts(stored: StoredSweep, name: str, **given: object) -> Iterable[Part | Exhibit]:
     """What that figure shows of a sweep; ``given``: arguments that go before those of the sweep's paper."""
     row = FIGURES[name]
-    arguments: dict[str, Any] = {**papers.arguments(stored.paper, name), **given}
+    arguments: dict[str, object] = {**papers.arguments(stored.paper, name), **given}
     if row.published:
         arguments["published"] = stored.published
-    made: Iterable[Part | Exhibit] = importlib.import_module(row.module).parts(stored, **arguments)
+    made: Iterable[Part | Exhibit] = pkgutil.resolve_name(f"{row.module}:parts")(stored, **arguments)
     return made

@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -15,8 +14,9 @@ from analysis.exhibits import Absent, Exhibit, Table, cells, seeds
 from analysis.frame import CURVE, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
+from analysis.scores.sampling import BY_SVGD, say_spread
 from analysis.stored import StoredSweep
-from fishernet.plan import format_numbers
+from fishernet.plan import Json, format_numbers
 
 OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
@@ -54,7 +54,7 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
         yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
     held_out = stored.sweep.held_out
-    notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
+    notes = [*say_images(runs, features, held_out), *say_spreads(runs, features), *left_out, *remarks(runs, features)]
     yield Part(
         f"frechet_{features}", FEATURES[features],
         lambda: frechet_table(scores, features, said, notes, held_out),
@@ -98,12 +98,12 @@ def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str
     ]
 
 
-def _made_with(about: Mapping[str, Any]) -> tuple[str, str]:
+def _made_with(about: Json) -> tuple[str, str]:
     """The network's fingerprint, and how its features were used; empty of scores that older versions made."""
     return about.get("features", ""), about.get("how", "")
 
 
-def _only_by(chosen: tuple[str, str], features: str, scores: dict[str, Any]) -> dict[str, Any]:
+def _only_by(chosen: tuple[str, str], features: str, scores: Json) -> Json:
     about = {name: of for name, of in scores.get(features, {}).items() if _made_with(of) == chosen}
     return {**scores, features: about}
 
@@ -134,6 +134,28 @@ def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> lis
     return [
         f"{_numbers(n_real)} {held_out} images are compared with {compared}; the distance's bias depends on these numbers."
     ]
+
+
+def say_spreads(runs: pd.DataFrame, features: str) -> list[str]:
+    """Of samples by SVGD how wide they are beside exact ones: a narrow cloud changes a distance whatever the prior."""
+    found: dict[str, dict[str, list[float | None]]] = {name: {} for name in BY_SVGD}
+    for (variant, d), of_line in runs.groupby(["variant", "latent_dim"], sort=False):
+        for scores in of_line["scores"]:
+            for name in BY_SVGD:
+                if name in (about := scores.get(features, {})):
+                    found[name].setdefault(f"{variant}, d = {d}", []).append(about[name].get("spread"))
+    return [
+        f"Samples ({SETS[name].removeprefix('sample: ')}): "
+        + "; ".join(f"{line}, {say_spread(_mean_or_none(values))}" for line, values in lines.items())
+        + "."
+        for name, lines in found.items()
+        if lines
+    ]
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _numbers(numbers: set[int]) -> str:
@@ -183,7 +205,7 @@ def frechet_table(
             line = data[(data["variant"] == variant) & (data["images"] == images)]
             in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
             ours = cells(line, "latent_dim", 1)
-            head: dict[str, Any] = {"model": variant, "images": name}
+            head: dict[str, str] = {"model": variant, "images": name}
             if ours:
                 rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
             if len(in_paper):

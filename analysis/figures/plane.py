@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -119,11 +119,13 @@ def plot_plane(points: pd.DataFrame) -> Figure:
         for variant, look, line in style.by_variant(means):
             own, x, y = points[points["variant"] == variant], np.exp(line["mean_N"]), np.exp(line["mean_J"])
             axes.scatter(own["N"], own["J"], s=7, color=look["color"], alpha=0.45, linewidths=0, zorder=2)
-            bars: dict[str, Any] = {
-                f"{axis}err": [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
-                for axis, value, sd in (("x", x, line["sd_N"].fillna(0)), ("y", y, line["sd_J"].fillna(0)))
-            }
-            axes.errorbar(x, y, **bars, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5)
+            xerr, yerr = (
+                [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
+                for value, sd in ((x, line["sd_N"].fillna(0)), (y, line["sd_J"].fillna(0)))
+            )
+            axes.errorbar(
+                x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5
+            )
             model = str(line["model"].iloc[0])
             keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
             for end in {0, len(line) - 1} if several else ():
@@ -230,7 +232,7 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
     )
 
 
-def _say_scored(scores: pd.Series[Any] | None, scored: Mapping[str, Any]) -> list[str]:
+def _say_scored(scores: pd.Series | None, scored: Collection[str]) -> list[str]:
     """What the columns of the scores are."""
     about = [of["information"] for of in scores if "information" in of] if scores is not None else []
     if not (scored and about):
@@ -256,7 +258,7 @@ def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     An NLL falls with the draws, and means over other images are other means.
     """
-    made: dict[Any, dict[str, tuple[int, int]]] = {
+    made: dict[object, dict[str, tuple[int, int]]] = {
         i: {name: (about["draws"], about["images"]) for name, about in scores.get("likelihood", {}).items()}
         for i, scores in (runs["scores"].items() if "scores" in runs else ())
     }

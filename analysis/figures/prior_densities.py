@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +19,11 @@ from analysis.stored import StoredSweep, config_of
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.priors import ImproperPriorError
-from fishernet.trained import batch_of, posterior_means
+from fishernet.trained import images_at_once, posterior_means
 
 STEM, TITLE = "prior_densities", "Learned priors over the codes"
 MOST_LATENTS, MOST_LINES, N_BINS, N_POINTS = 8, 4, 60, 400
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.floating]
 
 
 def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part | Exhibit]:
@@ -97,7 +96,7 @@ def codes(model: Autoencoder, images: torch.Tensor, seed: int) -> Array:
         return posterior_means(model, images)
     drawn, generator = [], torch.Generator().manual_seed(seed)
     draw = {"normal": torch.randn, "uniform": torch.rand}
-    for part in images.flatten(1).split(batch_of(images[0].numel())):
+    for part in images.flatten(1).split(images_at_once(model)):
         q = model.posterior(part.float().div(255)[None])
         noise = {
             name: draw[own.kind](1, len(part), own.width, generator=generator)

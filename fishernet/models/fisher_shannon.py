@@ -40,7 +40,7 @@ class FAE(VAE):
         return super().noise(latent_dim) | ({"fisher": Noise(latent_dim)} if drawn_anew else {})
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
-        q, stability = self.held_steady(x, noise["eta"])
+        q, stability = self.held_steady(self.shown(x, noise), noise["eta"])
         loss, terms, mean, a = self.outcome(x, q, noise, stability)
         reading = self.reading(q, noise)
         terms["fisher_reading"] = reading.detach()

@@ -61,7 +61,7 @@ class IAF(VAE):
 
     def posterior(self, x: Tensor) -> Flow:  # type: ignore[override]
         with self.arithmetic():
-            features = self.trunk(x)
+            features = self.trunk(self.ranged(x))
             base = self.gaussian(self.heads_from(features, x.dtype))
             contexts = [cast("FlowStep", step).context(features) for step in self.steps]
 

@@ -2,12 +2,13 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from fishernet.config import TrialConfig
 from fishernet.networks.activations import ACTIVATIONS, GATES, Activate
 from fishernet.networks.dense import Dense
 from fishernet.networks.normalisation import BatchNorm
@@ -136,7 +137,7 @@ class Stack(nn.Module):
 class Encoder(nn.Module):
     """The architecture of ``config.network``, flattened: (n_members, n, pixels) to (n_members, n, features)."""
 
-    def __init__(self, configs: Sequence[Any], image_shape: tuple[int, int, int]) -> None:
+    def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int]) -> None:
         super().__init__()
         self.image_shape, n = image_shape, len(configs)
         rows = ARCHITECTURES[configs[0].network].encoder
@@ -151,7 +152,9 @@ class Encoder(nn.Module):
 class Decoder(nn.Module):
     """z, (n_members, n, d), to a, (n_members, n, maps n_pixels + others); others are linear in z."""
 
-    def __init__(self, configs: Sequence[Any], image_shape: tuple[int, int, int], maps: int, others: int) -> None:
+    def __init__(
+        self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
+    ) -> None:
         super().__init__()
         architecture, dims = ARCHITECTURES[configs[0].network], [c.latent_dim for c in configs]
         self.shape = architecture.first

@@ -10,7 +10,7 @@ from scipy import integrate, special, stats
 
 from fishernet import contract
 from fishernet.cohort import Cohort
-from fishernet.families import trial_config
+from fishernet.families import family, trial_config
 from fishernet.likelihoods import LIKELIHOODS, n_outputs
 from fishernet.likelihoods.base import Marginals
 from fishernet.likelihoods.emitted import (
@@ -25,6 +25,7 @@ from fishernet.likelihoods.emitted import (
     to_matrix,
 )
 from fishernet.posteriors import ImplicitPrecisionGaussian
+from fishernet.trained import decode, reconstructed
 
 FAMILIES = ("gaussian", "student-t", "matrix-normal", "matrix-t")
 SHAPE = (2, 3, 4)
@@ -137,6 +138,24 @@ def test_densities_are_those_that_scipy_knows_of_the_same_raw_numbers(family, sc
         found = likelihood.log_prob(x, a)[0]
         expected = [reference(config, shape, *both) for both in zip(a[0].numpy(), x[0].numpy(), strict=True)]
         assert found.numpy() == pytest.approx(expected, rel=1e-9)
+
+
+def test_the_mean_of_a_full_scale_takes_no_triangle_and_few_images_at_a_time(monkeypatch):
+    """Which would be the largest arrays of all: 308,505 numbers an image of 28 x 28."""
+    config = trial_config(
+        model="AE", likelihood="student-t", scale="full", components=3, decoder_output="linear", latent_dim=2
+    )
+    model = family("AE").load()([config], (1, 4, 3), 10)
+    a = torch.randn(1, 5, model.likelihood.n_outputs)
+    expected = model.likelihood.distribution(a).mean()
+    monkeypatch.setattr("fishernet.likelihoods.emitted.Triangle.__init__", lambda *_: pytest.fail("a triangle"))
+    assert torch.equal(model.likelihood.mean(a), expected)
+    decoded, decoder = [], model.decoder.forward
+    monkeypatch.setattr(model.decoder, "forward", lambda z: decoded.append(z.shape[1]) or decoder(z))
+    monkeypatch.setattr("fishernet.trained.OUTPUTS", 7 * model.likelihood.n_outputs)
+    reconstructed(model, torch.zeros(16, 1, 4, 3, dtype=torch.uint8))
+    decode(model, torch.zeros(16, 2), (1, 4, 3))
+    assert decoded == [7, 7, 2] * 2
 
 
 @pytest.mark.parametrize("decoder_output", ["linear", "sigmoid"])

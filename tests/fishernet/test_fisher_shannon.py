@@ -8,11 +8,12 @@ import torch
 from torch.autograd.functional import jacobian
 
 from fishernet import contract
+from fishernet.data.images import ResidentImages
 from fishernet.families import family, matters, trial_config
 from fishernet.models.fisher_shannon import INFORMATION
 from fishernet.networks.stacked import Linear
 from fishernet.posteriors import LOG_2_PI, DiagonalGaussian, PrecisionGaussian
-from fishernet.training import ResidentImages, train_epoch
+from fishernet.training import train_epoch
 
 CPU = torch.device("cpu")
 ONE = torch.ones(1, 1, 4, dtype=torch.float64)

@@ -3,18 +3,17 @@
 The paper names few of its settings; the released code names the others, and only its convolutional FAE survives a first batch.
 """
 
-from typing import Any
-
 from analysis.papers import Paper
+from fishernet.config import Fields
 
 DIM = 40  # of Tables 1 and 2
 # What paper and code have in common. The fixed binarisation of Larochelle and Murray is not to be had: images are drawn anew.
-SETTINGS: dict[str, Any] = {
+SETTINGS: Fields = {
     "dataset": "mnist", "binarisation": "dynamic", "stopping_size": 10_000,
     "hidden_layers": 5, "hidden_width": 300, "initialisation": "he-normal", "optimiser": "adam-normalised",
     "batch_size": 100, "learning_rate": 1e-3, "epochs": 2000, "kl_warmup": 100, "patience": 50,
 }  # fmt: skip
-AXES: dict[str, Any] = {"latent_dims": str(DIM), "seeds": "5"}
+AXES: Fields = {"latent_dims": str(DIM), "seeds": "5"}
 REVERSED = "reversed-mnist"  # of Table 2
 
 PAPER = Paper(

@@ -12,10 +12,9 @@ from analysis.errors import AnalysisError
 from analysis.scores import images
 from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, tasks
 from fishernet import contract
-from fishernet.data.images import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.families import family, trial_config
 from fishernet.importance import Evidence, evidence
-from fishernet.training import ResidentImages
 
 SHAPE = (1, 3, 3)
 BINARY = {"binarisation": "dynamic"}
