@@ -5,11 +5,11 @@ All parsers are here. What an analysis needs, seconds of imports, comes when its
 
 import argparse
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
@@ -38,12 +38,12 @@ class Command:
     example: str = "--name mine"
     flags: tuple[Flag, ...] = ()
     folder: str = "figures"
+    usual: tuple[Flag, ...] = ()  # of its flags those that --help shows, the others --help-all; all where none is named
 
 
 def _figure(name: str, options: argparse.Namespace) -> int:
     row, command = FIGURES[name], importlib.import_module("analysis.command")
-    score_flags = SCORES[row.scores].flags if row.scores else ()
-    scores = {row.scores: given(options, score_flags)} if row.scores else {}
+    scores = {score: given(options, SCORES[score].flags) for score in row.scores}
     place = given(options, (PAPER, *(flag for flag in row.flags if flag in PICTURES)))
     own = given(options, [flag for flag in row.flags if flag not in PICTURES])
     status: int = command.draw(
@@ -72,6 +72,7 @@ COMMANDS = {
         "page, and each as PNG, PDF, CSV and LaTeX. Scores are computed from the stored weights, once, and kept with their runs\n"
         "in MLflow.",
         _report, "--name mine --out report", (PAPER, *SCORE_FLAGS, NO_SCORES, SEARCH, *PICTURES), "report",
+        (PAPER, SEARCH, NO_SCORES),
     ),
     **{
         name: Command(row.about, _figure, f"--name mine {row.example}".strip(), (PAPER, *row.all_flags))
@@ -95,12 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     width = max(map(len, COMMANDS)) + 2
     listed = "".join(f"\n  {name:<{width}}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
     names = Parser(
+        name="figures",
         prog="python -m analysis",
         description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  {'papers':<{width}}The papers here, side by side.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")
-    names.parse_args(words or ["--help"])
+    names.parse_args(words if words[:1] == ["papers"] else words[:1] or ["--help"])
     print(papers_side_by_side())
     return 0
 
@@ -124,11 +126,16 @@ def installed() -> int:
 
 def run_command(name: str, words: Sequence[str]) -> int:
     """That command with these flags."""
-    command = COMMANDS[name]
-    made = parser(f"python -m analysis {name}", command.about, f"python -m analysis {name} {command.example}", command.flags,
-                  command.folder)  # fmt: skip
-    options = made.parse_args(words)
-    return run(lambda: command.run(name, options))
+    options = make_parser(name).parse_args(words)
+    return run(lambda: COMMANDS[name].run(name, options))
+
+
+def make_parser(name: str) -> Parser:
+    """Of the command of that name; ``fishernet`` has figures under ``figures``, and what else there is by its own name."""
+    row = COMMANDS[name]
+    figure = name in FIGURES or name == "search"
+    return parser(f"figures {name}" if figure else name, f"python -m analysis {name}", row.about, row.example, row.flags,
+                  row.folder, row.usual)  # fmt: skip
 
 
 def run(analysis: Callable[[], int | None]) -> int:
@@ -158,9 +165,10 @@ def run(analysis: Callable[[], int | None]) -> int:
 
 def papers_side_by_side() -> str:
     """The papers here: citation, commands, models, how many runs each preset is, and the claims."""
+    claims_of = pkgutil.resolve_name("analysis.figures.claims:claims_of")
     shown = []
     for paper in PAPERS.values():
-        claims: Any = importlib.import_module("analysis.figures.claims").claims_of(paper)
+        claims = claims_of(paper).CLAIMS
         commands = "".join(
             f"  command   python sweeps/latent_sweep.py --preset {name}\n"
             f"  models    {', '.join(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
@@ -168,10 +176,7 @@ def papers_side_by_side() -> str:
             for name, preset in paper.all_presets.items()
         )
         shown.append(
-            f"{paper.name}\n"
-            f"  {paper.citation}\n"
-            f"{commands}"
-            f"  claims    {', '.join(claim.id for claim in claims.CLAIMS)}\n"
+            f"{paper.name}\n  {paper.citation}\n{commands}  claims    {', '.join(claim.id for claim in claims)}\n"
         )
     return "\n".join(shown)
 

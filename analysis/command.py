@@ -4,12 +4,11 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from analysis import exhibits, figures, frame
 from analysis.errors import AnalysisError
 from analysis.exhibits import Absent, Exhibit, annotated, as_text
-from analysis.papers import Paper
+from analysis.papers import Arguments, Paper
 from analysis.parts import Failures, Part
 from analysis.scores import ensure
 from analysis.stored import StoredSweep
@@ -20,7 +19,7 @@ from fishernet.services.schema import folder_name
 def draw(
     figure: str, name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, *,
     data_dir: str | None = None, seed: int | None = None, paper: str | None = None,
-    scores: Mapping[str, Mapping[str, Any]] | None = None, **arguments: Any,
+    scores: Mapping[str, Arguments] | None = None, **arguments: object,
 ) -> Failures:  # fmt: skip
     """Write what that row of FIGURES shows of a sweep, print it and what is missing. Defaults are the flags'.
 

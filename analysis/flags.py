@@ -3,12 +3,12 @@
 import argparse
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from analysis.papers import PAPERS
+from analysis.papers import PAPERS, Arguments
+from fishernet.commands import typed_as
 from fishernet.flags import Parser
 from fishernet.plan import parse_numbers
 from fishernet.services.mlflow_store import DEFAULT_STORAGE
@@ -19,7 +19,7 @@ class Flag:
     """A flag; ``options`` are ``add_argument``'s. It is the keyword argument of its name in what the row names."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Arguments
 
     @property
     def keyword(self) -> str:
@@ -58,6 +58,17 @@ def levels(text: str, most: float = math.inf) -> list[float]:
     return found
 
 
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
+    return number
+
+
 PLACE = (
     Flag("--name", {"metavar": "SWEEP", "help": "the sweep to draw; default: the one started last"}),
     Flag(
@@ -93,12 +104,20 @@ PICTURES = (  # of what is drawn from stored models
 )
 
 
-def parser(prog: str, description: str, example: str, flags: Iterable[Flag], folder: str) -> argparse.ArgumentParser:
-    """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once."""
+def parser(
+    name: str, prog: str, description: str, example: str, flags: Iterable[Flag], folder: str, usual: Iterable[Flag] = ()
+) -> Parser:
+    """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once.
+
+    Of ``flags`` the ``usual`` ones alone are shown at first, where some are; the other arguments are the Parser's.
+    """
+    shown = [flag.name for flag in usual]
     made = Parser(
+        name=name,
         prog=prog,
+        usual=["--name", "--tracking-uri", "--out", *shown] if shown else [],
         description=description,
-        epilog=f"example:\n  {example}",
+        epilog=f"example:\n  {typed_as(name, prog)} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     help_of_out = f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}"
@@ -108,6 +127,6 @@ def parser(prog: str, description: str, example: str, flags: Iterable[Flag], fol
     return made
 
 
-def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, Any]:
+def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, object]:
     """The keyword arguments that these flags were given."""
     return {flag.keyword: value for flag in flags if (value := getattr(options, flag.keyword)) is not None}

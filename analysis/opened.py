@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pandas as pd
 
 from analysis import figures, frame
@@ -56,7 +54,7 @@ class OpenSweep:
         run = found.sort_values(self._stored.sweep.score("mse")).iloc[0]
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)
 
-    def figure(self, name: str, **arguments: Any) -> list[Exhibit]:
+    def figure(self, name: str, **arguments: object) -> list[Exhibit]:
         """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; each shows itself in a notebook."""
         if name not in FIGURES:
             raise AnalysisError(f"There is no figure {name}; there are {', '.join(FIGURES)}.")

@@ -16,7 +16,7 @@ import matplotlib
 from PIL import Image
 
 from analysis import style
-from analysis.exhibits import Absent, Exhibit, Picture, Table
+from analysis.exhibits import Absent, Exhibit, Page, Picture, Table
 
 PIXELS_PER_INCH = 110  # of the page: a figure of 6.4 inches is as wide as a line of text, its 9 pt letters 14 pixels
 DENSITY = 2  # image pixels per pixel of the page: sharp on the screens of phones, and 200 dpi on paper
@@ -123,6 +123,9 @@ def _exhibit(exhibit: Exhibit) -> str:
     """A figure element that is named by its heading."""
     if isinstance(exhibit, Absent):
         kind, body = "absent", f"<p>{_inline(exhibit.why)}</p>"
+    elif isinstance(exhibit, Page):
+        link = f'<a href="{quote(exhibit.stem)}.html">Open the page</a> ({len(exhibit.html) / 1e6:.1f} MB, beside this one)'
+        kind, body = "page", f"<p>{link}</p>\n<figcaption>\n<p>{_inline(exhibit.caption)}</p>\n</figcaption>"
     else:
         kind, shown = ("picture", _image(exhibit)) if isinstance(exhibit, Picture) else _table(exhibit)
         body = f"{shown}\n<figcaption>\n<p>{_inline(exhibit.caption)}</p>\n{_files(exhibit)}\n</figcaption>"

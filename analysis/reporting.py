@@ -7,16 +7,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 from analysis import command, exhibits, figures, frame, page, scores
 from analysis.exhibits import Exhibit
 from analysis.figures import FIGURES, SECTIONS, search
 from analysis.frame import Sweep, missing_cells, say_missing
 from analysis.page import Section
+from analysis.papers import Arguments
 from analysis.parts import Failures
 from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
+from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
 from fishernet.services import mlflow_store, schema
 
@@ -27,7 +28,7 @@ ARTIFACTS = "report"  # folder of the parent run's artifacts
 def report(
     name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, *, data_dir: str | None = None,
     seed: int | None = None, paper: str | None = None, search: str | None = None,
-    scores: Mapping[str, Mapping[str, Any]] | None = MappingProxyType({}),
+    scores: Mapping[str, Arguments] | None = MappingProxyType({}),
 ) -> Failures:  # fmt: skip
     """Compute what is missing, write the page and its files, log them to the sweep's parent run, print where they are.
 
@@ -77,15 +78,16 @@ def report(
     return failures
 
 
-def compute(stored: StoredSweep, asked: Mapping[str, Mapping[str, Any]]) -> dict[str, list[str]]:
+def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, list[str]]:
     """All scores that the runs lack, rows of SCORES with the arguments in ``asked``; by row a sentence for each part that cannot
     be had.
     """
     said: dict[str, list[str]] = {name: [] for name in SCORES}
     wanted = stored.paper.arguments if stored.paper else {}
-    for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
-        with stored.failures.part(name, said[name].append):
-            said[name] += scores.ensure(stored, name, **asked.get(name, {}))
+    with one_ray():
+        for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
+            with stored.failures.part(name, said[name].append):
+                said[name] += scores.ensure(stored, name, **asked.get(name, {}))
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
         stored.reasons[chosen_features(features or "auto", weights, gpus)] = said["distances"][0]
@@ -96,10 +98,10 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
     made: dict[str, list[Exhibit]] = {title: [] for title in SECTIONS}
     for name, row in FIGURES.items():
-        if row.section != "Claims" or stored.paper:
+        asked = stored.paper is not None and bool({name, *row.scores} & set(stored.paper.arguments))
+        if (row.section != "Claims" or stored.paper) and (asked or not row.on_request):
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, row.scores} & set(stored.paper.arguments))
-            if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
+            if row.usual or asked or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
     return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
@@ -154,6 +156,6 @@ def facts(stored: StoredSweep) -> dict[str, str]:
     return {name: value for name, value in found.items() if value}
 
 
-def _listed(facts: Mapping[str, Any]) -> str:
+def _listed(facts: Mapping[str, object]) -> str:
     """``{"torch": "2.15"}`` as ``torch 2.15``."""
     return ", ".join(f"{name} {value}" for name, value in facts.items() if value)

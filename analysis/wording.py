@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
 
 
-def listed(values: Iterable[Any]) -> str:
+def listed(values: Iterable[object]) -> str:
     """``2, 5, 10``; numbers without trailing zeros."""
     return ", ".join(f"{value:g}" if isinstance(value, float) else str(value) for value in values)

@@ -23,8 +23,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import keep_freed_memory, train_epoch
 
 IMAGE_SHAPE, STEPS, ROUNDS = (1, 28, 28), 10, 9
 Product = tuple[int, int, int]  # (m, k) times (k, n)

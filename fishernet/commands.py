@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
+INSTALLED = "fishernet"  # the command that has all others
 # Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
 # --address, --storage-path and the tracking server itself.
 COMMAND_VARIABLE = "FISHERNET_COMMAND"
@@ -21,6 +22,24 @@ def python(*words: str) -> str:
 def script(path: str, *words: str) -> str:
     """The script at ``path`` of these packages' folder, such as analysis/report.py, with that Python."""
     return python(str(ROOT / path), *words)
+
+
+def started_as() -> str:
+    """``fishernet`` or ``python -m fishernet`` where one of these started this process, as their usage says it; else empty."""
+    path = Path(sys.argv[0])
+    if path.stem == INSTALLED:
+        return INSTALLED
+    return f"python -m {INSTALLED}" if path.parts[-2:] == (INSTALLED, "__main__.py") else ""
+
+
+def typed_as(name: str, otherwise: str) -> str:
+    """How one types the command of that name: ``fishernet sweep`` where fishernet was started, else ``otherwise``."""
+    return f"{started_as()} {name}".strip() if started_as() and name else otherwise
+
+
+def command(*words: str) -> str:
+    """``fishernet WORDS`` with that Python, installed or not."""
+    return script("fishernet/__main__.py", *words)
 
 
 def driver(kind: str) -> list[str]:

@@ -5,16 +5,17 @@ whose ``family`` is its row.
 """
 
 import functools
-import importlib
 import importlib.metadata
+import pkgutil
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
-from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
+from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
 from fishernet.networks import NETWORKS
+from fishernet.spelling import did_you_mean
 
 # Metrics of FisherNet's epochs that tell where the arithmetic of its draws ends.
 CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
@@ -324,7 +325,7 @@ class DiagonalConfig(NoisyInputConfig):
             )
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name == "stability" and float(values["stability_weight"]) == 0:
             return False
         return super().matters(name, values)
@@ -520,7 +521,7 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name.startswith("discriminator_") and values["penalty"] == "mmd":
             return False
         return super().matters(name, values)
@@ -671,8 +672,7 @@ class Family:
 
     def load(self) -> Any:
         """The model's class."""
-        module, _, name = self.model.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.model)
 
 
 BUILT_IN = (
@@ -723,11 +723,17 @@ def family(model: str) -> Family:
         if ":" not in model:
             raise UnknownModel(
                 model,
-                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}",
+                f"model (which autoencoder) must be one of {', '.join(FAMILIES)}, or package.module:Class; got {model!r}"
+                + did_you_mean(model, FAMILIES),
             )
         FAMILIES[model] = _from_class(model)
         all_fields.cache_clear()
     return FAMILIES[model]
+
+
+def spelled(model: str) -> str:
+    """A model's name as its row has it, whatever the case it is written in; any other word as it is."""
+    return next((name for name in FAMILIES if name.casefold() == model.casefold()), model)
 
 
 def is_installed(model: str) -> bool:
@@ -740,9 +746,8 @@ def is_installed(model: str) -> bool:
 
 
 def _from_class(path: str) -> Family:
-    module, _, name = path.partition(":")
     try:
-        row = getattr(importlib.import_module(module), name).family
+        row = pkgutil.resolve_name(path).family
     except Exception as error:  # another's code, which may raise anything
         raise UnknownModel(path, f"model (which autoencoder): {path} cannot be imported: {error}") from None
     if not isinstance(row, Family):
@@ -752,14 +757,15 @@ def _from_class(path: str) -> Family:
     return row
 
 
-def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialConfig:
+def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     """The config of the family that ``model`` names, from field names and values, text included.
 
     Fields that only other families have are left out: plans and runs of earlier versions hold them. Raises KeyError on
     names that are no fields, ValueError on values that are not allowed.
     """
     values = {"model": MODEL_NAMES[0], **(values or {}), **more}
-    config = family(str(values["model"])).config
+    values["model"] = spelled(str(values["model"]))
+    config = family(values["model"]).config
     own = config.__dataclass_fields__
     if unknown := sorted(set(values) - set(own) - set(all_fields())):
         raise KeyError(f"not fields of TrialConfig: {unknown}; the fields are {list(own)}")
@@ -767,7 +773,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, Field[Any]]:
+def all_fields() -> dict[str, Field[Value]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():
@@ -781,11 +787,11 @@ def models_with(name: str) -> list[str]:
     return [model for model, row in FAMILIES.items() if name in row.config.__dataclass_fields__]
 
 
-def typed_value(name: str, value: Any) -> Any:
+def typed_value(name: str, value: object) -> Value:
     """The value in the type of field ``name``; raises ValueError that names the field, as a config does."""
     return typed(all_fields()[name], value)
 
 
-def matters(name: str, values: Mapping[str, Any]) -> bool:
+def matters(name: str, values: Values) -> bool:
     """Whether a field changes what a config with these values computes."""
     return family(values["model"]).config.matters(name, values)

@@ -3,22 +3,34 @@
 import argparse
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import fishernet
+from fishernet.commands import typed_as
+from fishernet.spelling import did_you_mean
 
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that takes no abbreviations, and no ``--flag=--``, which argparse makes an empty list of.
 
     In a path ``~`` is the home, which a shell leaves alone after an equals sign; ``1_000`` is no number. Words are text in
-    UTF-8, as MLflow and Ray keep them.
+    UTF-8, as MLflow and Ray keep them. A misspelt flag or choice is answered with the nearest.
+
+    ``name`` is that of the command among ``fishernet``'s, ``prog`` what it is called where it is started otherwise. Where some
+    flags are ``usual``, ``--help`` shows these alone, and ``--help-all`` every flag.
     """
 
-    def __init__(self, **kwargs: Any) -> None:
-        super().__init__(allow_abbrev=False, **kwargs)
+    def __init__(self, *, name: str = "", prog: str, usual: Collection[str] = (), **kwargs: Any) -> None:
+        prog = typed_as(name, prog)
+        if usual:
+            kwargs["usage"] = f"{prog} [--FLAG VALUE ...]"
+        super().__init__(prog=prog, allow_abbrev=False, **kwargs)
+        self.usual = {*usual, "-h", "--help-all"} if usual else set()
+        if usual:
+            self.add_argument("--help-all", action=_HelpAll)
         self.add_argument("--version", action=_Version)
         for kind in (int, float):
             self.register("type", kind, number(kind))
@@ -32,7 +44,56 @@ class Parser(argparse.ArgumentParser):
             if any("\ud800" <= letter <= "\udfff" for letter in word):
                 flag = word.partition("=")[0] if word.startswith("--") else before
                 self.error(f"{flag.encode('ascii', 'backslashreplace').decode()} takes text in UTF-8; got {word!a}")
+        names = [name for action in self._actions for name in action.option_strings[:1]]  # without aliases
+        for word in words[: words.index("--") if "--" in words else None]:
+            flag = word.partition("=")[0]
+            if (
+                flag.startswith("--") and flag not in self._option_string_actions
+            ):  # ahead of what may be missing beside it
+                self.error(f"unrecognized arguments: {flag}{did_you_mean(flag, names)}")
         return super().parse_args(words, namespace)
+
+    def format_help(self) -> str:
+        """Of the usual flags, where some are."""
+        with self._usual_alone():
+            return super().format_help()
+
+    @contextmanager
+    def _usual_alone(self) -> Iterator[None]:
+        """Hide the other flags, and groups that have none else."""
+        hidden = [a for a in self._actions if self.usual and not self.usual & {*a.option_strings}]
+        helps, abouts = [a.help for a in hidden], [group.description for group in self._action_groups]
+        for action in hidden:
+            action.help = argparse.SUPPRESS
+        for group in self._action_groups:
+            if all(a.help is argparse.SUPPRESS for a in group._group_actions):
+                group.description = None
+        yield
+        for action, text in zip(hidden, helps, strict=True):
+            action.help = text
+        for group, about in zip(self._action_groups, abouts, strict=True):
+            group.description = about
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        try:
+            super()._check_value(action, value)
+        except argparse.ArgumentError as error:
+            error.message += did_you_mean(str(value), map(str, action.choices or ()))
+            raise
+
+
+class _HelpAll(argparse.Action):
+    """``--help-all`` prints the help of every flag and ends."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
+        about = "show every flag and exit"
+        super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=about)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        assert isinstance(parser, Parser)
+        parser.usual = set()
+        parser.print_help()
+        parser.exit()
 
 
 class _Version(argparse.Action):
@@ -41,7 +102,7 @@ class _Version(argparse.Action):
     def __init__(self, option_strings: Sequence[str], dest: str) -> None:
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help="print it and end")
 
-    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         print(f"fishernet {fishernet.__version__}")
         parser.exit()
 

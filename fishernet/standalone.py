@@ -6,15 +6,14 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
-from fishernet.data import images_of
+from fishernet.data.loading import images_of
 from fishernet.pca import pca_test_mse
-from fishernet.plan import PlanError, SweepPlan, check_networks, stackable, write_json
+from fishernet.plan import Json, PlanError, SweepPlan, check_networks, stackable, write_json
 from fishernet.provenance import machine, versions
 from fishernet.splitting import FittedCohort
 from fishernet.state import CheckpointError, CohortState, Pace
@@ -49,10 +48,10 @@ def train_plan(
         "versions": versions(),
         "machine": machine(),
     }
-    recorded = {c: record for c in plan.configs if (record := _recorded(out / c.run_name / "record.json"))}
-    for config, record in recorded.items():
-        if record["config"] != config.to_dict():
-            differing = [k for k, v in config.to_dict().items() if record["config"].get(k) != v]
+    recorded = {c: found for c in plan.configs if (found := _recorded(out / c.run_name / "record.json"))}
+    for config, there in recorded.items():
+        if there["config"] != config.to_dict():
+            differing = [k for k, v in config.to_dict().items() if there["config"].get(k) != v]
             raise PlanError(
                 f"--out {out} holds {config.run_name} of another plan, which differs in {', '.join(differing)}; "
                 "choose another folder"
@@ -129,10 +128,10 @@ def _checkpoint(out: Path, members: Sequence[TrialConfig]) -> Path:
     return out / "checkpoints" / f"{members[0].run_name}-to-{members[-1].run_name}.safetensors"
 
 
-def _recorded(path: Path) -> dict[str, Any] | None:
+def _recorded(path: Path) -> Json | None:
     """The record in the file, or where it is missing or damaged none."""
     try:
-        record: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        record: Json = json.loads(path.read_text(encoding="utf-8"))
         return record if record["config"] and record["status"] else None
     except FileNotFoundError:
         return None

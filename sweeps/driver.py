@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shlex
@@ -11,13 +12,14 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
+import fishernet
 from analysis.parts import Failures
-from fishernet import commands, data, interrupts
+from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
@@ -42,7 +44,7 @@ from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import Job, Jobs
 
 # For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
@@ -89,13 +91,12 @@ P = TypeVar("P", bound=Plan)
 class Driver(ABC, Generic[P]):
     """One call of a driver's command. A subclass says what is planned, how it becomes jobs, and what is drawn at the end."""
 
-    kind: ClassVar[str]  # sweep or search: the experiment's tag fishernet.kind
-    installed: ClassVar[str]  # and as an installed command
+    kind: ClassVar[str]  # sweep or search: the experiment's tag fishernet.kind, and the command's name
     plan_class: type[P]
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: ClassVar[Mapping[str, object]] = MappingProxyType({
         "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
-        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False,
+        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False, "register": None, "system_metrics": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -230,7 +231,7 @@ class Driver(ABC, Generic[P]):
 
     def images_of(self, plan: P) -> ImageData:
         """The images that the plan asks for; raises DataError, and PlanError where one of its networks does not take them."""
-        images = data.images_of(plan.example, self.args.data_dir)
+        images = fishernet.load_data(data_dir=self.args.data_dir, **plan.example.data)
         check_networks(plan.networks, images.image_shape)
         return images
 
@@ -282,8 +283,7 @@ class Driver(ABC, Generic[P]):
             raise UsageError(
                 "Python runs without docstrings, which Ray reads; start it without -OO and PYTHONOPTIMIZE=2"
             )
-        import torch  # noqa: F401
-
+        importlib.import_module("torch")  # before Ray starts
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
@@ -362,15 +362,32 @@ class Driver(ABC, Generic[P]):
         self.note_images(plan, tracking, images)
         with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
             tracking.say = progress.say
-            launched = launch(
-                jobs, devices=devices, tracking=tracking, folder=self.folder, progress=progress, beside=import_drawing
-            )
+            with self.watched(tracking):
+                launched = launch(
+                    jobs,
+                    devices=devices,
+                    tracking=tracking,
+                    folder=self.folder,
+                    progress=progress,
+                    beside=import_drawing,
+                )
         if launched.error:
             print(f"Ray stopped: {launched.error}", file=sys.stderr)
         return self.conclude(
             name, plan.n_runs, {**jobs.failed, **launched.failed}, tracking,
             interrupted=launched.interrupted, resumable=launched.resumable,
         )  # fmt: skip
+
+    def watched(self, tracking: SweepTracking) -> AbstractContextManager[None]:
+        """With --system-metrics, what this machine does, in the sweep's own run."""
+        if not self.args.system_metrics:
+            return nullcontext()
+        from fishernet.services.mlflow_models import system_metrics
+
+        return system_metrics(self.uri, tracking.parent_run_id)
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        """Write to MLflow what is worth keeping of the best runs, once all are recorded."""
 
     def job_fields(self, job: Job) -> Json:
         """What reaches the job's trial."""
@@ -379,9 +396,10 @@ class Driver(ABC, Generic[P]):
     def describe(self, tracking: SweepTracking, plan: P, images: ImageData) -> None:
         """Write to MLflow what is planned, and by which command."""
         command = shlex.join([*self.program(), *(hide_password(word) for word in self.argv)])
-        about = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, **self.places()}
+        shapes = {"training": [*images.train.shape], images.held_out: [*images.test.shape]}
+        known = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, "images": shapes}
         note = f"{plan.describe()}\n\n    {command}\n"
-        tracking.describe(plan.to_dict() | about, plan.shared, command, note, paper=self.paper)
+        tracking.describe({**plan.to_dict(), **known, **self.places()}, plan.shared, command, note, paper=self.paper)
 
     def conclude(
         self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: SweepTracking, *,
@@ -403,6 +421,7 @@ class Driver(ABC, Generic[P]):
                 with self.parts.part("figures", lambda why: print(f"no figure: {why}\n")):
                     self.draw(name)
                     tracking.log_parent_artifacts(self.folder / "figures")  # seen in MLflow without a chart to set up
+                self.note_best(tracking)
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
@@ -449,8 +468,11 @@ class Driver(ABC, Generic[P]):
 
     def program(self) -> list[str]:
         """The command itself as one would type it here."""
-        if Path(sys.argv[0]).name == self.installed and not os.environ.get(COMMAND_VARIABLE):
-            return [str(Path(sys.argv[0]).absolute())]
+        program = Path(sys.argv[0])
+        if program.stem == f"{commands.INSTALLED}-{self.kind}" and not os.environ.get(COMMAND_VARIABLE):
+            return [str(program.absolute())]
+        if program.stem == commands.INSTALLED and not os.environ.get(COMMAND_VARIABLE):
+            return [str(program.absolute()), self.kind]
         return commands.driver(self.kind)
 
 
@@ -458,15 +480,14 @@ def import_all(*, digits: bool) -> None:
     """What takes seconds to import: beside Ray's start."""
     with suppress(Exception):  # said where it is imported again
         if digits:
-            import sklearn.datasets  # noqa: F401
-
+            importlib.import_module("sklearn.datasets")
         prepare_mlflow()
-        from sweeps import launch  # noqa: F401  (Ray Tune)
+        importlib.import_module("sweeps.launch")  # Ray Tune
 
 
 def import_drawing() -> None:
     """What figures are drawn with, a second more: beside the training."""
-    from analysis import exhibits, style  # noqa: F401  (matplotlib)
+    importlib.import_module("analysis.exhibits")  # pandas and matplotlib
 
 
 def check_storage(storage: Path) -> None:

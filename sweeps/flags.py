@@ -1,11 +1,13 @@
 """Flags that the drivers share, and what is wrong with them: where trials run, and what is recorded."""
 
 import argparse
+import importlib.util
 import os
 import re
 from collections.abc import Callable
 from pathlib import Path
 
+from fishernet.commands import absolute_uri
 from fishernet.flags import checkpoint_interval
 from fishernet.services import schema
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, default_tracking_uri, sqlite_path
@@ -42,15 +44,7 @@ def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: st
         "--name", help=f"the {kind}'s name; an existing one is extended by {extended_by} (default: DATASET-DATE)"
     )
     record.add_argument("--resume", metavar="NAME", help=f"finish the {kind} of that name as it was planned")
-    record.add_argument(
-        "--storage-path", type=Path, default=Path(DEFAULT_STORAGE), metavar="FOLDER",
-        help=f"checkpoints and, without a server, MLflow's files; on a cluster a folder that every node sees "
-        f"(default: {DEFAULT_STORAGE})",
-    )  # fmt: skip
-    record.add_argument(
-        "--tracking-uri", metavar="URI",
-        help="MLflow: http://HOST:PORT or sqlite:////PATH (default: $MLFLOW_TRACKING_URI, else mlflow.db in the storage path)",
-    )  # fmt: skip
+    add_store_flags(record)
     record.add_argument(
         "--data-dir",
         type=os.path.expanduser,
@@ -62,9 +56,34 @@ def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: st
         help="epochs between checkpoints; auto writes them as often as takes 2%% of the time (default: auto)",
     )  # fmt: skip
     record.add_argument(
+        "--system-metrics", action="store_true",
+        help="record also the use of this machine's processors, memory, disk and network, every 10 s; needs the package psutil",
+    )  # fmt: skip
+    record.add_argument(
         "--dry-run", action="store_true", help="print the plan and an estimate of its time; start nothing"
     )
     return record
+
+
+def add_store_flags(parser: argparse._ActionsContainer) -> None:
+    """Where files and records are."""
+    parser.add_argument(
+        "--storage-path", type=Path, default=Path(DEFAULT_STORAGE), metavar="FOLDER",
+        help=f"checkpoints and, without a server, MLflow's files; on a cluster a folder that every node sees "
+        f"(default: {DEFAULT_STORAGE})",
+    )  # fmt: skip
+    parser.add_argument(
+        "--tracking-uri", metavar="URI",
+        help="MLflow: http://HOST:PORT or sqlite:////PATH (default: $MLFLOW_TRACKING_URI, else mlflow.db in the storage path)",
+    )  # fmt: skip
+
+
+def checked_store(parser: argparse.ArgumentParser, args: argparse.Namespace) -> tuple[str, Path]:
+    """The tracking URI and the storage path that ``add_store_flags`` names; ends with a sentence where they can be none."""
+    if problem := storage_problem(args.storage_path):
+        parser.error(problem)
+    storage = Path(os.path.realpath(args.storage_path))
+    return absolute_uri(args.tracking_uri or default_tracking_uri(storage)), storage
 
 
 def check_shared_flags(
@@ -85,6 +104,8 @@ def check_shared_flags(
             f"--resume finishes a {kind} as it was planned, so {', '.join(flags)} cannot change it; "
             f"to extend it, use --name {args.resume} instead"
         )
+    if args.system_metrics and importlib.util.find_spec("psutil") is None:
+        parser.error("--system-metrics needs the package psutil, which is not installed here: pip install psutil")
     if args.gpus is not None and args.gpus < 0:
         parser.error(f"--gpus is how many GPUs to use, 0 for the CPU; got {args.gpus}")
     share = args.gpus_per_trial

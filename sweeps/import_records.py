@@ -24,7 +24,6 @@ from fishernet.flags import Parser
 from fishernet.plan import Json, PlanError, SweepPlan
 from fishernet.services import schema
 from fishernet.services.mlflow_store import (
-    DEFAULT_STORAGE,
     TrackingError,
     check_uri,
     default_artifact_root,
@@ -33,7 +32,7 @@ from fishernet.services.mlflow_store import (
     uri_source,
 )
 from fishernet.surroundings import entry_point
-from sweeps.flags import name_problem, storage_problem
+from sweeps.flags import add_store_flags, name_problem, storage_problem
 from sweeps.lock import hold_lock
 from sweeps.tracking import SweepTracking
 from sweeps.tracking_queue import Epoch
@@ -197,12 +196,22 @@ def main(argv: Sequence[str] | None = None) -> int:
         interrupts.ignore() if argv is None else interrupts.raise_keyboard_interrupt()
 
 
-def _main(argv: Sequence[str] | None) -> int:
-    parser = Parser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def make_parser() -> Parser:
+    """Of ``fishernet import``."""
+    parser = Parser(
+        name="import",
+        prog="import_records.py",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
-    parser.add_argument("--tracking-uri", help="default: MLFLOW_TRACKING_URI, else mlflow.db in --storage-path")
-    parser.add_argument("--storage-path", type=Path, default=Path(DEFAULT_STORAGE), help="default: %(default)s")
+    add_store_flags(parser)
+    return parser
+
+
+def _main(argv: Sequence[str] | None) -> int:
+    parser = make_parser()
     arguments = parser.parse_args(argv)
     if problem := name_problem("--name", "sweep", arguments.name) or storage_problem(arguments.storage_path):
         parser.error(problem)

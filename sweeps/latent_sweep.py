@@ -28,8 +28,10 @@ from sweeps.planning import Devices, add_plan_flags, import_models, make_cohorts
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import JobList
+
+ABOUT = "Train models x latent dimensions x seeds as Ray Tune trials, recorded in MLflow."
 
 
 @entry_point
@@ -39,8 +41,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     return LatentSweep(_parse(arguments), arguments).main(last=argv is None)
 
 
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="latent_sweep.py", description=__doc__, epilog=EXIT_STATUS)
+def make_parser(argv: Sequence[str] = ()) -> Parser:
+    """Its flags, those of the models from outside that ``argv`` names among them."""
+    usual = {
+        *("--models", "--latent-dims", "--seeds", "--preset", "--dataset", "--image-size", "--epochs", "--likelihood"),
+        *("--network", "--gpus", "--name", "--resume", "--storage-path", "--report", "--dry-run"),
+    }
+    parser = Parser(name="sweep", prog="latent_sweep.py", usual=usual, description=ABOUT, epilog=EXIT_STATUS)
     try:
         import_models(argv)
     except PlanError as error:
@@ -57,7 +64,16 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         "--report", action="store_true",
         help="afterwards all figures, tables and claims on one page: the folder report of the sweep, and in MLflow",
     )  # fmt: skip
+    record.add_argument(
+        "--register", metavar="MODEL",
+        help="afterwards the model with the least error as the newest version of MODEL in MLflow's registry",
+    )  # fmt: skip
     record.add_argument("--write-plan", type=Path, metavar="FILE", help="write the trial configs as JSON and stop")
+    return parser
+
+
+def _parse(argv: Sequence[str]) -> argparse.Namespace:
+    parser = make_parser(argv)
     args = parser.parse_args(argv)
     check_shared_flags(parser, args, "sweep")
     if args.cohort_size != "auto" and not re.fullmatch(r"0*[1-9]\d{0,8}", args.cohort_size):
@@ -70,7 +86,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
 class LatentSweep(Driver[SweepPlan]):
     """A plan of trial configs, in cohorts."""
 
-    kind, installed, plan_class = "sweep", "fishernet-sweep", SweepPlan
+    kind, plan_class = "sweep", SweepPlan
 
     @property
     def paper(self) -> str:
@@ -128,6 +144,9 @@ class LatentSweep(Driver[SweepPlan]):
 
         floors = pca_test_mse(images.train, images.test, [0, *plan.latent_dims])  # 0: the mean image
         tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        tracking.log_models(self.args.register)
 
     def draw(self, name: str) -> None:
         """Print table and figures of what is finished."""

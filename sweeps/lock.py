@@ -13,13 +13,15 @@ except ImportError:  # Windows has no flock; there two drivers of one sweep go u
 
 from fishernet.plan import PlanError
 
+LOCK = "lock"  # the file's name
+
 
 @contextmanager
 def hold_lock(folder: Path, name: str) -> Iterator[None]:
     """Hold ``folder``'s lock; raises PlanError where another process does, or where files there cannot be locked."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / "lock").open("ab+", buffering=0)
+        file = (folder / LOCK).open("ab+", buffering=0)
     except OSError as error:
         raise PlanError(
             f"the sweep's folder {folder} cannot be written to: {error.strerror}; choose another --storage-path"
@@ -46,3 +48,16 @@ def hold_lock(folder: Path, name: str) -> Iterator[None]:
         yield
         with suppress(OSError):
             file.truncate(0)
+
+
+def is_held(folder: Path) -> bool:
+    """Whether a process holds that folder's lock now."""
+    try:
+        with (folder / LOCK).open("rb") as file:
+            if fcntl is not None:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:  # there is none, or no locks
+        return False
+    return False

@@ -6,19 +6,18 @@ import math
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import Field, dataclass
 from pathlib import Path
 from typing import Any
 
 from analysis.papers import PRESETS
-from fishernet.config import DATASET_NAMES, TrialConfig
-from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, trial_config
+from fishernet.config import DATASET_NAMES, TrialConfig, Value
+from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
 DEFAULT_PRESET = "paper"
-MOST_WORDS = 10  # of a list in the help
 OURS = PRESETS[DEFAULT_PRESET]["models"]
 PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
@@ -42,10 +41,13 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _preset_defaults("seeds"),
     )  # fmt: skip
     axes.add_argument(
-        "--preset", choices=PRESETS, help=f"defaults for all of these, a paper's or quick (default: {DEFAULT_PRESET})"
+        "--preset",
+        choices=PRESETS,
+        metavar="PRESET",
+        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
     )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for f in all_fields().values():
         if f.metadata["role"] != "axis":
             title = f"settings of {owners(f.name)}"
@@ -81,13 +83,13 @@ def import_models(argv: Sequence[str]) -> None:
                 raise PlanError(flagged(str(error))) from None
 
 
-def _field(name: str) -> Any:
+def _field(name: str) -> Field[Value]:
     return TrialConfig.__dataclass_fields__[name]
 
 
 def _defaults_of(name: str) -> str:
     """``gaussian-learned for FisherNet, bernoulli for VAE, CVAE``: the families' own defaults where they differ."""
-    models: dict[Any, list[str]] = {}
+    models: dict[object, list[str]] = {}
     for model in models_with(name):
         models.setdefault(FAMILIES[model].config.__dataclass_fields__[name].default, []).append(model)
     if len(models) == 1:
@@ -95,7 +97,7 @@ def _defaults_of(name: str) -> str:
     return ", ".join(f"{default} for {', '.join(of)}" for default, of in models.items())
 
 
-def _preset_defaults(name: str, default: Any = None) -> str:
+def _preset_defaults(name: str, default: object = None) -> str:
     """The default preset's, then those of others that have another."""
     values = {preset: _words(of_preset.get(name, default)) for preset, of_preset in PRESETS.items()}
     usual = values[DEFAULT_PRESET]
@@ -105,9 +107,9 @@ def _preset_defaults(name: str, default: Any = None) -> str:
     return f"(default: {', '.join(f'{value} for {preset}' for preset, value in {DEFAULT_PRESET: usual, **others}.items())})"
 
 
-def _words(value: Any) -> str:
-    """A preset's value as help shows it; of many lines how many, as their fields would fill a screen."""
-    if isinstance(value, list) and len(value) > MOST_WORDS:
+def _words(value: object) -> str:
+    """A preset's value as help shows it; of lines with fields how many, as they would fill a screen."""
+    if isinstance(value, list) and any(":" in line for line in value):
         return f"{len(value)} lines"
     return " ".join(value) if isinstance(value, list) else str(value)
 
@@ -196,8 +198,8 @@ def seeds_from_flag(text: str) -> list[int]:
 def model_overrides(text: str) -> dict[str, str]:
     """``VAE:likelihood=gaussian`` as {"model": "VAE", "likelihood": "gaussian"}; raises PlanError."""
     outside = OUTSIDE.match(text)
-    model = outside[0] if outside else text.partition(":")[0]
-    rest = text[len(model) :].removeprefix(":")
+    word = outside[0] if outside else text.partition(":")[0]
+    model, rest = spelled(word), text[len(word) :].removeprefix(":")
     overrides = {"model": model}
     for pair in filter(None, rest.split(",")):
         name, equals, value = pair.partition("=")

@@ -11,7 +11,7 @@ import hashlib
 import math
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -70,6 +70,14 @@ def open_storage(storage_path: Path) -> optuna.storages.RDBStorage:
     if not database.exists():
         create_whole(database, lambda draft: _storage(draft).engine.dispose())
     return _storage(database)
+
+
+def forget(storage_path: Path, searches: Collection[str]) -> None:
+    """Delete the studies of the searches that were begun under these names."""
+    storage = open_storage(storage_path)
+    for study in optuna.get_all_study_names(storage):
+        if study.rpartition("/")[0] in searches:
+            optuna.delete_study(study_name=study, storage=storage)
 
 
 def make_sampler(plan: SearchPlan, seed: int) -> optuna.samplers.BaseSampler:
@@ -291,7 +299,7 @@ class StudySearcher(Searcher):
         asked = sum(study.n_asked() for study in self.studies)
         return len(self.begun) + len(self.studies) * self.plan.n_trials - asked
 
-    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tune_arguments(self) -> tuple[Json, Json]:
         return {}, {"search_alg": self, "scheduler": EarlyStopper(self), "num_samples": self.n_left()}
 
     def tags(self, trial: Trial) -> dict[str, str]:

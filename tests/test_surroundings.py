@@ -109,7 +109,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("numbers", [range(40), pytest.param(range(40, 240), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("numbers", [range(20), pytest.param(range(20, 240), marks=pytest.mark.long)], ids=str)
 def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(numbers, tmp_path):
     def check(number: int) -> None:
         rng, folder = random.Random(number), tmp_path / str(number)
@@ -192,7 +192,7 @@ import contextlib, io, json, os, random, sys
 from pathlib import Path
 import sklearn.datasets, torch
 from fishernet import __main__ as solo, surroundings
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from sweeps import latent_sweep
 from fishernet.services.mlflow_store import prepare_mlflow
 from tests.test_surroundings import drawn, furnish

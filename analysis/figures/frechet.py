@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -17,7 +16,7 @@ from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
 from analysis.scores.sampling import BY_SVGD, say_spread
 from analysis.stored import StoredSweep
-from fishernet.plan import format_numbers
+from fishernet.plan import Json, format_numbers
 
 OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
@@ -99,12 +98,12 @@ def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str
     ]
 
 
-def _made_with(about: Mapping[str, Any]) -> tuple[str, str]:
+def _made_with(about: Json) -> tuple[str, str]:
     """The network's fingerprint, and how its features were used; empty of scores that older versions made."""
     return about.get("features", ""), about.get("how", "")
 
 
-def _only_by(chosen: tuple[str, str], features: str, scores: dict[str, Any]) -> dict[str, Any]:
+def _only_by(chosen: tuple[str, str], features: str, scores: Json) -> Json:
     about = {name: of for name, of in scores.get(features, {}).items() if _made_with(of) == chosen}
     return {**scores, features: about}
 
@@ -206,7 +205,7 @@ def frechet_table(
             line = data[(data["variant"] == variant) & (data["images"] == images)]
             in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
             ours = cells(line, "latent_dim", 1)
-            head: dict[str, Any] = {"model": variant, "images": name}
+            head: dict[str, str] = {"model": variant, "images": name}
             if ours:
                 rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
             if len(in_paper):

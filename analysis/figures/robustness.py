@@ -6,7 +6,6 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -122,10 +121,10 @@ def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan, words: 
     kinds = list(means["kind"].unique())
     with style.new_grid(1, len(kinds), width=style.INCHES[0] / 2) as (figure, grid):
         figure.set_size_inches(figure.get_size_inches()[0] + 2, style.INCHES[1])
-        keys: dict[str, Any] = {}
+        keys: dict[str, Line2D] = {}
         for axes, kind in zip(grid[0], kinds, strict=True):
             for variant, look, line in style.by_variant(means[means["kind"] == kind]):
-                own = {name: value for name, value in look.items() if not name.startswith("marker")}
+                own: style.LineLook = {"color": look["color"], "linestyle": look["linestyle"]}
                 clean = line[line["level"] == 0]
                 style.line_with_band(axes, line, "level", own)
                 axes.plot(clean["level"], clean["mean"], **{**look, "linestyle": ""}, clip_on=False, zorder=3)

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
+from analysis.frame import RunRow
 from analysis.parts import Part
 from analysis.scores.sampling import (
     BY_SVGD,
@@ -286,7 +287,7 @@ class Sheet:
         with matplotlib.rc_context(style.RC):
             self.figure = Figure(figsize=(width / style.DPI, height / style.DPI))
 
-    def image(self, pixels: npt.NDArray[Any], left: int, top: int) -> Axes:
+    def image(self, pixels: npt.NDArray[np.floating], left: int, top: int) -> Axes:
         """The pixels with their upper left corner there, a dot each."""
         height, width = pixels.shape[:2]
         place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
@@ -300,7 +301,7 @@ class Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va="center", fontsize=9)
 
 
-def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[Any]:
+def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[np.floating]:
     """The images (n, channels, height, width), row by row with white gaps, each of their pixels a square of equal dots.
 
     Grey images give (height, width), colour images (height, width, 3).
@@ -360,13 +361,13 @@ def _lines(stored: StoredSweep, models: Sequence[str]) -> dict[str, TrialConfig]
     return first | {variant: stored.lines[variant] for variant in stored.variants if variant not in first}
 
 
-def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[pd.Series[Any]]:
+def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[RunRow]:
     """The run that pictures show of each of the variants that have finished ones at d."""
     finished = set(stored.runs.loc[stored.runs["latent_dim"] == d, "variant"])
     return [stored.pick(variant, d) for variant in variants if variant in finished]
 
 
-def _without(variants: Sequence[str], runs: Sequence[pd.Series[Any]]) -> list[str]:
+def _without(variants: Sequence[str], runs: Sequence[RunRow]) -> list[str]:
     shown = {run["variant"] for run in runs}
     return [variant for variant in variants if variant not in shown]
 
@@ -383,7 +384,7 @@ def _say_missing(stored: StoredSweep, missing: Mapping[int, Sequence[str]]) -> s
     )
 
 
-def _say_seeds(runs: Sequence[pd.Series[Any]]) -> str:
+def _say_seeds(runs: Sequence[RunRow]) -> str:
     """``runs of seed 0, but VAE at d = 15 of seed 1``."""
     seeds = [int(run["seed"]) for run in runs]
     usual = max(sorted(set(seeds)), key=seeds.count)
@@ -392,14 +393,14 @@ def _say_seeds(runs: Sequence[pd.Series[Any]]) -> str:
     return ", ".join([f"runs of seed {usual}", *exceptions])
 
 
-def _latents_data(run: pd.Series[Any], z: npt.NDArray[Any], n_columns: int) -> pd.DataFrame:
+def _latents_data(run: RunRow, z: npt.NDArray[np.floating], n_columns: int) -> pd.DataFrame:
     """One row per image of a grid: its run, place and latents."""
     place = [divmod(i, n_columns) for i in range(len(z))]
     data = _run_data(run, len(z)).assign(row=[row for row, _ in place], column=[column for _, column in place])
     return data.assign(**{f"z{i}": values for i, values in enumerate(z.T, 1)})
 
 
-def _run_data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+def _run_data(run: RunRow, n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)
 
 

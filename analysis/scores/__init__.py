@@ -5,11 +5,11 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
 from analysis.flags import Flag, count, dims, levels
@@ -23,6 +23,9 @@ FEATURES = {  # the networks that images are compared by -> what a Fréchet dist
 }
 SETS = {  # set of images -> a table's row
     "reconstruction": "reconstruction",
+    "densest_mode": "reconstruction: densest mode",
+    "draws": "draw of p(x given z)",
+    "rectified": "sample: rectified normal",
     "prior": "sample: prior",
     "mkde": "sample: Matérn KDE",
     "mixture": "sample: Gaussian mixture",
@@ -32,6 +35,7 @@ SETS = {  # set of images -> a table's row
 }
 NLL_SETS = ("held-out", "training")
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
+INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")
 FEATURES_FLAG = Flag(
     "--features",
@@ -61,6 +65,7 @@ SCORES = {
     "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
     "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
     "outputs": Score("analysis.scores.outputs", "runs of sweeps in which a decoder gives more than an image"),
+    "components": Score("analysis.scores.components", "runs of mixtures of images, where images have labels"),
     "corruptions": Score(
         "analysis.scores.robustness",
         "runs of models whose decoder sees no image, where a paper asks for it",
@@ -123,6 +128,22 @@ SCORES = {
             ),
         ),
     ),
+    "information": Score(
+        "analysis.scores.information",
+        "runs of models with a posterior, where a paper asks for it",
+        (
+            Flag(
+                "--information-images",
+                {
+                    "type": partial(count, least=0),
+                    "metavar": "N",
+                    "help": "how many held-out images the information about them is of, the first, and ln N its highest lower "
+                    f"bound; 0 is all; default: {INFORMATION_IMAGES}",
+                },
+            ),
+        ),
+        usual=False,
+    ),
     "distances": Score(
         "analysis.scores.images",
         "runs at the latent dimensions that are asked for",
@@ -171,11 +192,11 @@ SCORES = {
 }
 
 
-def ensure(stored: StoredSweep, name: str, **given: Any) -> list[str]:
+def ensure(stored: StoredSweep, name: str, **given: object) -> list[str]:
     """Compute that score where the runs lack it; a sentence on each run that failed. Raises AnalysisError.
 
     ``given``: arguments of the score's ``tasks``; else they are those of the sweep's paper, or the defaults.
     """
-    score = importlib.import_module(SCORES[name].module)
-    lacking = score.tasks(stored, **{**papers.arguments(stored.paper, name), **given})
-    return [*lacking.said, *importlib.import_module("analysis.scores.tasks").run_tasks(stored, lacking)]
+    tasks, run_tasks = map(pkgutil.resolve_name, (f"{SCORES[name].module}:tasks", "analysis.scores.tasks:run_tasks"))
+    lacking = tasks(stored, **{**papers.arguments(stored.paper, name), **given})
+    return [*lacking.said, *run_tasks(stored, lacking)]

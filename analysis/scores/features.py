@@ -16,7 +16,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +29,7 @@ from torch.nn import functional as F
 
 from analysis.errors import AnalysisError
 from analysis.scores.distances import RealFeatures
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 from fishernet.training import keep_freed_memory
 
 Features = npt.NDArray[np.float32]
@@ -129,7 +129,7 @@ class Inception(Extractor):
         return self.network(images.expand(-1, 3, -1, -1))[0].flatten(1)
 
 
-def _downloaded_weights() -> Any:
+def _downloaded_weights() -> object:
     """What pytorch-fid's own loader finds or downloads, here verified by the sha256 in its name, and as weights alone."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENT_SECONDS)
@@ -149,7 +149,7 @@ def _downloaded_weights() -> Any:
         socket.setdefaulttimeout(before)
 
 
-def _weights_in(path: Path) -> Any:
+def _weights_in(path: Path) -> object:
     """What the file holds, read without running code; raises AnalysisError."""
     what = "is the state dict of pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
     try:
@@ -167,7 +167,7 @@ def _weights_in(path: Path) -> Any:
         ) from error
 
 
-def _inception(weights: Any, whose: str) -> nn.Module:
+def _inception(weights: object, whose: str) -> nn.Module:
     """pytorch-fid's network with these weights, every one of them in its place; raises AnalysisError."""
     if not isinstance(weights, Mapping):
         raise AnalysisError(f"{whose} must be a state dict, names and tensors; got {type(weights).__name__}.")
@@ -299,7 +299,7 @@ def train_classifier(
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs too
         network = _classifier_network(data.image_shape, len(classes)).to(device)
     _train(network, data.train.to(device), targets.to(device), seed, progress)
-    right = classes[_classes(network, data.test)] == data.test_labels
+    right = classes[likeliest_classes(network, data.test)] == data.test_labels
     training = Training(data.image_shape, len(classes), data.fingerprint, seed, right.double().mean().item())
     return Classifier(network, training, device)
 
@@ -352,7 +352,7 @@ def _batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _classes(network: nn.Sequential, images: Tensor) -> Tensor:
+def likeliest_classes(network: nn.Sequential, images: Tensor) -> Tensor:
     """The likeliest class of each image, uint8, on the CPU."""
     device = next(network.parameters()).device
     network.eval()

@@ -28,7 +28,7 @@ from analysis.stored import StoredSweep
 from fishernet.cohort import stream_seed
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
-from fishernet.trained import batch_of
+from fishernet.trained import images_at_once
 
 # Variances of noise in squared units of x in [0, 1], and the share of pixels that a mask sets to 0; 0 is the clean image.
 Levels = Mapping[str, Sequence[float]]
@@ -135,7 +135,7 @@ def _scores(
 ) -> dict[str, float]:
     logits = has_logits(model)
     sums, means = {"mse": 0.0} | ({"bce": 0.0} if logits else {}), []
-    for x, own in _batches(images, damaged):
+    for x, own in _batches(model, images, damaged):
         mean = model.posterior_mean(own)
         a = model.decode(mean)
         sums["mse"] += (x - model.likelihood.mean(a)).square_().sum(dtype=torch.float64).item()
@@ -176,7 +176,7 @@ def doubled_at(levels: Sequence[float], errors: Sequence[float]) -> float:
     return math.inf
 
 
-def _batches(images: Tensor, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    n = batch_of(images[0].numel())
+def _batches(model: Autoencoder, images: Tensor, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    n = images_at_once(model)
     for clean, own in zip(images.split(n), damaged.split(n), strict=True):
         yield clean.flatten(1).float().div(255)[None], own.flatten(1)[None]

@@ -12,7 +12,6 @@ import json
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,6 +20,7 @@ import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import densities
+from analysis.scores.density import Array, Settings
 from analysis.stored import DAMAGED, StoredSweep
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
@@ -28,7 +28,6 @@ from fishernet.priors import ImproperPriorError, StandardNormal, svgd
 from fishernet.services import mlflow_store
 from fishernet.trained import posterior_means
 
-Array = npt.NDArray[np.float32]
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with
 SVGD, TEMPERED = "svgd", "tempered"
 BY_SVGD = (SVGD, TEMPERED)
@@ -101,7 +100,7 @@ def can_be_drawn(density: str, run: pd.Series) -> bool:
     return row.prior and learned == (density == SVGD)
 
 
-def draw_by_svgd(model: Autoencoder, density: str, seed: int, n: int) -> tuple[Array, dict[str, Any]]:
+def draw_by_svgd(model: Autoencoder, density: str, seed: int, n: int) -> tuple[Array, Settings]:
     """n draws or more, and SVGD's settings.
 
     svgd: the particles themselves, in clouds of PARTICLES that start from N(0, 1). tempered: exact draws of N(0, t^2), t^2 the
@@ -174,7 +173,7 @@ def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) 
     return samples if len(samples) >= n else None
 
 
-def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SAMPLES) -> tuple[Array, dict[str, Any]]:
+def fit_and_draw(density: str, means: npt.ArrayLike, seed: int, n: int = N_SAMPLES) -> tuple[Array, Settings]:
     """N_SAMPLES independent draws, or n where that is more, from the density fitted to latent means (n, d), and what it was
     fitted with.
 
@@ -185,7 +184,7 @@ def fit_and_draw(density: str, means: npt.NDArray[Any], seed: int, n: int = N_SA
     return fitted.sample(max(n, N_SAMPLES), np.random.default_rng(seed)), fitted.settings
 
 
-def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: dict[str, Any]) -> None:
+def keep(stored: StoredSweep, run: pd.Series, density: str, samples: Array, settings: Settings) -> None:
     """Store the samples with the run; raises AnalysisError when MLflow does not take them."""
     with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
         path = Path(folder) / f"{density}.npz"

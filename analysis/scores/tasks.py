@@ -9,12 +9,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +21,10 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.errors import AnalysisError
+from analysis.scores.density import Settings
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from fishernet.plan import Json
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
 
@@ -35,9 +36,9 @@ class Scored:
     """
 
     metrics: dict[str, float]
-    about: dict[str, Any]
-    samples: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: Json
+    samples: dict[str, tuple[npt.NDArray[np.float32], Settings]] = field(default_factory=dict)
+    files: dict[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class ScoreTask:
     run: pd.Series
     group: str
     function: Callable[..., Scored]
-    arguments: Callable[[], tuple[Any, ...]]
+    arguments: Callable[[], tuple[object, ...]]
 
     @property
     def what(self) -> str:
@@ -61,7 +62,7 @@ class Tasks:
     """
 
     tasks: Sequence[ScoreTask]
-    shared: Sequence[Any] = ()
+    shared: Sequence[object] = ()
     gpus: int = 0
     said: Sequence[str] = ()
 
@@ -75,7 +76,7 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
     tasks, gpus = asked.tasks, asked.gpus
     if not tasks:
         return []
-    ray = _start_ray(gpus)
+    ray, whole = _start_ray(gpus), False
     try:
         references = [ray.put(argument) for argument in asked.shared]
         slots = gpus or int(ray.cluster_resources().get("CPU", 1))
@@ -91,7 +92,7 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
             return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
 
         waiting = list(reversed(tasks))
-        running: dict[Any, ScoreTask] = {}
+        running: dict[object, ScoreTask] = {}
         with tqdm(total=len(tasks), desc=f"scores: {tasks[0].group}", unit="run", disable=None) as bar:
             while waiting or running:
                 while waiting and len(running) < slots:
@@ -109,9 +110,11 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
                         with part(task, "failed", AnalysisError):  # a store that takes none of them
                             log(stored, task, result)
                     bar.update()
+        whole = not failures
         return failures
     finally:
-        ray_cluster.stop()
+        if not (_shared and whole):  # what made a task fail may be Ray's, and the next scores begin with another
+            _stop_ray()
         stored.reload()
 
 
@@ -132,18 +135,47 @@ def log(stored: StoredSweep, task: ScoreTask, scored: Scored) -> None:
         raise AnalysisError(f"The scores of {task.what} cannot be logged to its run: {error}.") from error
 
 
-def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:
+def _log_json(uri: str, run_id: str, name: Path, content: Json) -> None:
     with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
         path = Path(folder) / name.name
         path.write_text(json.dumps(content), encoding="utf-8")
         mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
 
 
-def _start_ray(gpus: int) -> ModuleType:
+_shared = False  # whether the Ray of one score stays for the next
+_gpus: int | None = None  # of the Ray that runs
+
+
+@contextmanager
+def one_ray() -> Iterator[None]:
+    """Scores computed inside share one Ray, whose start takes longer than many of them; it ends with this."""
+    global _shared
+    outer, _shared = _shared, True
     try:
-        ray_cluster.start(gpus=gpus, cpus=gpus or None)
-    except ray_cluster.ClusterError as error:
-        raise AnalysisError(f"{error}.") from None
+        yield
+    finally:
+        _shared = outer
+        if not outer:
+            _stop_ray()
+
+
+def _start_ray(gpus: int) -> ModuleType:
+    global _gpus
+    if _gpus is not None and _gpus != gpus:
+        _stop_ray()
+    if _gpus is None:
+        try:
+            ray_cluster.start(gpus=gpus, cpus=gpus or None)
+        except ray_cluster.ClusterError as error:
+            raise AnalysisError(f"{error}.") from None
+        _gpus = gpus
     import ray  # here, as what it reads must be set before
 
     return ray
+
+
+def _stop_ray() -> None:
+    global _gpus
+    if _gpus is not None:
+        ray_cluster.stop()
+        _gpus = None

@@ -24,7 +24,7 @@ from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
-from fishernet.trained import batch_of
+from fishernet.trained import images_at_once
 
 GROUP, KIND = "tsne", "gaussian"
 MOST_IMAGES = 2000  # the first of the held-out ones: 8 s a level
@@ -86,7 +86,7 @@ def embedded(z: npt.NDArray[np.float32], seed: int) -> npt.NDArray[np.float32]:
 @torch.no_grad()
 def means(model: Autoencoder, x: Tensor) -> npt.NDArray[np.float32]:
     """Posterior means of float images (n, channels, height, width): (n, d)."""
-    parts = [model.posterior_mean(part.flatten(1)[None])[0] for part in x.split(batch_of(x[0].numel()))]
+    parts = [model.posterior_mean(part.flatten(1)[None])[0] for part in x.split(images_at_once(model))]
     found: npt.NDArray[np.float32] = torch.cat(parts).numpy()
     return found
 

@@ -1,24 +1,13 @@
-"""Images to train on: which data sets there are by name, and how names, arrays and folders become ``ImageData``.
+"""Images to train on: which data sets there are by name. Nothing here imports torch.
 
-Importing this takes no time: what reads images (torch, NumPy, Pillow) is imported with what ``DOORS`` names.
+``loading`` makes ``images.ImageData`` of a name, an array file or a folder.
 """
 
-import difflib
-import importlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from fishernet.data.images import ImageData as ImageData
-    from fishernet.data.loading import images_of as images_of
-    from fishernet.data.loading import load_data as load_data
+from fishernet.spelling import did_you_mean
 
-DOORS = {
-    "ImageData": "fishernet.data.images",
-    "images_of": "fishernet.data.loading",
-    "load_data": "fishernet.data.loading",
-}
 DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 
 
@@ -64,15 +53,7 @@ def check_dataset(dataset: str) -> None:
 def unknown_dataset(dataset: str) -> DataError:
     """What to raise where a dataset is neither a name nor a path that images can be read from."""
     found = "is another kind of file" if os.path.exists(os.path.expanduser(dataset)) else "does not exist"  # noqa: PTH110, PTH111
-    close = difflib.get_close_matches(dataset.lower(), DATASETS, n=1)
     return DataError(
         f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
-        f"{dataset} {found}.{''.join(f' Did you mean {name}?' for name in close)}"
+        f"{dataset} {found}{did_you_mean(dataset, DATASETS) or '.'}"
     )
-
-
-def __getattr__(name: str) -> Any:
-    """What reads images, whose modules take torch along."""
-    if name in DOORS:
-        return getattr(importlib.import_module(DOORS[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,14 +9,16 @@ import numpy as np
 import torch
 
 from fishernet.config import TrialConfig
-from fishernet.data import DATA_DIR_VARIABLE, DataError
+from fishernet.data import DATA_DIR_VARIABLE, DataError, unknown_dataset
 from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.celeba import load_celeba
-from fishernet.data.files import Array, Parts, fingerprint, load_path
+from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
+from fishernet.data.folders import load_folder
 from fishernet.data.idx import load_idx
 from fishernet.data.images import ImageData
 
+LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
 PACKAGES = {
     "sklearn": "scikit-learn",
     "PIL": "pillow",
@@ -124,7 +126,7 @@ def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = Non
 
 def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
     if dataset not in (*LOADERS, *FITTING_LOADERS):
-        return load_path(dataset, fit)
+        return _load_path(dataset, fit)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
     if dataset in FITTING_LOADERS:
@@ -135,6 +137,26 @@ def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, downl
     if os.path.exists(dataset):  # noqa: PTH110
         return parts._replace(
             remarks=(*parts.remarks, f"{dataset} in this folder is not read: its path is ./{dataset}")
+        )
+    return parts
+
+
+def _load_path(dataset: str, fit: Fit) -> Parts:
+    """The images of a folder, an .npz or an .npy file, each made to ``fit``; raises DataError."""
+    # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
+    path = os.path.expanduser(dataset)  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
+        parts = load_folder(Path(path), fit)
+    elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
+        parts = load_arrays(Path(path))
+        parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
+    else:
+        raise unknown_dataset(dataset)
+    brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))
+    if brightest < LEAST_WHITE:
+        raise DataError(
+            f"{path}: the brightest pixel of all images is {brightest} of 255, below a tenth of white, so that hardly any "
+            "contrast is left. Scale them so that white is 255, or 1.0 as floats: if they are counts up to 16, divide by 16."
         )
     return parts
 

@@ -91,6 +91,8 @@ class IAF(VAE):
             "elbo": log_likelihood - kl,
             "posterior_entropy": -log_q.detach(),
         }
+        if not self.training:  # of one draw; a pass for each latent, which the loss has no use for
+            terms["fisher_information"] = q.score(noise).detach().square().sum(2)
         noise_prior = self.noise_prior(kl)
         if isinstance(noise_prior, Tensor):
             terms["noise_prior"] = noise_prior

@@ -242,8 +242,8 @@ def test_a_plan_of_another_version_is_said(curves):
         frame.missing_cells(stranger, pd.DataFrame(columns=["config"]))
 
 
-def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path):
-    store = Store(tmp_path)
+def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path, empty_store):
+    store = Store(tmp_path, empty_store)
     rates = {2: (1e-3, 1e-3), 5: (3e-3, 3e-3), 10: (1e-3, 2e-3)}  # of seeds 0 and 1
     configs = [
         trial_config(model="VAE", latent_dim=d, seed=seed, learning_rate=rate, setting="tuned", epochs=1)

@@ -12,7 +12,7 @@ import fishernet
 from analysis.errors import AnalysisError
 from analysis.opened import OpenSweep
 from analysis.stored import StoredSweep
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 
 ROOT = Path(__file__).resolve().parents[2]
 SMALL = {

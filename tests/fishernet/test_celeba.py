@@ -8,11 +8,12 @@ import pytest
 import torch
 from PIL import Image
 
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
 from fishernet.data.decoding import decode_into
 from fishernet.data.files import Parts, fingerprint
 from fishernet.data.fitting import Fit
-from fishernet.training import ResidentImages
+from fishernet.data.images import ResidentImages
+from fishernet.data.loading import load_data
 
 N_TRAIN, N_VALIDATION, N_TEST = 40, 8, 12
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
 from fishernet.data.fitting import Fit
-from fishernet.data.loading import images_of
+from fishernet.data.loading import images_of, load_data
 from fishernet.families import trial_config
 
 RANDOM = np.random.default_rng(0)

@@ -7,7 +7,7 @@ import pytest
 
 from fishernet import records
 from fishernet.__main__ import main
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.pca import pca_test_mse
 

@@ -168,7 +168,7 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--seeds", "0"], "--seeds 0 asks for no seeds"),
         (["--seeds", "1000000"], "--seeds 1000000 is how many"),
         (["--latent-dims", "2-1000000"], "a sweep has at most 100,000"),
-        (["--models", "vae"], "--models .*one of FisherNet, VAE, CVAE, .*AE.*, or package.module:Class; got 'vae'"),
+        (["--models", "vea"], "--models .*one of FisherNet, VAE, CVAE, .*AE.*, or package.module:Class; got 'vea'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
         (

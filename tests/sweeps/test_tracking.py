@@ -550,7 +550,7 @@ def test_names_that_mlflow_has_given_away_are_refused(sweep: Callable[..., Sweep
         SweepTracking.open("Default", uri, artifact_root=None, create=True)
     sweep()
     client(uri).delete_experiment(client(uri).get_experiment_by_name("s").experiment_id)
-    with pytest.raises(TrackingError, match=r"the sweep s was deleted .* choose another name, .*mlflow gc"):
+    with pytest.raises(TrackingError, match=r"the sweep s was deleted .* choose another name, .* delete s "):
         sweep()
     assert list_sweeps(uri) == []
 
@@ -560,19 +560,25 @@ def test_commands_for_a_deleted_sweep_restore_it_and_forget_it(
 ) -> None:
     from mlflow import cli
 
+    from fishernet.__main__ import main
+
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     sweep().close("FINISHED", 5)
-    for command in ("restore", "gc"):
+    for command in ("restore", "delete"):
         client(uri).delete_experiment(client(uri).get_experiment_by_name("s").experiment_id)
         with pytest.raises(TrackingError) as error:
             sweep()
         (printed,) = re.findall(rf"\(((?:MLFLOW|/)[^()]* {command} [^()]*)\)", str(error.value))
-        variables, words = printed.split(f"{shlex.quote(sys.executable)} -m mlflow ")
-        if variables:
+        if command == "delete":
+            python, program, *words = shlex.split(printed)
+            assert (python, program) == (sys.executable, str(ROOT / "fishernet/__main__.py"))
+            assert main([*words, "--yes"]) == 0
+        else:
+            variables, words = printed.split(f"{shlex.quote(sys.executable)} -m mlflow ")
             name, _, value = shlex.split(variables)[0].partition("=")
             monkeypatch.setenv(name, value)
-        cli.cli(shlex.split(words), standalone_mode=False)
-        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+            cli.cli(shlex.split(words), standalone_mode=False)
+            monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
         found = client(uri).get_experiment_by_name("s")
         assert (found and found.lifecycle_stage) == ("active" if command == "restore" else None)
 

@@ -15,7 +15,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -45,7 +44,7 @@ from analysis.verdicts import (
     difference,
 )
 from analysis.wording import listed
-from fishernet.config import TrialConfig
+from fishernet.config import Fields, TrialConfig
 from fishernet.families import trial_config
 
 EPOCHS = 100  # section 4
@@ -58,7 +57,7 @@ D = DIMS[NETWORKS[0]]
 NEAR = 2.0  # of FID: distances that differ by less are alike, as 89.1 and 89.1 are
 POOR = 0.1  # a clean error of a tenth more than the VAE's is poor
 EQUAL = 0.05  # clean errors that differ by less are equal
-FIELDS: dict[str, dict[str, Any]] = {  # of the lines that are compared, beside the preset's
+FIELDS: dict[str, Fields] = {  # of the lines that are compared, beside the preset's
     "fisher": {"model": "FisherAE"},
     "exponential": {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"},
     "density": {"model": "FisherAE", "prior": "exponential"},  # of order 4, of which exact draws are known
@@ -72,7 +71,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # of the lines that are compared, beside 
     "ae-noisy": {"model": "AE", "input_noise": 0.2},
     "vae-noisy": {"model": "VAE", "input_noise": 0.2},
 }
-ON_CELEBA: dict[str, dict[str, Any]] = {  # what the lines of Table 1 have there beside
+ON_CELEBA: dict[str, Fields] = {  # what the lines of Table 1 have there beside
     "vae": {"likelihood": "gaussian"}, "wae": {"penalty_weight": 1000.0},
 }  # fmt: skip
 
@@ -281,7 +280,7 @@ def fq2_against_noisy_inputs(evidence: Evidence) -> Finding:
     return Finding(own, conclude(own), {"Under a mask": parts("mask", 0.5), "Clean": parts("gaussian", 0.0)})
 
 
-def straightness(levels: Sequence[float], columns: Sequence[pd.Series[float]]) -> pd.Series[Any]:
+def straightness(levels: Sequence[float], columns: Sequence[pd.Series[float]]) -> pd.Series[float]:
     """R squared of a straight line through each row's values at the levels; NaN of a row that does not change."""
     x = np.array(levels) - np.mean(levels)
     values = pd.concat(columns, axis=1)

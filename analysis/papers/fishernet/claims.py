@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import pandas as pd
 
@@ -150,7 +149,7 @@ def fn7_loss_follows_mse(evidence: Evidence) -> Finding:
     dims = _curve_dims(evidence.runs)
     terms = [(evidence.score(name), ("FisherNet", d)) for name in ("loss", "mse") for d in dims]
 
-    def moments(*columns: pd.Series[float]) -> tuple[Any, Any, Any]:
+    def moments(*columns: pd.Series[float]) -> tuple[pd.Series[float], pd.Series[float], pd.Series[float]]:
         """Over d, of each seed: the covariance of loss and MSE, and their variances."""
         loss, mse = (pd.concat(part, axis=1) for part in (columns[: len(dims)], columns[len(dims) :]))
         loss, mse = (frame.set_axis(dims, axis=1).sub(frame.mean(axis=1), axis=0) for frame in (loss, mse))

@@ -22,7 +22,9 @@ from analysis.frame import AnalysisError
 from analysis.scores import features
 from analysis.scores.distances import RealFeatures
 from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
-from fishernet.data import DATA_DIR_VARIABLE, ImageData, load_data
+from fishernet.data import DATA_DIR_VARIABLE
+from fishernet.data.images import ImageData
+from fishernet.data.loading import load_data
 
 RELEASED = "pt_inception-2015-12-05-6726825d.pth"
 
