@@ -58,6 +58,17 @@ def levels(text: str, most: float = math.inf) -> list[float]:
     return found
 
 
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
+    return number
+
+
 PLACE = (
     Flag("--name", {"metavar": "SWEEP", "help": "the sweep to draw; default: the one started last"}),
     Flag(

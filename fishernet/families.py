@@ -5,8 +5,8 @@ whose ``family`` is its row.
 """
 
 import functools
-import importlib
 import importlib.metadata
+import pkgutil
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
@@ -672,8 +672,7 @@ class Family:
 
     def load(self) -> Any:
         """The model's class."""
-        module, _, name = self.model.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.model)
 
 
 BUILT_IN = (
@@ -747,9 +746,8 @@ def is_installed(model: str) -> bool:
 
 
 def _from_class(path: str) -> Family:
-    module, _, name = path.partition(":")
     try:
-        row = getattr(importlib.import_module(module), name).family
+        row = pkgutil.resolve_name(path).family
     except Exception as error:  # another's code, which may raise anything
         raise UnknownModel(path, f"model (which autoencoder): {path} cannot be imported: {error}") from None
     if not isinstance(row, Family):

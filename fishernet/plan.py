@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from fishernet.config import TrialConfig
+from fishernet.config import TrialConfig, Value
 from fishernet.families import BUILT_IN, MODEL_NAMES, family, is_installed, trial_config
 from fishernet.networks import NETWORKS
 
@@ -175,7 +175,7 @@ class SweepPlan:
         there already, and those all lines shared, may not change.
         """
         line = {c.variant: c for c in self.configs}
-        used: dict[str, set[Any]] = {}
+        used: dict[str, set[Value]] = {}
         for config in self.configs:
             for name_of_field, value in config.to_dict().items():
                 used.setdefault(name_of_field, set()).add(value)
@@ -236,7 +236,7 @@ def stackable(configs: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
     return [sorted(group, key=lambda c: (c.latent_dim, c.seed)) for group in groups.values()]
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Through a temporary file, so that a reader never sees half of it; straight into what is no file, such as /dev/stdout."""
     if path.exists() and not path.is_file():
         path.write_text(json.dumps(content, indent=1))

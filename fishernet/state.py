@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Self, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -17,7 +17,15 @@ from torch import Tensor
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
-Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
+
+class Record(TypedDict):
+    """What a member reports of an epoch."""
+
+    epoch: int
+    time: float  # seconds since 1970
+    metrics: dict[str, float]
+
+
 FORMAT, READABLE = "fishernet-cohort-5", ("fishernet-cohort-4", "fishernet-cohort-5")  # 4 has no ``stopped``
 CHECKPOINTS_SHARE = 0.02  # of the time, where nobody says how often
 

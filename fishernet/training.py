@@ -96,7 +96,7 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
             if i not in cohort.failures and i not in before:
                 # A stacked epoch trains all members at once; each is given its share of the time.
                 values |= {"epoch_seconds": seconds / len(cohort), "train_seconds": train_seconds / len(cohort)}
-                record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
+                record: Record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
                 cohort.history[i].append(record)
                 records[i] = record
         if cohort.ended:  # those that stopped before have trained along since

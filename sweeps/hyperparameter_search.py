@@ -11,6 +11,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from analysis.papers import Preset
+from fishernet.config import Fields, Values
+
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from fishernet.interrupts import exit_at_once
@@ -51,7 +54,7 @@ if TYPE_CHECKING:
     from fishernet.data.images import ImageData
     from sweeps.studies import Study, StudySearcher
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Preset = {
     "models": OURS, "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
@@ -237,7 +240,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
 
 
 def _studies(
-    text: str, dims: str, base: Mapping[str, Any], domains: Mapping[str, Domain], fixed: Mapping[str, Any], sampler: str
+    text: str, dims: str, base: Values, domains: Mapping[str, Domain], fixed: Values, sampler: str
 ) -> list[StudyPlan]:
     """One model's studies, from its word in --models."""
     overrides = model_overrides(text)
@@ -267,8 +270,8 @@ def _studies(
     return [make_study(model, {**base, "latent_dim": d}, own, values, kl_scored=kl_scored) for d in numbers]
 
 
-def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
-    fixed: dict[str, Any] = {}
+def _fixed(pairs: Sequence[str]) -> Fields:
+    fixed: Fields = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
@@ -283,10 +286,10 @@ def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
     return fixed
 
 
-def _count(flag: str, value: Any, meaning: str, least: int = 1) -> int:
-    if not str(value).strip().isdecimal() or not least <= int(value) < 10**9:
+def _count(flag: str, value: object, meaning: str, least: int = 1) -> int:
+    if not str(value).strip().isdecimal() or not least <= int(str(value)) < 10**9:
         raise PlanError(f"{flag} is a whole number, {meaning}, at least {least}; got {value!r}")
-    return int(value)
+    return int(str(value))
 
 
 class HyperparameterSearch(Driver[SearchPlan]):

@@ -345,8 +345,11 @@ class Side {
     if (run.d === 1) at[1] = run.points[image][1];
     cross(context, this.toPixel(at), theme.ink, theme.paper);
     paint(this.find(".decoded canvas"), imageAt(run, z));
-    paint(this.find(".image canvas"), images.subarray(image * n_pixels, (image + 1) * n_pixels));
-    if (run.decoder) paint(this.find(".reconstruction canvas"), imageAt(run, run.code(image)));
+    if (this.painted?.run !== run || this.painted.image !== image) {
+      this.painted = { run, image };
+      paint(this.find(".image canvas"), images.subarray(image * n_pixels, (image + 1) * n_pixels));
+      if (run.decoder) paint(this.find(".reconstruction canvas"), imageAt(run, run.code(image)));
+    }
     this.say();
   }
 

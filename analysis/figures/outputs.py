@@ -25,7 +25,7 @@ from analysis.parts import Part
 from analysis.scores import FEATURES
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
-from fishernet.families import LikelihoodConfig
+from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 
@@ -162,8 +162,9 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
 
 def is_squared_error(config: LikelihoodConfig) -> bool:
     """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
-    return bool(
-        config.model == "AE"
+    row = family(config.model)
+    return (
+        not (row.posterior or row.prior)
         and config.likelihood == "gaussian"
         and not emits_more(config)
         and config.decoder_layers < 0

@@ -146,8 +146,9 @@ def _scores(
 
 
 def has_logits(model: Autoencoder) -> bool:
-    """Whether the decoder emits one logit per pixel."""
-    return model.likelihood.sigmoid and (model.likelihood.maps, model.likelihood.others) == (1, 0)
+    """Whether the decoder emits one logit per pixel, of images in [0, 1]."""
+    likelihood = model.likelihood
+    return model.config.pixel_range == "unit" and likelihood.sigmoid and (likelihood.maps, likelihood.others) == (1, 0)
 
 
 def nmi(latents: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int) -> float:

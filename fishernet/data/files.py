@@ -2,14 +2,13 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fishernet.data import DataError
 
-Array = npt.NDArray[Any]
+Array = np.ndarray  # of numbers whose type is looked at
 
 LABELS_OF = {"train": "train_labels", "test": "test_labels", "images": "labels"}  # arrays of an .npz file
 OVERSHOOT = 0.2  # what resampling adds at the most to a range of 0 to 1, about

@@ -120,7 +120,7 @@ class Autoencoder(nn.Module, ABC):
             a: Tensor = self.decoder(z).to(z.dtype)
         return a
 
-    def arithmetic(self) -> AbstractContextManager[Any]:
+    def arithmetic(self) -> AbstractContextManager[object]:
         """Within it the networks' matrix products, and their gradients, are of ``config.precision``'s numbers."""
         if self.config.precision != "bfloat16":
             return nullcontext()  # tf32 is a matter of the process: ``training.set_arithmetic``

@@ -1,7 +1,7 @@
 """The networks by name. Nothing here imports torch."""
 
-import importlib
 import itertools
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,7 +50,7 @@ class Network:
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
-        return getattr(importlib.import_module(self.module), name)
+        return pkgutil.resolve_name(f"{self.module}:{name}")
 
 
 def hidden_layers_of_decoder(config: Sizes) -> int:
@@ -78,4 +78,5 @@ NETWORKS = {
     # at the paper's 8 and 64 latents and one number a pixel, of which little depends
     "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
     "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
+    "fae-28": Network("fishernet.networks.rows", lambda config, *numbers: 205e6, image_side=28, tangents=False),
 }
