@@ -71,7 +71,8 @@ CONTROLS: dict[Line, Fields] = {
 CNN_CONTROLS: dict[Line, Fields] = {
     ("MN_mu, channels first", k): {**TABLE_2["MN_mu", k], "output_order": "channels-first"} for k in (1, 10)
 }
-# Full covariances: an hour and more each on one core, and 2.7 GB for each seed of a cohort; --models trains them.
+# Full covariances: an hour and more each on one core and 2.7 GB, 1.5 GB more for each further seed of a cohort; --models trains
+# them.
 COSTLY = (("N_mu_Sigma", 1), ("t_df_mu_Sigma", 1))
 SHARED: Fields = {
     "dataset": "mnist", "epochs": 20, "batch_size": 128, "learning_rate": 1e-3, "hidden_layers": 0,
