@@ -86,7 +86,7 @@ def learned_too_little(runs: pd.DataFrame, value: str, pca: Mapping[int, float])
             learned = (line["likelihood"] == "gaussian-learned").any() if "likelihood" in line else False
             start = ", or let the noise start lower (--noise-start -4)" if learned else ""
             sentences.append(
-                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is that of the mean image. "
+                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is not below that of the mean image. "
                 f"Train longer (--epochs){start}."
             )
         if worse:

@@ -27,10 +27,12 @@ from fishernet.services.mlflow_store import (
     children,
     client_of,
     default_artifact_root,
+    failures,
     files_of,
     follow_files,
     forget_command,
     log_batch,
+    log_images,
     parents,
     reason_of,
     restore_command,
@@ -241,6 +243,10 @@ class SweepTracking:
     def log_parent_artifacts(self, folder: Path) -> None:
         self._put(None, lambda: self._upload(self.parent_run_id, folder))
 
+    def log_models(self, register: str | None = None) -> None:
+        """Have the best run of each line as a model of MLflow's, and the best of all registered under that name; once flushed."""
+        self._put(None, lambda: self._write_models(register))
+
     def flush(self, patience_seconds: float = 600) -> bool:
         """Wait until all is written; false once MLflow stayed away for that long."""
         return self._queue.drain(patience_seconds)
@@ -303,6 +309,8 @@ class SweepTracking:
             made = self._client.create_run(self._experiment_id, child.started, tags, config.run_name)
             child.run_id, child.in_doubt = made.info.run_id, doubted
         log_batch(self._client, child.run_id, params=params)
+        if self.plan:
+            log_images(self._client, child.run_id, config.dataset, self.plan)
         if reopen:
             if has_reason:
                 self._client.delete_tag(child.run_id, schema.REASON)
@@ -350,6 +358,17 @@ class SweepTracking:
         there = {(m.key, schema.number(m.value), m.step) for m in known}
         new = [(name, value, now, step) for name, value, step in metrics if (name, value, step) not in there]
         log_batch(self._client, self.parent_run_id, new)
+
+    def _write_models(self, register: str | None) -> None:
+        from fishernet.services.mlflow_models import log_models
+
+        held_out = (self.plan or {}).get("held_out", "test")
+        try:
+            log_models(self._uri, self._client, self._experiment_id, held_out, register)
+        except failures():
+            raise
+        except Exception as error:  # the runs have their weights: a model of theirs is convenience
+            raise Refused(f"the models of the best runs: {reason_of(error)}") from error
 
     def _upload(self, run_id: str, folder: Path) -> None:
         """Every file below folder; pictures.npz as the picture it holds, record.json not: it is the run."""

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("using", "cluster", "searching", "metrics", "report", "results/fisher-shannon/README")
+NAMES = ("install", "using", "cluster", "searching", "metrics", "report", "explorer", "results/fisher-shannon/README")
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]

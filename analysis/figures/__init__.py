@@ -61,6 +61,7 @@ class Figure:
         True  # else a page leaves it out where it cannot be had, unless the sweep's paper has arguments for it
     )
     on_request: bool = False  # a page has it only where the sweep's paper has arguments for it
+    alone: bool = False  # a command of `fishernet` by its own name, not below figures
 
     @property
     def all_flags(self) -> tuple[Flag, ...]:
@@ -152,9 +153,9 @@ FIGURES = {
     ),
     "explore": Figure(
         "analysis.explorer", "Latent space", "explorer", "Latent explorer",
-        "Make a page in which one moves through the latent spaces of two lines side by side: a map of the encoded images,\n"
-        "a slider for each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes\n"
-        "explorer.html, which needs no network and no server.",
+        "Move through the latent spaces of two lines side by side, on one page: a map of the encoded images, a slider for\n"
+        "each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes explorer.html, which\n"
+        "needs no network and no server.",
         "--latent-dims 2,10",
         (
             PICTURES[0],
@@ -181,6 +182,7 @@ FIGURES = {
             ),
         ),
         usual=False,
+        alone=True,
     ),
     "prior-densities": Figure(
         "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",

@@ -143,7 +143,7 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
     if has_pca := any(d in sweep.pca for d in dims):
         rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
     caption = (
-        f"{sweep.held_out} MSE per pixel of the reconstruction from the posterior mean at the last epoch, "
+        f"{sweep.held_out.capitalize()} MSE per pixel of the reconstruction from the posterior mean at the last epoch, "
         f"lower is better; mean ± standard deviation over {seeds(data)}. "
         + "PCA with d components is fitted to the training images, of which no linear autoencoder leaves less; of other images "
         "one may leave a little less. "
