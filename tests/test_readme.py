@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = ["README.md", *(f"docs/{name}.md" for name in ("install", "using", "cluster", "searching", "metrics", "report"))]
+PAGES = [
+    "README.md",
+    *(f"docs/{name}.md" for name in ("install", "using", "cluster", "searching", "metrics", "report")),
+]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
