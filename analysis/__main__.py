@@ -5,11 +5,11 @@ All parsers are here. What an analysis needs, seconds of imports, comes when its
 
 import argparse
 import importlib
+import pkgutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
@@ -43,8 +43,7 @@ class Command:
 
 def _figure(name: str, options: argparse.Namespace) -> int:
     row, command = FIGURES[name], importlib.import_module("analysis.command")
-    score_flags = SCORES[row.scores].flags if row.scores else ()
-    scores = {row.scores: given(options, score_flags)} if row.scores else {}
+    scores = {score: given(options, SCORES[score].flags) for score in row.scores}
     place = given(options, (PAPER, *(flag for flag in row.flags if flag in PICTURES)))
     own = given(options, [flag for flag in row.flags if flag not in PICTURES])
     status: int = command.draw(
@@ -166,9 +165,10 @@ def run(analysis: Callable[[], int | None]) -> int:
 
 def papers_side_by_side() -> str:
     """The papers here: citation, commands, models, how many runs each preset is, and the claims."""
+    claims_of = pkgutil.resolve_name("analysis.figures.claims:claims_of")
     shown = []
     for paper in PAPERS.values():
-        claims: Any = importlib.import_module("analysis.figures.claims").claims_of(paper)
+        claims = claims_of(paper).CLAIMS
         commands = "".join(
             f"  command   python sweeps/latent_sweep.py --preset {name}\n"
             f"  models    {', '.join(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
@@ -176,10 +176,7 @@ def papers_side_by_side() -> str:
             for name, preset in paper.all_presets.items()
         )
         shown.append(
-            f"{paper.name}\n"
-            f"  {paper.citation}\n"
-            f"{commands}"
-            f"  claims    {', '.join(claim.id for claim in claims.CLAIMS)}\n"
+            f"{paper.name}\n  {paper.citation}\n{commands}  claims    {', '.join(claim.id for claim in claims)}\n"
         )
     return "\n".join(shown)
 

@@ -4,15 +4,15 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 from analysis import exhibits, figures, frame
 from analysis.errors import AnalysisError
 from analysis.exhibits import Absent, Exhibit, annotated, as_text
-from analysis.papers import Paper
+from analysis.papers import Arguments, Paper
 from analysis.parts import Failures, Part
 from analysis.scores import ensure
 from analysis.stored import StoredSweep
+from analysis.wording import grouped
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, default_tracking_uri
 from fishernet.services.schema import folder_name
 
@@ -20,7 +20,7 @@ from fishernet.services.schema import folder_name
 def draw(
     figure: str, name: str | None = None, tracking_uri: str | None = None, out: Path | None = None, *,
     data_dir: str | None = None, seed: int | None = None, paper: str | None = None,
-    scores: Mapping[str, Mapping[str, Any]] | None = None, **arguments: Any,
+    scores: Mapping[str, Arguments] | None = None, **arguments: object,
 ) -> Failures:  # fmt: skip
     """Write what that row of FIGURES shows of a sweep, print it and what is missing. Defaults are the flags'.
 
@@ -46,8 +46,10 @@ def draw(
     missing = frame.missing_cells(sweep, stored.all_runs)
     if said := frame.say_missing(sweep, missing):
         print(said)
-    for run in missing[missing["state"].str.startswith("failed")].itertuples():
-        print(f"  {run.variant} d={run.latent_dim} seed={run.seed} {run.state}")
+    failed = missing[missing["state"].str.startswith("failed")]
+    reasons = ((f"{run.variant} d={run.latent_dim} seed={run.seed}", str(run.state)) for run in failed.itertuples())
+    for names, state in grouped(reasons):
+        print(f"  {names} {state}")
     return failures
 
 

@@ -1,4 +1,4 @@
-"""What an analysis shows: pictures and tables with their captions, written to files and to the terminal."""
+"""What an analysis shows: pictures, tables and pages with their captions, written to files and to the terminal."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -53,6 +52,19 @@ class Table:
 
 
 @dataclass(frozen=True)
+class Page:
+    """An HTML page of its own that holds everything itself."""
+
+    stem: str
+    title: str
+    caption: str
+    html: str
+
+    def _repr_html_(self) -> str:
+        return _html(self, f'<iframe srcdoc="{html.escape(self.html)}" width="100%" height="900"></iframe>')
+
+
+@dataclass(frozen=True)
 class Absent:
     """What these runs cannot show: why, and which command would change that."""
 
@@ -64,10 +76,17 @@ class Absent:
         return f"<h4>{html.escape(self.title)}</h4><p>{html.escape(self.why)}</p>"
 
 
-Exhibit = Picture | Table | Absent
+Exhibit = Picture | Table | Page | Absent
 
 
-def _html(exhibit: Picture | Table, shown: str) -> str:
+class Exhibits(list["Exhibit"]):
+    """Several, which a notebook shows one below the other."""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(exhibit._repr_html_() for exhibit in self)
+
+
+def _html(exhibit: Picture | Table | Page, shown: str) -> str:
     """As a notebook shows it."""
     return f"<h4>{html.escape(exhibit.title)}</h4>{shown}<p>{html.escape(exhibit.caption)}</p>"
 
@@ -81,7 +100,7 @@ def annotated(exhibit: Exhibit, number: str, sentence: str) -> Exhibit:
 
 
 def write(exhibit: Exhibit, folder: Path) -> list[Path]:
-    """Its files in ``folder``: PNG, PDF (and CSV) of a picture; CSV and LaTeX of a table; nothing of what is absent.
+    """Its files in ``folder``: PNG, PDF (and CSV) of a picture; CSV and LaTeX of a table; HTML of a page; else nothing.
 
     Each appears whole or, where it is cut short, not at all.
     """
@@ -91,7 +110,10 @@ def write(exhibit: Exhibit, folder: Path) -> list[Path]:
         return [path.replace(folder / path.name) for path in _write(exhibit, Path(partial) / exhibit.stem)]
 
 
-def _write(exhibit: Picture | Table, stem: Path) -> list[Path]:
+def _write(exhibit: Picture | Table | Page, stem: Path) -> list[Path]:
+    if isinstance(exhibit, Page):
+        (path := stem.with_name(f"{stem.name}.html")).write_text(exhibit.html, encoding="utf-8")
+        return [path]
     paths = style.save(exhibit.figure, stem) if isinstance(exhibit, Picture) else [_write_latex(exhibit, stem)]
     if exhibit.data is not None:
         exhibit.data.to_csv(csv := stem.with_name(f"{stem.name}.csv"), index=False, lineterminator="\n")
@@ -100,7 +122,9 @@ def _write(exhibit: Picture | Table, stem: Path) -> list[Path]:
 
 
 def as_text(exhibit: Exhibit) -> str:
-    """What the terminal shows of it: a table's cells with its caption; of a picture the title; of what is absent why."""
+    """What the terminal shows of it: a table or a page with its caption, a picture's title, or why something is absent."""
+    if isinstance(exhibit, Page):
+        return f"{exhibit.title}\n\n{textwrap.fill(exhibit.caption, WIDTH)}\n"
     if isinstance(exhibit, Table):
         return f"{exhibit.title}\n\n{_rows_as_text(exhibit.shown)}\n\n{textwrap.fill(exhibit.caption, WIDTH)}\n"
     return exhibit.title if isinstance(exhibit, Picture) else f"{exhibit.title}: not drawn. {exhibit.why}"
@@ -135,7 +159,7 @@ def cell(mean: float, sd: float, n_seeds: int, digits: int) -> str:
     return f"{mean:.{digits}f} ± {sd:.{digits}f}" if n_seeds > 1 else f"{mean:.{digits}f}"
 
 
-def cells(line: pd.DataFrame, key: str, digits: int) -> dict[Any, str]:
+def cells(line: pd.DataFrame, key: str, digits: int) -> dict[object, str]:
     """``cell`` of each row of means, by the row's value of ``key``, such as latent_dim."""
     columns = zip(line[key], line["mean"], line["sd"], line["n_seeds"], strict=True)
     return {of: cell(mean, sd, n, digits) for of, mean, sd, n in columns}

@@ -1,13 +1,13 @@
 """Flags of the analyses as rows of tables have them, and those that all commands share. Nothing slow is imported."""
 
 import argparse
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from analysis.papers import PAPERS
+from analysis.papers import PAPERS, Arguments
 from fishernet.commands import typed_as
 from fishernet.flags import Parser
 from fishernet.plan import parse_numbers
@@ -19,7 +19,7 @@ class Flag:
     """A flag; ``options`` are ``add_argument``'s. It is the keyword argument of its name in what the row names."""
 
     name: str
-    options: Mapping[str, Any]
+    options: Arguments
 
     @property
     def keyword(self) -> str:
@@ -44,6 +44,29 @@ def count(text: str, least: int = 1) -> int:
     if not text.isdecimal() or len(text) > 9 or int(text) < least:
         raise argparse.ArgumentTypeError(f"a whole number from {least}; got {text!r}")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
+    return number
+
+
+def levels(text: str, most: float = math.inf) -> list[float]:
+    """``0.1,0.5`` as numbers from 0 to ``most``, each once, ascending."""
+    try:
+        found = sorted({float(part) for part in text.split(",")})
+    except ValueError:
+        found = []
+    if not found or not all(0 <= level <= most and math.isfinite(level) for level in found):
+        bounds = f"from 0 to {most:g}" if math.isfinite(most) else "of at least 0"
+        raise argparse.ArgumentTypeError(f"numbers {bounds} with commas between, as in 0.1,0.5; got {text!r}")
+    return found
 
 
 PLACE = (
@@ -104,6 +127,6 @@ def parser(
     return made
 
 
-def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, Any]:
+def given(options: argparse.Namespace, flags: Iterable[Flag]) -> dict[str, object]:
     """The keyword arguments that these flags were given."""
     return {flag.keyword: value for flag in flags if (value := getattr(options, flag.keyword)) is not None}

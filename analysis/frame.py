@@ -16,7 +16,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
 
 import pandas as pd
 
@@ -25,11 +24,12 @@ from fishernet import commands
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
 from fishernet.families import FAMILIES, all_fields
-from fishernet.plan import SweepPlan
+from fishernet.plan import Json, SweepPlan
 from fishernet.services import mlflow_store, schema
 from fishernet.spelling import did_you_mean
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
+RunRow = pd.Series  # a row of ``load_runs``: a run's config, metrics and what became of it, by column
 THREADS = 8  # a server answers one history in about 20 ms, nearly all of it waiting
 
 
@@ -45,7 +45,7 @@ class Sweep:
     name: str
     experiment_id: str
     parent_run_id: str
-    plan: dict[str, Any]
+    plan: Json
     pca: dict[int, float]
     uri: str
     tags: Mapping[str, str] = field(default_factory=dict)
@@ -120,7 +120,7 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
         if name is not None and name not in known:
             raise AnalysisError(_no_such_sweep(name, known, uri, kind))
         experiment, parent = next(pair for pair in found if name in (None, pair[0].name))
-        pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA))
+        pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA), first=0)
         mean_image = pca.pop(0, None)
     try:
         plan = schema.plan_of(parent.data.tags)
@@ -156,7 +156,7 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
     """
     with reading(sweep.uri):
         client = mlflow_store.client_of(sweep.uri)
-        by_config: dict[TrialConfig, list[Any]] = {}
+        by_config: dict[TrialConfig, list[mlflow_store.Run]] = {}
         elsewhere: Counter[str] = Counter()  # runs of models that are not installed here
         for run in mlflow_store.children(client, sweep.experiment_id):
             try:
@@ -265,7 +265,7 @@ def spread(frame: pd.DataFrame, by: Sequence[str]) -> pd.DataFrame:
 
 def missing_cells(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
     """The planned configs without a finished run: config fields, ``config``, variant, and ``state``."""
-    found: dict[TrialConfig, pd.Series[Any]] = {run["config"]: run for _, run in runs.iterrows()}
+    found: dict[TrialConfig, RunRow] = {run["config"]: run for _, run in runs.iterrows()}
     rows = []
     for config in sweep.configs:
         run = found.get(config)
@@ -310,7 +310,7 @@ def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     ).reset_index(drop=True)
 
 
-def _say_if_deleted(client: Any, name: str, uri: str, kind: str) -> None:
+def _say_if_deleted(client: mlflow_store.MlflowClient, name: str, uri: str, kind: str) -> None:
     """Raise AnalysisError where the run that holds that sweep's plan, or all of it, is in MLflow's trash."""
     experiment = client.get_experiment_by_name(name)
     if experiment is None or experiment.tags.get(schema.KIND) != kind:
@@ -330,7 +330,7 @@ def _no_such_sweep(name: str, known: Sequence[str], uri: str, kind: str) -> str:
     return f"There is no {kind} named {name} in {hide_password(uri)}{hint} Latest first, there are: {shown}."
 
 
-def _last_values(sweep: Sweep, run: Any, config: TrialConfig) -> dict[str, float]:
+def _last_values(sweep: Sweep, run: mlflow_store.Run, config: TrialConfig) -> dict[str, float]:
     """The last value of every metric; of the metrics of epochs, at the last epoch that has one."""
     values = {name: schema.number(value) for name, value in run.data.metrics.items()}
     if names := schema.misplaced(run, config):
@@ -347,7 +347,7 @@ def _capital(error: Exception) -> str:
     return str(error)[:1].upper() + str(error)[1:]
 
 
-def _state(run: pd.Series[Any]) -> str:
+def _state(run: RunRow) -> str:
     """What became of a run that has not finished: ``failed: out of memory``, ``running at epoch 7 of 50``."""
     if run["status"] == "SCHEDULED":
         return "never started"
@@ -356,7 +356,7 @@ def _state(run: pd.Series[Any]) -> str:
     return f"{run['status'].lower()} at epoch {run['n_epochs']} of {run['epochs']}"
 
 
-def _tell_apart(runs: pd.DataFrame) -> tuple[pd.Series[str], pd.Series[Any]]:
+def _tell_apart(runs: pd.DataFrame) -> tuple[pd.Series[str], pd.Series]:
     """Each run's variant and choices, with what else differs within that variant: a mean is taken over seeds alone."""
     labels, choices = runs["variant"].copy(), runs["choices"].map(dict)
     for _, of_variant in runs.groupby("variant"):

@@ -16,7 +16,7 @@ import matplotlib
 from PIL import Image
 
 from analysis import style
-from analysis.exhibits import Absent, Exhibit, Picture, Table
+from analysis.exhibits import Absent, Exhibit, Page, Picture, Table
 
 PIXELS_PER_INCH = 110  # of the page: a figure of 6.4 inches is as wide as a line of text, its 9 pt letters 14 pixels
 DENSITY = 2  # image pixels per pixel of the page: sharp on the screens of phones, and 200 dpi on paper
@@ -47,7 +47,7 @@ def render(
     sections: Sequence[Section],
     notes: Sequence[str],
 ) -> str:
-    """The page as HTML: title, introduction, what was run, contents, sections, notes. Equal arguments make equal pages.
+    """The page as HTML: title, introduction, contents, sections, what was run, notes. Equal arguments make equal pages.
 
     Texts are plain and all escaped; `backticks` make code of what they enclose. Pictures lie in the page, and so does the
     CSV of every table; links to an exhibit's other files expect these beside the page, as ``exhibits.write`` names them.
@@ -76,8 +76,8 @@ script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 </header>
 {_contents(anchors, bool(facts), bool(notes))}
 <main>
-{_facts(facts)}
 {_joined(_section(anchor, section) for anchor, section in anchors.items())}
+{_facts(facts)}
 {_notes(notes)}
 </main>
 <script>{script}</script>
@@ -87,10 +87,11 @@ script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 
 
 def _contents(anchors: Mapping[str, Section], facts: bool, notes: bool) -> str:
-    entries = [_entry("runs", "What was run")] if facts else []
+    entries = []
     for anchor, section in anchors.items():
         inner = _joined(_entry(exhibit.stem, exhibit.title) for exhibit in section.exhibits)
         entries.append(_entry(anchor, section.title, f"\n<ol>\n{inner}\n</ol>\n" if inner else ""))
+    entries += [_entry("runs", "What was run")] if facts else []
     entries += [_entry("notes", "Notes")] if notes else []
     return f'<nav aria-label="Contents">\n<p>Contents</p>\n<ol>\n{_joined(entries)}\n</ol>\n</nav>' if entries else ""
 
@@ -123,6 +124,9 @@ def _exhibit(exhibit: Exhibit) -> str:
     """A figure element that is named by its heading."""
     if isinstance(exhibit, Absent):
         kind, body = "absent", f"<p>{_inline(exhibit.why)}</p>"
+    elif isinstance(exhibit, Page):
+        link = f'<a href="{quote(exhibit.stem)}.html">Open the page</a> ({len(exhibit.html) / 1e6:.1f} MB, beside this one)'
+        kind, body = "page", f"<p>{link}</p>\n<figcaption>\n<p>{_inline(exhibit.caption)}</p>\n</figcaption>"
     else:
         kind, shown = ("picture", _image(exhibit)) if isinstance(exhibit, Picture) else _table(exhibit)
         body = f"{shown}\n<figcaption>\n<p>{_inline(exhibit.caption)}</p>\n{_files(exhibit)}\n</figcaption>"

@@ -9,10 +9,10 @@ import shutil
 import tempfile
 import weakref
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 import numpy as np
@@ -22,14 +22,14 @@ import pandas as pd
 from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
 from analysis.papers import PAPERS, Paper, of_sweep, published
 from analysis.parts import Failures
-from fishernet.config import TrialConfig
+from fishernet.config import Fields, TrialConfig
 from fishernet.data import DATASETS, DataError
 from fishernet.families import FAMILIES, trial_config
 from fishernet.services import mlflow_store
 from fishernet.services.schema import PAPER
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float32]
@@ -231,7 +231,7 @@ def usual_form(model: str) -> TrialConfig:
     return trial_config(model=model)
 
 
-def model_flag(config: TrialConfig, choices: Mapping[str, Any] | None = None) -> str:
+def model_flag(config: TrialConfig, choices: Fields | None = None) -> str:
     """A line as --models takes it, by default of the config's own choices: ``VAE:likelihood=gaussian-learned``.
 
     Empty for a named setting, whose values only a plan file lists.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import matplotlib
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import to_hex, to_rgb
@@ -16,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.typing import CapStyleType, LineStyleType
 
 from fishernet.families import FAMILIES, family
 
@@ -23,7 +25,7 @@ from fishernet.families import FAMILIES, family
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8C510A", "#5E3C99")
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 PCA_COLOUR = "#7F7F7F"
-DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
+DASHES: tuple[LineStyleType, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
 # The second, third, … variant of a model: its colour towards black (negative) or towards white.
 SHADES = (0.0, -0.45, 0.4, -0.7)
 KEY_COLOUR = "#333333"  # of legend entries that stand for every colour
@@ -55,6 +57,24 @@ RC: Any = {
 }
 
 
+class Stroke(TypedDict, total=False):
+    """How a line of any colour is drawn: arguments of ``Axes.plot`` and ``Line2D``."""
+
+    linestyle: LineStyleType
+    linewidth: float
+    marker: str
+    alpha: float
+    solid_capstyle: CapStyleType
+
+
+class LineLook(Stroke, total=False):
+    """How a line is drawn, and what a legend calls it."""
+
+    color: str
+    markerfacecolor: str | None
+    label: str
+
+
 @contextmanager
 def new_figure() -> Iterator[tuple[Figure, Axes]]:
     """An empty figure and its axes, to be filled inside the block, where the sizes and colours above hold."""
@@ -64,7 +84,7 @@ def new_figure() -> Iterator[tuple[Figure, Axes]]:
 
 
 @contextmanager
-def new_grid(n_rows: int, n_columns: int, *, width: float) -> Iterator[tuple[Figure, Any]]:
+def new_grid(n_rows: int, n_columns: int, *, width: float) -> Iterator[tuple[Figure, np.ndarray]]:
     """An empty figure and its axes, an array (n_rows, n_columns), panels ``width`` inches wide."""
     with matplotlib.rc_context(RC):
         size = (max(INCHES[0] / 2, width * n_columns + 0.4), 1.9 * n_rows + 0.4)
@@ -81,7 +101,7 @@ def save(figure: Figure, stem: Path) -> list[Path]:
     return [png, pdf]
 
 
-def by_variant(means: pd.DataFrame) -> list[tuple[str, dict[str, Any], pd.DataFrame]]:
+def by_variant(means: pd.DataFrame) -> list[tuple[str, LineLook, pd.DataFrame]]:
     """Each variant with its look and its rows: one colour per model, shades and dashes among its variants."""
     seen: dict[str, int] = {}
     variants = []
@@ -90,7 +110,7 @@ def by_variant(means: pd.DataFrame) -> list[tuple[str, dict[str, Any], pd.DataFr
         model = rows["model"].iloc[0]
         nth = seen.get(model, 0)
         seen[model] = nth + 1
-        look = {
+        look: LineLook = {
             "color": _shade(colour(model), SHADES[nth % len(SHADES)]),
             "linestyle": DASHES[nth % len(DASHES)],
             "marker": marker(model),
@@ -121,15 +141,15 @@ def label(variant: str, model: str) -> str:
     return f"{variant} (sees the image)" if row.sees_image else variant if row.prior else f"{variant} (no sampling)"
 
 
-def line_with_band(axes: Axes, line: pd.DataFrame, x: str, look: Mapping[str, Any]) -> Line2D:
+def line_with_band(axes: Axes, line: pd.DataFrame, x: str, look: LineLook) -> Line2D:
     """The mean against x with a band of one standard deviation each way; a bar where it is one point."""
     (drawn,) = axes.plot(line[x], line["mean"], **look)
     if len(line) > 1:
         low, high = line["mean"] - line["sd"], line["mean"] + line["sd"]
         axes.fill_between(line[x], low, high, color=look["color"], alpha=BAND_ALPHA, linewidth=0)
     elif line["sd"].notna().all():
-        bar = {"color": look["color"], "capsize": 3, "linewidth": 1, "zorder": 1.9}  # below its marker
-        axes.errorbar(line[x], line["mean"], yerr=line["sd"], **bar)
+        below = 1.9  # its marker
+        axes.errorbar(line[x], line["mean"], yerr=line["sd"], color=look["color"], capsize=3, linewidth=1, zorder=below)
     return drawn
 
 

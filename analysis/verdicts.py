@@ -35,7 +35,6 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -492,7 +491,7 @@ def _covariance(a: Sequence[float], b: Sequence[float]) -> float:
     return sum((x - mean_a) * (y - mean_b) for x, y in zip(a, b, strict=True)) / (len(a) - 1)
 
 
-def _finite(values: pd.Series[Any]) -> pd.Series[float]:
+def _finite(values: pd.Series) -> pd.Series[float]:
     values = values.astype(float)
     return values[np.isfinite(values)]
 

@@ -10,6 +10,7 @@ import pandas as pd
 from analysis.wording import listed
 
 LEAST_SEEDS = 3  # below, a standard error over seeds says nothing
+ACTIVE = 0.01  # variance over images of a latent's posterior mean, above which it is in use (Burda et al. 2016)
 NOTHING_LEARNED = 0.98  # of the mean image's error; what lies above is that image, seen through a network
 
 
@@ -69,7 +70,7 @@ def knee(errors: Mapping[int, float]) -> int | None:
     return dims[int(below.argmax())]
 
 
-def active_units(means: np.ndarray, least: float = 0.01) -> int:
+def active_units(means: np.ndarray, least: float = ACTIVE) -> int:
     """How many latents vary: the variance over images of their posterior mean, (n, d), is above ``least`` (Burda et al. 2016)."""
     return int((means.var(axis=0) > least).sum())
 
@@ -85,7 +86,7 @@ def learned_too_little(runs: pd.DataFrame, value: str, pca: Mapping[int, float])
             learned = (line["likelihood"] == "gaussian-learned").any() if "likelihood" in line else False
             start = ", or let the noise start lower (--noise-start -4)" if learned else ""
             sentences.append(
-                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is that of the mean image. "
+                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is not below that of the mean image. "
                 f"Train longer (--epochs){start}."
             )
         if worse:

@@ -15,8 +15,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import torch
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import keep_freed_memory, train_epoch
 from sweeps.planning import n_weights
 
 COHORTS, STEPS, ROUNDS = {"4": [8] * 4, "8": [8] * 8, "19 of d = 2-20": list(range(2, 21))}, 20, 5

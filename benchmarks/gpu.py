@@ -30,13 +30,14 @@ from torch import Tensor
 from fishernet import fisher
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData, load_data
+from fishernet.data.images import ImageData, ResidentImages
+from fishernet.data.loading import load_data
 from fishernet.evaluation import evaluate
 from fishernet.families import trial_config
 from fishernet.networks.conv import Decoder as ConvDecoder
 from fishernet.networks.conv import Encoder as ConvEncoder
 from fishernet.networks.stacked import each_member
-from fishernet.training import ResidentImages, Step, set_arithmetic, train_epoch
+from fishernet.training import Step, set_arithmetic, train_epoch
 
 EPOCHS_OF_THE_PAPER = 100
 N_STREAMS = 8

@@ -28,8 +28,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import keep_freed_memory, train_epoch
 
 PIXELS, LATENT_DIM, BATCH, DEPTH = 784, 10, 64, 3
 CONV_MODEL = "CVAE"  # whose width is fixed

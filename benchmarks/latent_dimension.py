@@ -24,13 +24,14 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import load_data
+from fishernet.data.images import ResidentImages
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.fisher import cg_residual, latent_precision
 from fishernet.likelihoods.base import DiagonalRoot
 from fishernet.models.fishernet import FisherNet
 from fishernet.networks.dense import Linearised
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import keep_freed_memory, train_epoch
 
 BATCH, STEPS, ROUNDS = 64, 5, 5
 N_IMAGES, N_DRAWS = 4, 2000  # of the covariance's error

@@ -2,6 +2,7 @@
 
 1. The Jacobian of the convolutional decoder, pushed by hand against torch.func (vmap of jvp), and its push and pull.
 2. A training step of a VAE of n members: stacked layers against ``networks.plain``, by vmap and member by member.
+3. Forward and backward pass of the Fisher auto-encoder's convolutions against the same layers as ordinary modules, in training.
 Every figure is the smallest of several repetitions, the ways taking turns.
 """
 
@@ -10,18 +11,20 @@ import itertools
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from fishernet.families import VAEConfig, trial_config
 from fishernet.models.vae import VAE
-from fishernet.networks import conv, plain
+from fishernet.networks import conv, plain, rows
+from fishernet.networks.rows import ARCHITECTURES, Row
+from fishernet.networks.stacked import StackedLayer
 from fishernet.training import keep_freed_memory
 
 SHAPE, BATCH = (1, 28, 28), 64
@@ -31,9 +34,9 @@ def best_of(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[
     """Seconds of each way, the smallest of its repetitions."""
     best = dict.fromkeys(ways, math.inf)
     for _, (name, way) in itertools.product(range(repetitions), ways.items()):
-        start = time.perf_counter()
+        start = time.process_time()  # of one thread: other work on the machine does not count
         way()
-        best[name] = min(best[name], time.perf_counter() - start)
+        best[name] = min(best[name], time.process_time() - start)
     return best
 
 
@@ -107,6 +110,48 @@ def steps(n_members: int, width: int, repetitions: int) -> None:
     report(f"VAE, {n_members} members of width {width}", best_of(ways, repetitions))
 
 
+def ordinary(rows: Sequence[Row], n_in: int, last: int) -> nn.Sequential:
+    """A table's rows as torch's own modules."""
+    layers: list[nn.Module] = []
+    for row in rows:
+        n_out = row.channels or last
+        layers += [nn.Upsample(scale_factor=row.up, mode="nearest")] * (row.up > 1)
+        kind = nn.ConvTranspose2d if row.transposed else nn.Conv2d
+        layers += [kind(n_in, n_out, row.kernel, row.stride, row.padding), *[nn.BatchNorm2d(n_out)] * row.norm]
+        layers += [nn.ReLU(inplace=True)] * (row.activation == "relu")
+        layers += [nn.LeakyReLU(0.01, inplace=True)] * (row.activation == "leaky-relu")
+        layers += [nn.AvgPool2d(row.pool)] * (row.pool > 1)
+        n_in = n_out
+    return nn.Sequential(*layers)
+
+
+def convolutions(network: str, shape: tuple[int, int, int], d: int, batch: int, repetitions: int) -> None:
+    """Encoder and decoder of one member, forward and backward."""
+    configs, table = [trial_config(model="AE", network=network, latent_dim=d)], ARCHITECTURES[network]
+    encoder, decoder = rows.Encoder(configs, shape), rows.Decoder(configs, shape, 1, 0)
+    for layer in [*encoder.modules(), *decoder.modules()]:
+        if isinstance(layer, StackedLayer):
+            layer.initialise([torch.Generator().manual_seed(0)])
+    first: nn.Module = nn.Unflatten(1, (d, 1, 1))
+    if table.first:
+        first = nn.Sequential(nn.Linear(d, math.prod(table.first)), nn.Unflatten(1, table.first))
+    theirs = (
+        ordinary(table.encoder, shape[0], 0),
+        nn.Sequential(first, ordinary(table.decoder, table.first[0] if table.first else d, shape[0])),
+    )
+    x, z = torch.rand(1, batch, math.prod(shape)), torch.randn(1, batch, d)
+
+    def run(encode: nn.Module, decode: nn.Module, x: Tensor, z: Tensor) -> None:
+        for module, at in ((encode, x), (decode, z)):
+            module.zero_grad()
+            module(at).square().mean().backward()
+
+    ways = {
+        "ordinary modules": partial(run, *theirs, x[0].unflatten(1, shape), z[0]), "ours": partial(run, encoder, decoder, x, z)
+    }  # fmt: skip
+    report(f"{network}, {batch} images, encoder and decoder", best_of(ways, repetitions))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
@@ -117,6 +162,8 @@ def main() -> None:
         jacobians(d, repetitions)
     for n_members, width in ((1, 448), (5, 448), (1, 64), (10, 64)):
         steps(n_members, width, repetitions)
+    convolutions("fisherae-28", (1, 28, 28), 8, 32, max(3, repetitions // 4))
+    convolutions("fisherae-64", (3, 64, 64), 64, 8, max(3, repetitions // 4))
 
 
 if __name__ == "__main__":

@@ -3,77 +3,78 @@
 For each model and latent dimension, the CPU time of a whole training step of all members (images gathered, noise, forward,
 backward, Adam) beside that of its matrix products alone: the same shapes, in the same run, with nothing between them, as plain
 sgemm. Their quotient is the share of the hardware's own speed that the step reaches; the last column has Adam's update counted
-as work besides. Convolutions are counted as the products of their im2col form.
+as work besides. Products are counted where they happen, in one step of each model.
 """
 
 import argparse
 import csv
+import math
 import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fishernet.cohort import Cohort
-from fishernet.config import TrialConfig
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
-from fishernet.networks.conv import CONV_FILTERS, conv_sizes
-from fishernet.training import ResidentImages, keep_freed_memory, train_epoch
+from fishernet.training import keep_freed_memory, train_epoch
 
 IMAGE_SHAPE, STEPS, ROUNDS = (1, 28, 28), 10, 9
 Product = tuple[int, int, int]  # (m, k) times (k, n)
 
 
-def dense_products(sizes: list[int], n: int, *, inputs: bool) -> list[Product]:
-    """Forward and backward of Linear layers on n rows; the gradient of the first layer's input only where it is wanted."""
-    products: list[Product] = []
-    for i, (n_in, n_out) in enumerate(pairwise(sizes)):
-        products += [(n, n_in, n_out), (n_in, n, n_out)]
-        if i or inputs:
-            products.append((n, n_out, n_in))
-    return products
+class Products(TorchDispatchMode):
+    """Within it, every matrix product of a step is noted by its shape, those of gradients too: so of any model, whatever it does.
+
+    Convolutions count as the products of their im2col form; a transposed one is a convolution's gradient.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[Product] = []
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = function(*args, **(kwargs or {}))
+        name = function.overloadpacket.__name__
+        if name in ("mm", "addmm", "bmm", "baddbmm"):
+            a, b = args[-2:]
+            self.found += [(a.shape[-2], a.shape[-1], b.shape[-1])] * math.prod(a.shape[:-2])
+        elif name == "convolution":
+            x, weight, transposed = args[0], args[1], args[6]
+            self.found.append(_convolution(x, out, weight, transposed))
+        elif name == "convolution_backward":
+            gradient, x, weight, transposed, wanted = args[0], args[1], args[2], args[7], args[10]
+            m, k, n = _convolution(x, gradient, weight, transposed)
+            self.found += [(m, n, k)] * wanted[0] + [(k, m, n)] * wanted[1]
+        elif name in UNKNOWN:
+            raise NotImplementedError(f"{name} is a matrix product that is not counted")
+        return out
 
 
-def products(config: TrialConfig) -> list[Product]:
-    """Every matrix product that a step of one member needs."""
-    n, d, pixels = config.batch_size, config.latent_dim, IMAGE_SHAPE[1] * IMAGE_SHAPE[2]
-    heads = 2 if config.model in ("VAE", "CVAE") else 1
-    if config.model == "CVAE":
-        return conv_products(n, d)
-    hidden = [config.hidden_width] * config.hidden_layers
-    found = dense_products([pixels, *hidden], n, inputs=False)
-    found += heads * dense_products([hidden[-1], d], n, inputs=True)
-    found += dense_products([d, *hidden, pixels], n, inputs=True)
-    if config.model == "FisherNet":
-        # Forward at the mean: the slopes, and the output, on which a sigmoid's information depends. Then d tangents an image.
-        found += [(n, a, b) for a, b in pairwise([d, *hidden, pixels])]
-        found += [(n * d, a, b) for a, b in pairwise([*hidden, pixels])]
-        found += n * [(d, pixels, d)]  # J^T J
-    return found
+# Matrix products that no model has; one that came to have them would be counted wrongly.
+UNKNOWN = ("mv", "addmv", "dot", "vdot", "addbmm", "addr", "ger", "_grouped_mm", "_int_mm", "linear")
 
 
-def conv_products(n: int, d: int) -> list[Product]:
-    sizes, channels = conv_sizes(IMAGE_SHAPE), (IMAGE_SHAPE[0], *CONV_FILTERS)
-    features = CONV_FILTERS[-1] * sizes[-1][0] * sizes[-1][1]
-    found: list[Product] = []
-    for i, (a, b) in enumerate(pairwise(channels)):
-        rows = n * sizes[i + 1][0] * sizes[i + 1][1]
-        found += [(rows, 9 * a, b), (9 * a, rows, b)] + [(rows, b, 9 * a)] * (i > 0)
-    found += 2 * dense_products([features, d], n, inputs=True)
-    found += dense_products([d, features], n, inputs=True)
-    back = (CONV_FILTERS[-1], *reversed(CONV_FILTERS))
-    for i, (a, b) in enumerate(pairwise(back)):
-        # A transposed convolution is a convolution's gradient: its products are those of the smaller grid.
-        rows = n * sizes[-1 - i][0] * sizes[-1 - i][1]
-        found += [(rows, a, 9 * b), (a, rows, 9 * b), (rows, 9 * b, a)]
-    rows = n * IMAGE_SHAPE[1] * IMAGE_SHAPE[2]
-    last = (back[-1] * 9, IMAGE_SHAPE[0])
-    return [*found, (rows, *last), (last[0], rows, last[1]), (rows, last[1], last[0])]
+def _convolution(x: Tensor, y: Tensor, weight: Tensor, transposed: bool) -> Product:
+    grid, (first, second, height, width) = x if transposed else y, weight.shape
+    rows = grid.shape[0] * math.prod(grid.shape[2:])
+    return (rows, first, second * height * width) if transposed else (rows, second * height * width, first)
+
+
+def products(cohort: Cohort, images: ResidentImages) -> list[Product]:
+    """Every matrix product of a training step of all members."""
+    batch = ResidentImages(images.pixels[: cohort.config.batch_size])
+    with Products() as noted:
+        train_epoch(cohort, batch)
+    return noted.found
 
 
 def flops(found: list[Product]) -> int:
@@ -111,7 +112,7 @@ def timed(run: Callable[[], object], times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", nargs="+", default=["VAE", "FisherNet", "AE", "CVAE"])
+    parser.add_argument("--models", nargs="+", default=["VAE", "FisherNet", "AE", "CVAE", "FisherAE", "WAE"])
     parser.add_argument("--latent-dims", nargs="+", type=int, default=[2, 10, 20])
     parser.add_argument("--cohort-size", type=int, default=1, help="members trained as one stack, at most 8")
     parser.add_argument("--precision", default="float32", help="of the step; the products are float32")
@@ -131,7 +132,8 @@ def main() -> None:
                 trial_config(model=model, latent_dim=d, seed=s, precision=args.precision)
                 for s in range(args.cohort_size)
             ]
-            cohort, found = Cohort(configs, IMAGE_SHAPE, len(images)), products(configs[0]) * args.cohort_size
+            cohort = Cohort(configs, IMAGE_SHAPE, len(images))
+            found = products(cohort, images)
             train_epoch(cohort, images)  # warm-up
             theirs = torch.optim.AdamW(
                 [p for group in cohort.optimisers[""].groups for p in group.parameters], fused=True

@@ -17,17 +17,23 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
 # number of training; a choice, which makes a line of its own in every figure; how things are computed; a name.
-NORMALISED = ("fisherae-28", "fisherae-64")  # networks
+NORMALISED = ("fisherae-28", "fisherae-64", "fae-28")  # networks
 ROLES = ("axis", "data", "schedule", "size", "rate", "choice", "computing", "label")
 # A search may vary these.
 VARIABLE_ROLES = ("size", "rate", "choice")
 
 
-def at_least(minimum: float) -> Callable[[Any], bool]:
+Value = str | int | float  # of a field
+Fields = dict[str, Value]  # by name
+Values = Mapping[str, Any]  # by name, still to be made of the fields' types: text of flags, numbers of JSON
+Rule = Callable[[Any], bool]  # whether a value of the field's type is allowed
+
+
+def at_least(minimum: float) -> Rule:
     return lambda value: math.isfinite(value) and value >= minimum
 
 
-def between(least: float, most: float) -> Callable[[Any], bool]:
+def between(least: float, most: float) -> Rule:
     return lambda value: least <= value <= most
 
 
@@ -45,7 +51,7 @@ def field(
     *,
     role: str,
     choices: tuple[str, ...] = (),
-    valid: Callable[[Any], bool] | None = None,
+    valid: Rule | None = None,
     must: str = "",
     when: Mapping[str, str | tuple[str, ...]] | None = None,
     search: str | None = "",
@@ -69,12 +75,6 @@ def field(
         "search": search if role in VARIABLE_ROLES else None, "search_with": search_with, "symbol": symbol,
         "per_member": per_member,
     }  # fmt: skip
-    return dataclasses.field(default=default, metadata=metadata)
-
-
-def with_default(owner: type["TrialConfig"], name: str, default: Any, **changes: Any) -> Any:
-    """The field of another config with another default, and what else is said to change of its metadata."""
-    metadata = {**owner.__dataclass_fields__[name].metadata, **changes}
     return dataclasses.field(default=default, metadata=metadata)
 
 
@@ -171,7 +171,8 @@ class TrialConfig:
         "dense",
         "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); pooled-cnn, the VPAE "
         "paper's one convolution and pooling (its Table 2), whose code is larger than the image; fisherae-28 and "
-        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
+        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side; fae-28, the gated convolutions of the "
+        "Fisher-Shannon paper's code",
         role="choice",
         choices=tuple(NETWORKS),
     )
@@ -276,7 +277,7 @@ class TrialConfig:
         return tuple(f.name for f in dataclasses.fields(cls) if not roles or f.metadata["role"] in roles)
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
         return f is not None and all(
@@ -293,16 +294,16 @@ class TrialConfig:
         """What the loss counts and what it leaves out; empty where its metrics say all."""
         return ""
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Fields:
         return dataclasses.asdict(self)
 
     @property
-    def data(self) -> dict[str, Any]:
+    def data(self) -> Values:
         """What ``load_data`` takes of it: which images, and how they are read."""
         return {name: getattr(self, name) for name in self.names("data")}
 
     @property
-    def choices(self) -> dict[str, Any]:
+    def choices(self) -> Fields:
         """The modelling choices that set it apart from its model's usual form, by field; sizes and rates do not count.
 
         The family's own come first, then those of every model, then the numbers.
@@ -349,17 +350,23 @@ class TrialConfig:
 
     def without_axes(self) -> Self:
         """What the members of one cohort have in common: latent_dim, seed and the numbers that may differ set to one value."""
-        alike: dict[str, Any] = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["per_member"]}
+        alike: Values = {f.name: f.default for f in dataclasses.fields(self) if f.metadata["per_member"]}
         return dataclasses.replace(self, latent_dim=1, seed=0, **alike)
 
 
+def with_default(owner: type[TrialConfig], name: str, default: Any, **changes: Any) -> Any:
+    """The field of another config with another default, and what else is said to change of its metadata."""
+    metadata = {**owner.__dataclass_fields__[name].metadata, **changes}
+    return dataclasses.field(default=default, metadata=metadata)
+
+
 @functools.cache
-def usual_config(cls: Any, model: str) -> Any:
+def usual_config(config: type[TrialConfig], model: str) -> TrialConfig:
     """A model's config of defaults."""
-    return cls(model=model)
+    return config(model=model)
 
 
-def typed(f: Field[Any], value: Any) -> Any:
+def typed(f: Field[Value], value: object) -> Value:
     """The value in the field's type, from text as well; raises ValueError that names the field."""
     kind: type = f.type  # type: ignore[assignment]  # no module of configs has postponed annotations
     meaning, choices, valid = f.metadata["meaning"], f.metadata["choices"], f.metadata["valid"]

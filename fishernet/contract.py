@@ -10,23 +10,21 @@ AssertionError with what does not hold.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from fishernet.cohort import Cohort, load_model
-from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.config import TrialConfig, Values
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, latent_means
 from fishernet.families import all_fields, family, trial_config
 from fishernet.pca import pca_test_mse
-from fishernet.training import ResidentImages, train, train_epoch
+from fishernet.training import train, train_epoch
 
 SMALL = {"hidden_width": 16, "hidden_layers": 2, "batch_size": 20, "learning_rate": 1e-3, "epochs": 3}
-Values = Mapping[str, Any]
 Metrics = dict[str, float]
 CPU = torch.device("cpu")
 
@@ -47,7 +45,9 @@ def configs_of(values: Values, dims: Sequence[int], seeds: Sequence[int]) -> lis
     return [trial_config({**SMALL, **values, "latent_dim": d, "seed": s}) for d, s in zip(dims, seeds, strict=True)]
 
 
-def made(configs: Sequence[TrialConfig], images: ImageData, device: str = "cpu", dtype: Any = torch.float32) -> Cohort:
+def made(
+    configs: Sequence[TrialConfig], images: ImageData, device: str = "cpu", dtype: torch.dtype = torch.float32
+) -> Cohort:
     """A cohort for these images, before its first epoch."""
     return Cohort(configs, images.image_shape, len(images.train), device, dtype)
 

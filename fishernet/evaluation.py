@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from fishernet.cohort import Cohort
-
-if TYPE_CHECKING:
-    from fishernet.training import ResidentImages
+from fishernet.data.images import ResidentImages
 
 # Images per forward pass in evaluation, and their pixels; scores are sums over images, so it only decides speed and memory.
 EVALUATION_BATCH, EVALUATION_NUMBERS = 500, 500 * 1024
@@ -38,7 +35,7 @@ def evaluating(model: nn.Module) -> Iterator[None]:
 
 
 @torch.no_grad()
-def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> list[dict[str, float]]:
+def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> list[dict[str, float]]:
     """One dict of scores per member, means over the images.
 
     mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
@@ -79,8 +76,8 @@ def evaluate(cohort: Cohort, images: "ResidentImages", batch_size: int = 0) -> l
     return [dict(zip(means, column.tolist(), strict=True)) for column in table.T]
 
 
-def _batch(cohort: Cohort, images: "ResidentImages") -> int:
-    n_outputs = cohort.model.likelihood.n_outputs
+def _batch(cohort: Cohort, images: ResidentImages) -> int:
+    n_outputs = len(cohort) * cohort.model.likelihood.n_outputs
     return evaluation_batch(images.pixels.shape[1], cohort.config.batch_size, n_outputs)
 
 
@@ -89,7 +86,7 @@ def _mse(x: Tensor, f: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
+def latent_means(cohort: Cohort, images: ResidentImages) -> list[Tensor]:
     """Each member's posterior means of the images, (n_images, latent_dim), on the CPU."""
     with evaluating(cohort.model):
         batches = [
@@ -101,7 +98,7 @@ def latent_means(cohort: Cohort, images: "ResidentImages") -> list[Tensor]:
 
 
 @torch.no_grad()
-def reconstructions(cohort: Cohort, images: "ResidentImages", n: int) -> Tensor:
+def reconstructions(cohort: Cohort, images: ResidentImages, n: int) -> Tensor:
     """Each member's reconstructions of the first n images from the posterior mean, uint8, (n_members, n, n_pixels)."""
     x = images.take(torch.arange(min(n, len(images)), device=cohort.device).expand(len(cohort), -1))
     with evaluating(cohort.model):

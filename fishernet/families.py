@@ -5,14 +5,14 @@ whose ``family`` is its row.
 """
 
 import functools
-import importlib
 import importlib.metadata
+import pkgutil
 import sys
 from collections.abc import Mapping
 from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
-from fishernet.config import TrialConfig, at_least, between, field, positive, typed, with_default
+from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
 from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
@@ -93,6 +93,13 @@ class LikelihoodConfig(TrialConfig):
         choices=("off", "uniform-noise"),
         search=None,  # other images
     )
+    pixel_range: str = field(
+        "unit",
+        "where the encoder, the likelihood's noise and the Fisher divergence see images: unit, in [0, 1]; symmetric, in [-1, 1]. "
+        "Scores and densities are of images in [0, 1] either way",
+        role="choice",
+        choices=("unit", "symmetric"),
+    )
     noise: str = field(
         "learned",
         "how gaussian-learned finds xi: by gradient as in the paper, or as the closed-form optimum of a running mean",
@@ -152,6 +159,18 @@ class LikelihoodConfig(TrialConfig):
                 f"dequantisation {self.dequantisation}: likelihood {self.likelihood} is no density of grey values, so "
                 "dequantisation must be off"
             )
+        if self.pixel_range == "symmetric" and (
+            self.likelihood not in ("gaussian", "gaussian-learned")
+            or self.scale != "identity"
+            or self.components
+            or self.decoder_output != "sigmoid"
+        ):
+            raise ValueError(
+                "pixel_range symmetric is for likelihood gaussian or gaussian-learned with scale identity, components 0 and "
+                f"decoder_output sigmoid, whose image in [-1, 1] is a tanh; got likelihood {self.likelihood}, scale "
+                f"{self.scale}, components {self.components} and decoder_output {self.decoder_output}. Take these, or "
+                "pixel_range unit"
+            )
         if self.noise == "closed-form" and self.likelihood != "gaussian-learned":
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
@@ -178,7 +197,22 @@ class CodeConfig(LikelihoodConfig):
 
 
 @dataclass(frozen=True)
-class AEConfig(CodeConfig):
+class NoisyInputConfig(CodeConfig):
+    """Of models that may be trained to restore images from noisy ones."""
+
+    input_noise: float = field(
+        0.0,
+        "variance of the Gaussian noise that is added in training to what the encoder sees, in squared units of x in [0, 1]; the "
+        "loss compares with the clean image (denoising autoencoders: Vincent et al. 2008)",
+        role="choice",
+        valid=at_least(0),
+        must="at least 0",
+        symbol="input-noise",
+    )
+
+
+@dataclass(frozen=True)
+class AEConfig(NoisyInputConfig):
     """The unit Gaussian is the squared error."""
 
     code_may_be_features: ClassVar[bool] = True
@@ -224,7 +258,7 @@ EXPONENTIAL = {"prior": "exponential"}
 
 
 @dataclass(frozen=True)
-class DiagonalConfig(CodeConfig):
+class DiagonalConfig(NoisyInputConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
     posterior_sd: str = field(
@@ -291,7 +325,7 @@ class DiagonalConfig(CodeConfig):
             )
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name == "stability" and float(values["stability_weight"]) == 0:
             return False
         return super().matters(name, values)
@@ -487,7 +521,7 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
 
     @classmethod
-    def matters(cls, name: str, values: Mapping[str, Any]) -> bool:
+    def matters(cls, name: str, values: Values) -> bool:
         if name.startswith("discriminator_") and values["penalty"] == "mmd":
             return False
         return super().matters(name, values)
@@ -638,8 +672,7 @@ class Family:
 
     def load(self) -> Any:
         """The model's class."""
-        module, _, name = self.model.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.model)
 
 
 BUILT_IN = (
@@ -713,9 +746,8 @@ def is_installed(model: str) -> bool:
 
 
 def _from_class(path: str) -> Family:
-    module, _, name = path.partition(":")
     try:
-        row = getattr(importlib.import_module(module), name).family
+        row = pkgutil.resolve_name(path).family
     except Exception as error:  # another's code, which may raise anything
         raise UnknownModel(path, f"model (which autoencoder): {path} cannot be imported: {error}") from None
     if not isinstance(row, Family):
@@ -725,7 +757,7 @@ def _from_class(path: str) -> Family:
     return row
 
 
-def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialConfig:
+def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     """The config of the family that ``model`` names, from field names and values, text included.
 
     Fields that only other families have are left out: plans and runs of earlier versions hold them. Raises KeyError on
@@ -741,7 +773,7 @@ def trial_config(values: Mapping[str, Any] | None = None, **more: Any) -> TrialC
 
 
 @functools.cache
-def all_fields() -> dict[str, Field[Any]]:
+def all_fields() -> dict[str, Field[Value]]:
     """Every field of every family by name, those that all have first; of one that several have, the first family's."""
     found = {f.name: f for f in fields(TrialConfig)}
     for row in FAMILIES.values():
@@ -755,11 +787,11 @@ def models_with(name: str) -> list[str]:
     return [model for model, row in FAMILIES.items() if name in row.config.__dataclass_fields__]
 
 
-def typed_value(name: str, value: Any) -> Any:
+def typed_value(name: str, value: object) -> Value:
     """The value in the type of field ``name``; raises ValueError that names the field, as a config does."""
     return typed(all_fields()[name], value)
 
 
-def matters(name: str, values: Mapping[str, Any]) -> bool:
+def matters(name: str, values: Values) -> bool:
     """Whether a field changes what a config with these values computes."""
     return family(values["model"]).config.matters(name, values)

@@ -6,7 +6,10 @@ import signal
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from types import FrameType
 from typing import Any, NoReturn, TextIO
+
+Handler = Callable[[int, FrameType | None], object]  # of a signal
 
 
 def exit_at_once(before: Callable[[], object] = bool) -> None:
@@ -14,7 +17,7 @@ def exit_at_once(before: Callable[[], object] = bool) -> None:
     comes out as errors of their own (numpy, scipy), or leaves the lock of all imports taken for ever.
     """
 
-    def leave_at_once(*_: Any) -> None:
+    def leave_at_once(*_: object) -> None:
         try:
             with suppress(OSError):  # in `command 2>&1 | tee log` Ctrl-C ends tee as well
                 os.write(2, b"interrupted before anything was started\n")
@@ -32,8 +35,8 @@ def raise_keyboard_interrupt() -> None:
 
 def ignore() -> None:
     """For the moment in which the interpreter ends: all is written, and the exit status is decided."""
-    _answer(signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _Lasting:
@@ -89,13 +92,13 @@ def leave(status: int) -> NoReturn:
     os._exit(status)
 
 
-def _answer(handler: Any) -> None:
+def _answer(handler: Handler) -> None:
     if signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:  # as a shell's & has it
         signal.signal(signal.SIGINT, handler)
     signal.signal(signal.SIGTERM, lambda *_: _as_ctrl_c(handler))
 
 
-def _as_ctrl_c(handler: Any) -> None:
+def _as_ctrl_c(handler: Handler) -> None:
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         handler(signal.SIGTERM, None)
     else:

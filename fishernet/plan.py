@@ -2,12 +2,12 @@
 
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
-from fishernet.config import TrialConfig
-from fishernet.families import MODEL_NAMES, family, is_installed, trial_config
+from fishernet.config import TrialConfig, Value
+from fishernet.families import BUILT_IN, MODEL_NAMES, family, is_installed, trial_config
 from fishernet.networks import NETWORKS
 
 Json = dict[str, Any]  # an object of JSON, as files and MLflow hold it
@@ -75,8 +75,15 @@ class SweepPlan:
         return {k: v for k, v in rows[0].items() if k != "model" and all(k in row and row[k] == v for row in rows)}
 
     def to_dict(self) -> Json:
-        """{"base": fields all share, "grids": [{"fields", "latent_dims", "seeds"}]}: short enough for a tag."""
-        base = self.shared
+        """{"base": fields, "grids": [{"fields", "latent_dims", "seeds"}]}: short enough for a tag.
+
+        The base has what all share; of a field of some families, what all that have it share, as a config drops what its family
+        has not. Not of families from elsewhere, whose fields nobody knows where they are not installed.
+        """
+        rows = [_off_axes(c) for c in self.configs]
+        ours = {f.name for row in BUILT_IN for f in fields(row.config)}
+        values = {k: v for row in reversed(rows) for k, v in row.items() if k in ours and k != "model"}
+        base = self.shared | {k: v for k, v in values.items() if all(row.get(k, v) == v for row in rows)}
         cells: dict[str, dict[int, set[int]]] = {}  # what differs -> latent_dim -> seeds
         for config in self.configs:
             key = json.dumps({k: v for k, v in _off_axes(config).items() if k not in base})
@@ -168,7 +175,7 @@ class SweepPlan:
         there already, and those all lines shared, may not change.
         """
         line = {c.variant: c for c in self.configs}
-        used: dict[str, set[Any]] = {}
+        used: dict[str, set[Value]] = {}
         for config in self.configs:
             for name_of_field, value in config.to_dict().items():
                 used.setdefault(name_of_field, set()).add(value)
@@ -229,7 +236,7 @@ def stackable(configs: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
     return [sorted(group, key=lambda c: (c.latent_dim, c.seed)) for group in groups.values()]
 
 
-def write_json(path: Path, content: Any) -> None:
+def write_json(path: Path, content: object) -> None:
     """Through a temporary file, so that a reader never sees half of it; straight into what is no file, such as /dev/stdout."""
     if path.exists() and not path.is_file():
         path.write_text(json.dumps(content, indent=1))

@@ -138,6 +138,22 @@ class Flow(Posterior):
         moved, log_det = self.steps(z)
         return Draw(moved, log_q - log_det)
 
+    def score(self, noise: Mapping[str, Tensor]) -> Tensor:
+        """The gradient of ln q(z given x) in z at the draw, (n_members, n, d): A^-T grad ln q in the noise, A = dz/dnoise.
+
+        The mean of its square over draws is tr J(z given x), which has no closed form here. One backward pass for each latent.
+        """
+        with torch.enable_grad():
+            eta = noise["eta"].detach().requires_grad_()
+            z, log_q = self.draw({"eta": eta})
+            assert log_q is not None
+            (slope,) = torch.autograd.grad(log_q.sum(), eta, retain_graph=True)
+            rows = [torch.autograd.grad(z_i.sum(), eta, retain_graph=True)[0] for z_i in z.unbind(2)]
+        # What pads a member is constant, with 1 on the diagonal in its place.
+        moved = torch.stack(rows, 2) + torch.diag_embed(1 - self.own)
+        # float64; no error where a gate is shut so far that nothing is left of a latent: the score is then not finite.
+        return torch.linalg.solve_ex(moved.double().mT, slope.double()[..., None]).result[..., 0].to(slope.dtype)
+
     def covariance(self) -> Tensor:
         raise NotImplementedError("the covariance of a flow has no closed form")
 

@@ -5,7 +5,8 @@ import platform
 import subprocess
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+
+from fishernet.plan import Json
 
 
 def commit() -> str:
@@ -26,7 +27,7 @@ def versions() -> dict[str, str]:
     return found
 
 
-def machine() -> dict[str, Any]:
+def machine() -> Json:
     """Host, processor, cores, GPUs, system."""
     cpuinfo = Path("/proc/cpuinfo")  # platform.processor() is empty on Linux
     lines = cpuinfo.read_text(errors="replace").splitlines() if cpuinfo.exists() else []

@@ -10,18 +10,16 @@ pictures.npz         the first held-out images and their reconstructions, uint8 
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from safetensors.torch import save_file
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import latent_means, reconstructions
-from fishernet.plan import write_json
+from fishernet.plan import Json, write_json
 from fishernet.state import Record, checksum
-from fishernet.training import ResidentImages
 
 N_PICTURES = 10
 MOST_LATENTS = 4096  # of network pooled-cnn's 62,720 the file would be 2.5 GB
@@ -68,9 +66,7 @@ def write_failure(folder: Path, config: TrialConfig, epochs: Sequence[Record], r
     write_json(run / "record.json", member_record(config, epochs, reason))
 
 
-def member_record(
-    config: TrialConfig, epochs: Sequence[Record], failure: str | None, *, stopped: bool = False
-) -> dict[str, Any]:
+def member_record(config: TrialConfig, epochs: Sequence[Record], failure: str | None, *, stopped: bool = False) -> Json:
     """What is kept of a run beside its weights; one that ``stopped`` early is finished."""
     status = "failed" if failure else "finished" if stopped or len(epochs) == config.epochs else "running"
     return {"config": config.to_dict(), "status": status, "reason": failure, "epochs": list(epochs)}

@@ -9,10 +9,10 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 from fishernet.records import write_failure, write_records
 from fishernet.state import CohortState, Record
-from fishernet.training import set_arithmetic, train
+from fishernet.training import give_freed_memory_back, set_arithmetic, train
 
 # What libraries say that do not raise torch.OutOfMemoryError: torch on a CPU, and CUDA's own.
 # The last is cuDNN's, after none of its ways to compute a convolution had the memory it needs.
@@ -197,5 +197,6 @@ class FittedCohort:
 
     def _release(self) -> None:
         gc.collect()
+        give_freed_memory_back()
         if self._device.type == "cuda":
             torch.cuda.empty_cache()

@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Self, TypedDict
 
 import torch
 from safetensors import safe_open
@@ -17,7 +17,15 @@ from torch import Tensor
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
-Record = dict[str, Any]  # {"epoch": int, "time": unix seconds, "metrics": {name: float}}
+
+class Record(TypedDict):
+    """What a member reports of an epoch."""
+
+    epoch: int
+    time: float  # seconds since 1970
+    metrics: dict[str, float]
+
+
 FORMAT, READABLE = "fishernet-cohort-5", ("fishernet-cohort-4", "fishernet-cohort-5")  # 4 has no ``stopped``
 CHECKPOINTS_SHARE = 0.02  # of the time, where nobody says how often
 
@@ -65,7 +73,7 @@ class CohortState:
         temporary.replace(path)
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], configs: Sequence[TrialConfig]) -> "CohortState":
+    def load(cls, path: str | os.PathLike[str], configs: Sequence[TrialConfig]) -> Self:
         """The state of these configs from a file of ``save``; raises CheckpointError when it is damaged or another cohort's."""
         try:
             with safe_open(path, framework="pt") as file:
@@ -86,9 +94,9 @@ class CohortState:
         stopped = {int(i): epoch for i, epoch in state.get("stopped", {}).items()}
         return cls(list(configs), state["epoch"], history, failures, tensors, stopped)
 
-    def part(self, first: int, end: int) -> "CohortState":
+    def part(self, first: int, end: int) -> Self:
         """The state of the members ``first`` to ``end`` - 1, in the padding of all."""
-        return CohortState(
+        return type(self)(
             self.configs[first:end],
             self.epoch,
             [list(records) for records in self.history[first:end]],
@@ -98,7 +106,7 @@ class CohortState:
         )
 
     @classmethod
-    def joined(cls, parts: Sequence["CohortState"]) -> "CohortState":
+    def joined(cls, parts: Sequence[Self]) -> Self:
         """The state of one cohort of all the parts' members; parts that have ended early have no say in its epoch."""
         leader = max(parts, key=lambda part: (bool(part.tensors), part.epoch))
         firsts = [sum(len(part.configs) for part in parts[:i]) for i in range(len(parts))]

@@ -1,7 +1,6 @@
 """``load``: a trained model from what a run stored, and what one does with it in Python; NumPy arrays in and out."""
 
 import json
-import math
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -25,14 +24,15 @@ Array = npt.NDArray[np.float32]
 
 WEIGHTS = "weights.safetensors"
 RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/artifacts)?/?")
-BATCH, NUMBERS = 2000, 2000 * 1024  # images per forward pass, and their pixels; decides memory alone
+# Images per forward pass, their pixels, and the numbers that a decoder emits for them; they decide memory alone.
+BATCH, NUMBERS, OUTPUTS = 2000, 2000 * 1024, 2**26
 
 
 class ModelError(ValueError):
     """A trained model cannot be used so; the message says what was given and what to do."""
 
 
-class Gaussian(NamedTuple):
+class LatentGaussian(NamedTuple):
     """The posterior q(z given x) of n images: ``mean`` (n, d), and ``covariance`` (n, d, d) in squared units of z."""
 
     mean: Array
@@ -77,13 +77,13 @@ class TrainedModel:
         """decode(encode(images))."""
         return self.decode(self.encode(images))
 
-    def posterior(self, images: npt.ArrayLike | Tensor) -> Gaussian:
+    def posterior(self, images: npt.ArrayLike | Tensor) -> LatentGaussian:
         """q(z given x); raises ModelError for a model without one.
 
         FisherNet's covariance is M^-1 (equation 20), that of VAE and CVAE the encoder's variances.
         """
         x = self._pixels(images)
-        return Gaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
+        return LatentGaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
 
     def sample(self, n: int, *, seed: int = 0) -> Array:
         """The expected images of n draws from the prior; raises ModelError for a model without one."""
@@ -198,8 +198,8 @@ def decode(network: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -
     """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
     device = next(network.parameters()).device
     latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
-    n = batch_of(math.prod(image_shape))
-    images = torch.cat([network.reconstruct(part[None])[0].cpu() for part in latents.split(n)])
+    parts = latents.split(images_at_once(network))
+    images = torch.cat([network.reconstruct(part[None])[0].cpu() for part in parts])
     return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
 
 
@@ -213,14 +213,14 @@ def reconstructed(network: Autoencoder, images: Tensor) -> Tensor:
     return torch.cat(parts).clamp(0, 1).reshape(images.shape)
 
 
-def batch_of(n_pixels: int) -> int:
-    """How many images of so many numbers to take at once: fewer where they are larger."""
-    return max(1, min(BATCH, NUMBERS // n_pixels))
+def images_at_once(network: Autoencoder) -> int:
+    """How many images to take at a time: fewer where they, or what the decoder emits for each, are larger."""
+    return max(1, min(BATCH, NUMBERS // network.n_pixels, OUTPUTS // network.likelihood.n_outputs))
 
 
 def _batches(network: Autoencoder, images: Tensor) -> Iterator[Tensor]:
     device = next(network.parameters()).device
-    for part in images.split(batch_of(images[0].numel())):
+    for part in images.split(images_at_once(network)):
         yield part.flatten(1).to(device).float().div(255)[None]
 
 

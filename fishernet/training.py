@@ -2,18 +2,18 @@
 
 import ctypes
 import functools
+import itertools
 import math
 import sys
 import time
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from fishernet.cohort import DRAWN_NUMBERS, Cohort
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate
 from fishernet.state import Record
 
@@ -24,41 +24,26 @@ STEPS_BEFORE_RECORDING = 3  # torch's own advice for CUDA graphs
 DIVERGED = "diverged: "  # how the reason begins of a member that training again would only stop again
 
 
-@dataclass(frozen=True)
-class ResidentImages:
-    """An image set on the device as uint8, (n, n_pixels), moved there once."""
-
-    pixels: Tensor
-    dtype: torch.dtype = torch.float32  # of the grey values
-
-    @classmethod
-    def of(cls, images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> "ResidentImages":
-        return cls(images.flatten(1).to(device), dtype)
-
-    def __len__(self) -> int:
-        return len(self.pixels)
-
-    def take(self, index: Tensor, thresholds: Tensor | None = None) -> Tensor:
-        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels).
-
-        With ``thresholds``, uint8 in that shape, 1 where a grey value of 0..255 exceeds its own and else 0.
-        """
-        # A copy of whole rows: indexing would look up every pixel by itself.
-        rows = self.pixels.index_select(0, index.flatten()).view(*index.shape, -1)
-        return rows.to(self.dtype).div_(255) if thresholds is None else (rows > thresholds).to(self.dtype)
-
-
 @functools.cache
 def keep_freed_memory() -> None:
     """Tell glibc to keep freed blocks: returning and re-faulting a convolution's activations at every step costs a quarter of it.
 
     The numbers name M_MMAP_THRESHOLD and M_TRIM_THRESHOLD of mallopt(3). Nothing happens where the C library has none.
     """
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(-3, 1 << 30)
-            mallopt(-1, (1 << 31) - 1)
+    if mallopt := _of_c_library("mallopt"):
+        mallopt(-3, 1 << 30)
+        mallopt(-1, (1 << 31) - 1)
+
+
+def give_freed_memory_back() -> None:
+    """Give the system all that ``keep_freed_memory`` has kept: after work that took more than what follows (malloc_trim(3))."""
+    if trim := _of_c_library("malloc_trim"):
+        trim(ctypes.c_size_t(0))
+
+
+def _of_c_library(name: str) -> Callable[..., int] | None:
+    """A function of the C library, where that is Linux's and has it."""
+    return getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
 
 
 def set_arithmetic(precision: str) -> None:
@@ -111,36 +96,12 @@ def train(cohort: Cohort, data: ImageData) -> Iterator[list[Record | None]]:
             if i not in cohort.failures and i not in before:
                 # A stacked epoch trains all members at once; each is given its share of the time.
                 values |= {"epoch_seconds": seconds / len(cohort), "train_seconds": train_seconds / len(cohort)}
-                record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
+                record: Record = {"epoch": cohort.epoch, "time": time.time(), "metrics": values}
                 cohort.history[i].append(record)
                 records[i] = record
         if cohort.ended:  # those that stopped before have trained along since
             cohort.put_best_back(*range(len(cohort)))
         yield records
-
-
-def train_epoch(cohort: Cohort, images: ResidentImages, step: "Step | None" = None) -> Tensor:
-    """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
-    cohort.model.train()
-    for largest in cohort.model.extremes.values():
-        largest.zero_()
-    epoch, step = cohort.epoch + 1, step or Step(cohort, images)
-    cohort.model.begin_epoch(epoch)
-    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
-    losses, at_once = [], cohort.images_per_draw()
-    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
-    if bits:
-        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
-    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
-    for block in order.split(cohort.config.batch_size * steps, dim=1):
-        noise = cohort.draw_noise(streams, block.shape[1])
-        if bits:
-            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
-        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
-        # The epoch's last batch may be smaller.
-        losses += [step(index, dict(zip(noise, own, strict=True))) for index, *own in batches]
-    cohort.epoch = epoch
-    return torch.stack(losses)
 
 
 class Step:
@@ -218,6 +179,37 @@ class Step:
     def _forget_gradients(self) -> None:
         for optimiser in self.cohort.optimisers.values():
             optimiser.zero_grad()
+
+
+def train_epoch(cohort: Cohort, images: ResidentImages, step: Step | None = None) -> Tensor:
+    """One pass over the images; the summed loss of every step, (n_steps, n_members)."""
+    cohort.model.train()
+    for largest in cohort.model.extremes.values():
+        largest.zero_()
+    epoch, step = cohort.epoch + 1, step or Step(cohort, images)
+    cohort.model.begin_epoch(epoch)
+    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
+    at_once = cohort.images_per_draw()
+    # One array, made before the steps: a small one kept of each would lie in the hole that a large one leaves, which the next
+    # large one then would not fit, and of 784 x 784 covariances the process grew by a GB in 30 steps.
+    losses = torch.empty(
+        math.ceil(len(images) / cohort.config.batch_size), len(cohort), dtype=cohort.dtype, device=cohort.device
+    )
+    done = itertools.count()
+    bits = cohort.streams("binarisation", epoch) if cohort.config.binarisation == "dynamic" else []
+    if bits:
+        at_once = min(at_once, DRAWN_NUMBERS // images.pixels.shape[1])
+    steps = max(1, min(STEPS_PER_DRAW, at_once // cohort.config.batch_size))
+    for block in order.split(cohort.config.batch_size * steps, dim=1):
+        noise = cohort.draw_noise(streams, block.shape[1])
+        if bits:
+            noise[THRESHOLDS] = cohort.draw_thresholds(bits, block.shape[1], images.pixels.shape[1])
+        batches = zip(*(t.split(cohort.config.batch_size, dim=1) for t in (block, *noise.values())), strict=True)
+        # The epoch's last batch may be smaller.
+        for index, *own in batches:
+            losses[next(done)] = step(index, dict(zip(noise, own, strict=True)))
+    cohort.epoch = epoch
+    return losses
 
 
 @functools.cache

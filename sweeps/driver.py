@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import os
 import re
 import shlex
@@ -16,12 +17,15 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
+import fishernet
 from analysis.parts import Failures
-from fishernet import commands, data, interrupts
+from analysis.wording import grouped
+from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
 from fishernet.plan import Json, PlanError, check_networks
+from fishernet.progress import Progress
 from fishernet.provenance import count_gpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
@@ -38,11 +42,10 @@ from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
 from sweeps.lock import hold_lock
 from sweeps.planning import Devices, flagged
-from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import Job, Jobs
 
 # For a tracking server that is away at the end; docker-compose.yml gives the driver half a minute more than the second.
@@ -116,6 +119,10 @@ class Driver(ABC, Generic[P]):
     @abstractmethod
     def asked(self) -> P:
         """What the flags ask for; raises PlanError."""
+
+    def suited(self, asked: P, images: ImageData) -> P:
+        """What was asked for, with what follows from the images where no flag says it."""
+        return asked
 
     @abstractmethod
     def cohorts(self, plan: P, devices: Devices, images: ImageData) -> Sequence[Sequence[TrialConfig]]:
@@ -230,7 +237,7 @@ class Driver(ABC, Generic[P]):
 
     def images_of(self, plan: P) -> ImageData:
         """The images that the plan asks for; raises DataError, and PlanError where one of its networks does not take them."""
-        images = data.images_of(plan.example, self.args.data_dir)
+        images = fishernet.load_data(data_dir=self.args.data_dir, **plan.example.data)
         check_networks(plan.networks, images.image_shape)
         return images
 
@@ -254,6 +261,7 @@ class Driver(ABC, Generic[P]):
         from sweeps.estimate import estimate_or_say_why_not
 
         images = self.images_of(plan)
+        plan = self.suited(plan, images)
         devices = self.connect() if self.args.address else self.devices()
         cohorts = self.cohorts(plan, devices, images)
         self.print_plan(name, plan, [len(cohort) for cohort in cohorts], devices, images)
@@ -282,12 +290,14 @@ class Driver(ABC, Generic[P]):
             raise UsageError(
                 "Python runs without docstrings, which Ray reads; start it without -OO and PYTHONOPTIMIZE=2"
             )
-        import torch  # noqa: F401
-
+        importlib.import_module("torch")  # before Ray starts
         ray_cluster.prepare(private=not self.args.address)
         if not self.args.address:
             self.devices()  # more GPUs than exist is said before anything is made
-        images = None if asked is None else self.images_of(asked)
+        images = None
+        if asked is not None:
+            images = self.images_of(asked)
+            asked = self.suited(asked, images)
         interrupts.exit_at_once(ray_cluster.end_processes)
         check_storage(self.storage)
         self.folder = folder = self.storage / schema.folder_name(name)
@@ -431,8 +441,8 @@ class Driver(ABC, Generic[P]):
         written = written and drawn and not tracking.refused
         if failed:
             print(f"{len(failed)} of {n_runs} runs failed:")
-            for config, reason in failed.items():
-                print(f"  {config.run_name}: {reason}")
+            for names, reason in grouped((config.run_name, reason) for config, reason in failed.items()):
+                print(f"  {names}: {reason}")
         print(f"look at the runs: {self.ui_command()}")
         if interrupted or resumable or not written:
             print(f"{'interrupted; ' if interrupted else ''}resume with: {self.resume_command(name)}")
@@ -482,12 +492,12 @@ def import_all() -> None:
     """What takes seconds to import: beside Ray's start."""
     with suppress(Exception):  # said where it is imported again
         prepare_mlflow()
-        from sweeps import launch  # noqa: F401  (Ray Tune)
+        importlib.import_module("sweeps.launch")  # Ray Tune
 
 
 def import_drawing() -> None:
     """What figures are drawn with, a second more: beside the training."""
-    from analysis import exhibits, style  # noqa: F401  (matplotlib)
+    importlib.import_module("analysis.exhibits")  # pandas and matplotlib
 
 
 def check_storage(storage: Path) -> None:

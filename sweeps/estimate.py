@@ -7,9 +7,15 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.splitting import is_out_of_memory
-from fishernet.training import ResidentImages, Step, keep_freed_memory, set_arithmetic, train_epoch
+from fishernet.training import (
+    Step,
+    give_freed_memory_back,
+    keep_freed_memory,
+    set_arithmetic,
+    train_epoch,
+)
 from sweeps.planning import Devices
 
 WARM_UP_STEPS, MEASURED_STEPS = 2, 4
@@ -56,6 +62,7 @@ def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices,
         seconds = step * images / cohort[0].batch_size * cohort[0].epochs
         total, longest = total + seconds, max(longest, seconds)
     torch.set_num_threads(threads)
+    give_freed_memory_back()  # the driver lives as long as the sweep, beside those who train
     return max(total / devices.slots, longest)
 
 

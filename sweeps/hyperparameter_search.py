@@ -11,13 +11,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from analysis.papers import Preset
+from fishernet.config import Fields, Values
+
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from fishernet.interrupts import exit_at_once
 
     exit_at_once()
 
-from fishernet import commands, data
+import fishernet
+from fishernet import commands
 from fishernet.config import TrialConfig
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
@@ -47,10 +51,10 @@ from sweeps.space import (
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.studies import Study, StudySearcher
 
-DEFAULTS: dict[str, Any] = {
+DEFAULTS: Preset = {
     "models": OURS, "latent_dims": "10", "seeds": "3", "dataset": "fashion-mnist", "epochs": 50,
     "train_size": 0, "trials": 40, "sampler": "tpe", "sampler_seed": 0, "reduction_factor": 3,
 }  # fmt: skip
@@ -196,7 +200,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
     settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
     base = {"dataset": dataset_from_flag(given("dataset")), **settings}
     try:
-        epochs = typed_value("epochs", settings["epochs"])
+        epochs = int(typed_value("epochs", settings["epochs"]))
     except ValueError as error:
         raise PlanError(flagged(str(error))) from None
     fixed = _fixed(args.fix or [])
@@ -236,7 +240,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
 
 
 def _studies(
-    text: str, dims: str, base: Mapping[str, Any], domains: Mapping[str, Domain], fixed: Mapping[str, Any], sampler: str
+    text: str, dims: str, base: Values, domains: Mapping[str, Domain], fixed: Values, sampler: str
 ) -> list[StudyPlan]:
     """One model's studies, from its word in --models."""
     overrides = model_overrides(text)
@@ -266,8 +270,8 @@ def _studies(
     return [make_study(model, {**base, "latent_dim": d}, own, values, kl_scored=kl_scored) for d in numbers]
 
 
-def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
-    fixed: dict[str, Any] = {}
+def _fixed(pairs: Sequence[str]) -> Fields:
+    fixed: Fields = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
@@ -282,10 +286,10 @@ def _fixed(pairs: Sequence[str]) -> dict[str, Any]:
     return fixed
 
 
-def _count(flag: str, value: Any, meaning: str, least: int = 1) -> int:
-    if not str(value).strip().isdecimal() or not least <= int(value) < 10**9:
+def _count(flag: str, value: object, meaning: str, least: int = 1) -> int:
+    if not str(value).strip().isdecimal() or not least <= int(str(value)) < 10**9:
         raise PlanError(f"{flag} is a whole number, {meaning}, at least {least}; got {value!r}")
-    return int(value)
+    return int(str(value))
 
 
 class HyperparameterSearch(Driver[SearchPlan]):
@@ -310,7 +314,7 @@ class HyperparameterSearch(Driver[SearchPlan]):
         if usual:
             return plan
         check_dataset(plan.example.dataset)
-        n_images = len(data.load_data(plan.example.dataset, self.args.data_dir).train)
+        n_images = len(fishernet.load_data(plan.example.dataset, self.args.data_dir).train)
         return plan_from_flags(self.args, max(1, n_images // 6))
 
     def run(self, asked: SearchPlan | None) -> int:

@@ -15,8 +15,9 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
-from analysis.papers import of_preset
+from analysis.papers import OWN_IMAGES, of_preset
 from fishernet.config import TrialConfig
+from fishernet.data import DataError
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, SweepPlan
 from fishernet.services import ray_cluster, schema
@@ -24,11 +25,19 @@ from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
 from sweeps.driver import Driver, duration
 from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_flags, check_shared_flags
-from sweeps.planning import Devices, add_plan_flags, import_models, make_cohorts, plan_from_flags
+from sweeps.planning import (
+    Devices,
+    add_plan_flags,
+    import_models,
+    make_cohorts,
+    plan_from_flags,
+    preset_of,
+    suited,
+)  # fmt: skip
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
-    from fishernet.data import ImageData
+    from fishernet.data.images import ImageData
     from sweeps.launch import JobList
 
 ABOUT = "Train models x latent dimensions x seeds as Ray Tune trials, recorded in MLflow."
@@ -87,6 +96,7 @@ class LatentSweep(Driver[SweepPlan]):
     """A plan of trial configs, in cohorts."""
 
     kind, plan_class = "sweep", SweepPlan
+    chosen = ""  # in words, what was chosen by the images
 
     @property
     def paper(self) -> str:
@@ -94,6 +104,13 @@ class LatentSweep(Driver[SweepPlan]):
 
     def asked(self) -> SweepPlan:
         return plan_from_flags(self.args)
+
+    def suited(self, asked: SweepPlan, images: ImageData) -> SweepPlan:
+        found, self.chosen = suited(self.args, images)
+        return plan_from_flags(self.args, found) if found else asked
+
+    def details(self, plan: SweepPlan) -> list[str]:
+        return [f"defaults   {self.chosen}"] if self.chosen else []
 
     def run(self, asked: SweepPlan | None) -> int:
         if asked and self.args.write_plan:  # which goes without --resume
@@ -114,6 +131,14 @@ class LatentSweep(Driver[SweepPlan]):
         return run(lambda: report(*place, data_dir=self.args.data_dir, scores=scores).status)
 
     def _write_plan(self, plan: SweepPlan) -> int:
+        if preset_of(self.args) == OWN_IMAGES and not self.args.plan:
+            try:
+                plan = self.suited(plan, self.images_of(plan))
+            except DataError as error:
+                raise UsageError(
+                    f"--write-plan: without --preset, epochs and noise_start follow from the images. {error} Write the plan "
+                    "where they are, or say --preset paper"
+                ) from None
         try:
             plan.write(self.args.write_plan)
         except (OSError, ValueError) as error:

@@ -10,18 +10,18 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray import tune
 from ray.tune.experiment import Trial
 
 from fishernet.config import TrialConfig
 from fishernet.plan import Json, SweepPlan
+from fishernet.progress import Progress
 from fishernet.services import ray_cluster
 from fishernet.training import DIVERGED
 from sweeps.checkpoints import RECORDS_FOLDER, Members, remove_checkpoints, remove_staging
 from sweeps.planning import Devices
-from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking, TrackedRun
 from sweeps.trial import train_cohort
 
@@ -88,7 +88,7 @@ class Jobs(Protocol):
     left: str  # what is left: "2 to train, 1 cohorts from checkpoints"
     resumes: bool  # whether anything was trained before
 
-    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tune_arguments(self) -> tuple[Json, Json]:
         """Tuner's param_space, and what of TuneConfig makes and stops its trials."""
 
     def tags(self, trial: Trial) -> dict[str, str]:
@@ -131,7 +131,7 @@ class JobList:
         )
         self.left = f"{len(missing)} to train, {n_continued} cohorts from checkpoints"
 
-    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tune_arguments(self) -> tuple[Json, Json]:
         return {"job": tune.grid_search([self._to_dict(job) for job in self.by_id.values()])}, {}
 
     def tags(self, trial: Trial) -> dict[str, str]:

@@ -1,6 +1,10 @@
 """Original images above their reconstructions, as one PNG."""
 
+import zipfile
 from pathlib import Path
+
+import numpy as np
+from PIL import Image
 
 SIDE = 56  # pixels an image should measure on the screen, about
 LARGEST = 4 * SIDE  # larger ones are averaged to it
@@ -13,11 +17,6 @@ def reconstruction_picture(pictures_npz: Path, out_png: Path) -> None:
     Images are enlarged by a whole factor, so that every pixel stays a square; large ones are reduced. Raises ValueError
     for a file that does not hold two such arrays.
     """
-    import zipfile
-
-    import numpy as np
-    from PIL import Image
-
     try:
         with np.load(pictures_npz) as arrays:
             rows = [arrays["originals"], arrays["reconstructions"]]

@@ -1,23 +1,32 @@
 """From flags to trial configs, and from trial configs to the cohorts that fill the given devices."""
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from analysis.papers import PRESETS
-from fishernet.config import DATASET_NAMES, TrialConfig
+from analysis.papers import OWN_IMAGES, PRESETS
+from fishernet.config import DATASET_NAMES, TrialConfig, Value
 from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fishernet.data.images import ImageData
+
 DEFAULT_PRESET = "paper"
+STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
 PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
@@ -44,10 +53,11 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         metavar="PRESET",
-        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
+        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET}; where --dataset is a path "
+        f"{OWN_IMAGES})",
     )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
-    groups: dict[str, Any] = {}
+    groups: dict[str, argparse._ArgumentGroup] = {}
     for f in all_fields().values():
         if f.metadata["role"] != "axis":
             title = f"settings of {owners(f.name)}"
@@ -83,13 +93,13 @@ def import_models(argv: Sequence[str]) -> None:
                 raise PlanError(flagged(str(error))) from None
 
 
-def _field(name: str) -> Any:
+def _field(name: str) -> Field[Value]:
     return TrialConfig.__dataclass_fields__[name]
 
 
 def _defaults_of(name: str) -> str:
     """``gaussian-learned for FisherNet, bernoulli for VAE, CVAE``: the families' own defaults where they differ."""
-    models: dict[Any, list[str]] = {}
+    models: dict[object, list[str]] = {}
     for model in models_with(name):
         models.setdefault(FAMILIES[model].config.__dataclass_fields__[name].default, []).append(model)
     if len(models) == 1:
@@ -97,7 +107,7 @@ def _defaults_of(name: str) -> str:
     return ", ".join(f"{default} for {', '.join(of)}" for default, of in models.items())
 
 
-def _preset_defaults(name: str, default: Any = None) -> str:
+def _preset_defaults(name: str, default: object = None) -> str:
     """The default preset's, then those of others that have another."""
     values = {preset: _words(of_preset.get(name, default)) for preset, of_preset in PRESETS.items()}
     usual = values[DEFAULT_PRESET]
@@ -107,7 +117,7 @@ def _preset_defaults(name: str, default: Any = None) -> str:
     return f"(default: {', '.join(f'{value} for {preset}' for preset, value in {DEFAULT_PRESET: usual, **others}.items())})"
 
 
-def _words(value: Any) -> str:
+def _words(value: object) -> str:
     """A preset's value as help shows it; of lines with fields how many, as they would fill a screen."""
     if isinstance(value, list) and any(":" in line for line in value):
         return f"{len(value)} lines"
@@ -120,13 +130,60 @@ def plan_flags_given(args: argparse.Namespace) -> list[str]:
     return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n, None) is not None]
 
 
-def plan_from_flags(args: argparse.Namespace) -> SweepPlan:
-    """The sweep that the flags ask for, checked; raises PlanError naming the flag, its meaning and the value."""
+def preset_of(args: argparse.Namespace) -> str:
+    """The preset that counts: the one asked for, else that of one's own images where the dataset is a path."""
+    own = args.dataset is not None and args.dataset not in DATASET_NAMES
+    return args.preset or (OWN_IMAGES if own else DEFAULT_PRESET)
+
+
+def suited(args: argparse.Namespace, images: ImageData) -> tuple[dict[str, Any], str]:
+    """What follows from one's own images where no flag says it: these fields, and a sentence on them; without both none.
+
+    ``epochs`` such that there are STEPS optimiser steps, and LEAST_EPOCHS at least; ``evaluate_every`` so that a run is scored
+    MOST_SCORED times at most; ``noise_start`` the logarithm of the images' variance per pixel about their mean: the noise of a
+    model that has learned nothing, from which it falls. From the usual 0, a variance of 1, it would hide dark images.
+    """
+    if args.plan or preset_of(args) != OWN_IMAGES:
+        return {}, ""
+    batch, n = int(args.batch_size or PRESETS[OWN_IMAGES]["batch_size"]), len(images.train)
+    steps = math.ceil(n / batch)
+    found: dict[str, Any] = {}
+    words = []
+    if args.epochs is None:
+        found["epochs"] = max(LEAST_EPOCHS, math.ceil(STEPS / steps))
+        words.append(f"epochs {found['epochs']}, as {n} images make {steps} step{'s' * (steps > 1)} an epoch")
+    if args.evaluate_every is None and args.patience is None:
+        epochs = int(args.epochs or found["epochs"])
+        found["evaluate_every"] = max(1, epochs // MOST_SCORED)
+        words += [f"scored every {found['evaluate_every']}"] if found["evaluate_every"] > 1 else []
+    if args.noise_start is None and (variance := _variance(images.train)) > 0:
+        found["noise_start"] = round(math.log(variance), 1)
+        words.append(f"noise from {found['noise_start']}, ln of their variance")
+    if args.decoder_output is None:
+        words.append("decoders linear where the error is squared")
+    return found, "; ".join(words)
+
+
+def _variance(images: Tensor) -> float:
+    """Of grey values in [0, 1] about the mean image, per pixel, over uint8 images (n, ...)."""
+    total = squares = 0.0
+    for pixels in images.flatten(1).split(max(1, 2**22 // len(images)), dim=1):  # 32 MiB as float64
+        values = pixels.double() / 255
+        squares += float(values.var(0, correction=0).sum())
+        total += pixels.shape[1]
+    return squares / total
+
+
+def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = MappingProxyType({})) -> SweepPlan:
+    """The sweep that the flags ask for, checked; raises PlanError naming the flag, its meaning and the value.
+
+    ``suited`` are fields that go before the defaults, and after what flags and the preset say.
+    """
     if args.plan is not None:
         if others := [flag for flag in plan_flags_given(args) if flag != "--plan"]:
             raise PlanError(f"--plan holds complete trial configs, so it goes without {', '.join(others)}")
         return SweepPlan.read(args.plan)
-    preset = PRESETS[args.preset or DEFAULT_PRESET]
+    preset = {**suited, **PRESETS[preset_of(args)]}
 
     def given(name: str) -> Any:
         return preset.get(name) if getattr(args, name) is None else getattr(args, name)
@@ -147,16 +204,33 @@ def plan_from_flags(args: argparse.Namespace) -> SweepPlan:
         raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
-        overrides = model_overrides(text)
+        values = {**settings, **model_overrides(text)}
+        if preset_of(args) == OWN_IMAGES and _is_squared_error(values):
+            values = {"decoder_output": "linear", **values}
         for d in latent_dims:
             for seed in seeds:
                 try:
-                    configs.append(trial_config({**settings, **overrides, "latent_dim": d, "seed": seed}))
+                    configs.append(trial_config({**values, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
     plan = SweepPlan(tuple(configs))
     plan.check()
     return plan
+
+
+def _is_squared_error(values: Mapping[str, Any]) -> bool:
+    """Whether a config of these values, or defaults, has such a loss.
+
+    Its gradient does not pass a sigmoid that the first steps have driven to black, as most pixels of dark images do.
+    """
+    try:
+        own = family(values["model"]).config.__dataclass_fields__
+    except ValueError:  # which is said of the config
+        return False
+    return "likelihood" in own and values.get("likelihood", own["likelihood"].default) in (
+        "gaussian",
+        "gaussian-learned",
+    )
 
 
 def _has(text: str, name: str) -> bool:

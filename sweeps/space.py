@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
-from fishernet.config import VARIABLE_ROLES, TrialConfig
+from fishernet.config import VARIABLE_ROLES, TrialConfig, Values
 from fishernet.families import all_fields, family, matters, trial_config, typed_value
 from fishernet.flags import number
 from fishernet.plan import Json, PlanError, format_numbers
@@ -135,7 +135,7 @@ class StudyPlan:
         variant = self.base.variant.replace(" ", "-")
         return variant if "latent_dim" in dict(self.space) else f"{variant}-d{self.base.latent_dim:02d}"
 
-    def config(self, params: Mapping[str, Any], number: int, seed: int) -> TrialConfig:
+    def config(self, params: Values, number: int, seed: int) -> TrialConfig:
         """Trial ``number``'s config; its setting is named by the number, so that no two trials share a run."""
         return trial_config(
             {**self.base.to_dict(), **params, "seed": seed, "setting": trial_setting(self.base, number)}
@@ -216,7 +216,7 @@ class SearchPlan:
     def n_runs(self) -> int:
         return len(self.studies) * self.n_trials * len(self.seeds)
 
-    def members(self, study: StudyPlan, params: Mapping[str, Any], number: int) -> tuple[TrialConfig, ...]:
+    def members(self, study: StudyPlan, params: Values, number: int) -> tuple[TrialConfig, ...]:
         return tuple(study.config(params, number, seed) for seed in self.seeds)
 
     def describe(self) -> str:
@@ -284,9 +284,7 @@ def _flat(study: StudyPlan) -> Json:
     return {**content["base"], **content["space"]}
 
 
-def make_study(
-    model: str, base: Mapping[str, Any], domains: Mapping[str, Domain], fixed: Mapping[str, Any], *, kl_scored: bool
-) -> StudyPlan:
+def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: Values, *, kl_scored: bool) -> StudyPlan:
     """A model's study from what was typed: ``domains`` and ``fixed`` beside its defaults; raises PlanError.
 
     ``base`` holds the fields that no flag of the space touches. A domain of one value is fixed.
@@ -312,7 +310,7 @@ def make_study(
     return StudyPlan(config, tuple(space.items()))
 
 
-def _conditions(usual: Mapping[str, Any], space: Mapping[str, Domain]) -> Iterator[Json]:
+def _conditions(usual: Values, space: Mapping[str, Domain]) -> Iterator[Json]:
     """Every combination of the listed words, on which other fields may depend."""
     lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
     for combination in itertools.product(*lists.values()):

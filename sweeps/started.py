@@ -12,13 +12,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, default_tracking_uri
 
 INTERRUPTED = 130
+Images = npt.ArrayLike | os.PathLike[str]  # an array, a name or a path
 
 
 def sweep(
-    name: str, images: Any = None, *, storage_path: str | os.PathLike[str] = DEFAULT_STORAGE, **settings: Any
+    name: str,
+    images: Images | None = None,
+    *,
+    storage_path: str | os.PathLike[str] = DEFAULT_STORAGE,
+    **settings: Any,
 ) -> Any:
     """Train a sweep and open it (``fishernet.open_sweep``); the same name again trains what is missing.
 
@@ -71,7 +79,7 @@ def sweep(
     return importlib.import_module("analysis.opened").open_sweep(name, tracking_uri=uri)
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
 
 
@@ -79,10 +87,8 @@ def _root() -> Path:
     return Path(__file__).resolve().parents[1]
 
 
-def _kept(images: Any, storage: Path) -> str:
+def _kept(images: npt.ArrayLike, storage: Path) -> str:
     """The path of the array as a file below ``storage``, by its content, where a sweep and its analyses find it again."""
-    import numpy as np
-
     array = np.ascontiguousarray(images)
     digest = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + array.data.tobytes()).hexdigest()[:16]
     path = storage / "images" / f"{digest}.npy"

@@ -299,7 +299,7 @@ class StudySearcher(Searcher):
         asked = sum(study.n_asked() for study in self.studies)
         return len(self.begun) + len(self.studies) * self.plan.n_trials - asked
 
-    def tune_arguments(self) -> tuple[dict[str, Any], dict[str, Any]]:
+    def tune_arguments(self) -> tuple[Json, Json]:
         return {}, {"search_alg": self, "scheduler": EarlyStopper(self), "num_samples": self.n_left()}
 
     def tags(self, trial: Trial) -> dict[str, str]:

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 from fishernet.commands import hide_password
 from fishernet.config import TrialConfig
@@ -177,7 +177,7 @@ class SweepTracking:
         return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
-        self, plan: Json, params: Mapping[str, Any], command: str, note: str,
+        self, plan: Json, params: Mapping[str, object], command: str, note: str,
         provenance: Mapping[str, str] | None = None, paper: str = "",
     ) -> None:  # fmt: skip
         """Write what the sweep is. Params that are there stay, as MLflow's cannot change; so does a user's description.

@@ -4,17 +4,17 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import torch
 from ray import tune
 
 from fishernet.config import TrialConfig
-from fishernet.data import ImageData, images_of
+from fishernet.data.images import ImageData
+from fishernet.data.loading import images_of
 from fishernet.families import trial_config
 from fishernet.plan import Json
 from fishernet.splitting import FittedCohort
-from fishernet.state import CheckpointError, CohortState, Pace
+from fishernet.state import CheckpointError, CohortState, Pace, Record
 from sweeps.checkpoints import RECORDS_FOLDER, STAGING, STATE_FILE
 
 _last_images: tuple[tuple[object, ...], ImageData] | None = None  # a reused worker process keeps its images
@@ -49,7 +49,7 @@ def train_cohort(config: Json) -> None:
         saved=lambda: _newest(configs, _candidates(job), notes), say=notes.append,
     )  # fmt: skip
 
-    def report(epochs: dict[str, list[Any]], *, finished: bool, save: bool) -> None:
+    def report(epochs: dict[str, list[Record]], *, finished: bool, save: bool) -> None:
         with ExitStack() as stack:
             checkpoint = None
             if save:

@@ -27,7 +27,7 @@ from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 
 # The numbers of generated inputs are for one round; the long rounds draw others besides.
-ROUNDS = [1, pytest.param(8, marks=pytest.mark.long)]
+ROUNDS = [1, pytest.param(16, marks=pytest.mark.long)]
 TINY = {
     "model": "VAE", "latent_dim": 2, "dataset": "digits", "train_size": 40, "epochs": 1, "hidden_width": 4, "hidden_layers": 1,
 }  # fmt: skip
@@ -65,11 +65,11 @@ ANALYSES = [
 ]
 # What each command is given beside what is drawn, so that none of them gets as far as training: (examples in a round, words).
 COMMANDS = {
-    "sweeps.latent_sweep": (60, [*SWEEP, "--hidden-width=4", "--hidden-layers=1"]),
-    "sweeps.hyperparameter_search": (60, SEARCH),
-    "sweeps.import_records": (20, ["a-folder", "--name=imported", "--tracking-uri=sqlite:///nowhere/at/all/x.db"]),
-    "fishernet.standalone_command": (20, ["--plan=plan.json", "--out=out", "--device=nonsense"]),
-    **{f"analysis.{name}": (12, ["--name=there", "--tracking-uri=sqlite:///store/mlflow.db"]) for name in ANALYSES},
+    "sweeps.latent_sweep": (30, [*SWEEP, "--hidden-width=4", "--hidden-layers=1"]),
+    "sweeps.hyperparameter_search": (30, SEARCH),
+    "sweeps.import_records": (10, ["a-folder", "--name=imported", "--tracking-uri=sqlite:///nowhere/at/all/x.db"]),
+    "fishernet.standalone_command": (10, ["--plan=plan.json", "--out=out", "--device=nonsense"]),
+    **{f"analysis.{name}": (6, ["--name=there", "--tracking-uri=sqlite:///store/mlflow.db"]) for name in ANALYSES},
 }
 
 
@@ -273,7 +273,7 @@ def test_a_plan_is_followed_or_refused_with_a_sentence_that_names_the_file(modul
         assert entries(at) == before
 
     plans = damaged([TINY, {**TINY, "seed": 1}], [*ROW, (1, "seed"), (1, "dataset"), (0,), (1,)])
-    holds_for(60 * rounds, {"content": plans}, check)
+    holds_for(30 * rounds, {"content": plans}, check)
 
 
 @pytest.mark.parametrize("rounds", ROUNDS)
@@ -290,7 +290,7 @@ def test_a_record_is_imported_or_refused_with_a_sentence_that_names_the_file(rou
     plans = damaged(PLAN, [(key,) for key in PLAN] + [("configs", 0, "seed"), ("pca_test_mse", "2"), ("configs", 0)])
     places = [(key,) for key in RECORD] + [("epochs", 0), *(("epochs", 0, key) for key in ("epoch", "time", "metrics"))]
     records = damaged(RECORD, [*places, ("epochs", 0, "metrics", "test/mse"), ("config", "epochs"), ("config", "seed")])
-    holds_for(40 * rounds, {"plan": st.just(json.dumps(PLAN).encode()) | plans, "record": records}, check)
+    holds_for(20 * rounds, {"plan": st.just(json.dumps(PLAN).encode()) | plans, "record": records}, check)
 
 
 def test_a_dry_run_says_what_does_not_fit_the_memory(at):
@@ -370,7 +370,7 @@ def test_a_file_of_arrays_is_read_or_refused_with_a_sentence_that_names_it_and_n
         check_images(at / f"drawn{suffix}")
         assert not (at / "unpickled").exists()
 
-    holds_for(60 * rounds, {"suffix": st.sampled_from([".npy", ".npz"]), "content": spoilt(CONTENTS)}, check)
+    holds_for(30 * rounds, {"suffix": st.sampled_from([".npy", ".npz"]), "content": spoilt(CONTENTS)}, check)
 
 
 def _picture(mode, width, kind):
@@ -403,7 +403,7 @@ def test_a_folder_of_images_is_read_or_refused_with_a_sentence_that_names_it(rou
             (folder / name).write_bytes(content)
         check_images(folder)
 
-    holds_for(40 * rounds, {"files": st.dictionaries(st.sampled_from(NAMES), spoilt(PICTURES), max_size=5)}, check)
+    holds_for(20 * rounds, {"files": st.dictionaries(st.sampled_from(NAMES), spoilt(PICTURES), max_size=5)}, check)
 
 
 @pytest.mark.parametrize("device", ["nonsense", "mps", "cuda:999", "cpu:x", ""])

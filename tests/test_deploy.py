@@ -186,7 +186,8 @@ def test_the_slurm_script_ends_where_the_head_does_not_start(tmp_path):
     assert "error: the head of the Ray cluster did not start on" in done.stderr
     assert "trained" not in done.stdout
     assert (tmp_path / "tries").read_text() == "started\n" * 3
-    (programs / "srun").write_text("#!/bin/sh\nexec sleep 20\n")
+    # It holds no pipe of the script's, whose reader would wait for it.
+    (programs / "srun").write_text("#!/bin/sh\nexec sleep 20 >/dev/null 2>&1\n")
     (programs / "ray").write_text("#!/bin/sh\nexit 0\n")
     done = subprocess.run(script, env=environment, capture_output=True, text=True, check=False, timeout=100)
     assert (done.returncode, done.stdout) == (0, "trained\n"), done.stderr

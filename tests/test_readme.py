@@ -9,10 +9,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGES = [
-    "README.md",
-    *(f"docs/{name}.md" for name in ("install", "using", "cluster", "searching", "metrics", "report")),
-]
+NAMES = ("install", "using", "cluster", "searching", "metrics", "report", "explorer", "results/fisher-shannon/README")
+PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
 LINES = [line for block in BLOCKS for line in block.splitlines() if line.strip()]
@@ -111,7 +109,7 @@ def test_every_file_that_a_page_links_to_exists_and_no_line_is_long(page):
 
 def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
     from fishernet.cohort import Cohort
-    from fishernet.data import load_data
+    from fishernet.data.loading import load_data
     from fishernet.families import trial_config
     from fishernet.records import write_records
 

@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from analysis.flags import parser
 from analysis.frame import Sweep
 from fishernet import surroundings
 from fishernet.commands import absolute_uri, hide_password
+from fishernet.progress import Progress
 from fishernet.services import ray_cluster
 from fishernet.services.mlflow_store import TrackingError, check_uri, prepare_mlflow
 from fishernet.services.ray_cluster import settle_private_ray, socket_problem, start_error
@@ -31,7 +33,6 @@ from fishernet.services.schema import DATABASES, folder_name
 from sweeps import latent_sweep
 from sweeps.flags import name_problem
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = "/tmp/" + "x" * 90
@@ -109,7 +110,7 @@ COMMANDS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("numbers", [range(40), pytest.param(range(40, 240), marks=pytest.mark.long)], ids=str)
+@pytest.mark.parametrize("numbers", [range(20), pytest.param(range(20, 240), marks=pytest.mark.long)], ids=str)
 def test_a_command_in_any_surroundings_does_its_work_or_refuses_in_a_sentence(numbers, tmp_path):
     def check(number: int) -> None:
         rng, folder = random.Random(number), tmp_path / str(number)
@@ -192,7 +193,7 @@ import contextlib, io, json, os, random, sys
 from pathlib import Path
 import sklearn.datasets, torch
 from fishernet import __main__ as solo, surroundings
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from sweeps import latent_sweep
 from fishernet.services.mlflow_store import prepare_mlflow
 from tests.test_surroundings import drawn, furnish
@@ -548,7 +549,7 @@ def test_a_terminal_that_cannot_clear_a_line_is_sent_no_escapes(term, escapes, m
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as stream, Progress(1, 1, "test", stream) as progress:
         progress.say("a line")
-        progress._stopped.wait(0.6)
+        time.sleep(0.6)
     assert (b"\x1b" in os.read(master, 4096)) == escapes
     with contextlib.suppress(OSError):
         os.close(master)

@@ -5,14 +5,14 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import PICTURES, Flag, dims
+from analysis.flags import PICTURES, Flag, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
 
 if TYPE_CHECKING:
@@ -36,6 +36,8 @@ DENSITIES = {
     "mkde": "Matérn kernel density estimation",
     "mixture": "a Gaussian mixture",
     "kde": "Gaussian kernel density estimation",
+    "svgd": "the prior by Stein's method (SVGD)",
+    "tempered": "N(0, 1) made as narrow as SVGD would",
 }
 
 
@@ -54,15 +56,17 @@ class Figure:
     example: str = ""  # of its flags
     flags: tuple[Flag, ...] = ()
     published: bool = False
-    scores: str = ""  # the row of SCORES that its command computes first
+    scores: tuple[str, ...] = ()  # rows of SCORES that its command computes first
     usual: bool = (
         True  # else a page leaves it out where it cannot be had, unless the sweep's paper has arguments for it
     )
+    on_request: bool = False  # a page has it only where the sweep's paper has arguments for it
+    alone: bool = False  # a command of `fishernet` by its own name, not below figures
 
     @property
     def all_flags(self) -> tuple[Flag, ...]:
         """Its own, and those of its scores."""
-        return (*self.flags, *(SCORES[self.scores].flags if self.scores else ()))
+        return (*self.flags, *(flag for score in self.scores for flag in SCORES[score].flags))
 
 
 FIGURES = {
@@ -100,7 +104,7 @@ FIGURES = {
         "of pixels, components of mixtures with their weights, and how often intervals cover. Computed once per run\n"
         "and kept with it in MLflow.",
         published=True,
-        scores="outputs",
+        scores=("outputs",),
     ),
     "robustness": Figure(
         "analysis.figures.robustness", "Reconstruction", "robustness_curves", "Robustness",
@@ -119,7 +123,7 @@ FIGURES = {
                 },
             ),
         ),
-        scores="corruptions",
+        scores=("corruptions",),
         usual=False,
     ),
     "latent-space": Figure(
@@ -147,6 +151,39 @@ FIGURES = {
             ),
         ),
     ),
+    "explore": Figure(
+        "analysis.explorer", "Latent space", "explorer", "Latent explorer",
+        "Move through the latent spaces of two lines side by side, on one page: a map of the encoded images, a slider for\n"
+        "each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes explorer.html, which\n"
+        "needs no network and no server.",
+        "--latent-dims 2,10",
+        (
+            PICTURES[0],
+            Flag(
+                "--models",
+                {
+                    "nargs": "+",
+                    "default": (),
+                    "metavar": "LINE",
+                    "help": "lines of the sweep; default: two, those whose posteriors have ellipses first",
+                },
+            ),
+            Flag(
+                "--latent-dims",
+                {
+                    "type": dims,
+                    "metavar": "D,D",
+                    "help": "latent dimensions, up to 64; default: the smallest that all these lines have",
+                },
+            ),
+            Flag(
+                "--seed",
+                {"type": int, "metavar": "N", "help": "the seed whose runs are shown; default: the best of each"},
+            ),
+        ),
+        usual=False,
+        alone=True,
+    ),
     "prior-densities": Figure(
         "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",
         "Draw the density of each latent that runs with a learned prior found, over the histogram of their codes.",
@@ -160,14 +197,68 @@ FIGURES = {
         ),
         usual=False,
     ),
+    "embeddings": Figure(
+        "analysis.figures.embeddings", "Latent space", "embeddings", "Latent means in a plane",
+        "Draw latent means of more than two dimensions in a plane by t-SNE, coloured by class, and histograms of how far\n"
+        "draws of the posteriors lie from their mean, beside the prior's.",
+        "--latent-dim 10",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the runs shown; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        on_request=True,
+    ),
+    "traversals": Figure(
+        "analysis.figures.traversals", "Samples", "traversals", "Moves through latent spaces",
+        "Draw what decoders make of an image when one of its latents moves, the narrowest first, and of the straight line\n"
+        "between two images.",
+        "--image 7 --reach 3",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the runs shown; default: that which most lines have, of several the largest",
+                },
+            ),
+            Flag(
+                "--image",
+                {
+                    "type": int,
+                    "metavar": "INDEX",
+                    "help": "the held-out image whose latents move, from 0; default: the first",
+                },
+            ),
+            Flag(
+                "--reach",
+                {
+                    "type": positive,
+                    "metavar": "Z",
+                    "help": "how far a latent moves each way from its posterior mean, in units of z, where the prior's standard "
+                    "deviation is 1; default: 10, as in the Fisher-Shannon paper",
+                },
+            ),
+        ),
+        on_request=True,
+    ),
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
         "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
-        "epoch, and list active latents and the NLL by importance sampling, which is computed from the stored weights.",
+        "epoch, and list the NLL by importance sampling, active latents, how wide they are and how much they tell, which\n"
+        "is computed from the stored weights.",
         "--draws 1000 --nll-images 0",
         PICTURES,
         published=True,
-        scores="likelihood",
+        scores=("likelihood", "information"),
     ),
     "frechet": Figure(
         "analysis.figures.frechet", "Samples", "frechet", "Fréchet distances",
@@ -176,7 +267,7 @@ FIGURES = {
         "--features classifier",
         (*PICTURES, FEATURES_FLAG),
         published=True,
-        scores="distances",
+        scores=("distances",),
     ),
     "samples": Figure(
         "analysis.figures.samples", "Samples", "samples", "Samples",
@@ -221,16 +312,36 @@ FIGURES = {
             ),
         ),
         published=True,
-        scores="k-means",
+        scores=("k-means",),
+    ),
+    "t-sne": Figure(
+        "analysis.figures.tsne", "Clusters", "tsne", "Clusters after t-SNE",
+        "Draw the latent means of noisy images after t-SNE to two dimensions, and how well k-means finds the labels there\n"
+        "and in the means themselves, against the variance of the noise. Computed from the stored weights, once per run, a\n"
+        "minute each, and kept with it in MLflow.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the curves and panels; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        scores=("t-sne-clusters",),
+        usual=False,
     ),
 }  # fmt: skip
 
 
-def parts(stored: StoredSweep, name: str, **given: Any) -> Iterable[Part | Exhibit]:
+def parts(stored: StoredSweep, name: str, **given: object) -> Iterable[Part | Exhibit]:
     """What that figure shows of a sweep; ``given``: arguments that go before those of the sweep's paper."""
     row = FIGURES[name]
-    arguments: dict[str, Any] = {**papers.arguments(stored.paper, name), **given}
+    arguments: dict[str, object] = {**papers.arguments(stored.paper, name), **given}
     if row.published:
         arguments["published"] = stored.published
-    made: Iterable[Part | Exhibit] = importlib.import_module(row.module).parts(stored, **arguments)
+    made: Iterable[Part | Exhibit] = pkgutil.resolve_name(f"{row.module}:parts")(stored, **arguments)
     return made

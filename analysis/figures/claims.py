@@ -8,11 +8,11 @@ paper's settings; ``NOTE``, the end of the table's caption.
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Iterable, Iterator
+import pkgutil
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Protocol
 
 import pandas as pd
 
@@ -22,10 +22,20 @@ from analysis.figures import frechet
 from analysis.papers import Paper
 from analysis.scores import FEATURES
 from analysis.stored import StoredSweep
-from analysis.verdicts import Command, Evidence, Scope, by_what
+from analysis.verdicts import Claim, Command, Evidence, Scope, by_what
 from analysis.wording import listed
 from fishernet.config import TrialConfig
 from fishernet.families import matters, trial_config
+
+
+class ClaimsModule(Protocol):
+    """What ``claims.py`` in a paper's folder has; and maybe ``BY_EPOCH``, the scores that claims read by epoch."""
+
+    CLAIMS: Sequence[Claim]
+    ASKED: tuple[TrialConfig, ...]  # the lines that they are about
+    EPOCHS: int  # that the paper trains, or shows
+    EPOCH_DIMS: tuple[int, ...]  # at which they read scores by epoch
+    NOTE: str  # the last sentence below the table
 
 
 def parts(stored: StoredSweep) -> Iterator[Table]:
@@ -45,9 +55,10 @@ def parts(stored: StoredSweep) -> Iterator[Table]:
     yield table(paper, evidence, partial(stored.command_for, also=made.ASKED))
 
 
-def claims_of(paper: Paper) -> Any:
+def claims_of(paper: Paper) -> ClaimsModule:
     """The module of a paper's claims."""
-    return importlib.import_module(f"{paper.module}.claims")
+    found: ClaimsModule = pkgutil.resolve_name(f"{paper.module}.claims")
+    return found
 
 
 def table(paper: Paper, evidence: Evidence, command_for: Command) -> Table:

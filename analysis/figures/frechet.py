@@ -7,7 +7,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any
 
 import pandas as pd
 
@@ -15,15 +14,26 @@ from analysis.exhibits import Absent, Exhibit, Table, cells, seeds
 from analysis.frame import CURVE, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
+from analysis.scores.sampling import BY_SVGD, say_spread
 from analysis.stored import StoredSweep
-from fishernet.plan import format_numbers
+from fishernet.plan import Json, format_numbers
 
 OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
+ABOUT = {
+    "inception": "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to "
+    "299.",
+    "classifier": "The features are the last hidden layer's of a small classifier trained on the labels, so that these numbers "
+    "compare with each other and with no FID, such as a paper's in the rows between.",
+    "random": "The features are 64 outputs of a small convolutional network with random weights, always the same (Naeem et al. "
+    "2020), as the images have no labels. They see brightness, colours, edges and where these are, and know nothing of what is "
+    "shown; the numbers compare with each other, on these images, and with no FID.",
+}
+
 
 def features_of(runs: pd.DataFrame) -> str:
-    """The network whose Fréchet distances the runs have, Inception's before the classifier's; empty where they have none."""
+    """The network whose Fréchet distances the runs have, Inception's first; empty where they have none."""
     for features in FEATURES:
         columns = [name for name in map(str, runs) if name.startswith(f"{features}/") and name.endswith("/frechet")]
         if runs[columns].notna().any(axis=None):
@@ -38,7 +48,13 @@ def parts(
 
     ``published``: numbers to stand between, by stem: variant, images, latent_dim, value.
     """
-    for name in FEATURES if features == "auto" else [features]:
+    names = [*FEATURES] if features == "auto" else [features]
+    if features == "auto":
+        there = [name for name in names if not tidy(stored.runs, name).empty]
+        # What no run has is offered beside nothing, or where a paper has it, but for what is there for want of labels.
+        offered = names[:-1] if stored.paper or not there else []
+        names = [name for name in names if name in there or name in offered]
+    for name in names:
         stem = f"frechet_{name}"
         yield Part(stem, FEATURES[name], partial(_tables, stored, name, published.get(stem)))
 
@@ -54,7 +70,7 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
         yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
     held_out = stored.sweep.held_out
-    notes = [*say_images(runs, features, held_out), *left_out, *remarks(runs, features)]
+    notes = [*say_images(runs, features, held_out), *say_spreads(runs, features), *left_out, *remarks(runs, features)]
     yield Part(
         f"frechet_{features}", FEATURES[features],
         lambda: frechet_table(scores, features, said, notes, held_out),
@@ -98,12 +114,12 @@ def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str
     ]
 
 
-def _made_with(about: Mapping[str, Any]) -> tuple[str, str]:
+def _made_with(about: Json) -> tuple[str, str]:
     """The network's fingerprint, and how its features were used; empty of scores that older versions made."""
     return about.get("features", ""), about.get("how", "")
 
 
-def _only_by(chosen: tuple[str, str], features: str, scores: dict[str, Any]) -> dict[str, Any]:
+def _only_by(chosen: tuple[str, str], features: str, scores: Json) -> Json:
     about = {name: of for name, of in scores.get(features, {}).items() if _made_with(of) == chosen}
     return {**scores, features: about}
 
@@ -134,6 +150,28 @@ def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> lis
     return [
         f"{_numbers(n_real)} {held_out} images are compared with {compared}; the distance's bias depends on these numbers."
     ]
+
+
+def say_spreads(runs: pd.DataFrame, features: str) -> list[str]:
+    """Of samples by SVGD how wide they are beside exact ones: a narrow cloud changes a distance whatever the prior."""
+    found: dict[str, dict[str, list[float | None]]] = {name: {} for name in BY_SVGD}
+    for (variant, d), of_line in runs.groupby(["variant", "latent_dim"], sort=False):
+        for scores in of_line["scores"]:
+            for name in BY_SVGD:
+                if name in (about := scores.get(features, {})):
+                    found[name].setdefault(f"{variant}, d = {d}", []).append(about[name].get("spread"))
+    return [
+        f"Samples ({SETS[name].removeprefix('sample: ')}): "
+        + "; ".join(f"{line}, {say_spread(_mean_or_none(values))}" for line, values in lines.items())
+        + "."
+        for name, lines in found.items()
+        if lines
+    ]
+
+
+def _mean_or_none(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return sum(known) / len(known) if len(known) == len(values) else None
 
 
 def _numbers(numbers: set[int]) -> str:
@@ -182,8 +220,8 @@ def frechet_table(
         for images, name in SETS.items():
             line = data[(data["variant"] == variant) & (data["images"] == images)]
             in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
-            ours = cells(line, "latent_dim", 1)
-            head: dict[str, Any] = {"model": variant, "images": name}
+            ours = cells(line, "latent_dim", 3 if features == "random" else 1)
+            head: dict[str, str] = {"model": variant, "images": name}
             if ours:
                 rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
             if len(in_paper):
@@ -191,12 +229,7 @@ def frechet_table(
                 rows.append(head | {"source": "paper (FID)"} | by_dim)
     caption = (
         f"{FEATURES[features]}, lower is better, against the {held_out} images; mean ± standard deviation over {seeds(data)}. "
-        + (
-            "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to 299. "
-            if features == "inception"
-            else "The features are the last hidden layer's of a small classifier trained on the labels, so that these "
-            "numbers compare with each other and with no FID, such as a paper's in the rows between. "
-        )
+        + f"{ABOUT[features]} "
         + "Densities are fitted to the training images' latent means."
     )
     return Table(f"frechet_{features}", FEATURES[features], " ".join([caption, *remarks]), data, pd.DataFrame(rows))

@@ -7,12 +7,13 @@ import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
+import torch
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import EllipseCollection
@@ -27,14 +28,16 @@ from analysis import exhibits, frame, style
 from analysis.errors import AnalysisError
 from analysis.exhibits import Absent, Exhibit, Picture, Table
 from analysis.figures import DENSITIES
+from analysis.frame import RunRow
 from analysis.parts import Part
 from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points, typical_image
-from analysis.scores.sampling import samples_of, usual_density
+from analysis.scores.sampling import BY_SVGD, can_be_drawn, samples_of, usual_density
 from analysis.stored import SHOE_CLASSES, StoredSweep
 from fishernet.families import FAMILIES, family, trial_config
 from fishernet.trained import decode, posterior_covariances
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.floating]
+Labels = npt.NDArray[np.int64]
 
 TITLES = {
     "latent_means": "Two-dimensional latent means by class",
@@ -65,7 +68,11 @@ PRIOR_COLOUR = "#888888"
 INCHES_WIDE = 7.0
 RASTER_DPI = 300  # of what is pixels in the PDF
 HALVES = np.array([-0.5, 0.5])
-LEGEND: Any = {"handlelength": 1.2, "handletextpad": 0.5, "columnspacing": 1.6}  # dots need less room than lines
+LEGEND: dict[str, float] = {
+    "handlelength": 1.2,
+    "handletextpad": 0.5,
+    "columnspacing": 1.6,
+}  # dots need less room than lines
 
 
 def parts(
@@ -96,7 +103,7 @@ def latent_means(stored: StoredSweep, models: Sequence[str] = ()) -> Exhibit:
         return _absent(stored, stem)
     if labels is None:
         return _unlabelled(stored, stem)
-    means = {_title(run): stored.latents(run)[0] for run in runs}
+    means = {title_of(run): stored.latents(run)[0] for run in runs}
     caption = (
         f"Posterior means of all {len(labels)} {stored.sweep.held_out} images, coloured by class: {_say(runs)}. Each panel "
         "has its own scale; the grey circles are the prior's 1σ and 2σ."
@@ -124,7 +131,7 @@ def uncertainty_of_one_image(stored: StoredSweep, image: int | None = None, mode
         mean, covariance = stored.latents(run)[0][image], posterior_covariances(model, only_it)[0]
         z = np.stack([mean, *sigma_points(mean, covariance, 1), *sigma_points(mean, covariance, 2)])
         reconstructions = _displayed(decode(model, z, stored.images.image_shape))
-        views[_title(run)] = View(
+        views[title_of(run)] = View(
             mean, covariance, _displayed(only_it / 255)[0], reconstructions, style.colour(run["model"])
         )
         rows.append(_identity(run) | {"image": image} | _ellipse_row(mean, covariance))
@@ -150,7 +157,7 @@ def uncertainty_of_shoes(stored: StoredSweep, models: Sequence[str] = ()) -> Exh
     posteriors, rows = {}, []
     for run in runs:
         covariances = posterior_covariances(stored.model(run), stored.images.test[chosen])
-        of_run = posteriors[_title(run)] = Posteriors(stored.latents(run)[0][chosen], covariances)
+        of_run = posteriors[title_of(run)] = Posteriors(stored.latents(run)[0][chosen], covariances)
         for image, mean, covariance in zip(chosen, of_run.means, of_run.covariances, strict=True):
             of_image = {"image": image, "class": names[labels[image]]}
             rows.append(_identity(run) | of_image | _ellipse_row(mean, covariance))
@@ -195,6 +202,12 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
     if not (runs := _shown_runs(stored, models)[:MOST_PANELS]):
         return _absent(stored, stem)
     density, remark = (density, "") if density else usual_density(stored, runs)
+    if density in BY_SVGD and not (runs := [run for run in runs if can_be_drawn(density, run)]):
+        return Absent(
+            stem,
+            TITLES[stem],
+            f"Samples {density} are of no run at d = 2: svgd of learned priors, tempered of N(0, 1).",
+        )
     latents = {}
     drawn, improper = samples_of(stored, runs, density)
     if not drawn:
@@ -202,8 +215,8 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
     for run, samples in drawn:
         means = stored.latents(run)[0]
         n = min(len(means), len(samples))  # as many of each: equal ink is equal density
-        latents[_title(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
-    fitted = "" if density == "prior" else " fitted to the means of the training images"
+        latents[title_of(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
+    fitted = "" if density in ("prior", *BY_SVGD) else " fitted to the means of the training images"
     caption = (
         f"Left: posterior means of {n} {stored.sweep.held_out} images. Right: as many samples of {DENSITIES[density]}{fitted}"
         f". Both in one scale: {_say(runs)}. {' '.join([remark, *improper])}"
@@ -216,7 +229,7 @@ def ellipse_statistics_by_run(stored: StoredSweep) -> pd.DataFrame:
 
     Columns run_id, variant, model, latent_dim, seed, statistic, value: five rows a run.
     """
-    rows: list[dict[str, Any]] = []
+    rows: list[dict[str, object]] = []
     for _, run in _runs_of_the_plane(stored, with_posterior=True).iterrows():
         covariances = posterior_covariances(stored.model(run), stored.images.test)
         statistics = ellipse_statistics(covariances, stored.latents(run)[0])
@@ -224,7 +237,7 @@ def ellipse_statistics_by_run(stored: StoredSweep) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*IDENTITY, "statistic", "value"])
 
 
-def plot_latent_means(means: Mapping[str, Array], labels: Array, class_names: Sequence[str]) -> Figure:
+def plot_latent_means(means: Mapping[str, Array], labels: Labels, class_names: Sequence[str]) -> Figure:
     """A scatter of latent means (n, 2) per title, coloured by label, over circles of the prior's 1 and 2 sigma.
 
     ``labels`` are places in ``class_names``.
@@ -234,16 +247,16 @@ def plot_latent_means(means: Mapping[str, Array], labels: Array, class_names: Se
     # The legend takes the cell that is left over, and a strip below where none is.
     n_free = n_rows * n_columns - len(means)
     height = n_rows * (INCHES_WIDE / n_columns + 0.15) + (0 if n_free else 0.45)
-    colours = np.array(_class_colours(len(class_names)))
-    with _new_figure((INCHES_WIDE, height)) as figure:
+    colours = np.array(class_colours(len(class_names)))
+    with new_figure((INCHES_WIDE, height)) as figure:
         cells = figure.subplots(n_rows, n_columns, squeeze=False).flat
         for axes, (title, of_variant) in zip(cells, means.items(), strict=False):
-            _scatter(axes, of_variant, colours[labels])
+            scatter(axes, of_variant, colours[labels])
             for radius in (1, 2):
                 axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=PRIOR_COLOUR, linewidth=0.9, zorder=3))
             _square(axes, *_middle_and_span(of_variant), n_ticks=6 if n_columns == 2 else 4)
             axes.set_title(title)
-        keys = [_dot(colour, name) for colour, name in zip(colours, class_names, strict=True)]
+        keys = [dot(colour, name) for colour, name in zip(colours, class_names, strict=True)]
         keys.append(Line2D([], [], color=PRIOR_COLOUR, linewidth=0.9, label="prior, 1σ and 2σ"))
         for cell in list(figure.axes)[len(means) :]:
             cell.axis("off")
@@ -270,9 +283,8 @@ def plot_uncertainty_of_one_image(views: Mapping[str, View]) -> Figure:
     extents = [_ellipse_extent(view.mean[None], view.covariance[None], 2) for view in views.values()]
     span = 1.4 * max(_middle_and_span(extent)[1] for extent in extents)  # leaves room for v1 and v2
     n = max(2, len(views))
-    with _new_figure(
-        (INCHES_WIDE * len(views) / n, 1.43 * INCHES_WIDE / n), h_pad=0.02, w_pad=0.03, hspace=0, wspace=0
-    ) as figure:
+    layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
+    with new_figure((INCHES_WIDE * len(views) / n, 1.43 * INCHES_WIDE / n), layout) as figure:
         parts = figure.subfigures(1, len(views), squeeze=False)[0]
         for part, (title, view) in zip(parts, views.items(), strict=True):
             _draw_view(part, title, view, span)
@@ -318,25 +330,25 @@ class Posteriors:
 
 
 def plot_uncertainty_of_classes(
-    posteriors: Mapping[str, Posteriors], labels: Array, class_names: Sequence[str]
+    posteriors: Mapping[str, Posteriors], labels: Labels, class_names: Sequence[str]
 ) -> Figure:
     """Per title the means and 2-sigma ellipses of the same images, coloured by label; all panels in one scale.
 
     ``labels`` are places in ``class_names``.
     """
-    colours = _class_colours(len(class_names))
+    colours = class_colours(len(class_names))
     faces, edges = ([to_rgba(colours[label], alpha) for label in labels] for alpha in (0.25, 0.8))
     frames = [_middle_and_span(_ellipse_extent(p.means, p.covariances, 2)) for p in posteriors.values()]
     span = max(span for _, span in frames)
     n = max(2, len(posteriors))
-    with _new_figure((INCHES_WIDE * len(posteriors) / n, INCHES_WIDE / n + 0.4)) as figure:
+    with new_figure((INCHES_WIDE * len(posteriors) / n, INCHES_WIDE / n + 0.4)) as figure:
         cells = figure.subplots(1, len(posteriors), squeeze=False)[0]
         for axes, (middle, _), (title, drawn) in zip(cells, frames, posteriors.items(), strict=True):
             _draw_ellipses(axes, drawn.means, drawn.covariances, 2, facecolors=faces, edgecolors=edges, linewidths=0.4)
-            _scatter(axes, drawn.means, [colours[label] for label in labels])
+            scatter(axes, drawn.means, [colours[label] for label in labels])
             _square(axes, middle, span)
             axes.set_title(title)
-        keys = [_dot(colours[label], class_names[label]) for label in np.unique(labels)]
+        keys = [dot(colours[label], class_names[label]) for label in np.unique(labels)]
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), **LEGEND)
     return figure
 
@@ -351,19 +363,19 @@ class Sampled(NamedTuple):
 
 def plot_density_samples(latents: Mapping[str, Sampled], held_out: str, density: str) -> Figure:
     """A row per title: means and samples beside each other on the same axes."""
-    with _new_figure((5.6, 2.75 * len(latents))) as figure:
+    with new_figure((5.6, 2.75 * len(latents))) as figure:
         rows = figure.subplots(len(latents), 2, squeeze=False)
         for pair, (title, drawn) in zip(rows, latents.items(), strict=True):
             points = drawn.means, drawn.samples
             frame = _middle_and_span(np.concatenate(points))
             for axes, of_axes, what in zip(pair, points, (f"{held_out} means", f"samples ({density})"), strict=True):
-                _scatter(axes, of_axes, drawn.colour, alpha=0.4)
+                scatter(axes, of_axes, drawn.colour, alpha=0.4)
                 _square(axes, *frame)
                 axes.set_title(f"{title}\n{what}")
     return figure
 
 
-def _draw_ellipses(axes: Axes, means: Array, covariances: Array, n_sigma: float, **look: Any) -> None:
+def _draw_ellipses(axes: Axes, means: Array, covariances: Array, n_sigma: float, **look: object) -> None:
     semi_axes, angles, _ = ellipse_axes(covariances)
     widths, heights = 2 * n_sigma * semi_axes.T
     axes.add_collection(
@@ -371,7 +383,7 @@ def _draw_ellipses(axes: Axes, means: Array, covariances: Array, n_sigma: float,
     )
 
 
-def _scatter(axes: Axes, points: Array, colours: Any, alpha: float = 1.0) -> None:
+def scatter(axes: Axes, points: Array, colours: str | np.ndarray | list[str], alpha: float = 1.0) -> None:
     # Pixels also in the PDF, which would take seconds to open with 10,000 circles.
     axes.scatter(points[:, 0], points[:, 1], s=1.6, c=colours, alpha=alpha, linewidths=0, rasterized=True)
 
@@ -397,16 +409,16 @@ def _ellipse_extent(means: Array, covariances: Array, n_sigma: float) -> Array:
     return np.concatenate([means - reach, means + reach])
 
 
-def _title(run: pd.Series[Any]) -> str:
+def title_of(run: RunRow) -> str:
     """A panel's title, in lines short enough for three beside one another."""
     return textwrap.fill(style.label(run["variant"], run["model"]), 26)
 
 
-def _dot(colour: str, name: str) -> Any:
+def dot(colour: str, name: str) -> Line2D:
     return Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=name)
 
 
-def _class_colours(n: int) -> Sequence[str]:
+def class_colours(n: int) -> Sequence[str]:
     """A colour per class: the ten above, or of a rainbow where classes are more than anyone tells apart by colour."""
     if n <= len(CLASS_COLOURS):
         return CLASS_COLOURS[:n]
@@ -414,9 +426,9 @@ def _class_colours(n: int) -> Sequence[str]:
 
 
 @contextmanager
-def _new_figure(inches: tuple[float, float], **gaps: Any) -> Iterator[Figure]:
+def new_figure(inches: tuple[float, float], layout: ConstrainedLayoutEngine | None = None) -> Iterator[Figure]:
     """An empty figure, to be filled inside the block, where the sizes and colours of every analysis hold."""
-    look: Any = {
+    look = {
         "axes.grid": False,
         "axes.titlesize": 9.5,
         "axes.labelsize": 9,
@@ -424,7 +436,7 @@ def _new_figure(inches: tuple[float, float], **gaps: Any) -> Iterator[Figure]:
         "ytick.labelsize": 8,
     }
     with matplotlib.rc_context(style.RC | look):
-        yield Figure(figsize=inches, layout=ConstrainedLayoutEngine(**gaps), dpi=RASTER_DPI)
+        yield Figure(figsize=inches, layout=layout or ConstrainedLayoutEngine(), dpi=RASTER_DPI)
 
 
 def _runs_of_the_plane(stored: StoredSweep, *, with_posterior: bool) -> pd.DataFrame:
@@ -437,9 +449,7 @@ def _has_ellipses(model: str) -> bool:
     return family(model).has_ellipses
 
 
-def _shown_runs(
-    stored: StoredSweep, models: Sequence[str] = (), *, with_posterior: bool = False
-) -> list[pd.Series[Any]]:
+def _shown_runs(stored: StoredSweep, models: Sequence[str] = (), *, with_posterior: bool = False) -> list[RunRow]:
     """The run at d = 2 that stands for each line, the usual forms of these models, by default of all, before the others."""
     lines = _runs_of_the_plane(stored, with_posterior=with_posterior).drop_duplicates("variant")
     usual = {config.variant for config in lines["config"] if config.variant == config.label}
@@ -470,12 +480,12 @@ def _unlabelled(stored: StoredSweep, stem: str) -> Absent:
     return Absent(stem, TITLES[stem], f"It shows classes, and the images of sweep {stored.sweep.name} have no labels.")
 
 
-def _say(runs: Sequence[pd.Series[Any]]) -> str:
+def _say(runs: Sequence[RunRow]) -> str:
     """FisherNet (seed 0), VAE (seed 0)."""
     return ", ".join(f"{run['variant']} (seed {run['seed']})" for run in runs)
 
 
-def _identity(run: pd.Series[Any]) -> dict[str, Any]:
+def _identity(run: RunRow) -> dict[str, object]:
     return {name: run[name] for name in IDENTITY}
 
 
@@ -498,7 +508,7 @@ def _thin(points: Array, n: int) -> Array:
     return points[np.linspace(0, len(points) - 1, n).astype(int)]
 
 
-def _displayed(images: Any) -> Array:
+def _displayed(images: torch.Tensor) -> Array:
     """Images (n, channels, height, width) in [0, 1] as imshow takes them."""
     pixels: Array = images.numpy().transpose(0, 2, 3, 1)
     return pixels[..., 0] if pixels.shape[3] == 1 else pixels

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
-from typing import Any
 
 import matplotlib
 import pandas as pd
@@ -82,7 +81,12 @@ def plot_loss_and_mse(runs: pd.DataFrame, variant: str, held_out: str = "test") 
     mse_look, mse = looks[variant]
     loss = frame.summary(runs[runs["variant"] == variant], f"{held_out}/loss")
     # No model's colour; and a dash of its own, for the two lines often lie on one another.
-    loss_look = {"color": style.KEY_COLOUR, "linestyle": style.DASHES[3], "marker": "D", "markerfacecolor": "white"}
+    loss_look: style.LineLook = {
+        "color": style.KEY_COLOUR,
+        "linestyle": style.DASHES[3],
+        "marker": "D",
+        "markerfacecolor": "white",
+    }
     with style.new_figure() as (figure, left):
         right = left.twinx()
         right.grid(False)
@@ -146,10 +150,10 @@ def plot_loss_by_epoch(means: pd.DataFrame, held_out: str = "test") -> Figure:
     ``means`` as ``frame.spread`` gives them for each variant, latent_dim, metric and epoch.
     """
     dims = sorted(means["latent_dim"].unique().tolist())
-    looks: dict[Any, Any] = {
+    looks: dict[object, style.Stroke] = {
         d: {"linewidth": 1.2, "linestyle": dash} for d, dash in zip(dims, style.DASHES, strict=False)
     }
-    training: Any = {"linewidth": 4, "alpha": 0.3, "solid_capstyle": "butt"}
+    training: style.Stroke = {"linewidth": 4, "alpha": 0.3, "solid_capstyle": "butt"}
     variants = style.by_variant(means)
     n_columns = min(len(variants), PANELS_PER_ROW)
     n_rows = -(-len(variants) // n_columns)
@@ -206,6 +210,6 @@ def _say_correlation(correlations: pd.DataFrame) -> str:
     )
 
 
-def _range(values: pd.Series[Any], digits: str = "") -> str:
+def _range(values: pd.Series[float], digits: str = "") -> str:
     """``12``, or ``12 to 50``."""
     return " to ".join(dict.fromkeys(f"{value:{digits}}" for value in (values.min(), values.max())))

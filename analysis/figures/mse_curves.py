@@ -77,13 +77,14 @@ def plot_mse_by_epoch(epochs: pd.DataFrame, held_out: str = "test") -> Figure:
             colour, name = look["color"], style.label(variant, lines["model"].iloc[0])
             keys.append(Line2D([], [], color=colour, linewidth=2.5, label=name))
             for d, line in lines.groupby("latent_dim"):
-                of_dim = {
+                of_dim: style.LineLook = {
+                    "color": colour,
                     "linestyle": dash_of[d],
                     "marker": marker,
                     "linewidth": 1.3,
                     "label": f"{name}, d = {d}",
                 }
-                style.line_with_band(axes, line, "epoch", {"color": colour} | of_dim)
+                style.line_with_band(axes, line, "epoch", of_dim)
         keys.append(style.gap_key())
         for d, dash in dash_of.items():
             keys.append(Line2D([], [], color=style.KEY_COLOUR, linestyle=dash, marker=marker, label=f"$d$ = {d}"))
@@ -142,7 +143,7 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
     if has_pca := any(d in sweep.pca for d in dims):
         rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
     caption = (
-        f"{sweep.held_out} MSE per pixel of the reconstruction from the posterior mean at the last epoch, "
+        f"{sweep.held_out.capitalize()} MSE per pixel of the reconstruction from the posterior mean at the last epoch, "
         f"lower is better; mean ± standard deviation over {seeds(data)}. "
         + "PCA with d components is fitted to the training images, of which no linear autoencoder leaves less; of other images "
         "one may leave a little less. "

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -12,33 +14,42 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
+from analysis.figures import frechet
 from analysis.figures.samples import GAP, LABEL, LETTER, LINE, SPACE, Sheet, mosaic
-from analysis.frame import CURVE, AnalysisError, spread
+from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
+from analysis.scores import FEATURES
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
+from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
-COMPONENTS, CALIBRATION = "components", "calibration"
+COMPONENTS, CALIBRATION, SIZE = "components", "calibration", "size_and_error"
 ERRORS = {  # score -> column of the table of errors, and its digits
     "l2_percent": ("L2 (%)", 3),
     "l2_percent_released": ("L2 as released", 3),
     "l2_percent_likeliest": ("L2 likeliest", 3),
 }
 SPREADS = {  # the same of the table of distributions
+    "bits_per_dim": ("bits/dim", 2),
     "code_bits_per_dim": ("code bits/dim", 2),
     "coverage_90": ("in 90% interval", 3),
     "sd_rank_correlation": ("sd ~ error", 2),
     "without_mean": ("without mean", 2),
     "components_used": ("components used", 1),
     "largest_weight": ("largest weight", 2),
+    "sd_at_floor": ("sd at floor", 2),
+    "crps": ("CRPS", 4),
 }
+TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
+Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 N_SHOWN = 10  # images of a row, and components
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
@@ -48,20 +59,24 @@ def parts(
 ) -> Iterator[Part | Exhibit]:
     """The table, standard deviations, components and calibration of a sweep whose decoders give more than images; else nothing.
 
-    ``published``: errors that a paper says, by stem: variant, latent_dim, value, and row, its name there.
+    ``published``: errors that a paper says, by stem: variant, latent_dim, value, row, its name there, components, and
+    to_noise, the distance that it calls FID. Pictures name lines as the paper does.
     """
+    said = published.get(TABLE)
     emitting = stored.runs[stored.runs["config"].map(emits_more)]
     if emitting.empty:
         return
     command = f"`{stored.sweep.command('analysis/distributions.py')}` computes them."
     if "outputs/l2_percent" in stored.runs:
-        yield Part(TABLE, "Errors of what decoders emit", lambda: error_table(stored, published.get(TABLE)))
-        yield Part(DISTRIBUTIONS, "What decoders' distributions say", lambda: distribution_table(stored.runs))
+        yield Part(TABLE, "Errors of what decoders emit", lambda: error_table(stored, said))
+        yield Part(DISTRIBUTIONS, "What decoders' distributions say", lambda: distribution_table(stored.runs, said))
     else:
         yield Absent(TABLE, "Errors of what decoders emit", f"No run has scores of outputs; {command}")
-    yield Part(VARIANCES, "Standard deviations of pixels", lambda: variances(stored))
+    yield Part(VARIANCES, "Standard deviations of pixels", lambda: variances(stored, said))
     if (mixture_sizes(emitting) > 1).any():
-        yield Part(COMPONENTS, "Components of one image", lambda: components(stored))
+        yield Part(COMPONENTS, "Components of one image", lambda: components(stored, said))
+    if "outputs/parameters" in stored.runs and stored.runs["outputs/parameters"].nunique() > 1:
+        yield Part(SIZE, "Size and error", lambda: size_and_error(stored.runs))
     if "outputs/coverage_90" in stored.runs:
         yield Part(CALIBRATION, "Calibration of intervals", lambda: calibration(stored.runs))
 
@@ -81,24 +96,50 @@ def short_names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
     return names, f"All lines: {', '.join(alike)}." if alike else ""
 
 
+def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str, str], str]:
+    """As ``short_names``, and of a variant that is a row of the paper's its name there."""
+    names, alike = short_names(runs)
+    told = {t["variant"]: _row(t) for t in _rows_of(said) if t["variant"] in names}
+    if told:
+        alike = f"{alike} Names are the paper's, of one component where no K is said."
+    return names | told, alike.strip()
+
+
+def _rows_of(said: pd.DataFrame | None) -> list[Told]:
+    return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
+
+
+def _row(told: Told) -> str:
+    """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
+    return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
+
+
 def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     """Errors by variant and latent_dim, mean and sd over seeds, below what needs no model."""
     runs = stored.runs
     means, why = _means(runs, ERRORS), ""
     if "train_seconds" in runs:
         means["seconds"] = spread(runs.assign(value=runs["train_seconds"]), CURVE).assign(score="seconds")
+        plain = runs["train_seconds"][runs["config"].map(is_squared_error)].mean()
+        if plain > 0:
+            relative = runs["train_seconds"] / plain
+            means["relative"] = spread(runs.assign(value=relative), CURVE).assign(score="relative")
+    distances, network = distance_columns(runs)
+    for score in distances:
+        means[score] = spread(runs.assign(value=runs[score])[runs[score].notna()], CURVE).assign(score=score)
     try:
         below = floors(stored.images.train, stored.images.test[:N_IMAGES], int(runs["latent_dim"].min()))
     except AnalysisError as error:
         below, why = {}, str(error)
     title = ERRORS["l2_percent"][0]
     first = [{"model": name, title: f"{value:.3f}"} for name, value in below.items()]
-    rows, alike = _rows(runs, means, {**ERRORS, "seconds": ("s/epoch", 1)})
-    if said is not None:
-        theirs = {(told["variant"], told["latent_dim"]): told for told in said.to_dict("records")}
-        for row, key in zip(rows, _cells(runs), strict=True):
-            if told := theirs.get(key):
-                row |= {"paper's L2": f"{told['value']:.3f}", "paper's row": f"{told['row']}, K = {told['components']}"}
+    columns = {**ERRORS, **distances, "seconds": ("s/epoch", 1), "relative": ("of MSE's", 1)}
+    rows, alike = _rows(runs, means, columns, said)
+    for row, told in zip(rows, _told(runs, said), strict=True):
+        if told:
+            row["paper's L2"] = f"{told['value']:.3f}"
+            if told.get("to_noise", math.nan) > 0:
+                row["paper's to noise"] = f"{told['to_noise']:.0f}"
     data = pd.concat(
         [pd.DataFrame([{"score": "l2_percent", "variant": name, "mean": value}]) for name, value in below.items()]
         + list(means.values()),
@@ -106,27 +147,62 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     )
     shown = pd.DataFrame([*first, *rows]).fillna("")
     front = [name for name in ("model", "paper's row", title, "paper's L2") if name in shown]
-    shown = shown[front + [name for name in shown if name not in front]]
+    last = [name for name in ("to noise", "paper's to noise", "s/epoch", "of MSE's") if name in shown]
+    shown = shown[front + [name for name in shown if name not in [*front, *last]] + last]
     caption = (
         f"{_what(runs)} {alike} L2 is "
         "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
         "released, of mixtures of t's the component at whose mode the density is highest, of a flow the mean of 50 draws, of "
         "a model with a posterior the image at one draw of it; of the likeliest component. The first rows need no model. "
-        f"s/epoch: a run's share of its cohort's last epoch. {why}"
+        "s/epoch: a run's share of its cohort's last epoch; of MSE's: divided by the mean of the autoencoder with squared error. "
+        f"{network} {why}"
     )
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
 
 
-def distribution_table(runs: pd.DataFrame) -> Table:
+def is_squared_error(config: LikelihoodConfig) -> bool:
+    """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
+    row = family(config.model)
+    return (
+        not (row.posterior or row.prior)
+        and config.likelihood == "gaussian"
+        and not emits_more(config)
+        and config.decoder_layers < 0
+    )
+
+
+def distance_columns(runs: pd.DataFrame) -> tuple[dict[str, tuple[str, int]], str]:
+    """Columns of distances of reconstructions, and what they are: to held-out images, and to noise under a name of its own."""
+    features = frechet.features_of(runs)
+    told = {
+        f"{features}/{TO_TEST}": ("FID" if features == "inception" else "Fréchet to test", 1),
+        f"{features}/{TO_NOISE}": ("to noise", 0),
+    }
+    there = {name: column for name, column in told.items() if name in runs and runs[name].notna().any()}
+    if not there:
+        return {}, ""
+    what = f"{FEATURES[features]}, of reconstructions: to held-out images, the lower the better"
+    if len(there) < len(told):
+        return there, f"{what}."
+    real = runs.get(f"{features}/real_to_noise", pd.Series(dtype=float)).mean()
+    return there, (
+        f"{what}; and to uniform noise, which the released code prints as FID, and by which lower is noisier: held-out images "
+        f"themselves have {real:.0f}."
+    )
+
+
+def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Table:
     """Bits, calibration and use of components by variant and latent_dim, mean and sd over seeds."""
     means = _means(runs, SPREADS)
-    rows, alike = _rows(runs, means, SPREADS)
+    rows, alike = _rows(runs, means, SPREADS, said)
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
-        f"{_what(runs)} {alike} Code bits/dim: of ln p(x given its code) of dequantised images, without the code's own bits. In "
+        f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
+        "of ln p(x given its code) of these, without the code's own bits. In "
         "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
         "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
-        "entropy of the mean weights."
+        "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
+        "continuous ranked probability score, in units of x, lower is better; none of mixtures of t's and of t's without a mean."
     )
     return Table(
         DISTRIBUTIONS,
@@ -137,7 +213,7 @@ def distribution_table(runs: pd.DataFrame) -> Table:
     )
 
 
-def _means(runs: pd.DataFrame, scores: Mapping[str, Any]) -> dict[str, pd.DataFrame]:
+def _means(runs: pd.DataFrame, scores: Mapping[str, object]) -> dict[str, pd.DataFrame]:
     """Of each score that some run has, its mean and spread over seeds."""
     columns = {score: runs[f"outputs/{score}"] for score in scores if f"outputs/{score}" in runs}
     return {
@@ -163,20 +239,31 @@ def _cells(runs: pd.DataFrame) -> list[tuple[str, int]]:
 
 
 def _rows(
-    runs: pd.DataFrame, means: Mapping[str, pd.DataFrame], columns: Mapping[str, tuple[str, int]]
+    runs: pd.DataFrame,
+    means: Mapping[str, pd.DataFrame],
+    columns: Mapping[str, tuple[str, int]],
+    said: pd.DataFrame | None = None,
 ) -> tuple[list[dict[str, str]], str]:
-    """A row of cells for each variant and latent_dim, and what all lines have in common."""
+    """A row of cells for each variant and latent_dim, with the paper's name of it, and what all lines have in common."""
     names, alike = short_names(runs)
     several = runs["latent_dim"].nunique() > 1
     rows = []
-    for variant, d in _cells(runs):
+    for (variant, d), told in zip(_cells(runs), _told(runs, said), strict=True):
         row = {"model": f"{names[variant]}, d = {d}" if several else names[variant]}
+        if told:
+            row["paper's row"] = _row(told)
         for score, (title, digits) in columns.items():
             if score in means:
                 line = means[score][(means[score]["variant"] == variant) & (means[score]["latent_dim"] == d)]
                 row[title] = cells(line, "latent_dim", digits).get(d, "")
         rows.append(row)
     return rows, alike
+
+
+def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Told]:
+    """What a paper says of each of ``_cells``; empty where it says nothing."""
+    theirs = {(t["variant"], t["latent_dim"]): t for t in _rows_of(said)}
+    return [theirs.get(cell, {}) for cell in _cells(runs)]
 
 
 class Spread(NamedTuple):
@@ -187,10 +274,10 @@ class Spread(NamedTuple):
     sd: torch.Tensor  # of the same shape, in units of x; infinite, or NaN where there is none
 
 
-def variances(stored: StoredSweep) -> Exhibit:
+def variances(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     """The first held-out images, and of each line that emits a scale or degrees of freedom its reconstructions and their sd."""
     images = stored.images.test[:N_SHOWN]
-    names, alike = short_names(stored.runs)
+    names, alike = said_names(stored.runs, said)
     rows, parts = [], []
     for run in _runs(stored, lambda config: config.components < 2):
         distribution = _distribution(stored, run, images)
@@ -217,8 +304,7 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     """The originals above a pair of strips for each row, its name on the left."""
     strip = mosaic(originals, len(originals))
     height, width = strip.shape[:2]
-    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
-    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    labels, left = _labels(row.name for row in rows)
     sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
     sheet.image(strip, left, 0)
     sheet.text("original", left - LETTER, height / 2, ha="right")
@@ -234,6 +320,14 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     return sheet.figure
 
 
+def _labels(names: Iterable[str]) -> tuple[list[list[str]], int]:
+    """Each name in lines, ``K = 10`` unbroken, and the width that they take left of a picture, capitals being wide."""
+    kept = [name.replace(" = ", "\u00a0=\u00a0") for name in names]
+    labels = [textwrap.wrap(name, LABEL, break_on_hyphens=False) for name in kept]
+    longest = max([LABEL, *(len(line) + sum(map(str.isupper, line)) // 2 for lines in labels for line in lines)])
+    return labels, LETTER * (1 + longest)
+
+
 class Mixture(NamedTuple):
     """Components of one image, by falling weight."""
 
@@ -242,10 +336,10 @@ class Mixture(NamedTuple):
     weights: Sequence[float]
 
 
-def components(stored: StoredSweep) -> Exhibit:
+def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     """Of each mixture, the locations of its components at the first held-out image, with their weights."""
     images = stored.images.test[:1]
-    names, alike = short_names(stored.runs)
+    names, alike = said_names(stored.runs, said)
     rows, parts = [], []
     for run in _runs(stored, lambda config: config.components > 1):
         marginals = _distribution(stored, run, images).marginals()
@@ -270,8 +364,7 @@ def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
     """A row of images for each mixture, weights below them; the original at the top."""
     first = mosaic(original, 1)
     height, width = first.shape[:2]
-    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
-    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    labels, left = _labels(row.name for row in rows)
     most = max(len(row.weights) for row in rows)
     across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
     sheet = Sheet(left + most * across, (1 + len(rows)) * down)
@@ -283,6 +376,54 @@ def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
             sheet.image(mosaic(image[None], 1), left + k * across, i * down)
             sheet.text(f"{weight:.2f}", left + k * across + width / 2, i * down + height + LINE / 2, ha="center")
     return sheet.figure
+
+
+def size_and_error(runs: pd.DataFrame) -> Exhibit:
+    """L2 of the mean against the number of trained numbers, a point for each line."""
+    scored = runs[runs["outputs/parameters"].notna()]
+    data = spread(scored.assign(value=scored["outputs/l2_percent"]), CURVE)
+    first = scored.drop_duplicates(CURVE).set_index(CURVE)
+    data = data.join(first[["outputs/parameters", "config"]], on=CURVE).rename(
+        columns={"outputs/parameters": "parameters"}
+    )
+    caption = (
+        "L2 of the mean of p(x given the code) against the number of trained numbers, mean over seeds; bars are "
+        "standard deviations over them. Hollow marks are mixtures, and a line leads to one from the same with a single component."
+    )
+    return Picture(SIZE, "Size and error", caption, plot_sizes(data), data.drop(columns="config"))
+
+
+def plot_sizes(data: pd.DataFrame) -> Figure:
+    """Colour by scale, mark by likelihood, both axes logarithmic."""
+    likelihoods = list(dict.fromkeys(config.likelihood for config in data["config"]))
+    marks = dict(zip(likelihoods, itertools.cycle(style.MARKERS), strict=False))
+    colours = dict(zip(SCALES, style.PALETTE, strict=False))
+    singles = {}
+    with style.new_figure() as (figure, axes):
+        for row in data.sort_values("parameters").to_dict("records"):
+            config, at = row["config"], (row["parameters"], row["mean"])
+            family, look = (config.model, config.likelihood, config.scale), colours[config.scale]
+            if config.components < 2:
+                singles[family] = at
+            elif family in singles:
+                axes.plot(*zip(singles[family], at, strict=True), color=look, linewidth=0.6, zorder=1)
+            axes.errorbar(
+                *at, yerr=row["sd"] if row["n_seeds"] > 1 else None, color=look, marker=marks[config.likelihood], linestyle="",
+                markerfacecolor="white" if config.components > 1 else look, elinewidth=0.8,
+            )  # fmt: skip
+        axes.set(xscale="log", yscale="log", xlabel="trained numbers", ylabel="L2 (%)")
+        style.plain_log_ticks(axes)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
+        key = [
+            Line2D([], [], color=style.KEY_COLOUR, marker=marks[name], linestyle="", label=name) for name in likelihoods
+        ]
+        there = {config.scale for config in data["config"]}
+        key += [
+            Line2D([], [], color=colours[s], marker="o", linestyle="", label=f"scale {s}") for s in SCALES if s in there
+        ]
+        figure.legend(handles=key, loc="outside right upper")
+    return figure
 
 
 def calibration(runs: pd.DataFrame) -> Exhibit:
@@ -312,7 +453,7 @@ def calibration(runs: pd.DataFrame) -> Exhibit:
 Look = tuple[str, str, int]  # likelihood, scale and components of a line
 
 
-def _look(config: Any) -> Look:
+def _look(config: LikelihoodConfig) -> Look:
     return config.likelihood, config.scale, config.components
 
 
@@ -339,25 +480,25 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
     return figure
 
 
-def _runs(stored: StoredSweep, wanted: Any) -> list[pd.Series[Any]]:
+def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool]) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 
 
-def _spreads(config: Any) -> bool:
+def _spreads(config: LikelihoodConfig) -> bool:
     """Whether a mixture, or one component whose spread is not the same everywhere."""
     return bool(config.components > 1 or config.scale != "identity" or config.likelihood in ("student-t", "matrix-t"))
 
 
 @torch.no_grad()
-def _distribution(stored: StoredSweep, run: pd.Series[Any], images: torch.Tensor) -> Emitted:
+def _distribution(stored: StoredSweep, run: RunRow, images: torch.Tensor) -> Emitted:
     """p(x given the posterior mean) of images."""
     model = stored.model(run)
     x = images.flatten(1).float().div(255)[None]
     return model.likelihood.distribution(model.decode(model.posterior_mean(x)))
 
 
-def _data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+def _data(run: RunRow, n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)

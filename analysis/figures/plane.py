@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -40,6 +40,12 @@ PLANE = "fisher_shannon_plane", "Posteriors in the Fisher-Shannon plane"
 PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
 INFORMATION = "information", "Entropy, Fisher information and active latents"
 NLL = "nll", "Negative log-likelihood"
+# Columns of its table, each with its decimals: of each run's place, and the scores of ``analysis.scores.information``.
+PLACES = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
+SCORED = {
+    "precision_active": ("1/s² active", 1), "precision_unused": ("1/s² unused", 3), "kl": ("KL", 2),
+    "from_below": ("I from below", 2), "nearest_neighbours": ("5-NN", 3), "linear_probe": ("linear probe", 3),
+}  # fmt: skip
 BEYOND = "#EDEDED"  # where N J < 1
 
 Numbers = TypeVar("Numbers", float, "pd.Series[float]")
@@ -113,11 +119,13 @@ def plot_plane(points: pd.DataFrame) -> Figure:
         for variant, look, line in style.by_variant(means):
             own, x, y = points[points["variant"] == variant], np.exp(line["mean_N"]), np.exp(line["mean_J"])
             axes.scatter(own["N"], own["J"], s=7, color=look["color"], alpha=0.45, linewidths=0, zorder=2)
-            bars: dict[str, Any] = {
-                f"{axis}err": [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
-                for axis, value, sd in (("x", x, line["sd_N"].fillna(0)), ("y", y, line["sd_J"].fillna(0)))
-            }
-            axes.errorbar(x, y, **bars, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5)
+            xerr, yerr = (
+                [value * (1 - np.exp(-sd)), value * (np.exp(sd) - 1)]
+                for value, sd in ((x, line["sd_N"].fillna(0)), (y, line["sd_J"].fillna(0)))
+            )
+            axes.errorbar(
+                x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5
+            )
             model = str(line["model"].iloc[0])
             keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
             for end in {0, len(line) - 1} if several else ():
@@ -202,7 +210,10 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
         except AnalysisError:
             lacking += 1
     counted = points.assign(active=points["run_id"].map(active).astype(float))
-    columns = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
+    by_run = stored.runs.set_index("run_id")
+    scored = {name: own for name, own in SCORED.items() if f"information/{name}" in by_run}
+    counted = counted.assign(**{name: counted["run_id"].map(by_run[f"information/{name}"]) for name in scored})
+    columns = PLACES | scored
     data = pd.concat([spread(counted.assign(value=counted[name]), CURVE).assign(score=name) for name in columns])
     rows = []
     for (variant, d), line in data.groupby(["variant", "latent_dim"], sort=False):
@@ -216,7 +227,30 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
         f"{seeds(data[data['score'] == 'N'])}. A latent is active where the variance of its posterior mean over held-out "
         "images is above 0.01 (Burda et al. 2016)." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
     )
-    return Table(*INFORMATION, caption, data, pd.DataFrame(rows))
+    return Table(
+        *INFORMATION, " ".join([caption, *_say_scored(by_run.get("scores"), scored)]), data, pd.DataFrame(rows)
+    )
+
+
+def _say_scored(scores: pd.Series | None, scored: Collection[str]) -> list[str]:
+    """What the columns of the scores are."""
+    about = [of["information"] for of in scores if "information" in of] if scores is not None else []
+    if not (scored and about):
+        return []
+    counts = {of["images"] for of in about}
+    said = [
+        f"Of {_counts(counts)} images: 1/s² is the mean over active and over unused latents, s² the variance of a latent alone; "
+        "KL, nats, is the mean divergence of posterior from prior, which the information I of an image and its latents does not "
+        "exceed; I from below, nats, is an estimate from these images that cannot exceed "
+        f"{' or '.join(f'ln {n:,} = {math.log(n):.2f}' for n in sorted(counts))}."
+    ]
+    if classified := {(of["training_images"], of["classified"]) for of in about if "classified" in of}:
+        trained, asked = ({pair[i] for pair in classified} for i in range(2))
+        said.append(
+            f"Right classes of {_counts(asked)} held-out images by the 5 nearest codes and by a linear map of the codes of "
+            f"{_counts(trained)} training images."
+        )
+    return said
 
 
 def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
@@ -224,7 +258,7 @@ def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
     An NLL falls with the draws, and means over other images are other means.
     """
-    made: dict[Any, dict[str, tuple[int, int]]] = {
+    made: dict[object, dict[str, tuple[int, int]]] = {
         i: {name: (about["draws"], about["images"]) for name, about in scores.get("likelihood", {}).items()}
         for i, scores in (runs["scores"].items() if "scores" in runs else ())
     }

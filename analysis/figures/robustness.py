@@ -6,7 +6,6 @@ import math
 import re
 import textwrap
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,10 +16,10 @@ from matplotlib.lines import Line2D
 
 from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
-from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, SPACE, Sheet, mosaic
+from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic
 from analysis.frame import CURVE, AnalysisError
 from analysis.parts import Part
-from analysis.scores.robustness import GROUP, corrupted, doubled_at
+from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
 from analysis.stored import StoredSweep
 from fishernet import commands
 from fishernet.trained import decode
@@ -117,22 +116,22 @@ def mean_image(stored: StoredSweep) -> dict[str, float]:
     return {"mse": (x - mean).square().mean().item(), "bce": F.binary_cross_entropy(f, x).item()}
 
 
-def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan) -> Figure:
-    """A line per variant with its band, a panel per kind; ``flat`` is a grey line across."""
+def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan, words: Mapping[str, str] = KINDS) -> Figure:
+    """A line per variant with its band, a panel per kind, under its words; ``flat`` is a grey line across."""
     kinds = list(means["kind"].unique())
     with style.new_grid(1, len(kinds), width=style.INCHES[0] / 2) as (figure, grid):
         figure.set_size_inches(figure.get_size_inches()[0] + 2, style.INCHES[1])
-        keys: dict[str, Any] = {}
+        keys: dict[str, Line2D] = {}
         for axes, kind in zip(grid[0], kinds, strict=True):
             for variant, look, line in style.by_variant(means[means["kind"] == kind]):
-                own = {name: value for name, value in look.items() if not name.startswith("marker")}
+                own: style.LineLook = {"color": look["color"], "linestyle": look["linestyle"]}
                 clean = line[line["level"] == 0]
                 style.line_with_band(axes, line, "level", own)
                 axes.plot(clean["level"], clean["mean"], **{**look, "linestyle": ""}, clip_on=False, zorder=3)
                 keys.setdefault(variant, Line2D([], [], **look, label=style.label(variant, line["model"].iloc[0])))
             if math.isfinite(flat):
                 axes.axhline(flat, color=style.PCA_COLOUR, linewidth=1.2, zorder=1.5)
-            axes.set_xlabel(KINDS.get(kind, kind))
+            axes.set_xlabel(words.get(kind, kind))
             axes.set_xlim(left=0)
         grid[0][0].set_ylabel(label)
         lows, highs = zip(*(axes.get_ylim() for axes in grid[0]), strict=True)
@@ -190,10 +189,12 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
     for kind in data["kind"].unique():
         levels = sorted(data.loc[data["kind"] == kind, "level"].unique())
         level = SHOWN[kind] if SHOWN.get(kind) in levels else levels[-1]
-        x = corrupted(images, kind, level, seed)
-        rows = {"damaged": x.clamp(0, 1)}
+        rows = {ORIGINAL: images / 255}
         for run in runs:
             model = stored.model(run)
+            x = corrupted(images, kind, level, seed, fill_of(model))
+            if not any(torch.equal(x.clamp(0, 1), row) for row in rows.values()):
+                rows["damaged" if len(rows) == 1 else "damaged, masked grey"] = x.clamp(0, 1)
             with torch.no_grad():
                 means = model.posterior_mean(x.flatten(1)[None])[0]
             rows[str(run["variant"])] = decode(model, means, shape)
@@ -211,9 +212,9 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
         groups[f"{KINDS.get(kind, kind)}: {level:g}"] = rows
     chosen = sorted({int(run["seed"]) for run in runs})
     caption = (
-        f"The first {len(images)} {stored.sweep.held_out} images, damaged, and what each model decodes from their posterior "
-        f"means, d = {d}; runs of seed {', '.join(map(str, chosen))}. For the eye damaged pixels are cut "
-        "to black and white."
+        f"The first {len(images)} {stored.sweep.held_out} images, the same damaged, and what each model decodes from the damaged "
+        f"ones' posterior means, d = {d}; runs of seed {', '.join(map(str, chosen))}. For the eye damaged pixels are cut to "
+        "black and white."
     )
     title = "Damaged images and what is restored"
     return Picture("noisy_reconstructions", title, caption, plot_groups(groups), pd.DataFrame(numbers))

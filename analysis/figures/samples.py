@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import matplotlib
 import numpy as np
@@ -20,8 +20,18 @@ from torch.nn.functional import interpolate
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
+from analysis.frame import RunRow
 from analysis.parts import Part
-from analysis.scores.sampling import has_normal_prior, samples_of, usual_density
+from analysis.scores.sampling import (
+    BY_SVGD,
+    SVGD,
+    can_be_drawn,
+    has_normal_prior,
+    samples_of,
+    say_spread,
+    spread,
+    usual_density,
+)
 from analysis.stored import StoredSweep, usual_form
 from analysis.wording import listed
 from fishernet.config import TrialConfig
@@ -154,21 +164,34 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     n_columns = columns_of_grids(2, shape)
     fitted, remark = (density, "") if density else usual_density(stored, runs)
     n, grids, parts = N_ROWS * n_columns, {}, []
+    if fitted in BY_SVGD:
+        variants = _without(variants, [run for run in runs if not can_be_drawn(fitted, run)])
+        if not (runs := [run for run in runs if can_be_drawn(fitted, run)]):
+            whose = "models with a learned prior" if fitted == SVGD else "models with the prior N(0, 1)"
+            return Absent(stem, title, f"Samples {fitted} are of {whose}, of which there are none at d = {d}.")
     of_prior, improper = samples_of(stored, runs, "prior")
-    if not of_prior:
+    if not of_prior and fitted != SVGD:
         return Absent(stem, title, _joined(improper))
-    normal = all(has_normal_prior(stored.model(run)) for run, _ in of_prior)
-    for (run, prior), (_, samples) in zip(
-        of_prior, samples_of(stored, (run for run, _ in of_prior), fitted)[0], strict=True
-    ):
-        for name, z in (("prior", prior[:n]), (fitted, samples[:n])):
-            grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z, shape)
-            parts.append(_latents_data(run, z, n_columns).assign(density=name))
+    exact = {str(run["run_id"]): prior for run, prior in of_prior}
+    shown = runs if fitted == SVGD else [run for run, _ in of_prior]
+    normal, spreads = all(has_normal_prior(stored.model(run)) for run in shown), []
+    for run, samples in samples_of(stored, shown, fitted)[0]:
+        prior = exact.get(str(run["run_id"]))
+        if prior is None:  # which SVGD draws from nevertheless
+            grids[f"{run['variant']}, prior: no density"] = torch.ones(n, *shape)
+        for name, z in (("prior", prior), (fitted, samples)):
+            if z is not None:
+                grids[f"{run['variant']}, {name}"] = decode(stored.model(run), z[:n], shape)
+                parts.append(_latents_data(run, z[:n], n_columns).assign(density=name))
+        if fitted in BY_SVGD:
+            width = spread(stored.model(run), samples, int(run["seed"]))
+            spreads.append(f"Those of {run['variant']} are {say_spread(width)}.")
+    means = "" if fitted in BY_SVGD else " fitted to the posterior means of the training images"
     sentences = [
         f"Images decoded from latents at d = {d}, on the left from samples of the prior{' N(0, 1)' * normal}, on the right from "
-        f"samples of {DENSITIES[fitted]} fitted to the posterior means of the training images; {_say_seeds(runs)}.",
+        f"samples of {DENSITIES[fitted]}{means}; {_say_seeds(runs)}.",
         remark,
-        *improper,
+        *(spreads if fitted == SVGD else [*spreads, *improper]),
         "Shown are the expected images, without noise.",
         _say_missing(stored, {d: _without(variants, runs)}),
     ]
@@ -264,7 +287,7 @@ class Sheet:
         with matplotlib.rc_context(style.RC):
             self.figure = Figure(figsize=(width / style.DPI, height / style.DPI))
 
-    def image(self, pixels: npt.NDArray[Any], left: int, top: int) -> Axes:
+    def image(self, pixels: npt.NDArray[np.floating], left: int, top: int) -> Axes:
         """The pixels with their upper left corner there, a dot each."""
         height, width = pixels.shape[:2]
         place = (left / self.width, 1 - (top + height) / self.height, width / self.width, height / self.height)
@@ -278,7 +301,7 @@ class Sheet:
         self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va="center", fontsize=9)
 
 
-def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[Any]:
+def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[np.floating]:
     """The images (n, channels, height, width), row by row with white gaps, each of their pixels a square of equal dots.
 
     Grey images give (height, width), colour images (height, width, 3).
@@ -338,13 +361,13 @@ def _lines(stored: StoredSweep, models: Sequence[str]) -> dict[str, TrialConfig]
     return first | {variant: stored.lines[variant] for variant in stored.variants if variant not in first}
 
 
-def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[pd.Series[Any]]:
+def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[RunRow]:
     """The run that pictures show of each of the variants that have finished ones at d."""
     finished = set(stored.runs.loc[stored.runs["latent_dim"] == d, "variant"])
     return [stored.pick(variant, d) for variant in variants if variant in finished]
 
 
-def _without(variants: Sequence[str], runs: Sequence[pd.Series[Any]]) -> list[str]:
+def _without(variants: Sequence[str], runs: Sequence[RunRow]) -> list[str]:
     shown = {run["variant"] for run in runs}
     return [variant for variant in variants if variant not in shown]
 
@@ -361,7 +384,7 @@ def _say_missing(stored: StoredSweep, missing: Mapping[int, Sequence[str]]) -> s
     )
 
 
-def _say_seeds(runs: Sequence[pd.Series[Any]]) -> str:
+def _say_seeds(runs: Sequence[RunRow]) -> str:
     """``runs of seed 0, but VAE at d = 15 of seed 1``."""
     seeds = [int(run["seed"]) for run in runs]
     usual = max(sorted(set(seeds)), key=seeds.count)
@@ -370,14 +393,14 @@ def _say_seeds(runs: Sequence[pd.Series[Any]]) -> str:
     return ", ".join([f"runs of seed {usual}", *exceptions])
 
 
-def _latents_data(run: pd.Series[Any], z: npt.NDArray[Any], n_columns: int) -> pd.DataFrame:
+def _latents_data(run: RunRow, z: npt.NDArray[np.floating], n_columns: int) -> pd.DataFrame:
     """One row per image of a grid: its run, place and latents."""
     place = [divmod(i, n_columns) for i in range(len(z))]
     data = _run_data(run, len(z)).assign(row=[row for row, _ in place], column=[column for _, column in place])
     return data.assign(**{f"z{i}": values for i, values in enumerate(z.T, 1)})
 
 
-def _run_data(run: pd.Series[Any], n_rows: int) -> pd.DataFrame:
+def _run_data(run: RunRow, n_rows: int) -> pd.DataFrame:
     return pd.DataFrame([run[["variant", "latent_dim", "seed", "run_id"]].to_dict()] * n_rows)
 
 

@@ -7,7 +7,6 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import optuna
@@ -19,7 +18,7 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from analysis import command, exhibits, frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cell
-from analysis.frame import AnalysisError, Sweep, config_columns
+from analysis.frame import AnalysisError, RunRow, Sweep, config_columns
 from analysis.parts import Failures, Part
 from analysis.stored import StoredSweep
 from analysis.studies import best_trial, load_studies
@@ -119,16 +118,17 @@ def best_table(sweep: Sweep, studies: dict[str, optuna.Study], trials: pd.DataFr
             continue
         counts = trials.loc[trials["study"] == name, "state"].value_counts()
         own = scores.loc[scores["run_id"].isin(_run_ids(sweep, name, best.number)), "score"]
-        row: dict[str, Any] = {"study": name, "trial": best.number, "trials": counts.sum()}
+        row: dict[str, object] = {"study": name, "trial": best.number, "trials": counts.sum()}
         row |= {state: int(counts.get(state, 0)) for state in STATES.values()}
         if "kl" not in trials:  # where all are trained to their end, and Optuna is told no epochs
             row["epochs"] = int(trials.loc[trials["study"] == name, "last_epoch"].sum())
-        row |= {"mean": best.values[0], "sd": own.std(), "n_seeds": len(own)}
+        mean, sd, n_seeds = best.values[0], own.std(), len(own)
+        row |= {"mean": mean, "sd": sd, "n_seeds": n_seeds}
         rows.append({**row, **best.params})
         shown.append(
             {
                 "study": name, "best": f"trial {best.number}",
-                OBJECTIVES[0]: exhibits.cell(row["mean"], row["sd"], row["n_seeds"], 5),
+                OBJECTIVES[0]: exhibits.cell(mean, sd, n_seeds, 5),
                 "trials": ", ".join(f"{row[key]} {key}" for key in ("trials", *STATES.values(), "epochs") if key in row),
                 "setting": ", ".join(f"{field} {_text(value)}" for field, value in best.params.items()),
             }
@@ -304,7 +304,7 @@ def parallel_coordinates(study: str, trials: pd.DataFrame) -> Picture:
     )
 
 
-def _places(values: pd.Series[Any]) -> tuple[list[float], list[tuple[str, float]]]:
+def _places(values: pd.Series) -> tuple[list[float], list[tuple[str, float]]]:
     """Heights in [0, 1] of a field's values, and labels with theirs."""
     if not pd.api.types.is_numeric_dtype(values):
         names = sorted(values.dropna().unique())
@@ -454,7 +454,7 @@ def _how_chosen(seeds: pd.Series[int], searched: Sweep | None) -> str:
     return f"{chosen} The runs shown have other seeds."
 
 
-def _between_models(runs: pd.DataFrame, first: str, score: str) -> Iterator[tuple[dict[str, Any], dict[str, str]]]:
+def _between_models(runs: pd.DataFrame, first: str, score: str) -> Iterator[tuple[dict[str, object], dict[str, str]]]:
     for d in sorted(runs["latent_dim"].unique()):
         cells = runs[runs["latent_dim"] == d]
         for line in cells["line"].unique():
@@ -483,14 +483,14 @@ def usual_lines(runs: pd.DataFrame) -> pd.Series[str]:
 
     A run with the setting gaussian-learned-tuned is of the line whose configs name a tuned setting so.
     """
-    rows: list[Any] = list(runs.itertuples())
-    usual = {(run.model, run.config.named(TUNED)): run.variant for run in rows if not is_tuned(run.setting)}
+    rows: list[RunRow] = [run for _, run in runs.iterrows()]
+    usual = {(run["model"], run["config"].named(TUNED)): run["variant"] for run in rows if not is_tuned(run["setting"])}
 
-    def line(run: Any) -> str:
-        if not is_tuned(run.setting):
-            return str(run.variant)
-        without = f"{run.config.label} {run.setting.removesuffix(TUNED).rstrip('-')}".rstrip()
-        return usual.get((run.model, run.setting), without)
+    def line(run: RunRow) -> str:
+        if not is_tuned(run["setting"]):
+            return str(run["variant"])
+        without = f"{run['config'].label} {run['setting'].removesuffix(TUNED).rstrip('-')}".rstrip()
+        return str(usual.get((run["model"], run["setting"]), without))
 
     return pd.Series([line(run) for run in rows], index=runs.index)
 
@@ -526,10 +526,10 @@ def _changes(usual: pd.DataFrame, tuned: pd.DataFrame) -> str:
     return ", ".join(f"{name} {_text(a[name])} → {_text(b[name])}" for name in names) or "nothing"
 
 
-def _looks(frame: pd.DataFrame) -> Iterator[tuple[str, dict[str, Any], pd.DataFrame]]:
+def _looks(frame: pd.DataFrame) -> Iterator[tuple[str, style.LineLook, pd.DataFrame]]:
     """Each study with its look and its rows."""
     yield from style.by_variant(frame.assign(variant=frame["study"]))
 
 
-def _text(value: Any) -> str:
+def _text(value: object) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -5,14 +5,14 @@ The table imports nothing slow: commands read their flags here.
 
 from __future__ import annotations
 
-import importlib
+import pkgutil
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import Flag, count, dims
+from analysis.flags import Flag, count, dims, levels
 
 if TYPE_CHECKING:
     from analysis.stored import StoredSweep
@@ -20,16 +20,23 @@ if TYPE_CHECKING:
 FEATURES = {  # the networks that images are compared by -> what a Fréchet distance of theirs is
     "inception": "Fréchet Inception distance (FID)",
     "classifier": "Fréchet distance on classifier features, not FID",
+    "random": "Fréchet distance on random features, not FID",
 }
 SETS = {  # set of images -> a table's row
     "reconstruction": "reconstruction",
+    "densest_mode": "reconstruction: densest mode",
+    "draws": "draw of p(x given z)",
+    "rectified": "sample: rectified normal",
     "prior": "sample: prior",
     "mkde": "sample: Matérn KDE",
     "mixture": "sample: Gaussian mixture",
     "kde": "sample: Gaussian KDE",
+    "svgd": "sample: prior by SVGD",
+    "tempered": "sample: prior as narrow as SVGD's",
 }
 NLL_SETS = ("held-out", "training")
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
+INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")
 FEATURES_FLAG = Flag(
     "--features",
@@ -37,7 +44,8 @@ FEATURES_FLAG = Flag(
         "choices": ("auto", *FEATURES),
         "default": "auto",
         "help": "whose features are compared: Inception v3's as pytorch-fid has it (FID), or a small classifier's trained on the "
-        "data set's labels; auto takes inception where there is a GPU or --inception-weights, else classifier",
+        "data set's labels, or a small network's with random weights; auto takes inception where there is a GPU or "
+        "--inception-weights, else classifier, and of images without labels random",
     },
 )
 
@@ -59,9 +67,34 @@ SCORES = {
     "k-means": Score("analysis.scores.clusters", "runs on labelled images"),
     "ellipses": Score("analysis.scores.ellipses", "runs of models with a posterior, at d = 2"),
     "outputs": Score("analysis.scores.outputs", "runs of sweeps in which a decoder gives more than an image"),
+    "components": Score("analysis.scores.components", "runs of mixtures of images, where images have labels"),
     "corruptions": Score(
         "analysis.scores.robustness",
         "runs of models whose decoder sees no image, where a paper asks for it",
+        (
+            Flag(
+                "--noise-levels",
+                {
+                    "type": levels,
+                    "metavar": "V,V",
+                    "help": "variances of the noise on images, in squared units of x in [0, 1]; 0, the clean image, is among "
+                    "them in any case; default: 0.05,0.1,0.2,0.3,0.5,1",
+                },
+            ),
+            Flag(
+                "--mask-levels",
+                {
+                    "type": partial(levels, most=1.0),
+                    "metavar": "P,P",
+                    "help": "shares of the pixels that a mask hides; default: 0.1,0.3,0.5,0.7,0.8,0.9",
+                },
+            ),
+        ),
+        usual=False,
+    ),
+    "t-sne-clusters": Score(
+        "analysis.scores.tsne",
+        "runs of two latents or more on labelled images, where a paper asks for it",
         usual=False,
     ),
     "likelihood": Score(
@@ -97,6 +130,22 @@ SCORES = {
             ),
         ),
     ),
+    "information": Score(
+        "analysis.scores.information",
+        "runs of models with a posterior, where a paper asks for it",
+        (
+            Flag(
+                "--information-images",
+                {
+                    "type": partial(count, least=0),
+                    "metavar": "N",
+                    "help": "how many held-out images the information about them is of, the first, and ln N its highest lower "
+                    f"bound; 0 is all; default: {INFORMATION_IMAGES}",
+                },
+            ),
+        ),
+        usual=False,
+    ),
     "distances": Score(
         "analysis.scores.images",
         "runs at the latent dimensions that are asked for",
@@ -116,7 +165,7 @@ SCORES = {
                     "nargs": "+",
                     "choices": tuple(SETS),
                     "metavar": "SET",
-                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had",
+                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had, but for svgd and tempered",
                 },
             ),
             Flag(
@@ -145,11 +194,11 @@ SCORES = {
 }
 
 
-def ensure(stored: StoredSweep, name: str, **given: Any) -> list[str]:
+def ensure(stored: StoredSweep, name: str, **given: object) -> list[str]:
     """Compute that score where the runs lack it; a sentence on each run that failed. Raises AnalysisError.
 
     ``given``: arguments of the score's ``tasks``; else they are those of the sweep's paper, or the defaults.
     """
-    score = importlib.import_module(SCORES[name].module)
-    lacking = score.tasks(stored, **{**papers.arguments(stored.paper, name), **given})
-    return [*lacking.said, *importlib.import_module("analysis.scores.tasks").run_tasks(stored, lacking)]
+    tasks, run_tasks = map(pkgutil.resolve_name, (f"{SCORES[name].module}:tasks", "analysis.scores.tasks:run_tasks"))
+    lacking = tasks(stored, **{**papers.arguments(stored.paper, name), **given})
+    return [*lacking.said, *run_tasks(stored, lacking)]

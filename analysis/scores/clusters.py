@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +18,7 @@ from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 from analysis.errors import AnalysisError
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import Array, StoredSweep
+from fishernet.plan import Json
 from fishernet.services.schema import TAG_LENGTH
 
 MOST_STEPS = 3000  # of k-means: from 10 000 images, the slowest of 80 starts stood still after 167
@@ -54,12 +53,12 @@ class Clusters:
         """The scores by name: trace, nmi, ari."""
         return {"trace": self.trace, "nmi": self.nmi, "ari": self.ari}
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> Json:
         """Everything as JSON takes it, the matrix with four decimals."""
         return vars(self) | {"matrix": np.round(self.matrix, DECIMALS).tolist()}
 
     @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Clusters:
+    def from_dict(cls, values: Json) -> Clusters:
         """What ``to_dict`` wrote."""
         return cls(**{**values, "matrix": np.array(values["matrix"], dtype=float)})
 

@@ -9,8 +9,7 @@ kde       Gaussian kernel density, at any d
 from __future__ import annotations
 
 import importlib.util
-from abc import ABC, abstractmethod
-from typing import Any
+from abc import abstractmethod
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +17,8 @@ from sklearn.mixture import GaussianMixture
 from sklearn.neighbors import KernelDensity
 
 from analysis.errors import AnalysisError
-
-Array = npt.NDArray[np.float32]
-Array64 = npt.NDArray[np.float64]
+from analysis.scores.density import Array, Array64, Density
+from analysis.scores.mkde import fit_mkde
 
 DENSITY_NAMES = ("prior", "mkde", "mixture", "kde")
 FEWEST_MEANS = 10
@@ -37,20 +35,6 @@ LEAST_VARIANCE = 1e-5
 def mkde_installed() -> bool:
     """Whether NIFTy, which mkde needs, is there to be imported."""
     return importlib.util.find_spec("nifty8") is not None
-
-
-class Density(ABC):
-    """A fitted density of latents; ``settings``, JSON values, say what it was fitted with."""
-
-    settings: dict[str, Any]
-
-    @abstractmethod
-    def sample(self, n: int, rng: np.random.Generator) -> Array:
-        """Independent draws, (n, d)."""
-
-    @abstractmethod
-    def log_density(self, z: npt.ArrayLike) -> Array64:
-        """ln p(z) of each row, (n,), in nats; -inf where the density is 0."""
 
 
 def fit(name: str, means: npt.ArrayLike, seed: int) -> Density:
@@ -71,8 +55,6 @@ def fit(name: str, means: npt.ArrayLike, seed: int) -> Density:
         np.random.SeedSequence(seed).spawn(1)[0].generate_state(1)[0]
     )  # samples are drawn with default_rng(seed)
     if name == "mkde":
-        from analysis.scores.mkde import fit_mkde
-
         return fit_mkde(z, seed)
     return (Mixture if name == "mixture" else KernelDensities)(z, seed)
 

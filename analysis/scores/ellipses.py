@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +14,7 @@ from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import posterior_covariances, posterior_means
 
-Array = npt.NDArray[Any]
+Array = npt.NDArray[np.floating]
 
 
 def tasks(stored: StoredSweep, *, gpus: int = 0) -> Tasks:

@@ -1,7 +1,8 @@
-"""Feature vectors of images: by Inception v3 as pytorch-fid has it, or by a small classifier of the sweep's own data set.
+"""Feature vectors of images: by Inception v3 as pytorch-fid has it, by a small classifier of the sweep's own data set, or, of
+images without labels, by a small network with random weights.
 
-Only a Fréchet distance on Inception's features is the FID (Heusel et al., 2017); on the classifier's it is a Fréchet
-distance on classifier features, and numbers of the two do not compare.
+Only a Fréchet distance on Inception's features is the FID (Heusel et al., 2017); on the others' it is a Fréchet distance on
+classifier or random features, and numbers of two networks do not compare.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from contextlib import AbstractContextManager, suppress
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,7 +30,7 @@ from torch.nn import functional as F
 
 from analysis.errors import AnalysisError
 from analysis.scores.distances import RealFeatures
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 from fishernet.training import keep_freed_memory
 
 Features = npt.NDArray[np.float32]
@@ -129,7 +130,7 @@ class Inception(Extractor):
         return self.network(images.expand(-1, 3, -1, -1))[0].flatten(1)
 
 
-def _downloaded_weights() -> Any:
+def _downloaded_weights() -> object:
     """What pytorch-fid's own loader finds or downloads, here verified by the sha256 in its name, and as weights alone."""
     before = socket.getdefaulttimeout()
     socket.setdefaulttimeout(SILENT_SECONDS)
@@ -149,7 +150,7 @@ def _downloaded_weights() -> Any:
         socket.setdefaulttimeout(before)
 
 
-def _weights_in(path: Path) -> Any:
+def _weights_in(path: Path) -> object:
     """What the file holds, read without running code; raises AnalysisError."""
     what = "is the state dict of pytorch-fid's pt_inception-2015-12-05-6726825d.pth"
     try:
@@ -167,7 +168,7 @@ def _weights_in(path: Path) -> Any:
         ) from error
 
 
-def _inception(weights: Any, whose: str) -> nn.Module:
+def _inception(weights: object, whose: str) -> nn.Module:
     """pytorch-fid's network with these weights, every one of them in its place; raises AnalysisError."""
     if not isinstance(weights, Mapping):
         raise AnalysisError(f"{whose} must be a state dict, names and tensors; got {type(weights).__name__}.")
@@ -253,12 +254,47 @@ class Classifier(Extractor):
         return self.network[0](_reduced(images))
 
     def remarks(self, image_shape: Sequence[int]) -> list[str]:
-        seen = _seen_shape(image_shape)
-        if tuple(seen) == tuple(image_shape[1:]):
-            return []
-        return [
-            f"The classifier sees images of {image_shape[1]} x {image_shape[2]} pixels averaged to {seen[0]} x {seen[1]}."
-        ]
+        return _say_reduced("classifier", image_shape)
+
+
+class Random(Extractor):
+    """64 outputs of the classifier's convolutional layers with random weights, drawn once and for all; they ask for no labels.
+
+    Random features tell distributions of images apart where a network trained on other images knows nothing of these (Naeem et
+    al., 2020, who take a VGG16 with 64). They see brightness, colours, edges and roughly where these are. They do not know what
+    is shown: a sample that nobody would take for real may be near, where its grey values and edges are. Weights are normal with
+    variance 2/fan_in (He et al., 2015), so that features neither vanish nor grow with depth.
+    """
+
+    name = "random"
+    n_features = 64
+    batch_size = Classifier.batch_size
+    batch_pixels = Classifier.batch_pixels
+
+    def __init__(self, image_shape: tuple[int, int, int], device: Device = "cpu") -> None:
+        with torch.random.fork_rng(devices=[]):  # whose numbers are replaced
+            network = _features_network(image_shape, self.n_features)
+        generator = torch.Generator().manual_seed(0)
+        for name, weights in network.named_parameters():
+            if weights.dim() > 1:
+                nn.init.kaiming_normal_(weights, nonlinearity="relu", generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weights)
+        super().__init__(network, device)
+
+    def _of(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(_reduced(images))
+        return features
+
+    def remarks(self, image_shape: Sequence[int]) -> list[str]:
+        return _say_reduced("network", image_shape)
+
+
+def _say_reduced(who: str, image_shape: Sequence[int]) -> list[str]:
+    seen = _seen_shape(image_shape)
+    if tuple(seen) == tuple(image_shape[1:]):
+        return []
+    return [f"The {who} sees images of {image_shape[1]} x {image_shape[2]} pixels averaged to {seen[0]} x {seen[1]}."]
 
 
 def _seen_shape(image_shape: Sequence[int]) -> tuple[int, int]:
@@ -299,16 +335,23 @@ def train_classifier(
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed, which would seed the GPUs too
         network = _classifier_network(data.image_shape, len(classes)).to(device)
     _train(network, data.train.to(device), targets.to(device), seed, progress)
-    right = classes[_classes(network, data.test)] == data.test_labels
+    right = classes[likeliest_classes(network, data.test)] == data.test_labels
     training = Training(data.image_shape, len(classes), data.fingerprint, seed, right.double().mean().item())
     return Classifier(network, training, device)
 
 
 def _classifier_network(image_shape: tuple[int, int, int], n_classes: int) -> nn.Sequential:
     """From images to features, then from features to logits."""
+    to_features = _features_network(image_shape, Classifier.n_features)
+    to_logits = nn.Sequential(nn.ReLU(), nn.Linear(Classifier.n_features, n_classes))
+    # channels_last: on a CPU a step takes a fifth less time
+    return nn.Sequential(to_features, to_logits).to(memory_format=torch.channels_last)
+
+
+def _features_network(image_shape: tuple[int, int, int], n_features: int) -> nn.Sequential:
     channels = image_shape[0]
     grid = [min(LARGEST_GRID, math.ceil(size / 4)) for size in _seen_shape(image_shape)]
-    to_features = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(channels, 32, 5, stride=2, padding=2, bias=False),  # the stride leaves a quarter of the work
         nn.BatchNorm2d(32),
         nn.ReLU(),
@@ -318,11 +361,8 @@ def _classifier_network(image_shape: tuple[int, int, int], n_classes: int) -> nn
         nn.ReLU(),
         nn.AdaptiveAvgPool2d((grid[0], grid[1])),
         nn.Flatten(),
-        nn.Linear(64 * grid[0] * grid[1], Classifier.n_features),
+        nn.Linear(64 * grid[0] * grid[1], n_features),
     )
-    to_logits = nn.Sequential(nn.ReLU(), nn.Linear(Classifier.n_features, n_classes))
-    # channels_last: on a CPU a step takes a fifth less time
-    return nn.Sequential(to_features, to_logits).to(memory_format=torch.channels_last)
 
 
 def _train(network: nn.Sequential, images: Tensor, targets: Tensor, seed: int, progress: Progress | None) -> None:
@@ -352,7 +392,7 @@ def _batches(n: int, batch_size: int, seed: int) -> Iterator[Tensor]:
 
 
 @torch.no_grad()
-def _classes(network: nn.Sequential, images: Tensor) -> Tensor:
+def likeliest_classes(network: nn.Sequential, images: Tensor) -> Tensor:
     """The likeliest class of each image, uint8, on the CPU."""
     device = next(network.parameters()).device
     network.eval()
@@ -367,7 +407,7 @@ def _exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
-FEATURE_NAMES = (Inception.name, Classifier.name)
+FEATURE_NAMES = (Inception.name, Classifier.name, Random.name)
 
 
 def real_features(

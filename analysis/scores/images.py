@@ -7,6 +7,7 @@ from collections.abc import Collection, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -14,23 +15,36 @@ import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
-from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
-from analysis.scores.sampling import ImproperPrior, find, fit_and_draw, prior_samples
+from analysis.scores.features import Classifier, Extractor, Inception, Random, real_features, train_classifier
+from analysis.scores.outputs import emits_more
+from analysis.scores.sampling import (
+    BY_SVGD,
+    ImproperPrior,
+    can_be_drawn,
+    draw_by_svgd,
+    find,
+    fit_and_draw,
+    prior_samples,
+    spread,
+)
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
-from analysis.stored import Array, StoredSweep
+from analysis.stored import Array, StoredSweep, config_of
 from analysis.wording import listed
 from fishernet.families import family
+from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
 from fishernet.provenance import count_gpus
 from fishernet.services import mlflow_store
-from fishernet.trained import decode, posterior_means
+from fishernet.trained import decode, images_at_once, posterior_means
 from fishernet.training import set_arithmetic
 
-RECONSTRUCTION = "reconstruction"
+RECONSTRUCTION, DENSEST_MODE, DRAWS, RECTIFIED = "reconstruction", "densest_mode", "draws", "rectified"
 # How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of
 # reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
 HOW = "as many as real, 256 grey values"
-IMAGE_SETS = (RECONSTRUCTION, *densities.DENSITY_NAMES)
+OF_IMAGES = (RECONSTRUCTION, DENSEST_MODE, DRAWS)  # at the held-out images' own codes
+N_NOISE = 1000  # images of uniform noise, as many as the VPAE paper's released code draws
+NOISE_SIZE = (3, 299, 299)  # which it draws at the size that Inception sees
 MOST_REAL = 20_000  # images: their nearest neighbours take time by the square of their number
 CLASSIFIER_ARTIFACT = "classifier.safetensors"
 Images = torch.Tensor  # uint8 (n, channels, height, width)
@@ -39,14 +53,23 @@ Images = torch.Tensor  # uint8 (n, channels, height, width)
 def image_sets_of(run: pd.Series, asked: Sequence[str]) -> list[str]:
     """Those of the sets of images that this run can be asked for: not every model has a prior, mkde has few dimensions.
 
-    None of a model that sees the image: without one it decodes pixel by pixel, a pass each.
+    The densest mode is shown of mixtures of t's, draws of p(x given z) of decoders that give more than an image, and rectified
+    normals of codes that are rectified. None of a model that sees the image: without one it decodes pixel by pixel, a pass each.
     """
     if family(run["model"]).sees_image:
         return []
+    config: Any = config_of(run)
+    lacks = {
+        DENSEST_MODE: getattr(config, "components", 0) < 2 or not LIKELIHOODS[config.likelihood].heavy,
+        DRAWS: not emits_more(config),
+        RECTIFIED: getattr(config, "code", "real") != "rectified",
+    }
     return [
         name
         for name in asked
-        if not (name == "prior" and not family(run["model"]).prior)
+        if not lacks.get(name)
+        and not (name == "prior" and not family(run["model"]).prior)
+        and not (name in BY_SVGD and not can_be_drawn(name, run))
         and not (name == "mkde" and run["latent_dim"] > densities.MKDE_MOST_DIMS)
     ]
 
@@ -62,15 +85,22 @@ def say_sees_image(runs: Sequence[pd.Series]) -> list[str]:
 
 def score_images(
     device: str, extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
-    known: dict[str, Array | None],
+    known: dict[str, Array | None], noise: distances.Moments | None = None,
 ) -> Scored:  # fmt: skip
-    """Distances to the real, held-out images of each set in ``known``: set -> latents that are stored already, or None."""
+    """Distances to the real, held-out images of each set in ``known``: set -> latents that are stored already, or None.
+
+    With the features' moments of ``noise`` also each set's Fréchet distance to it, frechet_to_noise, and real_to_noise, that of
+    the real images.
+    """
     set_arithmetic("float32")  # whatever the model was trained in
     extractor, model = extractor.to(device), model.to(device)
     scored = Scored({}, {})
+    if noise:
+        scored.metrics[f"{extractor.name}/real_to_noise"] = distances.frechet_distance(noise, real.gaussian)
+    generator = torch.Generator(device).manual_seed(seed)
     means: Array | None = None
     for name, latents in known.items():
-        if name == RECONSTRUCTION:
+        if name in OF_IMAGES:
             latents = posterior_means(model, test)
         elif name == "prior" and latents is None:
             try:
@@ -81,26 +111,63 @@ def score_images(
                     "features": extractor.fingerprint, "how": HOW, "n_images": 0, "n_real": len(test), "remarks": [remark],
                 }  # fmt: skip
                 continue
+        elif name == RECTIFIED:
+            latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
+        elif latents is None and name in BY_SVGD:
+            latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
+            scored.samples[name] = latents, settings
         elif latents is None:
             if means is None:
                 means = posterior_means(model, train)
             latents, settings = fit_and_draw(name, means, seed, len(test))
             scored.samples[name] = latents, settings
+        if name in BY_SVGD:
+            scored.about[name] = {"spread": spread(model.cpu(), latents, seed)}
+        model = model.to(device)
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])
         at_once = extractor.batch_of(shape)
         parts = (latents[start : start + at_once] for start in range(0, len(latents), at_once))
-        features = np.concatenate([extractor.features(grey_values(decode(model, part, shape))) for part in parts])
+        show = partial(shown, name, generator) if name in (DENSEST_MODE, DRAWS) else decode
+        features = np.concatenate([extractor.features(grey_values(show(model, part, shape))) for part in parts])
         result = distances.score(real, features, seed)
+        if noise:
+            result.values["frechet_to_noise"] = distances.frechet_distance(noise, distances.fit_gaussian(features))
         scored.metrics |= {f"{extractor.name}/{name}/{score}": value for score, value in result.values.items()}
         scored.about[name] = {
+            **scored.about.get(name, {}),
             "features": extractor.fingerprint,
             "how": HOW,
             "n_images": len(latents),
             "n_real": len(test),
+            "n_noise": noise.n if noise else 0,
             "remarks": result.remarks + extractor.remarks(shape),
         }
     return scored
+
+
+@torch.no_grad()
+def shown(
+    name: str, generator: torch.Generator, model: Autoencoder, latents: Array, image_shape: Sequence[int]
+) -> Images:
+    """Images in [0, 1] of latents (n, d), (n, channels, height, width): of DRAWS from p(x given z), else the densest mode."""
+    parts = []
+    for z in torch.as_tensor(latents, device=next(model.parameters()).device).split(images_at_once(model)):
+        at = model.likelihood.distribution(model.decode(z[None]))
+        image = at.sample(generator) if name == DRAWS else at.estimates()[DENSEST_MODE]
+        parts.append(image[0].cpu())
+    return torch.cat(parts).clamp(0, 1).reshape(-1, *image_shape)
+
+
+def noise_features(extractor: Extractor, image_shape: Sequence[int]) -> distances.Moments:
+    """Of N_NOISE images of uniform noise, at the size that Inception sees, or at that of the images for others."""
+    generator, shape = torch.Generator().manual_seed(0), NOISE_SIZE if isinstance(extractor, Inception) else image_shape
+    left, parts = N_NOISE, []
+    while left:
+        n = min(left, extractor.batch_of(shape))
+        parts.append(extractor.features(torch.rand(n, *shape, generator=generator)))
+        left -= n
+    return distances.fit_gaussian(np.concatenate(parts))
 
 
 def grey_values(images: Images) -> Images:
@@ -119,31 +186,42 @@ def some_real(test: Images) -> Images:
 def tasks(
     stored: StoredSweep, *, features: str = "auto", images: Sequence[str] | None = None,
     latent_dims: Collection[int] = (), usual_dims: Collection[int] = (), inception_weights: Path | None = None,
-    cache: Path | None = CACHE, gpus: int | None = None,
+    cache: Path | None = CACHE, gpus: int | None = None, to_noise: bool = False,
 ) -> Tasks:  # fmt: skip
-    """Distances to the held-out images of every run's sets of images, where a run lacks them.
+    """Distances to the held-out images of every run's sets of images, where a run lacks them; with ``to_noise`` to noise too.
 
     Arguments are the flags'; without ``latent_dims`` of runs at ``usual_dims``, where there are such, else of all. Scores by
     other weights than are at hand count as lacking. A ``cache`` that cannot be kept costs time alone. Raises AnalysisError when
     the features cannot be had, test images are too few, or what is asked for is not there.
     """
     gpus = _gpus(gpus)
-    features = chosen_features(features, inception_weights, gpus)
+    features = chosen_features(stored, features, inception_weights, gpus)
     swept = set(stored.runs["latent_dim"])
     if absent := sorted(set(latent_dims) - swept):
         raise AnalysisError(
             f"--latent-dims asks for d = {listed(absent)}, of which no run has finished; there are d = {listed(sorted(swept))}."
         )
-    sets = images or [name for name in SETS if name != "mkde" or densities.mkde_installed()]
+    # SVGD takes half a minute a run for a thousand images, and is no better than exact draws: where it is asked for.
+    usual = [name for name in SETS if name not in BY_SVGD and (name != "mkde" or densities.mkde_installed())]
+    sets = images or usual
     weights = inception_weights if features == "inception" else None
-    return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache)
+    return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise)
 
 
-def chosen_features(features: str, inception_weights: Path | None, gpus: int | None) -> str:
-    """What --features says, and of auto what it stands for."""
+def chosen_features(stored: StoredSweep, features: str, inception_weights: Path | None, gpus: int | None) -> str:
+    """What --features says, and of auto what it stands for: of images without labels random, where these are to be had.
+
+    Raises AnalysisError where only the images could tell, and they are missing.
+    """
     if features != "auto":
         return features
-    return "inception" if inception_weights or (count_gpus() if gpus is None else gpus) else "classifier"
+    if inception_weights or (count_gpus() if gpus is None else gpus):
+        return Inception.name
+    for name in (Classifier.name, Random.name):  # what runs have goes on
+        if any(name in scores for scores in stored.runs["scores"]):
+            return name
+    unlabelled = stored.images.train_labels is None or stored.images.test_labels is None
+    return Random.name if unlabelled else Classifier.name
 
 
 def _gpus(asked: int | None) -> int:
@@ -159,13 +237,17 @@ def _gpus(asked: int | None) -> int:
 
 def _tasks(
     stored: StoredSweep, features: str, asked: Sequence[str], dims: Collection[int], gpus: int, weights: Path | None,
-    cache: Path | None,
+    cache: Path | None, to_noise: bool,
 ) -> Tasks:  # fmt: skip
     """Of runs with a latent_dim in ``dims``, or of all where it is empty; ``weights`` a file with Inception's weights."""
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
 
     def lacking(extractor: Extractor | None) -> list[tuple[pd.Series, list[str]]]:
-        named = ((run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor)]) for run in runs)
+        noise = N_NOISE if to_noise else 0
+        named = (
+            (run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor, noise)])
+            for run in runs
+        )
         return [(run, names) for run, names in named if names]
 
     said = say_sees_image(runs)
@@ -183,8 +265,10 @@ def _tasks(
     extractor = extractor.to(device)
     test = some_real(stored.images.test)
     real = real_features(extractor, test, cache, say=said.append)
+    noise = noise_features(extractor, stored.images.image_shape) if to_noise else None
     made = [
-        ScoreTask(run, features, score_images, partial(_sets, stored, run, names)) for run, names in lacking(extractor)
+        ScoreTask(run, features, score_images, partial(_sets, stored, run, names, noise))
+        for run, names in lacking(extractor)
     ]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
     return Tasks(made, shared, gpus, said)
@@ -222,17 +306,22 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
     """The network that scores would be made with, where that takes neither a download from elsewhere nor training."""
     if weights:
         return Inception(weights)
+    if features == Random.name:
+        return Random(stored.images.image_shape)
     if features == "classifier":
         with suppress(AnalysisError):  # it matters where a run lacks scores, and is said there
             return _stored_classifier(stored, torch.device("cpu"))
     return None
 
 
-def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None) -> bool:
+def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int) -> bool:
     about = run["scores"].get(features, {}).get(name, {})
     made_with = about.get("features")
     return (
-        made_with is not None and about.get("how") == HOW and (extractor is None or extractor.fingerprint == made_with)
+        made_with is not None
+        and about.get("how") == HOW
+        and about.get("n_noise", 0) >= n_noise
+        and (extractor is None or extractor.fingerprint == made_with)
     )
 
 
@@ -241,8 +330,8 @@ def _rows(runs: pd.DataFrame) -> list[pd.Series]:
 
 
 def _sets(
-    stored: StoredSweep, run: pd.Series, names: Sequence[str]
-) -> tuple[Autoencoder, int, dict[str, Array | None]]:
+    stored: StoredSweep, run: pd.Series, names: Sequence[str], noise: distances.Moments | None
+) -> tuple[Autoencoder, int, dict[str, Array | None], distances.Moments | None]:
     n = len(some_real(stored.images.test))
-    known = {name: None if name in (RECONSTRUCTION, "prior") else find(stored, run, name, n) for name in names}
-    return stored.model(run), int(run["seed"]), known
+    known = {name: None if name in (*OF_IMAGES, RECTIFIED, "prior") else find(stored, run, name, n) for name in names}
+    return stored.model(run), int(run["seed"]), known, noise

@@ -11,13 +11,13 @@ from __future__ import annotations
 import logging
 from functools import partial
 from itertools import pairwise
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 import numpy.typing as npt
 
 from analysis.errors import AnalysisError
-from analysis.scores.densities import Array, Array64, Density
+from analysis.scores.density import Array, Array64, Density, Settings
 
 # Cells along each axis by latent_dim: as fine as some minutes on one core allow.
 CELLS = {1: 256, 2: 96, 3: 32, 4: 14, 5: 8}
@@ -70,7 +70,7 @@ def fit_mkde(means: Array64, seed: int) -> Density:
     return GridDensity(density, edges, settings)
 
 
-def _infer(nifty: Any, counts: npt.NDArray[np.float64], padding: float) -> Array64:
+def _infer(nifty: ModuleType, counts: npt.NDArray[np.float64], padding: float) -> Array64:
     """The posterior mean of exp(s) in each cell."""
     domain = nifty.DomainTuple.make([nifty.RGSpace(n) for n in counts.shape])
     rate, _ = nifty.density_estimator(domain, pad=padding)
@@ -94,7 +94,7 @@ def _infer(nifty: Any, counts: npt.NDArray[np.float64], padding: float) -> Array
 class GridDensity(Density):
     """A density that is constant within each cell of a grid, 0 outside it."""
 
-    def __init__(self, weights: Array64, edges: list[Array64], settings: dict[str, Any]) -> None:
+    def __init__(self, weights: Array64, edges: list[Array64], settings: Settings) -> None:
         self.edges, self.settings = edges, settings
         self.shares = weights / weights.sum()  # the probability of each cell
         self._volume = float(np.prod([e[1] - e[0] for e in edges]))

@@ -6,14 +6,15 @@ many components of a mixture are used, and which of a t's images have a mean.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from scipy import special, stats
+from sklearn.metrics import mutual_info_score
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
@@ -30,6 +31,7 @@ Array = npt.NDArray[np.float64]
 N_IMAGES = 1000  # the first of the test set, as in the paper
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central intervals whose coverage is counted
 NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
+N_NEIGHBOURS = 5  # whose labels are compared with a code's own
 N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
 LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
 ROOT_2_PI = math.sqrt(2 * math.pi)
@@ -66,15 +68,19 @@ def tasks(stored: StoredSweep) -> Tasks:
         for _, run in stored.runs.iterrows()
         if "outputs" not in run["scores"] and not family(run["model"]).sees_image
     ]
+    labels = stored.images.test_labels
+    known = None if labels is None else labels[:N_IMAGES]
     made = [
-        ScoreTask(run, "outputs", score_outputs, partial(lambda run: (stored.model(run), config_of(run).seed), run))
+        ScoreTask(
+            run, "outputs", score_outputs, partial(lambda run: (stored.model(run), config_of(run).seed, known), run)
+        )
         for run in lacking
     ]
     return Tasks(made, [stored.images.test[:N_IMAGES]] if made else [])
 
 
 @torch.no_grad()
-def score_outputs(test: Tensor, model: Autoencoder, seed: int) -> Scored:
+def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | None = None) -> Scored:
     """Of uint8 images (n, channels, height, width), means over images and pixels; x and f in [0, 1], f clipped.
 
     l2_percent            100 mean (x - f)^2, f the mean of p(x given the posterior mean); of a t its location
@@ -84,18 +90,27 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int) -> Scored:
     bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, the seed's; of 8-bit likelihoods -ELBO/(d ln 2) of v.
     code_bits_per_dim     the same of ln p(x given its code), without a posterior: the code's own bits are left out
     coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
-    crps                  continuous ranked probability score of normals and their mixtures, in units of x
+    crps                  continuous ranked probability score of normals, their mixtures and a t, in units of x; none where a t
+                          has no mean
+    pit_deviation         largest distance of the distribution of F(x), F a pixel's own, from the uniform one
+    sd_at_floor           share of emitted standard deviations of pixels below twice the least, least_scale
     sd_rank_correlation   Spearman's, of a pixel's sd and |x - mean|; none where all sd are equal or most are infinite
     without_mean          share of the components' weight whose t has none (df <= 1); without_variance the same of df <= 2
     df_median             median degrees of freedom of the likeliest component
     components_used       exp of the entropy of the mean weights: K where all are used alike
     largest_weight        mean over images of the largest weight
+    label_information     mutual information of the likeliest component and the label, nats
+    neighbour_accuracy    share of images whose label is the commonest of the 5 codes nearest to theirs
+    parameters            trained numbers of the model
     """
     generator = torch.Generator().manual_seed(seed)
     scores: dict[str, list[Array]] = {}
     kept: dict[str, list[Array]] = {}
+    codes = []
     for x in _batches(test, model):
-        a = model.decode(model.posterior_mean(x))
+        code = model.posterior_mean(x)
+        codes.append(_array(code))
+        a = model.decode(code)
         distribution = model.likelihood.distribution(a)
         mean = distribution.mean()
         shown = {"": mean, **{f"_{name}": f for name, f in distribution.estimates().items()}}
@@ -114,6 +129,13 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int) -> Scored:
         calibration = {"coverage": [coverage(arrays["pit"], level) for level in LEVELS], "levels": list(LEVELS)}
         metrics |= {f"coverage_{100 * level:.0f}": coverage(arrays["pit"], level) for level in NAMED_LEVELS}
         metrics |= _summary(arrays)
+        if model.config.scale == "diagonal" and not LIKELIHOODS[model.config.likelihood].matrix:
+            metrics["sd_at_floor"] = float((arrays["scale"] < 2 * model.config.least_scale).mean())
+        if labels is not None and arrays["weights"].shape[1] > 1:
+            metrics["label_information"] = float(mutual_info_score(labels, arrays["weights"].argmax(1)))
+    if labels is not None and len(test) > N_NEIGHBOURS:
+        metrics["neighbour_accuracy"] = neighbour_accuracy(np.concatenate(codes), labels.numpy())
+    metrics["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
     return Scored({f"outputs/{name}": value for name, value in metrics.items()}, {"n_images": len(test), **calibration})
 
 
@@ -125,11 +147,15 @@ def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Arr
         "error": _array((x - mean).abs()),
         "sd": _array(marginals.variance().sqrt()),
         "weights": weights,
+        "scale": _array(marginals.scale),
     }
+    loc = _array(marginals.loc)
     if marginals.df is None:
-        found["crps"] = normal_crps(weights, _array(marginals.loc), _array(marginals.scale), _array(x))
-    else:
-        found["df"] = _array(marginals.df)
+        found["crps"] = normal_crps(weights, loc, found["scale"], _array(x))
+        return found
+    found["df"] = _array(marginals.df)
+    if weights.shape[1] == 1:
+        found["crps"] = t_crps(found["df"], loc[:, 0], found["scale"][:, 0], _array(x))
     return found
 
 
@@ -168,6 +194,30 @@ def normal_crps(weights: Array, loc: Array, scale: Array, x: Array) -> Array:
     return total
 
 
+def t_crps(df: Array, loc: Array, scale: Array, x: Array) -> Array:
+    """Of t distributions, (n, n_pixels): the closed form of Jordan, Krüger, Lerch (J. Stat. Softw. 2019, appendix A).
+
+    df (n, 1), the others (n, n_pixels). It needs a mean: of df <= 1 it is given as infinite.
+    """
+    nu = np.where(df > 1, df, np.nan)
+    y = (x - loc) / scale
+    spread = 2 * np.sqrt(nu) / (nu - 1) * np.exp(special.betaln(0.5, nu - 0.5) - 2 * special.betaln(0.5, nu / 2))
+    at = y * (2 * special.stdtr(nu, y) - 1) + 2 * stats.t.pdf(y, nu) * (nu + y**2) / (nu - 1) - spread
+    return np.asarray(np.where(np.isnan(nu), np.inf, scale * at))
+
+
+def neighbour_accuracy(codes: Array, labels: npt.NDArray[np.int64]) -> float:
+    """Share of codes (n, d) whose label is the commonest of the N_NEIGHBOURS nearest others' (the smallest of equally common)."""
+    nearest = NearestNeighbors(n_neighbors=N_NEIGHBOURS).fit(codes).kneighbors(return_distance=False)
+    commonest = stats.mode(labels[nearest], axis=1).mode
+    return float((commonest == labels).mean())
+
+
+def pit_deviation(pit: Array) -> float:
+    """Kolmogorov's distance of values from the uniform distribution on [0, 1]."""
+    return float(stats.kstest(pit.ravel(), "uniform").statistic)
+
+
 def rank_correlation(sd: Array, error: Array) -> float:
     """Spearman's over pixels whose sd is finite; NaN where these are less than half or their sd are equal."""
     finite = np.isfinite(sd)
@@ -179,7 +229,10 @@ def rank_correlation(sd: Array, error: Array) -> float:
 def _summary(arrays: dict[str, Array]) -> dict[str, float]:
     """Scores of all images at once."""
     weights = arrays["weights"]
-    found = {"sd_rank_correlation": rank_correlation(arrays["sd"].ravel(), arrays["error"].ravel())}
+    found = {
+        "sd_rank_correlation": rank_correlation(arrays["sd"].ravel(), arrays["error"].ravel()),
+        "pit_deviation": pit_deviation(arrays["pit"]),
+    }
     if "crps" in arrays:
         found["crps"] = float(arrays["crps"].mean())
     if "df" in arrays:
@@ -224,7 +277,7 @@ def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str
 
 def _noise(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
     """The random numbers of a pass."""
-    kinds: dict[str, Any] = {"normal": torch.randn, "uniform": torch.rand}
+    kinds: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand}
     return {
         name: kinds[noise.kind](*x.shape[:2], noise.width, generator=generator)
         for name, noise in model.noise(max(model.latent_dims)).items()

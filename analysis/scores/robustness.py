@@ -7,6 +7,7 @@ has a perfectly flat one.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
@@ -26,7 +28,7 @@ from analysis.stored import StoredSweep
 from fishernet.cohort import stream_seed
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
-from fishernet.trained import batch_of
+from fishernet.trained import images_at_once
 
 # Variances of noise in squared units of x in [0, 1], and the share of pixels that a mask sets to 0; 0 is the clean image.
 Levels = Mapping[str, Sequence[float]]
@@ -38,8 +40,16 @@ MOST_IMAGES = 10_000  # the first of the held-out ones
 GROUP = "robustness"
 
 
-def tasks(stored: StoredSweep, levels: Levels = LEVELS) -> Tasks:
-    """Scores at these levels of every run that lacks one of them; a decoder that sees the image has no such reconstruction."""
+def tasks(
+    stored: StoredSweep, levels: Levels = LEVELS, *, noise_levels: Sequence[float] | None = None,
+    mask_levels: Sequence[float] | None = None,
+) -> Tasks:  # fmt: skip
+    """Scores at these levels of every run that lacks one of them; a decoder that sees the image has no such reconstruction.
+
+    ``noise_levels`` and ``mask_levels`` are the flags'; the clean image is always among them.
+    """
+    given = {"gaussian": noise_levels, "mask": mask_levels}
+    levels = {kind: sorted({0.0, *(given[kind] or of_kind)}) for kind, of_kind in levels.items()}
     asked = _about(levels, len(stored.images.test[:MOST_IMAGES]))
     runs = [run for _, run in stored.runs.iterrows() if not family(run["model"]).sees_image]
     lacking = [run for run in runs if run["scores"].get(GROUP) != asked]
@@ -66,11 +76,13 @@ def _inputs(stored: StoredSweep, run: pd.Series) -> tuple[Autoencoder, int]:
     return stored.model(run), int(run["seed"])
 
 
-def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
+def corrupted(images: Tensor, kind: str, level: float, seed: int, fill: float = 0.0) -> Tensor:
     """Uint8 images (n, channels, height, width) as float32 x, damaged: x + sqrt(level) n, not clipped, or masked.
 
-    A masked pixel is 0 in all its channels. The damage is decided by seed, kind and level, so that models meet the same.
+    A masked pixel is ``fill`` in all its channels. The damage is decided by seed, kind and level, so that models meet the same.
+    Raises ValueError for a level below 0, and for a mask's above 1.
     """
+    check_level(kind, level)
     x = images.float() / 255
     if level == 0:
         return x
@@ -78,7 +90,21 @@ def corrupted(images: Tensor, kind: str, level: float, seed: int) -> Tensor:
     if kind == "gaussian":
         return x + math.sqrt(level) * torch.randn(x.shape, generator=generator)
     n, _, height, width = x.shape
-    return x * (torch.rand(n, 1, height, width, generator=generator) >= level)
+    kept = torch.rand(n, 1, height, width, generator=generator) >= level
+    return torch.where(kept, x, fill) if fill else x * kept
+
+
+def check_level(kind: str, level: float) -> None:
+    """Raises ValueError for a level that no damage of that kind has."""
+    most = 1.0 if kind == "mask" else math.inf
+    if not 0 <= level <= most:
+        what = "the share of pixels that a mask hides, from 0 to 1" if kind == "mask" else "a variance, at least 0"
+        raise ValueError(f"a level of {kind} is {what}; got {level:g}")
+
+
+def fill_of(model: Autoencoder) -> float:
+    """What a masked pixel is: 0, which in [-1, 1] is grey and in [0, 1] black, as released."""
+    return 0.5 if model.config.pixel_range == "symmetric" else 0.0
 
 
 @torch.no_grad()
@@ -91,28 +117,40 @@ def robustness(
     sigmoid of one output per pixel. nmi: normalised mutual information, 2 I/(H + H), of the labels and of as many clusters of
     the latent means by k-means.
     """
-    scores = {}
+    scores: dict[str, float] = {}
+    clean: dict[str, float] = {}  # the same whatever the kind
     for kind, of_kind in levels.items():
         for level in of_kind:
-            sums, means = {"mse": 0.0, "bce": 0.0}, []
-            for x, damaged in _batches(images, corrupted(images, kind, level, seed)):
-                mean = model.posterior_mean(damaged)
-                a = model.decode(mean)
-                sums["mse"] += (x - model.likelihood.mean(a)).square().double().sum().item()
-                if has_logits(model):
-                    sums["bce"] += F.binary_cross_entropy_with_logits(a.double(), x.double(), reduction="sum").item()
-                means.append(mean[0].numpy())
-            scores[f"{kind}/{level:g}/mse"] = sums["mse"] / images.numel()
-            if has_logits(model):
-                scores[f"{kind}/{level:g}/bce"] = sums["bce"] / images.numel()
-            if labels is not None:
-                scores[f"{kind}/{level:g}/nmi"] = nmi(np.concatenate(means), labels, seed)
+            if level or not clean:
+                damaged = corrupted(images, kind, level, seed, fill_of(model))
+                found = _scores(model, images, damaged, labels, seed)
+            if not level:
+                clean = found = clean or found
+            scores |= {f"{kind}/{level:g}/{score}": value for score, value in found.items()}
     return scores
 
 
+def _scores(
+    model: Autoencoder, images: Tensor, damaged: Tensor, labels: npt.NDArray[np.int64] | None, seed: int
+) -> dict[str, float]:
+    logits = has_logits(model)
+    sums, means = {"mse": 0.0} | ({"bce": 0.0} if logits else {}), []
+    for x, own in _batches(model, images, damaged):
+        mean = model.posterior_mean(own)
+        a = model.decode(mean)
+        sums["mse"] += (x - model.likelihood.mean(a)).square_().sum(dtype=torch.float64).item()
+        if logits:
+            entropies = F.binary_cross_entropy_with_logits(a, x, reduction="none")
+            sums["bce"] += entropies.sum(dtype=torch.float64).item()
+        means.append(mean[0].numpy())
+    found = {score: total / images.numel() for score, total in sums.items()}
+    return found if labels is None else found | {"nmi": nmi(np.concatenate(means), labels, seed)}
+
+
 def has_logits(model: Autoencoder) -> bool:
-    """Whether the decoder emits one logit per pixel."""
-    return model.likelihood.sigmoid and (model.likelihood.maps, model.likelihood.others) == (1, 0)
+    """Whether the decoder emits one logit per pixel, of images in [0, 1]."""
+    likelihood = model.likelihood
+    return model.config.pixel_range == "unit" and likelihood.sigmoid and (likelihood.maps, likelihood.others) == (1, 0)
 
 
 def nmi(latents: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: int) -> float:
@@ -120,7 +158,10 @@ def nmi(latents: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: i
     if not np.isfinite(latents).all():
         return math.nan
     n_classes = len(np.unique(labels))
-    found = KMeans(n_classes, n_init=N_STARTS, random_state=seed).fit_predict(latents)
+    with warnings.catch_warnings():
+        # Of latents that have collapsed there are fewer clusters, which NMI says too.
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        found = KMeans(n_classes, n_init=N_STARTS, random_state=seed).fit_predict(latents)
     return float(normalized_mutual_info_score(labels, found))
 
 
@@ -135,7 +176,7 @@ def doubled_at(levels: Sequence[float], errors: Sequence[float]) -> float:
     return math.inf
 
 
-def _batches(images: Tensor, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
-    n = batch_of(images[0].numel())
+def _batches(model: Autoencoder, images: Tensor, damaged: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+    n = images_at_once(model)
     for clean, own in zip(images.split(n), damaged.split(n), strict=True):
         yield clean.flatten(1).float().div(255)[None], own.flatten(1)[None]

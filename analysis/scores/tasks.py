@@ -7,14 +7,14 @@ with the settings that made it, in its tag fishernet.scores.GROUP: what is there
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,8 +22,12 @@ import pandas as pd
 from tqdm import tqdm
 
 from analysis.errors import AnalysisError
+from analysis.scores.density import Settings
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from analysis.wording import grouped
+from fishernet.plan import Json
+from fishernet.progress import LINE_SECONDS, repeating
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
 
@@ -35,9 +39,9 @@ class Scored:
     """
 
     metrics: dict[str, float]
-    about: dict[str, Any]
-    samples: dict[str, tuple[npt.NDArray[np.float32], dict[str, Any]]] = field(default_factory=dict)
-    files: dict[str, dict[str, Any]] = field(default_factory=dict)
+    about: Json
+    samples: dict[str, tuple[npt.NDArray[np.float32], Settings]] = field(default_factory=dict)
+    files: dict[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class ScoreTask:
     run: pd.Series
     group: str
     function: Callable[..., Scored]
-    arguments: Callable[[], tuple[Any, ...]]
+    arguments: Callable[[], tuple[object, ...]]
 
     @property
     def what(self) -> str:
@@ -61,21 +65,21 @@ class Tasks:
     """
 
     tasks: Sequence[ScoreTask]
-    shared: Sequence[Any] = ()
+    shared: Sequence[object] = ()
     gpus: int = 0
     said: Sequence[str] = ()
 
 
-def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
-    """Run them on this machine's cores, or on GPUs, and log each; a sentence per task that failed, whatever it raised.
+def run_tasks(stored: StoredSweep, asked: Tasks, seconds: float = LINE_SECONDS) -> list[str]:
+    """Run them on this machine's cores, or on GPUs, and log each; a sentence per reason for which tasks failed, whatever it was.
 
-    The others go on. Raises AnalysisError when Ray cannot start, has fewer GPUs than asked for, or MLflow does not take the
-    scores.
+    The others go on. Where stderr is no terminal, a line every ``seconds`` says there how far they are. Raises AnalysisError
+    when Ray cannot start, has fewer GPUs than asked for, or MLflow does not take the scores.
     """
     tasks, gpus = asked.tasks, asked.gpus
     if not tasks:
         return []
-    ray = _start_ray(gpus)
+    ray, whole = _start_ray(gpus), False
     try:
         references = [ray.put(argument) for argument in asked.shared]
         slots = gpus or int(ray.cluster_resources().get("CPU", 1))
@@ -83,16 +87,26 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
             function: ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(function)
             for function in {task.function for task in tasks}
         }
-        failures: list[str] = []
+        failures: list[tuple[str, str]] = []
 
         def part(task: ScoreTask, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
             stem = f"{task.group}-{task.run['run_id']}"
-            start = f"{task.group} scores of {task.what} {how}: "
-            return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
+            return stored.failures.part(
+                stem, lambda why: failures.append((task.what, f"{how}: {why}")), passing=passing
+            )
 
         waiting = list(reversed(tasks))
-        running: dict[Any, ScoreTask] = {}
-        with tqdm(total=len(tasks), desc=f"scores: {tasks[0].group}", unit="run", disable=None) as bar:
+        running: dict[object, ScoreTask] = {}
+        stem = f"scores: {tasks[0].group}"
+
+        def say() -> None:
+            n_done = len(tasks) - len(waiting) - len(running)
+            print(f"{time.strftime('%H:%M')}  {stem}: {n_done}/{len(tasks)} runs", file=sys.stderr, flush=True)
+
+        with ExitStack() as stack:
+            bar = stack.enter_context(tqdm(total=len(tasks), desc=stem, unit="run", disable=None))
+            if bar.disable:  # no terminal
+                stack.enter_context(repeating(say, seconds))
             while waiting or running:
                 while waiting and len(running) < slots:
                     task, n = waiting.pop(), len(failures)
@@ -109,9 +123,11 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
                         with part(task, "failed", AnalysisError):  # a store that takes none of them
                             log(stored, task, result)
                     bar.update()
-        return failures
+        whole = not failures
+        return [f"{tasks[0].group} scores of {what} {why}" for what, why in grouped(failures)]
     finally:
-        ray_cluster.stop()
+        if not (_shared and whole):  # what made a task fail may be Ray's, and the next scores begin with another
+            _stop_ray()
         stored.reload()
 
 
@@ -132,18 +148,47 @@ def log(stored: StoredSweep, task: ScoreTask, scored: Scored) -> None:
         raise AnalysisError(f"The scores of {task.what} cannot be logged to its run: {error}.") from error
 
 
-def _log_json(uri: str, run_id: str, name: Path, content: dict[str, Any]) -> None:
+def _log_json(uri: str, run_id: str, name: Path, content: Json) -> None:
     with tempfile.TemporaryDirectory(prefix="fishernet-") as folder:
         path = Path(folder) / name.name
         path.write_text(json.dumps(content), encoding="utf-8")
         mlflow_store.files_of(uri, run_id).log_artifact(str(path), name.parent.as_posix())
 
 
-def _start_ray(gpus: int) -> ModuleType:
+_shared = False  # whether the Ray of one score stays for the next
+_gpus: int | None = None  # of the Ray that runs
+
+
+@contextmanager
+def one_ray() -> Iterator[None]:
+    """Scores computed inside share one Ray, whose start takes longer than many of them; it ends with this."""
+    global _shared
+    outer, _shared = _shared, True
     try:
-        ray_cluster.start(gpus=gpus, cpus=gpus or None)
-    except ray_cluster.ClusterError as error:
-        raise AnalysisError(f"{error}.") from None
+        yield
+    finally:
+        _shared = outer
+        if not outer:
+            _stop_ray()
+
+
+def _start_ray(gpus: int) -> ModuleType:
+    global _gpus
+    if _gpus is not None and _gpus != gpus:
+        _stop_ray()
+    if _gpus is None:
+        try:
+            ray_cluster.start(gpus=gpus, cpus=gpus or None)
+        except ray_cluster.ClusterError as error:
+            raise AnalysisError(f"{error}.") from None
+        _gpus = gpus
     import ray  # here, as what it reads must be set before
 
     return ray
+
+
+def _stop_ray() -> None:
+    global _gpus
+    if _gpus is not None:
+        ray_cluster.stop()
+        _gpus = None

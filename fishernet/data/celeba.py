@@ -2,28 +2,26 @@
 
 import contextlib
 import hashlib
-import os
-import tempfile
-from collections.abc import Iterator
+import json
 from pathlib import Path
 
 import numpy as np
 
 from fishernet.data import DATA_DIR_VARIABLE, DataError
-from fishernet.data.files import Array, Parts
+from fishernet.data.decoding import decode_into
+from fishernet.data.files import Parts, fingerprint
 from fishernet.data.fitting import Fit
-from fishernet.data.folders import decode
 
 IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 TRAIN, VALIDATION, TEST = "0", "1", "2"  # in the partition file
-AT_ONCE = 1000  # images in memory while they are decoded
 
 
-def load_celeba(data_dir: Path, fit: Fit) -> Parts:
+def load_celeba(_dataset: str, data_dir: Path, fit: Fit) -> Parts:
     """The official training and test parts, 162,770 and 19,962 images in colour; the validation part is left out.
 
     Without ``fit`` they are 178 x 218. The pixels are kept beside the images as CROP-SIZE-KEY.npy, whose key is of the partition
-    file, written whole or not at all, and mapped. Raises DataError where a file is missing or damaged.
+    file, decoded by as many processes as there are cores, written whole or not at all, and mapped. Their fingerprint is kept
+    with them, as it takes seconds. Raises DataError where a file is missing or damaged.
     """
     folder = data_dir / "celeba"
     found = {part: [folder / IMAGES / name for name in names] for part, names in _partition(folder).items()}
@@ -32,9 +30,31 @@ def load_celeba(data_dir: Path, fit: Fit) -> Parts:
     decoded = folder / f"{fit.crop}-{fit.size}-{key}.npy"
     if not decoded.exists():
         _check_images(folder, paths)
-        _decode_into(decoded, paths, fit)
-    images = np.load(decoded, mmap_mode="c")  # so that torch takes it as writable; nothing reaches the file
-    return Parts(images[: len(found[TRAIN])], images[len(found[TRAIN]) :], None, None)
+        decode_into(decoded, paths, fit)
+    try:
+        images = np.load(decoded, mmap_mode="c")  # so that torch takes it as writable; nothing reaches the file
+        if images.dtype != np.uint8 or images.ndim != 4 or len(images) != len(paths):
+            raise ValueError(f"it holds {images.dtype} of shape {images.shape} for {len(paths):,} images")
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(f"{decoded} is damaged: {error}. Once it is deleted, the images are decoded again.") from None
+    parts = Parts(images[: len(found[TRAIN])], images[len(found[TRAIN]) :], None, None)
+    return parts._replace(fingerprint=_kept_fingerprint(decoded, parts))
+
+
+def _kept_fingerprint(decoded: Path, parts: Parts) -> str:
+    """That of the decoded images, from the file beside them where it is of this size and time, else computed and kept there."""
+    beside, state = decoded.with_suffix(".json"), decoded.stat()
+    about = {"size": state.st_size, "modified": state.st_mtime_ns}
+    try:
+        kept = json.loads(beside.read_text(encoding="utf-8"))
+        if {name: kept[name] for name in about} == about:
+            return str(kept["fingerprint"])
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # none, or a damaged one
+    found = fingerprint(parts)
+    with contextlib.suppress(OSError):  # it costs seconds and nothing else
+        beside.write_text(json.dumps({**about, "fingerprint": found}), encoding="utf-8")
+    return found
 
 
 def _partition(folder: Path) -> dict[str, list[str]]:
@@ -70,38 +90,3 @@ def _check_images(folder: Path, paths: list[Path]) -> None:
             f"{folder / IMAGES} lacks {len(missing):,} of the {len(paths):,} images that {PARTITION} names, such as "
             f"{missing[0]}. Unpack img_align_celeba.zip again."
         )
-
-
-def _decode_into(target: Path, paths: list[Path], fit: Fit) -> None:
-    with _partial(target) as partial:
-        whole: Array | None = None
-        for start in range(0, len(paths), AT_ONCE):
-            pixels, _ = decode(paths[start : start + AT_ONCE], fit)
-            if whole is None:
-                shape = (len(paths), *pixels.shape[1:])
-                whole = np.lib.format.open_memmap(partial, mode="w+", dtype=np.uint8, shape=shape)
-            if pixels.shape[1:] != whole.shape[1:]:
-                raise DataError(
-                    f"{paths[start]} and those after it have the shape {pixels.shape[1:]}, the images before {whole.shape[1:]}; "
-                    "the images of celeba are 178 x 218 in colour. Unpack img_align_celeba.zip again."
-                )
-            whole[start : start + len(pixels)] = pixels
-
-
-@contextlib.contextmanager
-def _partial(target: Path) -> Iterator[Path]:
-    """A file beside the target, which it becomes at the end of the block and is removed where that raises."""
-    try:
-        number, name = tempfile.mkstemp(dir=target.parent, prefix=f".{target.stem}-", suffix=".npy")
-    except OSError as error:
-        raise DataError(
-            f"{target.parent} is where decoded images are kept, and cannot be written to: {error}."
-        ) from None
-    os.close(number)
-    try:
-        yield Path(name)
-        Path(name).replace(target)
-    except OSError as error:
-        raise DataError(f"{target}, where decoded images are kept, cannot be written: {error}.") from None
-    finally:
-        Path(name).unlink(missing_ok=True)

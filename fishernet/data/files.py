@@ -1,21 +1,16 @@
-"""Images of one's own: .npz and .npy files (here) and folders of image files (``folders.py``)."""
+"""Images of one's own as arrays: .npz and .npy files, and what every source of images gives."""
 
-import os
+import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
-from fishernet.data import DataError, unknown_dataset
-from fishernet.data.fitting import Fit
+from fishernet.data import DataError
 
-Array = npt.NDArray[Any]
-
-WHOLE = Fit()
+Array = np.ndarray  # of numbers whose type is looked at
 
 LABELS_OF = {"train": "train_labels", "test": "test_labels", "images": "labels"}  # arrays of an .npz file
-LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
 OVERSHOOT = 0.2  # what resampling adds at the most to a range of 0 to 1, about
 WHITES = (1023, 4095, 16383, 65535)  # of 10, 12, 14 and 16 bits
 
@@ -33,28 +28,19 @@ class Parts(NamedTuple):
     test_labels: Array | None
     remarks: tuple[str, ...] = ()
     n_train: int = 0
+    fingerprint: str = ""  # where it is known without reading them
 
 
-def load_path(dataset: str, fit: Fit = WHOLE) -> Parts:
-    """The images of a folder, an .npz or an .npy file, each made to ``fit``; raises DataError."""
-    # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
-    path = os.path.expanduser(dataset)  # noqa: PTH111
-    if os.path.isdir(path):  # noqa: PTH112
-        from fishernet.data.folders import load_folder
-
-        parts = load_folder(Path(path), fit)
-    elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
-        parts = load_arrays(Path(path))
-        parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
-    else:
-        raise unknown_dataset(dataset)
-    brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))
-    if brightest < LEAST_WHITE:
-        raise DataError(
-            f"{path}: the brightest pixel of all images is {brightest} of 255, below a tenth of white, so that hardly any "
-            "contrast is left. Scale them so that white is 255, or 1.0 as floats: if they are counts up to 16, divide by 16."
-        )
-    return parts
+def fingerprint(parts: Parts) -> str:
+    """The start of a sha256 over shapes and bytes of images and labels."""
+    digest = hashlib.sha256()
+    for array in parts[:4]:
+        if array is None:
+            digest.update(b"none")
+        else:
+            digest.update(str(array.shape).encode())
+            digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()[:16]
 
 
 def split(images: Array, labels: Array | None, remarks: tuple[str, ...] = ()) -> Parts:

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-import numpy.typing as npt
 
 from fishernet.data import DataError
 
@@ -28,7 +27,7 @@ class Fit(NamedTuple):
 
         if max(self.crop, 0) > min(image.size):
             raise DataError(
-                f"{name} is {image.width} x {image.height}, and crop asks for its central {self.crop} x {self.crop} pixels. "
+                f"{name} is {image.width} x {image.height}, and --crop asks for its central {self.crop} x {self.crop} pixels. "
                 f"Give at most {min(image.size)}, or leave that image out."
             )
         if not any(self):
@@ -38,7 +37,7 @@ class Fit(NamedTuple):
         square = image.crop((left, top, left + side, top + side))
         return square if self.size in (0, side) else square.resize((self.size, self.size), Resampling.BILINEAR)
 
-    def array(self, images: npt.NDArray[Any], name: object) -> npt.NDArray[Any]:
+    def array(self, images: np.ndarray, name: object) -> np.ndarray:
         """Uint8 (n, channels, height, width) fitted one by one; raises as ``image`` does."""
         if not any(self) or not len(images):
             return images

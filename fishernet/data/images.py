@@ -1,8 +1,10 @@
-"""The images of one sweep in memory."""
+"""The images of one sweep in memory, and on the device that trains."""
 
 from dataclasses import dataclass
+from typing import Self
 
 import torch
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -17,14 +19,14 @@ class ImageData:
     """
 
     name: str
-    train: torch.Tensor
-    test: torch.Tensor
-    train_labels: torch.Tensor | None
-    test_labels: torch.Tensor | None
+    train: Tensor
+    test: Tensor
+    train_labels: Tensor | None
+    test_labels: Tensor | None
     fingerprint: str
     held_out: str
     remarks: tuple[str, ...] = ()
-    stopping: torch.Tensor | None = None
+    stopping: Tensor | None = None
 
     @property
     def image_shape(self) -> tuple[int, int, int]:
@@ -38,3 +40,27 @@ class ImageData:
         if self.stopping is not None:
             counts += f", {len(self.stopping)} to stop by"
         return "; ".join([f"{counts}, {height}x{width} {'grey' if channels == 1 else 'colour'}", *self.remarks])
+
+
+@dataclass(frozen=True)
+class ResidentImages:
+    """An image set on the device as uint8, (n, n_pixels), moved there once."""
+
+    pixels: Tensor
+    dtype: torch.dtype = torch.float32  # of the grey values
+
+    @classmethod
+    def of(cls, images: Tensor, device: torch.device, dtype: torch.dtype = torch.float32) -> Self:
+        return cls(images.flatten(1).to(device), dtype)
+
+    def __len__(self) -> int:
+        return len(self.pixels)
+
+    def take(self, index: Tensor, thresholds: Tensor | None = None) -> Tensor:
+        """Images as grey values in [0, 1]: index (n_members, n) to (n_members, n, n_pixels).
+
+        With ``thresholds``, uint8 in that shape, 1 where a grey value of 0..255 exceeds its own and else 0.
+        """
+        # A copy of whole rows: indexing would look up every pixel by itself.
+        rows = self.pixels.index_select(0, index.flatten()).view(*index.shape, -1)
+        return rows.to(self.dtype).div_(255) if thresholds is None else (rows > thresholds).to(self.dtype)

@@ -1,30 +1,37 @@
 """``load_data``: the images of a name or a path, whole or cut to what trains and what is held out."""
 
-import hashlib
+import importlib
 import importlib.util
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fishernet.config import TrialConfig
-from fishernet.data import DATA_DIR_VARIABLE, DataError
+from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset
 from fishernet.data.binarised import drawn_once, thresholded
-from fishernet.data.celeba import load_celeba
-from fishernet.data.files import Array, Parts, load_path
+from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
+from fishernet.data.folders import load_folder
 from fishernet.data.idx import load_idx
 from fishernet.data.images import ImageData
 
+LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
 PACKAGES = {
     "sklearn": "scikit-learn",
     "PIL": "pillow",
     "scipy": "scipy",
     "torchvision": "torchvision",
 }  # by the module's name, what only some data are read with
+
+
+# Zeros, of each other digit, and both of those to hold out.
+REVERSED: dict[str, tuple[int, int, tuple[int, int] | None]] = {
+    "reversed-mnist": (5800, 100, None),
+    "reversed-mnist-released": (5000, 100, (800, 50)),
+}
 
 
 def load_data(
@@ -60,7 +67,7 @@ def load_data(
         raise DataError(
             f"{dataset} is read with {package}, which is not installed here: pip install {package}."
         ) from None
-    train, test, train_labels, test_labels, remarks, n_own = parts
+    train, test, train_labels, test_labels, remarks, n_own, _ = parts
     if train.shape[1:] != test.shape[1:]:
         raise DataError(
             f"{dataset}: training and test images must have one shape (channels, height, width); "
@@ -91,13 +98,7 @@ def load_data(
             f"with validation_size {validation_size} and stopping_size {stopping_size}; got {train_size}. "
             f"Give at most {n_left}."
         )
-    fingerprint = hashlib.sha256()
-    for array in (train, test, train_labels, test_labels):
-        if array is None:
-            fingerprint.update(b"none")
-        else:
-            fingerprint.update(str(array.shape).encode())
-            fingerprint.update(np.ascontiguousarray(array).data)
+    known = parts.fingerprint or fingerprint(parts)
     stopping, first = (
         train[len(train) - validation_size - stopping_size :][:stopping_size],
         len(train) - validation_size,
@@ -118,7 +119,7 @@ def load_data(
         _tensor(test),
         None if train_labels is None else _tensor(train_labels[:n_train]),
         None if test_labels is None else _tensor(test_labels),
-        fingerprint.hexdigest()[:16],
+        known,
         held_out,
         remarks,
         _tensor(stopping) if stopping_size else None,
@@ -131,18 +132,41 @@ def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = Non
 
 
 def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
-    if dataset not in (*LOADERS, *FITTING_LOADERS):
-        return load_path(dataset, fit)
+    if dataset not in DATASETS:
+        return _load_path(dataset, fit)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
-    if dataset in FITTING_LOADERS:
-        parts = FITTING_LOADERS[dataset](folder, fit)
+    row = DATASETS[dataset]
+    module, _, function = row.reader.partition(":")
+    read: Callable[..., Parts] = getattr(importlib.import_module(module), function)
+    if row.fits:
+        parts = read(dataset, folder, fit)
     else:
-        parts = LOADERS[dataset](folder, download)
+        parts = read(dataset, folder, download)
         parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
     if os.path.exists(dataset):  # noqa: PTH110
         return parts._replace(
             remarks=(*parts.remarks, f"{dataset} in this folder is not read: its path is ./{dataset}")
+        )
+    return parts
+
+
+def _load_path(dataset: str, fit: Fit) -> Parts:
+    """The images of a folder, an .npz or an .npy file, each made to ``fit``; raises DataError."""
+    # os.path says no where pathlib raises: for a ~user that does not exist, for a name that is too long
+    path = os.path.expanduser(dataset)  # noqa: PTH111
+    if os.path.isdir(path):  # noqa: PTH112
+        parts = load_folder(Path(path), fit)
+    elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
+        parts = load_arrays(Path(path))
+        parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
+    else:
+        raise unknown_dataset(dataset)
+    brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))
+    if brightest < LEAST_WHITE:
+        raise DataError(
+            f"{path}: the brightest pixel of all images is {brightest} of 255, below a tenth of white, so that hardly any "
+            "contrast is left. Scale them so that white is 255, or 1.0 as floats: if they are counts up to 16, divide by 16."
         )
     return parts
 
@@ -154,7 +178,7 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _load_digits(_data_dir: Path, _download: bool) -> Parts:
+def load_digits(_dataset: str, _data_dir: Path, _download: bool) -> Parts:
     """scikit-learn's 8x8 digits, which come with the package; the last 360 of 1797 are the test set."""
     found = importlib.util.find_spec("sklearn")
     if found is None or not found.submodule_search_locations:
@@ -169,14 +193,13 @@ def _load_digits(_data_dir: Path, _download: bool) -> Parts:
     return Parts(images[:-360], images[-360:], labels[:-360], labels[-360:])
 
 
-def _load_reversed_mnist(
-    n_zeros: int, n_others: int, held: tuple[int, int] | None, folder: Path, download: bool
-) -> Parts:
-    """MNIST with many zeros and few of each other digit to train on; of what is left ``held`` so many, or all, to hold out.
+def load_reversed_mnist(dataset: str, folder: Path, download: bool) -> Parts:
+    """MNIST with many zeros and few of each other digit to train on; of what is left so many, or all, to hold out.
 
     The first of each class among the 60,000, in the order of the file. Zheng et al. 2019, section 5.2, takes 5,800 zeros and 100
     of each other digit; its code 5,000, 100, and for validation the next 800 and 50.
     """
+    n_zeros, n_others, held = REVERSED[dataset]
     mnist = load_idx("mnist", folder, download)
     assert mnist.train_labels is not None
     own, rest = [], []
@@ -188,33 +211,3 @@ def _load_reversed_mnist(
     first, others = np.sort(np.concatenate(own)), np.sort(np.concatenate(rest))
     index = np.concatenate([first, others])
     return mnist._replace(train=mnist.train[index], train_labels=mnist.train_labels[index], n_train=len(first))
-
-
-def _load_svhn(folder: Path, download: bool) -> Parts:
-    """Street View House Numbers, 73,257 and 26,032 images in colour, 32 x 32 (Netzer et al. 2011), by torchvision's loader."""
-    from torchvision.datasets import SVHN
-
-    try:
-        train, test = (SVHN(str(folder / "SVHN"), split=split, download=download) for split in ("train", "test"))
-    except ModuleNotFoundError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"svhn is train_32x32.mat and test_32x32.mat in {folder / 'SVHN'}, which cannot be read or downloaded "
-            f"({type(error).__name__}: {error}). Name the folder that holds SVHN with --data-dir or {DATA_DIR_VARIABLE}, or run "
-            "once where there is a network."
-        ) from None
-    return Parts(train.data, test.data, train.labels.astype(np.int64), test.labels.astype(np.int64))
-
-
-LOADERS: dict[str, Callable[[Path, bool], Parts]] = {
-    "fashion-mnist": partial(load_idx, "fashion-mnist"),
-    "mnist": partial(load_idx, "mnist"),
-    "digits": _load_digits,
-    "reversed-mnist": partial(_load_reversed_mnist, 5800, 100, None),
-    "reversed-mnist-released": partial(_load_reversed_mnist, 5000, 100, (800, 50)),
-    "svhn": _load_svhn,
-}
-FITTING_LOADERS: dict[str, Callable[[Path, Fit], Parts]] = {
-    "celeba": load_celeba
-}  # those that crop and resize as they read

@@ -1,7 +1,7 @@
 """The likelihoods by name, and how many numbers each wants of the decoder. Nothing here imports torch."""
 
-import importlib
 import math
+import pkgutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -37,8 +37,7 @@ class LikelihoodRow:
 
     def load(self) -> Any:
         """What makes a ``fishernet.likelihoods.base.Likelihood`` of (config, n_members, image_shape)."""
-        module, _, name = self.likelihood.partition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.likelihood)
 
 
 _DISCRETISED = "fishernet.likelihoods.discretised:Discretised"

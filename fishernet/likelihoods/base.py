@@ -52,8 +52,8 @@ class DiagonalRoot:
     def _information(self) -> Tensor:
         return self.root.square()
 
-    def part(self, members: slice) -> "DiagonalRoot":
-        return DiagonalRoot(self.root[members])
+    def part(self, members: slice) -> Self:
+        return type(self)(self.root[members])
 
 
 class Marginals(NamedTuple):
@@ -103,25 +103,6 @@ class Emitted(ABC):
     def estimates(self) -> dict[str, Tensor]:
         """Other images that could be shown in place of ``mean``, by name, where they differ; in its shape."""
         return {}
-
-
-class Bound(Emitted):
-    """A likelihood at an a: of those that are functions of a alone."""
-
-    def __init__(self, likelihood: "Likelihood", a: Tensor) -> None:
-        self.likelihood, self.a = likelihood, a
-
-    def log_prob(self, x: Tensor) -> Tensor:
-        return self.likelihood.log_prob(x, self.a)
-
-    def mean(self) -> Tensor:
-        return self.likelihood.mean(self.a)
-
-    def sample(self, generator: torch.Generator | None = None) -> Tensor:
-        return self.likelihood.sample(self.a, generator)
-
-    def marginals(self) -> Marginals | None:
-        return self.likelihood.marginals(self.a)
 
 
 class Likelihood(nn.Module, ABC):
@@ -211,3 +192,22 @@ class Likelihood(nn.Module, ABC):
 
     def observe(self, x: Tensor, a: Tensor) -> None:
         """Take note of a training batch, after the optimiser's step."""
+
+
+class Bound(Emitted):
+    """A likelihood at an a: of those that are functions of a alone."""
+
+    def __init__(self, likelihood: Likelihood, a: Tensor) -> None:
+        self.likelihood, self.a = likelihood, a
+
+    def log_prob(self, x: Tensor) -> Tensor:
+        return self.likelihood.log_prob(x, self.a)
+
+    def mean(self) -> Tensor:
+        return self.likelihood.mean(self.a)
+
+    def sample(self, generator: torch.Generator | None = None) -> Tensor:
+        return self.likelihood.sample(self.a, generator)
+
+    def marginals(self) -> Marginals | None:
+        return self.likelihood.marginals(self.a)

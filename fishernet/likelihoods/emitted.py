@@ -21,6 +21,7 @@ which divides by nothing. nu is softplus + 1e-6.
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 import torch.nn.functional as F
@@ -28,7 +29,7 @@ from torch import Tensor
 
 from fishernet.families import LikelihoodConfig
 from fishernet.likelihoods import LIKELIHOODS, emits, scale_numbers
-from fishernet.likelihoods.base import Emitted, Likelihood, Marginals
+from fishernet.likelihoods.base import Emitted, Likelihood, Marginals, Root
 from fishernet.likelihoods.pixels import Gaussian, root_slope
 from fishernet.networks.activations import ACTIVATIONS
 
@@ -380,7 +381,10 @@ class Emitting(Likelihood):
         return self.distribution(a).log_prob(x)
 
     def mean(self, a: Tensor) -> Tensor:
-        return self.distribution(a).mean()
+        """Of locations and weights alone: the triangles of a full scale are larger than all else."""
+        loc, _, df, logits = self.split(a)
+        loc = super().mean(loc)
+        return Mixed(None if logits is None else torch.log_softmax(logits, -1), loc, Identity(loc), df).mean()
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return self.distribution(a).sample(generator)
@@ -388,7 +392,7 @@ class Emitting(Likelihood):
     def marginals(self, a: Tensor) -> Marginals:
         return self.distribution(a).marginals()
 
-    def root_information(self, a: Tensor) -> "EmittedRoot":
+    def root_information(self, a: Tensor) -> Root:
         """Of one component; of a mixture no closed form is known."""
         if self.mixed:
             raise NotImplementedError("the Fisher information of a mixture has no closed form; leave components at 0")
@@ -416,7 +420,7 @@ class EmittedRoot:
     information_about location keeps the first alone.
     """
 
-    def __init__(self, likelihood: "Emitting", a: Tensor) -> None:
+    def __init__(self, likelihood: Emitting, a: Tensor) -> None:
         self.likelihood, self.a = likelihood, a
         self.n_rows = likelihood.n_rows
         loc, scale, df, _ = likelihood.split(a)
@@ -465,8 +469,8 @@ class EmittedRoot:
     def gram(self, tangent: Tensor) -> Tensor:
         return self.pull(self.push(tangent))
 
-    def part(self, members: slice) -> "EmittedRoot":
-        return EmittedRoot(self.likelihood, self.a[members])
+    def part(self, members: slice) -> Self:
+        return type(self)(self.likelihood, self.a[members])
 
 
 def gaussian(config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> Likelihood:

@@ -21,7 +21,11 @@ class Bernoulli(Likelihood):
     """Grey values as probabilities: ln p = sum_j x_j ln f_j + (1 - x_j) ln(1 - f_j)."""
 
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
+        """sum_j x_j a_j - ln(1 + exp a_j)."""
+        if a.requires_grad:  # with a gradient in one pass
+            return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
+        # Fewer passes, pixel by pixel: of two sums the difference would lose digits. Beyond 40 softplus is a to the last digit.
+        return -F.softplus(a, threshold=40).addcmul_(x, a, value=-1).sum(2)
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.bernoulli(self.mean(a), generator=generator)
@@ -38,24 +42,35 @@ class Bernoulli(Likelihood):
 
 
 class Gaussian(Likelihood):
-    """x = f + n, n ~ N(0, exp(xi) 1): FisherNet paper, equations 7-9 with t = exp; xi is 0 unless a subclass moves it."""
+    """x = f + n, n ~ N(0, exp(xi) 1): FisherNet paper, equations 7-9 with t = exp; xi is 0 unless a subclass moves it.
 
-    xi: Tensor  # (n_members,): logarithm of the noise variance in squared units of x
+    With ``pixel_range`` symmetric exp(xi) is the variance of 2x - 1, and so a quarter of it that of x. Densities are of x.
+    """
+
+    xi: Tensor  # (n_members,): logarithm of the noise variance in squared units of the images' range
 
     def __init__(self, config: LikelihoodConfig, n_members: int, image_shape: Sequence[int]) -> None:
         super().__init__(config, n_members, image_shape)
+        self.log_unit = (
+            -math.log(4) if config.pixel_range == "symmetric" else 0.0
+        )  # of variances, in squared units of x
         self.register_buffer("xi", torch.zeros(n_members))
 
     def squared_error(self, x: Tensor, a: Tensor) -> Tensor:
         return (x - self.mean(a)).square().sum(2)
 
+    @property
+    def log_variance(self) -> Tensor:
+        """ln of the noise variance in squared units of x, (n_members,)."""
+        return self.xi + self.log_unit
+
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
-        xi = self.xi[:, None]
-        return -0.5 * (self.squared_error(x, a) * torch.exp(-xi) + x.shape[2] * (xi + math.log(2 * math.pi)))
+        ln_v = self.log_variance[:, None]
+        return -0.5 * (self.squared_error(x, a) * torch.exp(-ln_v) + x.shape[2] * (ln_v + math.log(2 * math.pi)))
 
     def hyvarinen(self, x: Tensor, a: Tensor) -> Tensor:
-        """|x - f|^2/(2 v^2) - k/v, v = exp(xi)."""
-        precision = torch.exp(-self.xi)[:, None]
+        """|x - f|^2/(2 v^2) - k/v, v the noise variance."""
+        precision = torch.exp(-self.log_variance)[:, None]
         return 0.5 * self.squared_error(x, a) * precision.square() - x.shape[2] * precision
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
@@ -63,20 +78,20 @@ class Gaussian(Likelihood):
         return self.draw(a, normal)
 
     def draw(self, a: Tensor, noise: Tensor) -> Tensor:
-        return self.mean(a) + torch.exp(0.5 * self.xi)[:, None, None] * noise
+        return self.mean(a) + torch.exp(0.5 * self.log_variance)[:, None, None] * noise
 
     def root_information(self, a: Tensor) -> DiagonalRoot:
-        inverse_sd = torch.exp(-0.5 * self.xi)[:, None, None]
+        inverse_sd = torch.exp(-0.5 * self.log_variance)[:, None, None]
         return DiagonalRoot(root_slope(a).square() * inverse_sd if self.sigmoid else inverse_sd.expand_as(a))
 
     def marginals(self, a: Tensor) -> Marginals:
         f = self.mean(a)[:, :, None]
-        sd = torch.exp(0.5 * self.xi)[:, None, None, None]
+        sd = torch.exp(0.5 * self.log_variance)[:, None, None, None]
         return Marginals(f.new_zeros(f.shape[:3]), f, sd.expand_as(f))
 
     @property
     def constant(self) -> float:
-        return 0.5 * self.n_pixels * math.log(2 * math.pi)
+        return 0.5 * self.n_pixels * (math.log(2 * math.pi) + self.log_unit)
 
     def parts(self, log_prob: Tensor) -> dict[str, Tensor]:
         """k xi/2 and |x - f|^2 exp(-xi)/2 of equations 24 and 25."""
@@ -92,14 +107,14 @@ class Gaussian(Likelihood):
 
     @property
     def noise_variance(self) -> Tensor:
-        """exp(xi)."""
-        return self.xi.detach().exp()
+        return self.log_variance.detach().exp()
 
 
 class GaussianLearned(Gaussian):
     """``Gaussian`` whose xi is found by gradient (paper) or set to the optimum of the running mean squared error.
 
-    The optimum of the likelihood at fixed f is xi = ln mean_j (x_j - f_j)^2 (Rybkin et al., sigma-VAE, 2021, eq. 5).
+    The optimum of the likelihood at fixed f is xi = ln mean_j (x_j - f_j)^2, x in the images' range (Rybkin et al.,
+    sigma-VAE, 2021, eq. 5).
     """
 
     n_observed: Tensor  # (n_members,): steps behind the running mean
@@ -118,7 +133,7 @@ class GaussianLearned(Gaussian):
     @torch.no_grad()
     def observe(self, x: Tensor, a: Tensor) -> None:
         if self.closed_form:
-            mean_squared_error = self.squared_error(x, a).mean(1) / x.shape[2]
+            mean_squared_error = self.squared_error(x, a).mean(1) / x.shape[2] * math.exp(-self.log_unit)
             # A running mean that starts as the plain mean of what was seen and then forgets (Adam's bias correction).
             self.n_observed.add_(1)
             weight = ((1 - NOISE_MEMORY) / (1 - NOISE_MEMORY**self.n_observed)).clamp(max=1)  # the first to rounding

@@ -19,7 +19,7 @@ from fishernet.networks.stacked import Linear, Stacked, StackedLayer
 from fishernet.posteriors import Posterior
 from fishernet.priors import Prior, prior_of
 
-DEQUANTISATION = "dequantisation"  # the name of its noise
+DEQUANTISATION, INPUT_NOISE = "dequantisation", "input"  # the names of their noise
 
 
 class Noise(NamedTuple):
@@ -101,7 +101,11 @@ class Autoencoder(nn.Module, ABC):
     def encode(self, x: Tensor) -> dict[str, Tensor]:
         """Each head's output, (n_members, n, d)."""
         with self.arithmetic():
-            return self.heads_from(self.trunk(x), x.dtype)
+            return self.heads_from(self.trunk(self.ranged(x)), x.dtype)
+
+    def ranged(self, x: Tensor) -> Tensor:
+        """x, or 2x - 1 where ``pixel_range`` is symmetric."""
+        return 2 * x - 1 if self.config.pixel_range == "symmetric" else x
 
     def heads_from(self, features: Tensor, dtype: torch.dtype) -> dict[str, Tensor]:
         """Each head's output of the trunk's features."""
@@ -116,7 +120,7 @@ class Autoencoder(nn.Module, ABC):
             a: Tensor = self.decoder(z).to(z.dtype)
         return a
 
-    def arithmetic(self) -> AbstractContextManager[Any]:
+    def arithmetic(self) -> AbstractContextManager[object]:
         """Within it the networks' matrix products, and their gradients, are of ``config.precision``'s numbers."""
         if self.config.precision != "bfloat16":
             return nullcontext()  # tf32 is a matter of the process: ``training.set_arithmetic``
@@ -171,9 +175,10 @@ class Autoencoder(nn.Module, ABC):
         return {"eta": Noise(latent_dim)}
 
     def all_noise(self, latent_dim: int) -> dict[str, Noise]:
-        """``noise``, and what dequantisation needs."""
+        """``noise``, and what dequantisation and noisy inputs need."""
         dequantised = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
-        return {**self.noise(latent_dim), **dequantised}
+        shown = {INPUT_NOISE: Noise(self.n_pixels)} if getattr(self.config, "input_noise", 0.0) else {}
+        return {**self.noise(latent_dim), **dequantised, **shown}
 
     @property
     def dequantises(self) -> bool:
@@ -183,6 +188,12 @@ class Autoencoder(nn.Module, ABC):
     def seen(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """The images that the loss is of: x = v/255, or (v + u)/256, which have a density (Theis et al. 2016, section 3.1)."""
         return (255 * x + noise[DEQUANTISATION]) / 256 if self.dequantises else x
+
+    def shown(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
+        """What the encoder sees of x: x, and in training with ``input_noise`` x + sqrt(input_noise) n, not clipped."""
+        if not self.training or INPUT_NOISE not in noise:
+            return x
+        return x + math.sqrt(self.config.input_noise) * noise[INPUT_NOISE]
 
     def bits_per_dim(self, terms: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Bits per grey value of the ELBO, or of ln p(x given its code) where there is no posterior, (n_members, n), by name.

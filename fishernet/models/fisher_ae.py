@@ -17,7 +17,9 @@ class FisherAE(VAE):
         + |x - f|^2/(2 v^2) - k/v                               hyvarinen, the score of p(x given z)
         + w' |grad_x ln q(z given x)|^2/2                       stability, z held
 
-    It is in inverse squared units of z and x, not in nats: the Fisher divergence is not invariant to the scale of images.
+    It is in inverse squared units of z and x, not in nats: the Fisher divergence is not invariant to the scale of images. With
+    ``pixel_range`` symmetric x and f are 2x - 1 and 2f - 1: with unit noise the first term is that of v = 1/4 in [0, 1], the
+    others are a quarter of theirs.
     ``posterior_gradient`` held keeps the first term's gradient from the decoder, as the released code does. Theorem 1 asks for
     a smooth density of images that vanishes at its edge, which grey values with atoms at 0 and 1 have not. The terms kl and
     elbo, in nats, are given where the prior is a density, so that all models share a scale.
@@ -26,11 +28,11 @@ class FisherAE(VAE):
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         learns, eta, config = torch.is_grad_enabled(), noise["eta"], self.config
         with torch.enable_grad():
-            at = x.detach().requires_grad_()
+            at = self.shown(x, noise).detach().requires_grad_()
             q = self.posterior(at)
             terms = {}
             if config.stability_weight:
-                terms["stability"] = stability(q, at, eta, config.stability, learns=learns)
+                terms["stability"] = self.units * stability(q, at, eta, config.stability, learns=learns)
             z = q.sample(eta) if learns else q.sample(eta).detach().requires_grad_()
             log_likelihood, a = self.log_likelihood(x, z)
             pull = pull_back(
@@ -40,7 +42,7 @@ class FisherAE(VAE):
             score_of_q = -eta * torch.exp(-0.5 * q.log_variance)
             residual = score_of_q - self.prior.score(z) - pull
             terms["posterior_divergence"] = 0.5 * (residual * self.own).square().sum(2)
-            terms["hyvarinen"] = self.likelihood.hyvarinen(x, a)
+            terms["hyvarinen"] = self.units * self.likelihood.hyvarinen(x, a)
             loss = config.posterior_weight * terms["posterior_divergence"] + terms["hyvarinen"]
             if config.stability_weight:
                 loss = loss + config.stability_weight * terms["stability"]

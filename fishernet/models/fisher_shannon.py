@@ -40,7 +40,7 @@ class FAE(VAE):
         return super().noise(latent_dim) | ({"fisher": Noise(latent_dim)} if drawn_anew else {})
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
-        q, stability = self.held_steady(x, noise["eta"])
+        q, stability = self.held_steady(self.shown(x, noise), noise["eta"])
         loss, terms, mean, a = self.outcome(x, q, noise, stability)
         reading = self.reading(q, noise)
         terms["fisher_reading"] = reading.detach()
@@ -71,6 +71,17 @@ class FAE(VAE):
         if self.config.fisher_constraint == "released-mlp":
             return reading
         return self.fisher_weight * (reading - self.fisher_target).abs()
+
+    def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
+        """The penalty of each image in a batch of itself alone, (n_members, n), mean reading of n_draws draws where it has some.
+
+        The released likelihood, which takes image by image and minus the loss for ln w, is the true one less this.
+        """
+        q = self.posterior(x)
+        drawn_anew = self.config.fisher_constraint == "released-conv"
+        shape = (n_draws if drawn_anew else 1, *q.mean.shape)
+        readings = [self.reading(q, {"fisher": eta.to(x)}) for eta in torch.randn(shape, generator=generator)]
+        return self.batch_penalty(torch.stack(readings).mean(0))
 
     def decoder_penalty(self) -> Tensor:
         """(n_members, 1)."""

@@ -61,7 +61,7 @@ class IAF(VAE):
 
     def posterior(self, x: Tensor) -> Flow:  # type: ignore[override]
         with self.arithmetic():
-            features = self.trunk(x)
+            features = self.trunk(self.ranged(x))
             base = self.gaussian(self.heads_from(features, x.dtype))
             contexts = [cast("FlowStep", step).context(features) for step in self.steps]
 
@@ -91,6 +91,8 @@ class IAF(VAE):
             "elbo": log_likelihood - kl,
             "posterior_entropy": -log_q.detach(),
         }
+        if not self.training:  # of one draw; a pass for each latent, which the loss has no use for
+            terms["fisher_information"] = q.score(noise).detach().square().sum(2)
         noise_prior = self.noise_prior(kl)
         if isinstance(noise_prior, Tensor):
             terms["noise_prior"] = noise_prior

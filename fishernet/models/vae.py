@@ -24,7 +24,7 @@ class AE(Autoencoder):
         return {}
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
-        mean = self.posterior_mean(x)
+        mean = self.posterior_mean(self.shown(x, noise))
         log_likelihood, a = self.log_likelihood(x, mean)
         noise_prior = self.noise_prior(log_likelihood)
         terms = {"log_likelihood": log_likelihood}
@@ -62,7 +62,7 @@ class VAE(Autoencoder):
         return DiagonalGaussian(mean, spread, self.own)
 
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
-        q, stability = self.held_steady(x, noise["eta"])
+        q, stability = self.held_steady(self.shown(x, noise), noise["eta"])
         return self.outcome(x, q, noise, stability)
 
     def outcome(self, x: Tensor, q: DiagonalGaussian, noise: Mapping[str, Tensor], stability: Tensor | None) -> Outcome:
@@ -85,6 +85,11 @@ class VAE(Autoencoder):
         loss = self.kl_weight[:, 0] * means["kl"] - means["log_likelihood"] + means.get("noise_prior", 0.0)
         return loss + self.stability_weight * means.get("stability", 0.0)
 
+    @property
+    def units(self) -> float:
+        """What inverse squared units of x are in those of the images' range: of 2x - 1 a quarter."""
+        return 0.25 if self.config.pixel_range == "symmetric" else 1.0
+
     def held_steady(self, x: Tensor, eta: Tensor) -> tuple[DiagonalGaussian, Tensor | None]:
         """The posterior, and the stability term where it counts: how much ln q(z given x) moves with x (``stability``)."""
         if not self.stability_weight:
@@ -93,7 +98,7 @@ class VAE(Autoencoder):
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             q = self.posterior(x)
-            term = stability(q, x, eta, self.config.stability, learns=learns)
+            term = self.units * stability(q, x, eta, self.config.stability, learns=learns)
         if learns:
             return q, term
         return DiagonalGaussian(q.mean.detach(), q.log_variance.detach(), q.own), term.detach()

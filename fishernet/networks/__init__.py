@@ -1,7 +1,7 @@
 """The networks by name. Nothing here imports torch."""
 
-import importlib
 import itertools
+import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -32,7 +32,7 @@ class Network:
     """
 
     module: str
-    n_products: Callable[["Sizes", int, int], float]  # of a config, n_pixels and n_outputs
+    n_products: Callable[[Sizes, int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
     heads: bool = True  # linear layers from features to latents; else the features are the code, which the AE alone has
     image_side: int = 0  # of the only images it takes, square ones; 0 is any
@@ -50,7 +50,7 @@ class Network:
 
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
-        return getattr(importlib.import_module(self.module), name)
+        return pkgutil.resolve_name(f"{self.module}:{name}")
 
 
 def hidden_layers_of_decoder(config: Sizes) -> int:
@@ -78,4 +78,5 @@ NETWORKS = {
     # at the paper's 8 and 64 latents and one number a pixel, of which little depends
     "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
     "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
+    "fae-28": Network("fishernet.networks.rows", lambda config, *numbers: 205e6, image_side=28, tangents=False),
 }

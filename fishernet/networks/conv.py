@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import cast
+from typing import Self, cast
 
 import torch
 import torch.nn.functional as F
@@ -90,63 +90,6 @@ class Encoder(nn.Module):
         return x.flatten(1)
 
 
-class Decoder(nn.Module):
-    """The mirror image of ``Encoder``, with a last 3x3 convolution to the image's channels (implied by Table A1).
-
-    Each of ``maps`` outputs per pixel is so many more channels; ``others`` outputs per image are linear in z.
-    """
-
-    def __init__(
-        self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
-    ) -> None:
-        super().__init__()
-        self.activation, pairs = _activation(configs[0])
-        latent_dims = [c.latent_dim for c in configs]
-        n_members, sizes = len(latent_dims), conv_sizes(image_shape)
-        self.first_shape = (CONV_FILTERS[-1], *sizes[-1])
-        self.first_activation = GATES[2] if pairs == 2 else self.activation
-        channels = (CONV_FILTERS[-1], *reversed(CONV_FILTERS))
-        self.first = Linear(latent_dims, [pairs * math.prod(self.first_shape)] * n_members)
-        self.layers = nn.ModuleList(
-            ConvTranspose(n_members, n_in, pairs * n_out, stride, size)
-            for (n_in, n_out), stride, size in zip(
-                pairwise(channels), reversed(CONV_STRIDES), reversed(sizes[:-1]), strict=True
-            )
-        )
-        self.last = Conv(n_members, channels[-1], image_shape[0] * maps, 1)
-        self.others = Linear(latent_dims, [others] * n_members) if others else None
-
-    def forward(self, z: Tensor) -> Tensor:
-        x = self.first_activation.function(self.first(z)).unflatten(2, self.first_shape)
-        members = each_member([*self.layers, self.last])
-        images = torch.stack([self._image(features, layers) for features, layers in zip(x, members, strict=True)])
-        return torch.cat([images, self.others(z)], dim=2) if self.others else images
-
-    def linearise(self, z: Tensor) -> tuple[Tensor, "Linearised"]:
-        """The output at z, (n_members, n, n_out), and the Jacobian there as an operator."""
-        before = self.first(z)
-        slopes = [self.activation.slope(before)]
-        x = self.activation.function(before).unflatten(2, self.first_shape)
-        *convolutions, last = zip(*each_member([*self.layers, self.last]), strict=True)
-        layers = [cast("ConvTranspose", layer) for layer in self.layers]
-        for layer, parameters in zip(layers, convolutions, strict=True):
-            before = torch.stack([layer(own, *both) for own, both in zip(x, parameters, strict=True)])
-            slopes.append(self.activation.slope(before))
-            x = self.activation.function(before)
-        images = torch.stack([self.last(own, *both) for own, both in zip(x, last, strict=True)]).flatten(2)
-        a = torch.cat([images, self.others(z)], dim=2) if self.others else images
-        weights = [layer.weight for layer in (*layers, self.last)]
-        others = self.others.weight if self.others else None
-        return a, Linearised(self.first.weight, weights, others, slopes, [*layers, self.last], self.first_shape)
-
-    def _image(self, x: Tensor, parameters: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
-        x = x.contiguous(memory_format=torch.channels_last)
-        for layer, own in zip(self.layers, parameters[:-1], strict=True):
-            # In place where it can be: large activations cost memory traffic, not arithmetic.
-            x = self.activation.overwrite(layer(x, *own))
-        return self.last(x, *parameters[-1]).flatten(1)
-
-
 @dataclass(frozen=True)
 class Linearised:
     """The Jacobian of a ``Decoder`` at a batch of points; exact, and differentiable in the weights.
@@ -160,10 +103,10 @@ class Linearised:
     slopes: Sequence[
         Tensor
     ]  # of ``first`` (n_members, n, features), then images (n_members, n, channels, height, width)
-    layers: Sequence["Conv | ConvTranspose"]
+    layers: Sequence[Conv | ConvTranspose]
     first_shape: tuple[int, int, int]
 
-    def part(self, members: slice, n_in: int) -> "Linearised":
+    def part(self, members: slice, n_in: int) -> Self:
         """Of these members and of the first n_in inputs alone."""
         return replace(
             self,
@@ -212,6 +155,63 @@ class Linearised:
         if self.others is None:
             return pulled
         return pulled + torch.bmm(cotangent[:, :, n_pixels:], self.others.mT)
+
+
+class Decoder(nn.Module):
+    """The mirror image of ``Encoder``, with a last 3x3 convolution to the image's channels (implied by Table A1).
+
+    Each of ``maps`` outputs per pixel is so many more channels; ``others`` outputs per image are linear in z.
+    """
+
+    def __init__(
+        self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], maps: int, others: int
+    ) -> None:
+        super().__init__()
+        self.activation, pairs = _activation(configs[0])
+        latent_dims = [c.latent_dim for c in configs]
+        n_members, sizes = len(latent_dims), conv_sizes(image_shape)
+        self.first_shape = (CONV_FILTERS[-1], *sizes[-1])
+        self.first_activation = GATES[2] if pairs == 2 else self.activation
+        channels = (CONV_FILTERS[-1], *reversed(CONV_FILTERS))
+        self.first = Linear(latent_dims, [pairs * math.prod(self.first_shape)] * n_members)
+        self.layers = nn.ModuleList(
+            ConvTranspose(n_members, n_in, pairs * n_out, stride, size)
+            for (n_in, n_out), stride, size in zip(
+                pairwise(channels), reversed(CONV_STRIDES), reversed(sizes[:-1]), strict=True
+            )
+        )
+        self.last = Conv(n_members, channels[-1], image_shape[0] * maps, 1)
+        self.others = Linear(latent_dims, [others] * n_members) if others else None
+
+    def forward(self, z: Tensor) -> Tensor:
+        x = self.first_activation.function(self.first(z)).unflatten(2, self.first_shape)
+        members = each_member([*self.layers, self.last])
+        images = torch.stack([self._image(features, layers) for features, layers in zip(x, members, strict=True)])
+        return torch.cat([images, self.others(z)], dim=2) if self.others else images
+
+    def linearise(self, z: Tensor) -> tuple[Tensor, Linearised]:
+        """The output at z, (n_members, n, n_out), and the Jacobian there as an operator."""
+        before = self.first(z)
+        slopes = [self.activation.slope(before)]
+        x = self.activation.function(before).unflatten(2, self.first_shape)
+        *convolutions, last = zip(*each_member([*self.layers, self.last]), strict=True)
+        layers = [cast("ConvTranspose", layer) for layer in self.layers]
+        for layer, parameters in zip(layers, convolutions, strict=True):
+            before = torch.stack([layer(own, *both) for own, both in zip(x, parameters, strict=True)])
+            slopes.append(self.activation.slope(before))
+            x = self.activation.function(before)
+        images = torch.stack([self.last(own, *both) for own, both in zip(x, last, strict=True)]).flatten(2)
+        a = torch.cat([images, self.others(z)], dim=2) if self.others else images
+        weights = [layer.weight for layer in (*layers, self.last)]
+        others = self.others.weight if self.others else None
+        return a, Linearised(self.first.weight, weights, others, slopes, [*layers, self.last], self.first_shape)
+
+    def _image(self, x: Tensor, parameters: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+        x = x.contiguous(memory_format=torch.channels_last)
+        for layer, own in zip(self.layers, parameters[:-1], strict=True):
+            # In place where it can be: large activations cost memory traffic, not arithmetic.
+            x = self.activation.overwrite(layer(x, *own))
+        return self.last(x, *parameters[-1]).flatten(1)
 
 
 def _activation(config: TrialConfig) -> tuple[Activation, int]:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -26,36 +27,6 @@ class Encoder(nn.Sequential):
         self.n_features = sizes[-1] if sizes else pixels
 
 
-class Dense(nn.Module):
-    """Linear layers with the activation between them (none after the last), and the same map linearised at a point.
-
-    The first ``n_gated`` layers give pairs, of which the activation makes one number each.
-    """
-
-    def __init__(self, sizes: Sequence[Sequence[int]], activation: Activation, n_gated: int = 0) -> None:
-        super().__init__()
-        self.activation = activation
-        self.layers = nn.ModuleList(
-            Linear(n_in, [2 * n for n in n_out] if i < n_gated else n_out)
-            for i, (n_in, n_out) in enumerate(pairwise(sizes))
-        )
-
-    def forward(self, x: Tensor) -> Tensor:
-        for i, layer in enumerate(self.layers):
-            x = layer(self.activation.function(x) if i else x)
-        return x
-
-    def linearise(self, x: Tensor) -> tuple[Tensor, "Linearised"]:
-        """The output at x, (n_members, n, n_out), and the Jacobian there as an operator."""
-        slopes = []
-        for i, layer in enumerate(self.layers):
-            if i:
-                slopes.append(self.activation.slope(x))
-                x = self.activation.function(x)
-            x = layer(x)
-        return x, Linearised([layer.get_parameter("weight") for layer in self.layers], slopes)
-
-
 @dataclass(frozen=True)
 class Linearised:
     """The Jacobian of a ``Dense`` at a batch of points: J^T = W_1 D_1 ... D_(L-1) W_L, D the slopes of its activations.
@@ -67,10 +38,10 @@ class Linearised:
     weights: list[Tensor]  # (n_members, n_in, n_out)
     slopes: list[Tensor]  # (n_members, n, width)
 
-    def part(self, members: slice, n_in: int) -> "Linearised":
+    def part(self, members: slice, n_in: int) -> Self:
         """Of these members and of the first n_in inputs alone."""
         first, *rest = self.weights
-        return Linearised([first[members, :n_in], *(w[members] for w in rest)], [s[members] for s in self.slopes])
+        return type(self)([first[members, :n_in], *(w[members] for w in rest)], [s[members] for s in self.slopes])
 
     def jacobian(self) -> Tensor:
         """J^T as tangents, (n_members, n, n_in, n_out)."""
@@ -98,6 +69,38 @@ class Linearised:
         for weight, slope in zip(reversed(rest), reversed(self.slopes), strict=True):
             cotangent = torch.bmm(cotangent, weight.mT) * slope
         return torch.bmm(cotangent, first.mT)
+
+
+class Dense(nn.Module):
+    """Linear layers with the activation between them (none after the last), and the same map linearised at a point.
+
+    The first ``n_gated`` layers give pairs, of which the activation makes one number each.
+    """
+
+    def __init__(self, sizes: Sequence[Sequence[int]], activation: Activation, n_gated: int = 0) -> None:
+        super().__init__()
+        self.activation = activation
+        self.layers = nn.ModuleList(
+            Linear(n_in, [2 * n for n in n_out] if i < n_gated else n_out)
+            for i, (n_in, n_out) in enumerate(pairwise(sizes))
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        for i, layer in enumerate(self.layers):
+            if i:  # what the layer before has just made may be overwritten where no gradient needs it
+                x = (self.activation.function if x.requires_grad else self.activation.overwrite)(x)
+            x = layer(x)
+        return x
+
+    def linearise(self, x: Tensor) -> tuple[Tensor, Linearised]:
+        """The output at x, (n_members, n, n_out), and the Jacobian there as an operator."""
+        slopes = []
+        for i, layer in enumerate(self.layers):
+            if i:
+                slopes.append(self.activation.slope(x))
+                x = self.activation.function(x)
+            x = layer(x)
+        return x, Linearised([layer.get_parameter("weight") for layer in self.layers], slopes)
 
 
 class Decoder(Dense):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -26,7 +25,7 @@ class Plain(Stacked):
     numbers of its own, such as dropout's, come from torch's global generator: such a module does not resume bit for bit.
     """
 
-    def __init__(self, build: Callable[[Any], nn.Module], configs: Sequence[TrialConfig], n_in: int) -> None:
+    def __init__(self, build: Callable[[TrialConfig], nn.Module], configs: Sequence[TrialConfig], n_in: int) -> None:
         super().__init__()
         self.build, self.configs = build, list(configs)
         with torch.random.fork_rng(devices=[]):

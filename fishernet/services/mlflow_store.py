@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
-from types import MappingProxyType
+from types import MappingProxyType, ModuleType
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient as MlflowClient
 
 DEFAULT_STORAGE = "fishernet-results"
-WRITING = {
+# Of MLflow's client: what every process sets, and ahead of it what an analysis sets besides.
+ALWAYS = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",  # a creation repeated because its answer was lost is a second run
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "15",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
@@ -40,7 +41,6 @@ WRITING = {
 READING = {
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",  # MLflow's own seven take some four minutes where a server is down
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "120",
-    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 # Answers that stay the same however often one asks. All others (timeouts, 5xx, 401, a full disk) may change.
 REFUSALS = (
@@ -116,17 +116,14 @@ def _check_server(uri: str) -> None:
     except OSError as error:
         raise _no_server(uri, error) from error
     prepare_mlflow()
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
+    utils = imported_mlflow().utils
     try:
         # Not /health: it answers even where the server refuses this host's name.
-        answer = http_request(
-            get_default_host_creds(uri), "/api/2.0/mlflow/experiments/get-by-name", "GET",
+        answer = utils.rest_utils.http_request(
+            utils.credentials.get_default_host_creds(uri), "/api/2.0/mlflow/experiments/get-by-name", "GET",
             params={"experiment_name": "Default"}, max_retries=0, timeout=5, raise_on_status=False,
         )  # fmt: skip
-    except MlflowException as error:
+    except imported_mlflow().exceptions.MlflowException as error:
         raise _no_server(uri, error) from error
     said = " ".join(answer.text.split())[:200]
     if answer.status_code == 401:
@@ -217,15 +214,13 @@ def sentences(uri: str) -> Iterator[None]:
 
 def failures() -> tuple[type[Exception], ...]:
     """What MLflow raises where a store or its files cannot be had."""
-    from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, OSError
+    return imported_mlflow().exceptions.MlflowException, SQLAlchemyError, OSError
 
 
 def is_refusal(error: Exception) -> bool:
     """Whether MLflow will never take what it answered so, however often it is sent."""
-    from mlflow.exceptions import MlflowException
     from requests import HTTPError
     from sqlalchemy.exc import DataError
 
@@ -234,7 +229,7 @@ def is_refusal(error: Exception) -> bool:
         return True
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
-    return isinstance(error, MlflowException) and error.error_code in REFUSALS
+    return isinstance(error, imported_mlflow().exceptions.MlflowException) and error.error_code in REFUSALS
 
 
 def set_environment(settings: Mapping[str, str]) -> None:
@@ -245,33 +240,37 @@ def set_environment(settings: Mapping[str, str]) -> None:
 
 def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
-    set_environment(WRITING)
+    set_environment(ALWAYS)
     try:
-        import mlflow.store.tracking.sqlalchemy_store  # noqa: F401  (mlflow sets up its logging, which the next lines change)
-        from mlflow import environment_variables
+        mlflow = imported_mlflow()  # which sets up its logging, which the next lines change
     except Exception as error:  # by a variable of MLflow's
         raise TrackingError(f"MLflow cannot be imported here: {reason_of(error)}") from error
-    if problem := wrong_variable(vars(environment_variables).values()):
+    if problem := wrong_variable(vars(mlflow.environment_variables).values()):
         raise TrackingError(problem)
     logging.getLogger("mlflow").setLevel(logging.ERROR)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
 
 
+def imported_mlflow() -> ModuleType:
+    """MLflow with the parts that are used here; the first call takes seconds."""
+    import mlflow.store.tracking.sqlalchemy_store
+
+    return mlflow
+
+
 def client_of(uri: str) -> MlflowClient:
     """MLflow's client; an SQLite file is made where it is missing."""
     prepare_mlflow()
-    from mlflow.tracking import MlflowClient
-
     if (path := sqlite_path(uri)) and not path.exists():
         _create_store(path)
-    return MlflowClient(tracking_uri=uri)
+    client: MlflowClient = imported_mlflow().MlflowClient(tracking_uri=uri)
+    return client
 
 
 def _create_store(path: Path) -> None:
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     def create(draft: Path) -> None:
-        SqlAlchemyStore(f"sqlite:///{draft.as_posix()}", default_artifact_root(path.parent)).engine.dispose()
+        store = imported_mlflow().store.tracking.sqlalchemy_store.SqlAlchemyStore
+        store(f"sqlite:///{draft.as_posix()}", default_artifact_root(path.parent)).engine.dispose()
 
     create_whole(path, create)
 
@@ -363,9 +362,8 @@ def children(client: MlflowClient, experiment_id: str, also: str = "", *, delete
 
 
 def _view(deleted: bool) -> int:
-    from mlflow.entities import ViewType
-
-    return ViewType.DELETED_ONLY if deleted else ViewType.ACTIVE_ONLY
+    view = imported_mlflow().entities.ViewType
+    return int(view.DELETED_ONLY if deleted else view.ACTIVE_ONLY)
 
 
 def log_batch(
@@ -373,13 +371,12 @@ def log_batch(
     params: Mapping[str, str] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write (name, value, milliseconds since 1970, step), parameters and tags to a run in one call."""
-    from mlflow.entities import Metric, Param, RunTag
-
+    entities = imported_mlflow().entities
     client.log_batch(
         run_id,
-        metrics=[Metric(name, float(value), time, step) for name, value, time, step in metrics],
-        params=[Param(key, value) for key, value in params.items()],
-        tags=[RunTag(key, value) for key, value in tags.items()],
+        metrics=[entities.Metric(name, float(value), time, step) for name, value, time, step in metrics],
+        params=[entities.Param(key, value) for key, value in params.items()],
+        tags=[entities.RunTag(key, value) for key, value in tags.items()],
         synchronous=True,
     )
 
@@ -412,11 +409,11 @@ def files_of(uri: str, run_id: str) -> ArtifactRepository:
 
     MLflow keeps absolute paths. Where an SQLite file was moved or copied with its results, the files are beside it.
     """
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
     place = client_of(uri).get_run(run_id).info.artifact_uri
     beside = _beside(uri, place, 3)  # EXPERIMENT/RUN/artifacts
-    return get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
+    registry = imported_mlflow().store.artifact.artifact_repository_registry
+    files: ArtifactRepository = registry.get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
+    return files
 
 
 @contextmanager
@@ -472,7 +469,6 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
 
     Returns a sentence that says so, or nothing. Only for the sweep's one writer; a server keeps its files itself.
     """
-    from mlflow.entities import ViewType
     from sqlalchemy import create_engine, text
 
     recorded = _local(experiment.artifact_location)
@@ -481,7 +477,8 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
     here = Path(os.path.realpath(artifact_root)) / recorded.name
     if not _is_moved(recorded, here):
         return ""
-    runs = list(pages(client.search_runs, experiment_ids=[experiment.experiment_id], run_view_type=ViewType.ALL))
+    everything = imported_mlflow().entities.ViewType.ALL
+    runs = list(pages(client.search_runs, experiment_ids=[experiment.experiment_id], run_view_type=everything))
     if not here.exists() and any(run.info.status == "FINISHED" for run in runs):
         return ""  # its files are somewhere, maybe on a mount that is away
     places = []

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 from fishernet.config import TrialConfig
 from fishernet.families import UnknownModel, all_fields, trial_config
@@ -40,6 +40,10 @@ BY_EPOCH = ("train/", "test/", "validation/", "stopping/")  # how the metrics of
 NAME = re.compile(r"[\w][\w.+=,@ -]{0,98}[\w.+=@]|\w")
 DATABASES, FOLDERS = ("mlflow.db", "optuna.db"), ("artifacts",)
 FOLDER_BYTES = 255  # as long as file systems take a name
+
+# Of mlflow.entities, which the store alone imports.
+Run: TypeAlias = Any
+Metric: TypeAlias = Any
 
 
 class SchemaError(ValueError):
@@ -86,7 +90,7 @@ def trial_tags(config: TrialConfig, sweep: str, parent_run_id: str) -> dict[str,
     }  # fmt: skip
 
 
-def config_of(run: Any) -> TrialConfig | None:
+def config_of(run: Run) -> TrialConfig | None:
     """The run's TrialConfig: its tag, else those of its parameters that are fields; None where it has neither.
 
     Raises SchemaError where they are of another version.
@@ -112,7 +116,7 @@ def config_of(run: Any) -> TrialConfig | None:
         ) from error
 
 
-def last_epoch(run: Any) -> int:
+def last_epoch(run: Run) -> int:
     """The last epoch recorded, 0 for none: the last step of the metrics that every epoch has.
 
     Where somebody else wrote one of them at another step, the others tell.
@@ -122,13 +126,13 @@ def last_epoch(run: Any) -> int:
     return max(0, min(steps, default=0))
 
 
-def misplaced(run: Any, config: TrialConfig) -> list[str]:
+def misplaced(run: Run, config: TrialConfig) -> list[str]:
     """The metrics of epochs whose last value stands at a step that is no epoch of the run: somebody else wrote it."""
     metrics = [m for m in run.data.to_proto().metrics if m.key.startswith(BY_EPOCH) or m.key in EVERY_EPOCH]
     return [m.key for m in metrics if not 1 <= m.step <= config.epochs]
 
 
-def by_step(history: Iterable[Any], first: int = 1, last: float = math.inf) -> dict[int, float]:
+def by_step(history: Iterable[Metric], first: int = 1, last: float = math.inf) -> dict[int, float]:
     """Step -> value of a metric's history from ``first`` to ``last``; of a step recorded twice the later record."""
     ordered = sorted(history, key=lambda metric: (metric.step, metric.timestamp))
     return {m.step: number(m.value) for m in ordered if first <= m.step <= last}
@@ -139,7 +143,7 @@ def number(value: float) -> float:
     return math.copysign(math.inf, value) if abs(value) >= sys.float_info.max else value
 
 
-def progress(run: Any) -> tuple[bool, int, int]:
+def progress(run: Run) -> tuple[bool, int, int]:
     """Largest for the most advanced of several runs of one config: a finished one, then most epochs, then the latest."""
     return run.info.status == "FINISHED", last_epoch(run), run.info.start_time or 0
 

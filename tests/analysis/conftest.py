@@ -1,8 +1,9 @@
 """A real SQLite store with sweeps of known numbers, in the schema sweeps write; made once, in seconds."""
 
 import json
+import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
+from tests.analysis.browser import BROWSERS, Browser
 
 EPOCHS = 4
 SEEDS = (0, 1)
@@ -19,6 +21,7 @@ DIMS = (2, 5, 10)
 SCALE = {"FisherNet": 0.04, "VAE": 0.05, "CVAE": 0.06, "AE": 0.03}
 SEED_STEP = 1e-4
 PCA = {d: 0.06 / d for d in range(1, 21)}
+MEAN_IMAGE = 0.07
 
 
 def mse(config: TrialConfig, epoch: int = EPOCHS) -> float:
@@ -29,10 +32,10 @@ def mse(config: TrialConfig, epoch: int = EPOCHS) -> float:
 class Store:
     """Writes sweeps into one SQLite file by MlflowClient alone, in the schema of the sweeps' driver."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, empty_store: Path) -> None:
         from mlflow import MlflowClient
 
-        self.path = folder / "mlflow.db"
+        self.path = shutil.copy(empty_store, folder / "mlflow.db")
         self.uri = f"sqlite:///{self.path.as_posix()}"
         self.client = MlflowClient(tracking_uri=self.uri)
         self.artifacts = (folder / "artifacts").as_uri()
@@ -53,7 +56,7 @@ class Store:
         # what a longer plan of the same sweep would have left
         tags |= {"fishernet.role": "sweep", f"fishernet.plan.{len(pieces)}": '{"left": "over"}'}
         parent = self.client.create_run(experiment, start_time=start, tags=tags, run_name=name).info.run_id
-        for d, value in PCA.items():
+        for d, value in {0: MEAN_IMAGE, **PCA}.items():
             self.client.log_metric(parent, "pca/test_mse", value, step=d)
         return experiment, parent
 
@@ -104,11 +107,21 @@ def listed(*configs: TrialConfig) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
+def empty_store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An SQLite file in which MLflow has made its tables, which takes seconds: a store begins with a copy."""
+    from mlflow import MlflowClient
+
+    path = tmp_path_factory.mktemp("empty") / "mlflow.db"
+    assert len(MlflowClient(f"sqlite:///{path.as_posix()}").search_experiments()) == 1
+    return path
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
     """Four sweeps: ``curves`` (three models, three d, two seeds, and four cells that did not finish),
     ``unfinished``, ``odd`` (variants, a config run twice, a value not finite) and ``validated``, the latest.
     """
-    store = Store(tmp_path_factory.mktemp("store"))
+    store = Store(tmp_path_factory.mktemp("store"), empty_store)
 
     finished = cells(("VAE", "AE", "FisherNet"), DIMS)
     never, running, failed, killed = (
@@ -151,7 +164,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> SimpleNamespace:
 
     store.client.create_experiment("not a sweep", store.artifacts)
     return SimpleNamespace(
-        uri=store.uri, mse=mse, pca=PCA, finished=finished, never=never, running=running, failed=failed,
+        uri=store.uri, mse=mse, pca=PCA, mean_image=MEAN_IMAGE, finished=finished, never=never, running=running, failed=failed,
         killed=killed, kept=kept, seed_step=SEED_STEP, epochs=EPOCHS,
     )  # fmt: skip
 
@@ -182,7 +195,7 @@ TRAINED_VARIANTS = ("FisherNet", "VAE", "VAE gaussian-learned", "CVAE", "AE")
 
 
 @pytest.fixture(scope="session")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
+def trained(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Any:
     """The sweep ``trained``, really trained for two epochs on 8x8 digits, its weights and latents in a real store.
 
     Variants TRAINED_VARIANTS, d in TRAINED_DIMS, seeds 0 and 1; as a StoredSweep.
@@ -209,7 +222,59 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Any:
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
     assert train_plan(["--plan", str(folder / "plan.json"), "--out", str(folder / "records"), "--device", "cpu"]) == 0
-    uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db').as_posix()}"
     arguments = ["--name", "trained", "--tracking-uri", uri, "--storage-path", str(folder)]
     assert import_records([str(folder / "records"), *arguments]) == 0
     return StoredSweep(find_sweep("trained", uri))
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory) -> Iterator[Browser]:
+    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
+    browser = Browser(program, tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def report_arguments(trained: Any, folder: Path) -> list[str]:
+    return [
+        "report", "--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(folder),
+        "--cache", str(folder / "cache"), "--features", "classifier", "--images", "reconstruction", "prior", "mixture",
+        "--paper", "fishernet",
+    ]  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def reported(trained: Any, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a report on the sweep ``trained``, for which one Ray computed its scores. For what only reads them."""
+    from analysis.__main__ import main as analyse
+    from fishernet.services import ray_cluster
+
+    folder, start, started = tmp_path_factory.mktemp("report"), ray_cluster.start, []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("analysis.scores.features.LEAST_STEPS", 40)  # no test asks how well its classifier has learned
+        patch.setattr(ray_cluster, "start", lambda **given: (started.append(given), start(**given))[1])
+        assert analyse(report_arguments(trained, folder)) == 0
+    assert started == [{"gpus": 0, "cpus": None}]  # once for all scores
+    trained.reload()
+    return folder
+
+
+@pytest.fixture
+def scored(reported: Path, trained: Any) -> Any:
+    """The sweep ``trained`` with its cluster, ellipse and classifier scores, made by Ray tasks."""
+    return trained
+
+
+@pytest.fixture(scope="session")
+def searched(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> SimpleNamespace:
+    """Uri of MLflow's and url of Optuna's books of the search ``found`` (VAE-d02: eight complete, one pruned, one failed; a
+    second study of two objectives) and of the sweep ``tuned``.
+    """
+    from tests.analysis.made_search import make_search
+
+    folder = tmp_path_factory.mktemp("searched")
+    shutil.copy(empty_store, folder)
+    return make_search(folder)

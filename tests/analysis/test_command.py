@@ -8,9 +8,7 @@ from analysis import command, exhibits
 from analysis.__main__ import COMMANDS, run, script
 from analysis.__main__ import main as analyse
 from analysis.figures import FIGURES
-from tests.analysis import test_search
 
-searched = test_search.searched  # the fixture
 NO_SCORES = {"report": ["--no-scores"], "frechet": ["--images", "prior", "--features", "classifier"]}
 
 

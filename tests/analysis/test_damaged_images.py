@@ -53,7 +53,9 @@ def test_a_report_computes_the_scores_where_the_paper_asks_for_them(monkeypatch,
         made.paper = paper
         asked.clear()
         reporting.compute(made, {})
-        assert set(asked) == {name for name, row in SCORES.items() if row.usual} | ({"corruptions"} if there else set())
+        assert set(asked) == {name for name, row in SCORES.items() if row.usual} | (
+            {"corruptions", "t-sne-clusters"} if there else set()
+        )
     made.paper = None
 
 

@@ -164,6 +164,7 @@ def test_what_is_missing_is_said_in_a_sentence_with_the_command_to_run(store, cu
 def test_a_sweep_is_its_parent_run(store, curves):
     assert curves.name == "curves"
     assert curves.pca == store.pca
+    assert curves.mean_image == store.mean_image
     assert curves.held_out == "test"
     assert set(curves.configs) == {*store.finished, store.never, store.running, store.failed, store.killed}
 
@@ -242,8 +243,8 @@ def test_a_plan_of_another_version_is_said(curves):
         frame.missing_cells(stranger, pd.DataFrame(columns=["config"]))
 
 
-def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path):
-    store = Store(tmp_path)
+def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(tmp_path, empty_store):
+    store = Store(tmp_path, empty_store)
     rates = {2: (1e-3, 1e-3), 5: (3e-3, 3e-3), 10: (1e-3, 2e-3)}  # of seeds 0 and 1
     configs = [
         trial_config(model="VAE", latent_dim=d, seed=seed, learning_rate=rate, setting="tuned", epochs=1)

@@ -15,7 +15,7 @@ from tests.analysis.conftest import exhibits_of
 VALUE = {"old": 1.0, "new": 100.0}
 
 
-def scored(
+def scores_by(
     weights: dict[tuple[str, int], str], features: str = "classifier", d: int = 2, n_real: int = 50
 ) -> pd.DataFrame:
     """Runs (variant, seed), each with a distance of two sets of images that says which weights made it."""
@@ -42,7 +42,7 @@ def command(*words):
 
 @pytest.mark.parametrize(("features", "flag"), [("inception", "--inception-weights FILE "), ("classifier", "")])
 def test_scores_by_other_weights_than_most_are_left_out_and_the_command_is_said(features, flag):
-    runs = scored({("VAE", 0): "new", ("VAE", 1): "old", ("VAE", 2): "new"}, features)
+    runs = scores_by({("VAE", 0): "new", ("VAE", 1): "old", ("VAE", 2): "new"}, features)
     kept, said = frechet.of_one_network(runs, features, command)
     assert frechet.tidy(kept, features)["value"].unique().tolist() == [100.0]
     assert len(frechet.tidy(kept, features)) == 2 * 2 * 2
@@ -54,16 +54,16 @@ def test_scores_by_other_weights_than_most_are_left_out_and_the_command_is_said(
 
 
 def test_scores_by_one_network_are_all_kept_and_equal_numbers_are_decided_alike():
-    runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
+    runs = scores_by({("VAE", 0): "new", ("VAE", 1): "new"})
     assert frechet.of_one_network(runs, "classifier", command) == (runs, [])
-    tied = [scored(dict(pairs)) for pairs in ([(("VAE", 0), "new"), (("VAE", 1), "old")],
+    tied = [scores_by(dict(pairs)) for pairs in ([(("VAE", 0), "new"), (("VAE", 1), "old")],
                                               [(("VAE", 1), "old"), (("VAE", 0), "new")])]  # fmt: skip
     kept = [frechet.tidy(frechet.of_one_network(runs, "classifier", command)[0], "classifier") for runs in tied]
     assert [found["value"].unique().tolist() for found in kept] == [[100.0]] * 2
 
 
 def test_one_run_may_have_sets_by_two_networks():
-    runs = scored({("VAE", 0): "new", ("VAE", 1): "new"})
+    runs = scores_by({("VAE", 0): "new", ("VAE", 1): "new"})
     runs.loc[0, ["classifier/prior/frechet", "classifier/prior/kid"]] = 1.0
     runs.loc[0, "scores"]["classifier"]["prior"]["features"] = "old"
     kept, said = frechet.of_one_network(runs, "classifier", command)
@@ -73,7 +73,7 @@ def test_one_run_may_have_sets_by_two_networks():
 
 
 def test_the_numbers_of_images_and_which_they_are_is_said():
-    runs = scored({("VAE", 0): "new"}, n_real=1500)
+    runs = scores_by({("VAE", 0): "new"}, n_real=1500)
     (said,) = frechet.say_images(runs, "classifier", "validation")
     assert said.startswith("1,500 validation images are compared with 70 samples or 70 reconstructions of these;")
     table = frechet.frechet_table(frechet.tidy(runs, "classifier"), "classifier", None, [said], "validation")
@@ -82,34 +82,28 @@ def test_the_numbers_of_images_and_which_they_are_is_said():
     assert frechet.say_images(runs.assign(scores=[{}]), "classifier") == []
 
 
-@pytest.fixture(scope="module")
-def rescored(trained):
-    """The sweep ``trained`` with reconstructions scored, then with another classifier in the place of the first."""
-    assert ensure(trained, "distances", features="classifier", images=("reconstruction",)) == []
-    return trained
-
-
-def test_another_classifier_of_the_sweep_scores_all_runs_anew(rescored, monkeypatch):
-    other = train_classifier(rescored.images, seed=1)
+def test_another_classifier_of_the_sweep_scores_all_runs_anew(scored, monkeypatch):
+    monkeypatch.setattr("analysis.scores.features.LEAST_STEPS", 40)
+    other = train_classifier(scored.images, seed=1)
     asked = []
     monkeypatch.setattr(Classifier, "load", lambda path, device: other)
     monkeypatch.setattr(tasks, "run_tasks", lambda stored, lacking: asked.extend(lacking.tasks) or [])
-    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",)) == []
-    assert len(asked) == len(rescored.runs)
+    assert ensure(scored, "distances", features="classifier", images=("reconstruction",)) == []
+    assert len(asked) == len(scored.runs)
     asked.clear()
-    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",), latent_dims=[2]) == []
+    assert ensure(scored, "distances", features="classifier", images=("reconstruction",), latent_dims=[2]) == []
     assert {job.run["latent_dim"] for job in asked} == {2}
 
 
-def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(rescored):
+def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(scored):
     def other_weights(run):
         if (run["variant"], run["seed"]) != ("VAE", 1):
             return run["scores"]
         about = {images: {**of, "features": "other"} for images, of in run["scores"]["classifier"].items()}
         return {**run["scores"], "classifier": about}
 
-    stored = StoredSweep(rescored.sweep)
-    stored.__dict__["runs"] = rescored.runs.assign(scores=rescored.runs.apply(other_weights, axis=1))
+    stored = StoredSweep(scored.sweep)
+    stored.__dict__["runs"] = scored.runs.assign(scores=scored.runs.apply(other_weights, axis=1))
     sentence = "Left out are scores of 2 runs, as other weights of the classifier network made them"
     table, others = exhibits_of(frechet, stored, "classifier")
     stored._paper = "fishernet"
@@ -123,12 +117,12 @@ def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(re
     assert counts["FisherNet"].tolist() == [2, 2]
 
 
-def test_a_damaged_classifier_matters_only_where_scores_are_missing(rescored, monkeypatch):
+def test_a_damaged_classifier_matters_only_where_scores_are_missing(scored, monkeypatch):
     def damaged(path, device):
         raise AnalysisError("classifier.safetensors is no classifier that can be read")
 
     monkeypatch.setattr(Classifier, "load", damaged)
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert ensure(rescored, "distances", features="classifier", images=("reconstruction",)) == []
+    assert ensure(scored, "distances", features="classifier", images=("reconstruction",)) == []
     with pytest.raises(AnalysisError, match="no classifier that can be read"):
-        ensure(rescored, "distances", features="classifier", images=("kde",))
+        ensure(scored, "distances", features="classifier", images=("kde",))

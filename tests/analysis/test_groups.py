@@ -1,16 +1,21 @@
 """Scores are computed from stored weights by real Ray tasks, logged to their runs, and never computed twice."""
 
+import shutil
+
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
-from analysis.frame import AnalysisError
+from analysis.frame import AnalysisError, find_sweep
 from analysis.scores import clusters, distances, ensure, sampling, tasks
 from analysis.scores import images as scores_of_images
 from analysis.scores.features import Extractor
 from analysis.scores.sampling import latent_samples
+from analysis.stored import StoredSweep
 from fishernet.families import trial_config
 from fishernet.models.vae import AE
+from fishernet.services.mlflow_store import sqlite_path
 from fishernet.trained import decode
 
 SETS = ("reconstruction", "prior", "mixture")
@@ -73,15 +78,49 @@ def test_densities_are_fitted_to_training_images_and_reconstructions_are_of_held
     assert {about["n_real"] for about in scored.about.values()} == {50}
 
 
-@pytest.fixture(scope="module")
-def scored(trained, tmp_path_factory):
-    """The sweep ``trained`` with its cluster, ellipse and classifier scores, made by Ray tasks."""
-    assert ensure(trained, "k-means") == []
-    assert ensure(trained, "ellipses") == []
-    assert (
-        ensure(trained, "distances", features="classifier", images=SETS, cache=tmp_path_factory.mktemp("cache")) == []
-    )
-    return trained
+def test_the_densest_mode_draws_and_rectified_normals_are_what_they_say_and_so_is_their_distance_to_noise():
+    """One t of mean 0.2 with nearly all weight, one of few degrees of freedom with mean 0.8: that one is the densest."""
+    config = trial_config(
+        model="AE", likelihood="student-t", components=2, code="rectified", latent_dim=1, hidden_layers=0,
+        decoder_output="linear",
+    )  # fmt: skip
+    model = AE([config], (1, 4, 4), 100).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        bias = model.decoder.layers[0].bias.view(-1)
+        bias[:16], bias[16:32], bias[32], bias[34], bias[35] = 0.2, 0.8, 9, 20, -5
+    test = torch.randint(0, 256, (200, 1, 4, 4), dtype=torch.uint8)
+    extractor = Halves()
+    real = distances.RealFeatures.of(extractor.features(test))
+    noise = scores_of_images.noise_features(extractor, (1, 4, 4))
+    sets = dict.fromkeys(("reconstruction", "densest_mode", "draws", "rectified"))
+    scored = scores_of_images.score_images("cpu", extractor, real, test, test, model, 0, sets, noise)
+    reconstructed, densest, drawn, rectified = extractor.seen[-4:]
+    grey = pytest.approx(51 / 255, abs=1e-3)
+    assert reconstructed.mean() == rectified.mean() == grey
+    assert densest.mean() == pytest.approx(0.8, abs=1e-3)
+    assert drawn.std() > 0.05  # each with a spread of its own, clipped to [0, 1]
+    for name, seen in zip(sets, (reconstructed, densest, drawn, rectified), strict=True):
+        to_noise = distances.frechet_distance(noise, distances.fit_gaussian(seen))
+        assert scored.metrics[f"halves/{name}/frechet_to_noise"] == pytest.approx(to_noise)
+        assert scored.about[name]["n_noise"] == 1000
+    assert scored.metrics["halves/real_to_noise"] == pytest.approx(distances.frechet_distance(noise, real.gaussian))
+    assert noise.mean == pytest.approx(0.5, abs=0.01)  # uniform
+
+
+def test_a_run_has_the_sets_of_images_that_its_likelihood_and_code_allow():
+    asked = ("reconstruction", "densest_mode", "draws", "rectified")
+    told = {
+        (): asked[:1],
+        (("likelihood", "student-t"), ("components", 10)): asked[:3],
+        (("components", 10),): ("reconstruction", "draws"),
+        (("code", "rectified"),): ("reconstruction", "rectified"),
+    }
+    for values, sets in told.items():
+        config = trial_config({"model": "AE", "decoder_output": "linear", **dict(values)})
+        run = pd.Series({**config.to_dict(), "config": config})
+        assert tuple(scores_of_images.image_sets_of(run, asked)) == sets
 
 
 def test_every_run_has_the_scores_it_can_have(scored):
@@ -149,23 +188,40 @@ def test_the_classifier_is_trained_once_and_stored_with_the_sweep(scored):
     assert made_with == {again.fingerprint}
 
 
-def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scores(scored, monkeypatch):
-    def fetch(stored, run, names):
-        if run["latent_dim"] == 2 and run["seed"] == 0:
+def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scores(scored, tmp_path, monkeypatch):
+    """In a store of its own, so that what others read stays as it is."""
+
+    def fetch(stored, run, names, noise):
+        if run["seed"] == 0:
             if run["variant"] == "VAE":
                 raise ZeroDivisionError("as nobody foresaw")
             raise AnalysisError("weights.safetensors of this run cannot be had")
-        return whole(stored, run, names)
+        return whole(stored, run, names, noise)
 
     whole = scores_of_images._sets
     monkeypatch.setattr(scores_of_images, "_sets", fetch)
-    said = ensure(scored, "distances", features="classifier", images=("kde",))
-    assert len(said) == 5
-    foreseen = [sentence for sentence in said if "weights.safetensors of this run cannot be had" in sentence]
-    (other,) = set(said) - set(foreseen)
+    shutil.copy(sqlite_path(scored.sweep.uri), tmp_path / "copy.db")
+    own = StoredSweep(find_sweep("trained", f"sqlite:///{tmp_path / 'copy.db'}"))
+    said = ensure(own, "distances", features="classifier", images=("kde",), latent_dims=[2])
+    foreseen, other = sorted(said)
+    assert foreseen.startswith("classifier scores of 4 runs are missing: weights.safetensors of this run cannot be had")
     assert other.startswith("classifier scores of VAE d=2 seed=0 are missing: ZeroDivisionError: as nobody foresaw")
-    assert scored.failures.n == 1
-    assert scored.runs["classifier/kde/frechet"].notna().sum() == len(scored.runs) - 5
+    assert own.failures.n == 1
+    has_it = own.runs["classifier/kde/frechet"].notna()
+    assert (has_it == ((own.runs["latent_dim"] == 2) & (own.runs["seed"] == 1))).all()
+
+
+@pytest.mark.long
+def test_scores_share_a_ray_unless_they_ask_for_other_gpus_and_none_is_left():
+    with tasks.one_ray():
+        ray = tasks._start_ray(0)
+        node = ray.get_runtime_context().get_node_id()
+        with tasks.one_ray():
+            assert tasks._start_ray(0).get_runtime_context().get_node_id() == node
+        assert ray.is_initialized()
+        assert "GPU" not in ray.cluster_resources()
+        assert tasks._start_ray(1).cluster_resources()["GPU"] == 1
+    assert not ray.is_initialized()
 
 
 def test_more_gpus_than_there_are_is_a_sentence(trained, capsys):

@@ -1,6 +1,7 @@
 """Labels may be any whole numbers, and many: forty classes 3, 6, …, 120, as a data set of one's own may have them."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ LABELS = list(range(3, 121, 3))
 
 
 @pytest.fixture(scope="module")
-def sweep(tmp_path_factory):
+def sweep(tmp_path_factory, empty_store):
     """One epoch of FisherNet and VAE, d = 2, on 8x8 images of those classes."""
     from fishernet.__main__ import main as train_plan
     from sweeps.import_records import main as import_records
@@ -38,7 +39,7 @@ def sweep(tmp_path_factory):
     ]
     (folder / "plan.json").write_text(json.dumps(plan))
     assert train_plan(["--plan", str(folder / "plan.json"), "--out", str(folder / "records"), "--device", "cpu"]) == 0
-    uri = f"sqlite:///{(folder / 'mlflow.db').as_posix()}"
+    uri = f"sqlite:///{shutil.copy(empty_store, folder / 'mlflow.db').as_posix()}"
     arguments = ["--name", "labels", "--tracking-uri", uri, "--storage-path", str(folder)]
     assert import_records([str(folder / "records"), *arguments]) == 0
     return frame.find_sweep("labels", uri)

@@ -18,7 +18,7 @@ from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent, Picture, Table
 from analysis.figures import latent_space
 from analysis.frame import AnalysisError
-from analysis.scores import densities
+from analysis.scores import densities, sampling
 from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points
 from analysis.stored import StoredSweep
 from fishernet.families import trial_config
@@ -292,7 +292,7 @@ def test_figure_9_says_why_it_does_not_show_the_papers_density_where_it_does_not
 
 
 def test_every_density_has_a_name_for_captions():
-    assert set(latent_space.DENSITIES) == set(densities.DENSITY_NAMES)
+    assert set(latent_space.DENSITIES) == {*densities.DENSITY_NAMES, *sampling.BY_SVGD}
 
 
 def test_without_a_run_of_two_dimensions_all_is_absent_with_the_command_that_trains_it(trained):

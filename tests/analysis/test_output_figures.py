@@ -53,7 +53,7 @@ def made():
 
 
 def test_every_exhibit_is_there_and_can_be_written(made, tmp_path):
-    assert set(made) == {"outputs", "output_distributions", "variances", "components", "calibration"}
+    assert set(made) == {"outputs", "output_distributions", "variances", "components", "calibration", "size_and_error"}
     for exhibit in made.values():
         assert not isinstance(exhibit, Absent), exhibit
         assert all(path.stat().st_size for path in write(exhibit, tmp_path))
@@ -71,6 +71,9 @@ def test_the_table_has_our_mean_and_the_papers_number_beside_it_and_floors_first
     assert mixture["L2 as released"] == f"{ours.mean():.3f} ± {ours.std():.3f}"
     assert (mixture["paper's L2"], mixture["paper's row"]) == ("7.671", "t_df_mu_diagSigma, K = 3")
     assert (shown["paper's L2"] != "").sum() == 1
+    assert set(shown["of MSE's"]) == {"", "1.0 ± 0.0"}  # all have the seconds of the line of squared errors
+    weights = made["output_distributions"].shown.set_index("paper's row")
+    assert weights.loc["t_df_mu_diagSigma, K = 3", "model"] == "AE student-t diagonal K=3"
     assert len(as_text(made["outputs"]).split("\n\n")[1].splitlines()) == 1 + len(shown)  # a line a row
 
 
@@ -84,6 +87,46 @@ def test_floors_are_the_errors_of_images_that_no_model_makes():
     left = torch.linalg.svdvals((x - x.mean(0)).flatten(1))[3:].square().sum().item()
     assert 0 < some <= 100 * left / x.numel()  # clipping brings images nearer
     assert set(floors(IMAGES, IMAGES, 31)) == {"black image", "mean image"}
+
+
+def test_seconds_are_divided_by_those_of_the_line_of_squared_errors_as_wide_as_all():
+    sweep = stored((LINES[0], LINES[2], {"model": "AE", "decoder_layers": 1, "setting": "wide"}))
+    sweep.runs["train_seconds"] = [2.0, 4.0, 6.0, 12.0, 100.0, 100.0]
+    shown = outputs.error_table(sweep).shown
+    assert shown["of MSE's"].tolist()[-3:-1] == ["1.0 ± 0.5", "3.0 ± 1.4"]
+
+
+def test_distances_to_images_and_to_noise_stand_in_two_columns_of_two_names():
+    sweep = stored()
+    sweep.runs["classifier/reconstruction/frechet"] = [1.0, 3.0, *[2.0] * 6]
+    first = outputs.error_table(sweep)
+    assert first.shown["Fréchet to test"].tolist()[3:5] == ["2.0 ± 1.4", "2.0 ± 0.0"]
+    assert "to noise" not in first.shown
+    sweep.runs["classifier/reconstruction/frechet_to_noise"] = 500.0
+    sweep.runs["classifier/real_to_noise"] = 480.0
+    said = pd.DataFrame(
+        [{"variant": PLAIN, "latent_dim": 2, "value": 1.5, "row": "MSE", "components": 1, "to_noise": 520.167}]
+    )
+    table = outputs.error_table(sweep, said)
+    assert set(table.shown["to noise"]) == {"", "500 ± 0"}
+    assert table.shown["paper's to noise"].tolist().count("520") == 1
+    assert "held-out images themselves have 480" in table.caption
+    assert "not FID" in table.caption
+
+
+def test_pictures_have_the_papers_names_where_it_has_the_line():
+    said = pd.DataFrame([{"variant": MIXTURE, "row": "t_df_mu_diagSigma", "components": 3}])
+    names, alike = outputs.said_names(stored().runs, said)
+    assert names == {**outputs.short_names(stored().runs)[0], MIXTURE: "t_df_mu_diagSigma, K = 3"}
+    assert "Names are the paper's" in alike
+    assert outputs.said_names(stored().runs, None) == outputs.short_names(stored().runs)
+
+
+def test_the_size_of_each_line_is_its_number_of_trained_numbers(made):
+    data = made["size_and_error"].data.set_index("variant")["parameters"]
+    pixels, code = 30, 30 * 2 + 2
+    assert data[PLAIN] == code + 3 * pixels
+    assert data[MIXTURE] == code + 3 * (6 * pixels + 6)
 
 
 def test_pictures_show_scales_of_one_component_and_weights_of_several(made):

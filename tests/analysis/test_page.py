@@ -1,15 +1,8 @@
 """The page says everything once, lets nothing in or out, and sorts, scrolls and prints in a real browser."""
 
 import base64
-import fcntl
 import hashlib
-import json
-import os
 import re
-import select
-import shutil
-import subprocess
-from collections.abc import Iterator
 from html.parser import HTMLParser
 from importlib import resources
 from io import BytesIO
@@ -25,10 +18,10 @@ from PIL import Image
 
 from analysis import page
 from analysis.exhibits import Absent, Exhibit, Picture, Table, write
+from tests.analysis.browser import Browser
 
 HOSTILE = "<script>window.ran = 1</script> <img src=x onerror='window.ran = 1'> \"&amp;\" --> `</code><b>`"
 LONG_NAME = "a-sweep-of-many-words-" * 5 + "x" * 80
-BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 VOID = {"meta", "link", "img"}
 
 
@@ -262,94 +255,6 @@ def test_text_has_the_contrast_that_wcag_asks_for(scheme):
     for text, back in [*pairs, *((name, f"{name}-back") for name in ("yes", "no", "open"))]:
         dark, light = sorted([luminance(text), luminance(back)])
         assert (light + 0.05) / (dark + 0.05) >= 4.5, (text, back)
-
-
-class Browser:
-    """Headless Chromium, spoken to in its DevTools protocol: JSON over a pair of pipes, its descriptors 3 and 4."""
-
-    def __init__(self, program: str, profile: Path) -> None:
-        from_us, self.to_browser = os.pipe()
-        self.from_browser, to_us = os.pipe()
-        # Above 3 and 4, so that neither is overwritten before it is copied.
-        ends = [fcntl.fcntl(end, fcntl.F_DUPFD, 10) for end in (from_us, to_us)]
-        flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync"]
-        flags += ["--disable-background-networking", "--disable-component-update", f"--user-data-dir={profile}"]
-        self.process = subprocess.Popen(
-            [program, *flags, "--remote-debugging-pipe", "about:blank"],
-            preexec_fn=lambda: [os.dup2(end, number) for number, end in enumerate(ends, 3)],
-            pass_fds=(3, 4),
-            stderr=subprocess.DEVNULL,
-        )
-        for end in (from_us, to_us, *ends):
-            os.close(end)
-        self.unread, self.n_calls, self.events = b"", 0, list[dict[str, Any]]()
-        self.session: dict[str, str] = {}
-        targets = self.call("Target.getTargets")["targetInfos"]
-        (tab,) = [target["targetId"] for target in targets if target["type"] == "page"]
-        self.session = {"sessionId": self.call("Target.attachToTarget", targetId=tab, flatten=True)["sessionId"]}
-        for domain in ("Page", "Runtime", "Log", "Network"):
-            self.call(f"{domain}.enable")
-
-    def call(self, method: str, **parameters: Any) -> dict[str, Any]:
-        self.n_calls += 1
-        message = {"id": self.n_calls, "method": method, "params": parameters} | self.session
-        os.write(self.to_browser, json.dumps(message).encode() + b"\0")
-        while (answer := self._read()).get("id") != self.n_calls:
-            self.events.append(answer)
-        assert "error" not in answer, answer
-        return answer["result"]
-
-    def open(self, path: Path, width: int = 1280) -> None:
-        self.call(
-            "Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=width < 600
-        )
-        self.events.clear()
-        self.call("Page.navigate", url=path.as_uri())
-        while not self.of("Page.loadEventFired"):
-            self.events.append(self._read())
-        self.js(
-            "new Promise(done => requestAnimationFrame(() => setTimeout(done)))"
-        )  # sizes have been observed by then
-
-    def js(self, expression: str) -> Any:
-        answer = self.call("Runtime.evaluate", expression=expression, returnByValue=True, awaitPromise=True)
-        assert "exceptionDetails" not in answer, answer
-        return answer["result"].get("value")
-
-    def press(self, key: str, text: str) -> None:
-        codes = {"key": key, "text": text, "windowsVirtualKeyCode": ord(text)}
-        self.call("Input.dispatchKeyEvent", type="keyDown", **codes)
-        self.call("Input.dispatchKeyEvent", type="keyUp", **codes)
-
-    def of(self, *methods: str) -> list[dict[str, Any]]:
-        return [event["params"] for event in self.events if event.get("method") in methods]
-
-    def close(self) -> None:
-        self.session = {}
-        self.call("Browser.close")
-        self.process.wait(60)
-        os.close(self.to_browser)
-        os.close(self.from_browser)
-
-    def _read(self) -> dict[str, Any]:
-        while b"\0" not in self.unread:
-            ready, _, _ = select.select([self.from_browser], [], [], 60)
-            assert ready, "the browser has not answered for a minute"
-            read = os.read(self.from_browser, 1 << 20)
-            assert read, "the browser has ended"
-            self.unread += read
-        message, _, self.unread = self.unread.partition(b"\0")
-        return json.loads(message)
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    if program is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is installed")
-    browser = Browser(program, tmp_path_factory.mktemp("profile"))
-    yield browser
-    browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -8,9 +8,6 @@ from analysis.exhibits import Absent
 from analysis.figures import mse_curves, search
 from analysis.frame import AnalysisError
 from analysis.parts import Failures, Part
-from tests.analysis import test_search
-
-searched = test_search.searched  # the fixture
 
 
 def broken(*given: object, **named: object) -> None:

@@ -12,21 +12,12 @@ from analysis.__main__ import main as analyse
 from analysis.figures import claims, frechet, latent_space, mse_curves, samples
 from analysis.figures import clusters as cluster_table
 from analysis.scores import clusters, tasks
+from tests.analysis.conftest import report_arguments
 
 
-@pytest.fixture(scope="module")
-def made(trained, tmp_path_factory):
-    """The folder of a report on the sweep ``trained``, its scores computed by Ray tasks."""
-    folder = tmp_path_factory.mktemp("report")
-    assert analyse(["report", *arguments(trained, folder)]) == 0
-    return folder
-
-
-def arguments(trained, folder: Path) -> list[str]:
-    return [
-        "--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(folder), "--cache", str(folder / "cache"),
-        "--features", "classifier", "--images", "reconstruction", "--paper", "fishernet",
-    ]  # fmt: skip
+@pytest.fixture
+def made(reported):
+    return reported
 
 
 def test_the_page_shows_every_figure_and_table_there_can_be(made):
@@ -52,7 +43,7 @@ def test_the_page_and_its_files_are_artifacts_of_the_sweeps_run(made, trained):
 
 def test_a_second_report_computes_nothing_and_is_the_same(made, trained, tmp_path, monkeypatch):
     monkeypatch.setattr(tasks, "_start_ray", lambda gpus: pytest.fail("Ray was started"))
-    assert analyse(["report", *arguments(trained, tmp_path)]) == 0
+    assert analyse(report_arguments(trained, tmp_path)) == 0
     assert (tmp_path / report.PAGE).read_text() == (made / report.PAGE).read_text()
 
 
@@ -76,7 +67,7 @@ def test_parts_that_fail_leave_the_page_and_all_other_parts(made, trained, tmp_p
     }  # fmt: skip
     for module, name in places.values():
         monkeypatch.setattr(module, name, broken)
-    assert analyse(["report", *arguments(trained, tmp_path)]) == 1
+    assert analyse(report_arguments(trained, tmp_path)) == 1
     titles = [re.findall(r'<h3 id="([^"]*)-title">', (folder / report.PAGE).read_text()) for folder in (made, tmp_path)]
     assert titles[0] == titles[1]
     page = (tmp_path / report.PAGE).read_text()

@@ -57,7 +57,7 @@ def test_a_latent_that_does_not_vary_is_no_active_unit():
 def test_a_line_at_the_mean_images_error_or_worse_than_pca_is_named_with_what_to_change(likelihood, advised):
     runs = runs_of({2: [0.9, 1.1], 5: [0.99, 0.985], 10: [0.3, 0.3]}, likelihood=likelihood)
     nothing, worse = learned_too_little(runs, "test/mse", {0: 1.0, 2: 0.6, 5: 0.4, 10: 0.2})
-    assert nothing.startswith("VAE has learned nothing at d = 2, 5: its error is that of the mean image.")
+    assert nothing.startswith("VAE has learned nothing at d = 2, 5: its error is not below that of the mean image.")
     assert ("--noise-start" in nothing) == advised
     assert worse.startswith("VAE is worse than PCA at d = 10:")
     assert learned_too_little(runs_of({2: [0.1]}), "test/mse", {0: 1.0, 2: 0.6}) == []

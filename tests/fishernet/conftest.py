@@ -3,7 +3,7 @@
 import pytest
 
 from fishernet.contract import SMALL, small_images
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData
 
 
 @pytest.fixture

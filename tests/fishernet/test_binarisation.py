@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from fishernet import contract
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
 from fishernet.data.binarised import drawn
+from fishernet.data.images import ResidentImages
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
-from fishernet.training import ResidentImages, train_epoch
+from fishernet.training import train_epoch
 
 CPU = torch.device("cpu")
 

@@ -1,11 +1,19 @@
 """CelebA is read in its official parts, decoded once, and mapped; what is missing or damaged is a sentence."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
+from fishernet.data.decoding import decode_into
+from fishernet.data.files import Parts, fingerprint
 from fishernet.data.fitting import Fit
+from fishernet.data.images import ResidentImages
+from fishernet.data.loading import load_data
 
 N_TRAIN, N_VALIDATION, N_TEST = 40, 8, 12
 
@@ -83,3 +91,67 @@ def test_without_its_files_the_two_are_named_and_where_they_go(tmp_path, place):
     partition.write_text("000001.jpg 0\n")
     with pytest.raises(DataError, match="names no test image"):
         load_data("celeba", place)
+
+
+def test_the_bytes_do_not_depend_on_the_number_of_processes(place):
+    folder = place / "celeba" / "img_align_celeba"
+    paths = sorted(folder.iterdir())
+    for n in (1, 3):
+        decode_into(place / f"{n}.npy", paths, Fit(140, 16), n)
+    assert (place / "1.npy").read_bytes() == (place / "3.npy").read_bytes()
+    images = np.load(place / "3.npy")
+    assert images.shape == (60, 3, 16, 16)
+    expected = [np.asarray(Fit(140, 16).image(Image.open(path), path)).transpose(2, 0, 1) for path in paths]
+    np.testing.assert_array_equal(images, expected)
+
+
+def test_of_damaged_images_in_several_processes_the_first_is_named_and_nothing_is_left(place):
+    folder = place / "celeba" / "img_align_celeba"
+    paths = sorted(folder.iterdir())
+    for number in (25, 50):
+        paths[number].write_bytes(paths[number].read_bytes()[:300])
+    with pytest.raises(DataError, match=r"000025\.jpg cannot be read as an image"):
+        decode_into(place / "all.npy", paths, Fit(140, 16), 3)
+    Image.new("RGB", (178, 200)).save(paths[25])
+    Image.new("L", (178, 218)).save(paths[50])
+    with pytest.raises(DataError, match=r"000025\.jpg is 178 x 200"):
+        decode_into(place / "all.npy", paths, Fit(), 3)
+    assert not [path for path in place.iterdir() if path.suffix == ".npy"]
+
+
+def test_a_kept_fingerprint_is_that_of_the_images_and_goes_with_them(place):
+    first = load_data("celeba", place, crop=140, image_size=16)
+    kept = next((place / "celeba").glob("140-16-*.json"))
+    decoded = kept.with_suffix(".npy")
+    assert first.fingerprint == fingerprint(Parts(first.train.numpy(), first.test.numpy(), None, None))
+    kept.write_text(kept.read_text().replace(first.fingerprint, "0123456789abcdef"))
+    assert load_data("celeba", place, crop=140, image_size=16).fingerprint == "0123456789abcdef"  # not read again
+    os.utime(decoded, ns=(0, 0))  # as another file would have
+    assert load_data("celeba", place, crop=140, image_size=16).fingerprint == first.fingerprint
+    kept.write_text("{")
+    assert load_data("celeba", place, crop=140, image_size=16).fingerprint == first.fingerprint
+
+
+def test_a_file_of_pixels_that_is_cut_short_is_named_and_not_read(place):
+    load_data("celeba", place, crop=140, image_size=16)
+    decoded = next((place / "celeba").glob("140-16-*.npy"))
+    decoded.write_bytes(decoded.read_bytes()[:-100])
+    with pytest.raises(DataError, match=r"140-16-.*npy is damaged: .* decoded again"):
+        load_data("celeba", place, crop=140, image_size=16)
+
+
+def test_training_images_stay_mapped_where_a_worker_puts_them(place):
+    data = load_data("celeba", place, crop=140, image_size=16)
+    images = ResidentImages.of(data.train, torch.device("cpu"))
+    assert images.pixels.data_ptr() == data.train.data_ptr()
+    mapped = Path("/proc/self/maps")
+    if mapped.exists():
+        decoded = next((place / "celeba").glob("140-16-*.npy"))
+        assert str(decoded) in mapped.read_text()
+
+
+def test_a_crop_larger_than_the_image_is_refused_and_names_the_image(place):
+    with pytest.raises(
+        DataError, match=r"\.jpg is 178 x 218, and --crop asks for its central 200 x 200 pixels\. Give at most 178"
+    ):
+        load_data("celeba", place, crop=200)

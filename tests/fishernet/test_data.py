@@ -17,9 +17,9 @@ import torch
 from PIL import Image
 
 from fishernet.config import TrialConfig
-from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, load_data
+from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError
 from fishernet.data.idx import IDX_DATASETS, IDX_SHAPES, _download
-from fishernet.data.loading import _tensor
+from fishernet.data.loading import _tensor, load_data
 
 ROOT = Path(__file__).parents[2]
 
@@ -160,7 +160,7 @@ def test_a_read_only_folder_of_gz_files_is_read_and_not_written(data_dir, tmp_pa
 
 def test_reading_gz_files_imports_neither_torchvision_nor_what_only_drivers_need(data_dir):
     program = (
-        "import sys; from fishernet.data import load_data; "
+        "import sys; from fishernet.data.loading import load_data; "
         f"data = load_data('mnist', {str(data_dir)!r}); "
         "print(len(data.train), *{name.partition('.')[0] for name in sys.modules})"
     )

@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluate, latent_means, reconstructions
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.likelihoods import LIKELIHOODS, SCALES
-from fishernet.training import ResidentImages, Step, train_epoch
+from fishernet.training import Step, train_epoch
 
 TINY = {
     "latent_dim": 2, "hidden_width": 4, "hidden_layers": 1, "batch_size": 3, "pixel_layers": 2, "pixel_channels": 3,
@@ -20,29 +21,44 @@ OPTIONS = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("option", OPTIONS, ids=lambda option: "-".join(option) or "plain")
-@pytest.mark.parametrize("model", MODEL_NAMES)
-def test_every_likelihood_scale_and_mixture_is_refused_in_a_sentence_or_trains_with_every_option(model, option):
+def cases():
+    """Every likelihood, scale and number of components without further options; with each of these every likelihood once by
+    default, and all of them in the long tests.
+    """
+    for i, model in enumerate(MODEL_NAMES):
+        for j, option in enumerate(OPTIONS):
+            name = f"{model}-{'-'.join(option) or 'plain'}"
+            if option:
+                yield pytest.param(model, option, i + j, id=name)
+            yield pytest.param(model, option, None, id=f"{name}-all", marks=[pytest.mark.long] * bool(option))
+
+
+@pytest.mark.parametrize(("model", "option", "first"), cases())
+def test_every_likelihood_scale_and_mixture_is_refused_in_a_sentence_or_trains_with_every_option(model, option, first):
+    """``first``: of each likelihood the first that trains, from that place on; None: all."""
     trained = 0
     for likelihood in LIKELIHOODS:
-        for scale in SCALES:
-            for components in (0, 2):
-                own = {"model": model, "likelihood": likelihood, "scale": scale, "components": components, **option}
-                config, refusal = None, ""
-                try:
-                    config = trial_config({**TINY, **own})
-                except ValueError as error:
-                    refusal = str(error)
-                if config is None:
-                    assert any(str(value) in refusal for value in own.values()), (own, refusal)
-                    continue
-                cohort, images = Cohort([config], (1, 4, 4), 6), ResidentImages(PIXELS)
-                assert train_epoch(cohort, images).isfinite().all(), own
-                scores = evaluate(cohort, images)[0]
-                assert all(value == value for value in scores.values()), own
-                assert latent_means(cohort, images)[0].shape == (6, 2)
-                assert reconstructions(cohort, images, 2).shape == (1, 2, 16)
-                trained += 1
+        spreads = [(scale, components) for scale in SCALES for components in (0, 2)]
+        start = (first or 0) % len(spreads)
+        for scale, components in spreads[start:] + spreads[:start]:
+            own = {"model": model, "likelihood": likelihood, "scale": scale, "components": components, **option}
+            config, refusal = None, ""
+            try:
+                config = trial_config({**TINY, **own})
+            except ValueError as error:
+                refusal = str(error)
+            if config is None:
+                assert any(str(value) in refusal for value in own.values()), (own, refusal)
+                continue
+            cohort, images = Cohort([config], (1, 4, 4), 6), ResidentImages(PIXELS)
+            assert train_epoch(cohort, images).isfinite().all(), own
+            scores = evaluate(cohort, images)[0]
+            assert all(value == value for value in scores.values()), own
+            assert latent_means(cohort, images)[0].shape == (6, 2)
+            assert reconstructions(cohort, images, 2).shape == (1, 2, 16)
+            trained += 1
+            if first is not None:
+                break
     assert trained
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.autograd.functional import jacobian
 
-from fishernet.families import family, trial_config
+from fishernet.families import family, models_with, trial_config
 from fishernet.networks.activations import ACTIVATIONS
 
 SMALL = {"hidden_width": 6, "hidden_layers": 1, "activation": "tanh"}
@@ -125,10 +125,10 @@ def test_every_activation_has_the_derivatives_that_the_loss_needs(activation):
             torch.testing.assert_close(terms[name][0, n], value, rtol=1e-10, atol=1e-12)
 
 
-def theorem_1(stability):
+def theorem_1(stability, **more):
     """D(p*(x) q(z given x) || p(x, z)) less E loss, and tr(S^-1)/2 = E |grad ln p*|^2/2; x one pixel, by quadrature."""
     mean, sd = 0.4, 0.3
-    values = {**SMALL, "decoder_output": "linear", "stability": stability, "likelihood": "gaussian-learned"}
+    values = {**SMALL, "decoder_output": "linear", "stability": stability, "likelihood": "gaussian-learned", **more}
     config = trial_config(model="FisherAE", latent_dim=1, noise_start=-0.7, **values)
     model = made(config, shape=(1, 1, 1))
     nodes, weights = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(90))
@@ -155,6 +155,105 @@ def test_theorem_1_the_loss_is_the_divergence_up_to_a_constant_of_the_data():
     assert difference == pytest.approx(constant, rel=1e-8)
 
 
+@pytest.mark.parametrize(("network", "tolerance"), [({"hidden_layers": 0}, 1e-9), ({"activation": "relu"}, 0.03)])
+def test_theorem_1_holds_of_linear_networks_and_of_ones_with_kinks(network, tolerance):
+    """With kinks to the error of the quadrature."""
+    difference, constant = theorem_1("partial", **network)
+    assert difference == pytest.approx(constant, rel=tolerance)
+
+
+def linear(d, v, **values):
+    """A Fisher auto-encoder of linear networks, and its decoder's matrix (n_pixels, d) and offset."""
+    values = {"hidden_layers": 0, "decoder_output": "linear", "likelihood": "gaussian-learned", **values}
+    model = made(trial_config(model="FisherAE", latent_dim=d, noise_start=0, **values))
+    with torch.no_grad():
+        model.likelihood.xi.fill_(math.log(v))
+    (layer,) = model.decoder.layers
+    return model, layer.weight[0].T.detach(), layer.bias[0].detach()
+
+
+def sigma_points(d):
+    """Draws whose mean of any quadratic form is that of N(0, 1)."""
+    one = torch.eye(d, dtype=torch.float64)
+    return math.sqrt(d) * torch.cat([one, -one])[None]
+
+
+def test_the_posteriors_divergence_is_that_of_two_gaussians():
+    """(tr (Q - M) S (Q - M) + |M (mu - m)|^2)/2 of q = N(mu, S), Q = S^-1, and p(z given x) = N(m, M^-1)."""
+    d, v = 3, math.exp(-1)
+    model, b, offset = linear(d, v, stability_weight=0)
+    x, _ = images(model, 1)
+    q = model.posterior(x)
+    mu, s = q.mean[0, 0].detach(), q.log_variance[0, 0].exp().detach()
+    m = torch.eye(d, dtype=torch.float64) + b.T @ b / v
+    apart = torch.diag(1 / s) - m
+    centre = torch.linalg.solve(m, b.T @ (x[0, 0] - offset) / v)
+    expected = 0.5 * ((apart @ torch.diag(s) @ apart).trace() + (m @ (mu - centre)).square().sum())
+    found = model(x.expand(1, 2 * d, -1), {"eta": sigma_points(d)}).terms["posterior_divergence"].mean()
+    torch.testing.assert_close(found, expected, rtol=1e-10, atol=0)
+
+
+def test_latents_c_times_as_wide_have_their_divergence_divided_by_c_squared():
+    c, exponential = 3.0, {"prior": "exponential", "prior_order": 2, "stability_weight": 0, **SMALL}
+    narrow, wide = (made(trial_config(model="FisherAE", latent_dim=2, **exponential)) for _ in range(2))
+    weights = {name: t.clone() for name, t in narrow.state_dict().items()}
+    for name in ("heads_of_encoder.mean.weight", "heads_of_encoder.mean.bias"):
+        weights[name] *= c
+    weights["heads_of_encoder.log_variance.bias"] += 2 * math.log(c)
+    weights["decoder.layers.0.weight"] /= c
+    weights["prior.eta"][..., 0] /= c
+    weights["prior.tau"] -= 2 * math.log(c)
+    wide.load_state_dict(weights)
+    x, noise = images(narrow)
+    one, other = (model(x, noise).terms["posterior_divergence"] for model in (narrow, wide))
+    torch.testing.assert_close(other, one / c**2, rtol=1e-10, atol=0)
+
+
+def test_remark_1_with_the_true_posterior_the_loss_of_every_image_is_the_hyvarinen_score_of_its_density():
+    """-tr S^-1 + |S^-1 (x - c)|^2/2 of x ~ N(c, S), S = B B^T + v."""
+    v = math.exp(-1)
+    model, b, offset = linear(1, v)
+    m = 1 + (b.square().sum() / v).item()
+    heads = model.heads_of_encoder
+    with torch.no_grad():
+        heads["mean"].weight.copy_((b / (m * v))[None])
+        heads["mean"].bias.copy_(-(b.T @ offset)[None] / (m * v))
+        heads["log_variance"].weight.zero_()
+        heads["log_variance"].bias.fill_(-math.log(m))
+    precision = torch.linalg.inv(b @ b.T + v * torch.eye(4, dtype=torch.float64))
+    for x in images(model, 4)[0][0]:
+        expected = -precision.trace() + 0.5 * (precision @ (x - offset)).square().sum()
+        loss = model(x.expand(1, 2, -1), {"eta": sigma_points(1)}).loss.mean()
+        torch.testing.assert_close(loss, expected, rtol=1e-10, atol=0)
+
+
+def test_the_term_in_the_posteriors_is_least_squares_in_the_priors_coefficients():
+    values = {"prior": "exponential", "prior_order": 4, "prior_top": "free", "stability_weight": 0, **SMALL}
+    model = made(trial_config(model="FisherAE", latent_dim=2, **values))
+    x, noise = images(model, 30)
+    q = model.posterior(x)
+    z = q.sample(noise["eta"]).detach().requires_grad_()
+    (pull,) = torch.autograd.grad(model.log_likelihood(x, z)[0].sum(), z)
+    wanted = (-noise["eta"] * torch.exp(-0.5 * q.log_variance) - pull)[0].detach()  # what the prior's score should be
+    powers = torch.stack([k * z.detach()[0] ** (k - 1) for k in range(1, 5)], 2)  # (n, d, K)
+    with torch.no_grad():
+        for j in range(2):
+            model.prior.eta[0, j] = torch.linalg.lstsq(powers[:, j], wanted[:, j : j + 1]).solution[:, 0]
+    loss = model(x, noise).terms["posterior_divergence"].mean()
+    (gradient,) = torch.autograd.grad(loss, model.prior.eta)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=1e-8)
+
+
+def test_a_prior_that_is_no_density_has_no_elbo_and_no_kl():
+    for top, there in (("free", False), ("negative", True)):
+        model = made(trial_config(model="FisherAE", latent_dim=2, prior="exponential", prior_top=top, **SMALL))
+        x, noise = images(model)
+        with torch.no_grad():
+            terms = model.eval()(x, noise).terms
+        assert ({"elbo", "kl"} <= set(terms)) == there
+        assert "log_likelihood" in terms
+
+
 def test_as_released_it_is_not():
     difference, constant = theorem_1("total")
     assert abs(difference - constant) > 1e-3
@@ -174,6 +273,9 @@ def test_as_released_the_stability_term_teaches_the_mean_nothing_and_held_the_di
     assert not any(g.any() for g in found if g is not None)
     model = made(trial_config(model="FisherAE", latent_dim=2, **SMALL))
     terms = model(x, noise).terms
+    bias = model.heads_of_encoder["mean"].bias  # which moves z and no derivative of the mean
+    found = torch.autograd.grad(terms["stability"].sum(), bias, allow_unused=True, retain_graph=True)
+    assert found[0] is None or not found[0].any()
     found = torch.autograd.grad(terms["posterior_divergence"].sum(), [*model.decoder.parameters()][:1])
     assert found[0].abs().max() > 1e-3
 
@@ -244,3 +346,66 @@ def test_a_vae_held_steady_adds_the_term_and_without_it_nothing_changes():
 def test_a_bernoulli_fisher_autoencoder_is_refused_in_a_sentence():
     with pytest.raises(ValueError, match=r"likelihood bernoulli, .* must be gaussian or gaussian-learned"):
         trial_config(model="FisherAE", likelihood="bernoulli")
+
+
+@pytest.mark.parametrize("stability", ["partial", "total", "expected"])
+def test_images_in_minus_1_to_1_with_unit_noise_are_those_in_0_to_1_with_a_quarter_of_it(stability):
+    """The posteriors' divergence is equal, the two terms in units of x are a quarter; densities are of x either way."""
+    values = {**SMALL, "model": "FisherAE", "latent_dim": 2, "stability": stability}
+    symmetric = made(trial_config(pixel_range="symmetric", **values))
+    unit = made(trial_config(likelihood="gaussian-learned", noise_start=-math.log(4), **values))
+    weights = symmetric.state_dict()
+    first = "trunk.0.layers.0"
+    weights[f"{first}.bias"] = weights[f"{first}.bias"] - weights[f"{first}.weight"].sum(1)
+    weights[f"{first}.weight"] = 2 * weights[f"{first}.weight"]
+    weights["likelihood.xi"] = torch.tensor([-math.log(4)], dtype=torch.float64)
+    unit.load_state_dict(weights)
+    x, noise = images(symmetric)
+    one, other = (model(x, noise).terms for model in (symmetric, unit))
+    torch.testing.assert_close(one["posterior_divergence"], other["posterior_divergence"], rtol=1e-10, atol=1e-10)
+    for name in ("hyvarinen", "stability"):
+        torch.testing.assert_close(one[name], 0.25 * other[name], rtol=1e-10, atol=1e-10)
+    with torch.no_grad():
+        one, other = (model(x, noise).terms for model in (symmetric, unit))
+    for name in ("log_likelihood", "elbo", "kl"):
+        torch.testing.assert_close(one[name], other[name], rtol=1e-10, atol=1e-10)
+
+
+def test_a_vaes_stability_term_is_in_units_of_the_images_range_too():
+    values = {**SMALL, "model": "VAE", "latent_dim": 2, "likelihood": "gaussian", "stability_weight": 0.3}
+    model = made(trial_config(pixel_range="symmetric", **values))
+    x, noise = images(model)
+    outcome = model(x, noise)
+    doubled = 2 * x - 1
+
+    def of(seen):  # the encoder alone, of an image in [-1, 1]
+        heads = model.heads_from(model.trunk(seen), seen.dtype)
+        return heads["mean"], heads["log_variance"]
+
+    for n in range(x.shape[1]):
+        at = doubled[:, n : n + 1].clone().requires_grad_()
+        mean, log_variance = of(at)
+        z = (mean + torch.exp(0.5 * log_variance) * noise["eta"][:, n : n + 1]).detach()
+        log_q = -0.5 * ((z - mean).square() * torch.exp(-log_variance) + log_variance).sum()
+        expected = 0.5 * torch.autograd.grad(log_q, at)[0].square().sum()
+        assert outcome.terms["stability"][0, n].item() == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.parametrize("model", models_with("input_noise"))
+def test_of_noisy_inputs_the_encoder_alone_sees_the_noise_and_in_training_alone(model):
+    config = trial_config(model=model, latent_dim=2, input_noise=0.3, likelihood="gaussian", pixel_layers=1, **SMALL)
+    network = family(model).load()([config], (1, 4, 4), 10).double()
+    asked, seen = network.all_noise(2), []
+    generator = torch.Generator().manual_seed(0)
+    noise = {k: torch.randn(1, 3, own.width, generator=generator, dtype=torch.float64) for k, own in asked.items()}
+    x = torch.rand(1, 3, 16, generator=generator, dtype=torch.float64)
+    network.trunk.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
+    met = []
+    log_prob = network.likelihood.log_prob
+    network.likelihood.log_prob = lambda image, a: met.append(image.detach()) or log_prob(image, a)
+    for training, expected in ((True, x + math.sqrt(0.3) * noise["input"]), (False, x)):
+        network.train(training)
+        network(x, noise)
+        torch.testing.assert_close(seen.pop(), expected)
+        assert not seen
+        torch.testing.assert_close(met.pop(), x)

@@ -8,11 +8,12 @@ import torch
 from torch.autograd.functional import jacobian
 
 from fishernet import contract
+from fishernet.data.images import ResidentImages
 from fishernet.families import family, matters, trial_config
 from fishernet.models.fisher_shannon import INFORMATION
 from fishernet.networks.stacked import Linear
 from fishernet.posteriors import LOG_2_PI, DiagonalGaussian, PrecisionGaussian
-from fishernet.training import ResidentImages, train_epoch
+from fishernet.training import train_epoch
 
 CPU = torch.device("cpu")
 ONE = torch.ones(1, 1, 4, dtype=torch.float64)
@@ -106,7 +107,19 @@ def test_every_model_with_a_posterior_reports_its_entropy_and_gaussians_their_in
     q = grow.posterior(x)
     if model == "IAF":
         assert torch.allclose(terms["posterior_entropy"], -q.draw(noise).log_q)
-        assert "fisher_information" not in terms
+        assert "fisher_information" not in terms  # in training, which has no use for its passes
+        evaluated = grow.eval()(x, noise).terms["fisher_information"]
+        assert torch.allclose(evaluated, q.score(noise).square().sum(2))
+        for i, d in enumerate((2, 3)):
+            alone = grown(model=model, dims=(d,), noise_start=-2.0)
+            alone.load_state_dict(
+                {
+                    name: grow.state_dict()[name][i : i + 1][tuple(slice(n) for n in own.shape)]
+                    for name, own in alone.state_dict().items()
+                }
+            )
+            own_noise = {"eta": noise["eta"][i : i + 1, :, :d]}
+            assert torch.allclose(alone.eval()(x[i : i + 1], own_noise).terms["fisher_information"], evaluated[i])
         return
     for i, d in enumerate((2, 3)):
         precision = torch.linalg.inv(q.covariance()[i, :, :d, :d])
@@ -370,6 +383,59 @@ def test_the_density_of_a_flow_is_that_of_its_draws_and_integrates_to_one():
     ]
     volume = torch.linalg.det(torch.stack(columns, dim=-1)).abs() * (eta[1] - eta[0]) ** 2
     assert (log_q.exp() * volume).sum().item() == pytest.approx(1, abs=1e-6)
+
+
+def inverted(step, z, context, own):
+    """What a step moves to z: pass after pass, another latent in its order is right."""
+    before = z.clone()
+    for _ in range(z.shape[2]):
+        y = step.activation(step.hidden(before) + context)
+        keep = torch.sigmoid(step.gate(y) + 2.0)
+        before = (z - (1 - keep) * step.shift(y)) / keep
+    assert torch.allclose(step(before, context, own)[0], z, atol=1e-10)
+    return before
+
+
+def test_the_information_of_a_flow_is_that_of_its_density_on_a_grid():
+    """tr J = integral of q |grad ln q|^2 over z by differences, q from the inverse of the steps; of draws by their scores."""
+    model = shaken(grown(model="IAF", dims=(2,), flow_width=10), 0.6, seed=4).eval()
+    x = torch.rand(1, 1, 9, dtype=torch.float64)
+    with torch.no_grad():
+        q = model.posterior(x)
+        features = model.trunk(x)
+        centre, n = q.mean[0, 0], 1201
+        spread = q.draw({"eta": torch.randn(1, 4000, 2, dtype=torch.float64)}).z[0].std(0)
+        axes = [
+            torch.linspace(c - 8 * s, c + 8 * s, n, dtype=torch.float64) for c, s in zip(centre, spread, strict=True)
+        ]
+        z = torch.cartesian_prod(*axes)[None]
+        log_q = torch.zeros(1, n * n, dtype=torch.float64)
+        for step in reversed(model.steps):
+            z = inverted(step, z, step.context(features), model.own)
+            log_q -= step(z, step.context(features), model.own)[1]
+        base = torch.distributions.Normal(q.base.mean, torch.exp(0.5 * q.base.log_variance))
+        log_q = (log_q + base.log_prob(z).sum(2)).view(n, n)
+    h = [axis[1] - axis[0] for axis in axes]
+    density = log_q.exp() * h[0] * h[1]
+    assert density.sum().item() == pytest.approx(1, abs=1e-4)
+    exact = (density * sum(g.square() for g in torch.gradient(log_q, spacing=[float(s) for s in h]))).sum().item()
+    squares = q.score({"eta": torch.randn(1, 100_000, 2, dtype=torch.float64)}).square().sum(2)
+    error = 5 * squares.std().item() / squares.numel() ** 0.5
+    assert error < 0.02 * exact
+    assert squares.mean().item() == pytest.approx(exact, abs=0.01 * exact + error)
+    eta = torch.linspace(-8, 8, 401, dtype=torch.float64)  # and by a sum over the noise, without an error of draws
+    weight = torch.distributions.Normal(0, 1).log_prob(eta).exp() * (eta[1] - eta[0])
+    squares = q.score({"eta": torch.cartesian_prod(eta, eta)[None]}).square().sum(2)
+    assert (squares * torch.outer(weight, weight).flatten()).sum().item() == pytest.approx(exact, rel=0.01)
+
+
+def test_a_flow_whose_gate_is_shut_has_no_finite_information_and_raises_nothing():
+    model = grown(model="IAF").eval()
+    for step in model.steps:
+        step.gate.bias.data.fill_(-2000.0)
+        step.gate.weight.data.zero_()
+    terms = model(torch.rand(1, 3, 9, dtype=torch.float64), noise_of(model, 3)).terms
+    assert not terms["fisher_information"].isfinite().any()
 
 
 def test_a_flow_that_is_the_identity_has_the_vaes_loss_with_the_divergence_at_its_draw():

@@ -5,9 +5,10 @@ import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.networks.stacked import StackedLayer
-from fishernet.training import ResidentImages, Step
+from fishernet.training import Step
 from tests.fishernet.test_contract import VARIANTS
 
 

@@ -11,8 +11,9 @@ import pytest
 import torch
 from PIL import Image, TiffImagePlugin
 
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
 from fishernet.data.folders import part_of
+from fishernet.data.loading import load_data
 
 HEIGHT, WIDTH = 5, 7
 ORIENTATION = 0x0112

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from fishernet import contract
+from fishernet.data.images import ResidentImages
 from fishernet.families import family, trial_config
 from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, evidence
-from fishernet.training import ResidentImages
 
 K = 9  # pixels
 

@@ -8,11 +8,12 @@ import torch
 from made_models import CRITIC_STEPS, WARM_UP, EmittedNormal
 
 from fishernet import contract, likelihoods
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.plan import stackable
 from fishernet.posteriors import DiagonalGaussian, PrecisionGaussian
 from fishernet.priors import StandardNormal
-from fishernet.training import ResidentImages, train, train_epoch
+from fishernet.training import train, train_epoch
 
 MADE = ("TwoPlayers", "WarmUp", "Dithered", "Smooth")
 IMPORTANT = (

@@ -7,10 +7,11 @@ import torch
 
 from fishernet import contract
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.likelihoods.maf import hidden_degrees
-from fishernet.training import ResidentImages, train_epoch
+from fishernet.training import train_epoch
 
 AE = {"model": "AE", "likelihood": "maf", "decoder_output": "linear", "latent_dim": 3}
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import MODEL_NAMES, trial_config
-from fishernet.training import ResidentImages, set_arithmetic, train
+from fishernet.training import set_arithmetic, train
 
 ROUNDING = 2.0**-8  # bfloat16 has 8 significant bits
 

@@ -8,12 +8,13 @@ import torch
 
 from fishernet import contract
 from fishernet.cohort import load_model
+from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluate
 from fishernet.families import trial_config
 from fishernet.records import write_records
 from fishernet.splitting import FittedCohort
 from fishernet.state import CohortState
-from fishernet.training import ResidentImages, train
+from fishernet.training import train
 
 RATES = {"learning_rate": 0.05, "epochs": 12, "patience": 1, "stopping_size": 24, "batch_size": 8}
 

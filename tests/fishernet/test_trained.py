@@ -10,7 +10,8 @@ import torch
 
 import fishernet
 from fishernet.cohort import Cohort
-from fishernet.data import DataError, load_data
+from fishernet.data import DataError
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.records import write_records
 from fishernet.trained import ModelError, load

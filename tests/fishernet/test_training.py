@@ -3,8 +3,12 @@
 import hashlib
 import itertools
 import json
+import os
+import sys
 import time
+import weakref
 from collections import Counter
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,13 +19,21 @@ from torch.overrides import TorchFunctionMode
 from fishernet.cohort import DRAWN_NUMBERS, Cohort, load_model
 from fishernet.config import TrialConfig
 from fishernet.contract import history, small_images
-from fishernet.data import ImageData
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, evaluating, evaluation_batch
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.pca import pca_test_mse
 from fishernet.records import write_records
 from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
-from fishernet.training import ResidentImages, Step, _train_metrics, set_arithmetic, train, train_epoch
+from fishernet.training import (
+    Step,
+    _train_metrics,
+    give_freed_memory_back,
+    keep_freed_memory,
+    set_arithmetic,
+    train,
+    train_epoch,
+)
 
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -377,6 +389,47 @@ def test_pca_is_the_floor_that_a_singular_value_decomposition_gives(images):
 )
 def test_an_evaluation_takes_no_more_images_at_once_than_training_where_they_are_large(n_pixels, n):
     assert evaluation_batch(n_pixels, least=64) == n
+
+
+def test_an_evaluation_takes_fewer_images_the_more_numbers_all_members_emit(small, images, monkeypatch):
+    cohort = make([trial_config(model="AE", seed=seed, **small | {"batch_size": 20}) for seed in range(3)], images)
+    monkeypatch.setattr("fishernet.evaluation.EVALUATION_OUTPUTS", 25 * 3 * cohort.model.likelihood.n_outputs)
+    taken, take = [], ResidentImages.take
+    monkeypatch.setattr(
+        ResidentImages, "take", lambda self, index, *_: taken.append(index.shape[1]) or take(self, index)
+    )
+    evaluate(cohort, ResidentImages.of(images.test, cohort.device))
+    assert taken == [25, 15]
+
+
+def test_an_epoch_keeps_no_array_of_each_step(small, images):
+    """A small one among the large ones of a step would hold their places open: the heap grew by what a step takes, and again."""
+    cohort = make([trial_config(model="AE", **small)], images)
+    step, alive = Step(cohort, ResidentImages.of(images.train, cohort.device)), []
+
+    def watched(index, noise):
+        alive.append(sum(reference() is not None for reference in losses))
+        loss = step(index, noise)
+        losses.append(weakref.ref(loss))
+        return loss
+
+    losses: list[weakref.ref[torch.Tensor]] = []
+    summed = train_epoch(cohort, step.images, watched)
+    assert len(summed) == len(alive) > 3
+    assert max(alive) <= 1
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the C library is Linux's")
+def test_freed_memory_that_was_kept_can_be_given_back():
+    def resident():
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    keep_freed_memory()
+    blocks = [torch.ones(2**22) for _ in range(20)]  # 16 MiB each
+    del blocks
+    kept = resident()
+    give_freed_memory_back()
+    assert kept - resident() > 15 * 2**24
 
 
 def test_noise_as_wide_as_large_images_is_drawn_for_few_of_them(small, images):

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 
@@ -123,3 +124,35 @@ def test_the_discriminator_has_a_rate_of_its_own_where_it_is_given_one():
 def test_betas_of_adam_lie_below_one(beta):
     with pytest.raises(ValueError, match=r"adam_beta1 .* must be from 0 to below 1"):
         trial_config(model="WAE", adam_beta1=beta)
+
+
+def test_the_discriminators_best_logit_is_the_log_ratio_of_densities():
+    """There its loss is 2 ln 2 - 2 JS (Goodfellow et al. 2014, theorem 1)."""
+    model, (mean, sd) = made(1), (0.7, 0.6)
+    nodes, weights = (torch.from_numpy(t) for t in np.polynomial.hermite_e.hermegauss(120))
+    weights = weights / weights.sum()
+    codes = mean + sd * nodes  # of q, with the weights that the nodes have under p
+
+    def log_p(z):
+        return -0.5 * z.square()
+
+    def log_q(z):
+        return -0.5 * ((z - mean) / sd).square() - math.log(sd)
+
+    model.posterior_mean = lambda x: codes[None, :, None]
+
+    def loss(logit):
+        model.logit = lambda z: logit(z[:, :, 0])
+        player, found = next(iter(model.updates(None, {"prior0": nodes[None, :, None]})))
+        assert player == "discriminator"
+        return (found[0] * weights).sum().item()
+
+    def divergence_from_mixture(own, z):  # KL of p or q from (p + q)/2
+        mixture = torch.logaddexp(log_p(z), log_q(z)) - math.log(2)
+        return ((own(z) - mixture) * weights).sum().item()
+
+    js = 0.5 * (divergence_from_mixture(log_p, nodes) + divergence_from_mixture(log_q, codes))
+    best = loss(lambda z: log_p(z) - log_q(z))
+    assert best == pytest.approx(2 * math.log(2) - 2 * js, rel=1e-6)
+    for shift in (lambda z: 0.1 + 0 * z, lambda z: 0.1 * z, lambda z: -0.1 * z.sin()):
+        assert loss(lambda z, shift=shift: log_p(z) - log_q(z) + shift(z)) > best

@@ -116,7 +116,7 @@ def ended(folder: Path, drawing: Callable[[], bool]) -> Ended:
 
 def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
     """Whichever field says something of them."""
-    from fishernet.data import images_of
+    from fishernet.data.loading import images_of
     from sweeps.trial import _images_of
 
     pixels = np.random.default_rng(0).integers(0, 255, (40, 9, 9), dtype=np.uint8)

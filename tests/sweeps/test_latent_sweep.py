@@ -18,7 +18,7 @@ from mlflow.tracking import MlflowClient
 
 from fishernet.cohort import Cohort, load_model
 from fishernet.config import TrialConfig
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.training import train
 

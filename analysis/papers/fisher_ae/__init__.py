@@ -12,6 +12,7 @@ PAPER = Paper(
     name="Fisher auto-encoder paper",
     citation="Elkhalil, Hasan, Ding, Farsiu, Tarokh: Fisher Auto-Encoders. arXiv 2007.06120, 2020",
     dataset="mnist",
+    other_datasets=("celeba",),
     models=("FisherAE", "VAE", "WAE"),
     # The VAE with the Fisher auto-encoder's own likelihood is a line that the paper does not have.
     preset={
@@ -32,9 +33,9 @@ PAPER = Paper(
             "learning_rate": 1e-3, "batch_size": 100,
         },
         "fisher-ae-celeba": {
-            "models": ["FisherAE", f"FisherAE:{EXPONENTIAL}", "VAE:likelihood=gaussian", "WAE:penalty_weight=250"],
+            "models": ["FisherAE", f"FisherAE:{EXPONENTIAL}", "VAE:likelihood=gaussian", "WAE:penalty_weight=1000"],
             "latent_dims": "64", "seeds": "5", "dataset": "celeba", "crop": 140, "image_size": 64,
-            "network": "fisherae-64", "epochs": 100, **TRAINING,
+            "network": "fisherae-64", "pixel_range": "symmetric", "epochs": 100, **TRAINING,
         },
     },
     figures={
@@ -46,14 +47,19 @@ PAPER = Paper(
         "noisy_reconstructions": (
             "Figures 2 and 8", "The paper's have noise of variance 0.2 and 80% of the pixels masked."
         ),
-        "nmi_curves": (
-            "Figure 3", "The paper clusters the latents after t-SNE to two dimensions, here they are clustered as they are."
+        "tsne_nmi": (
+            "Figure 3", "The paper shows NMI after t-SNE alone, and not of how many images nor with which perplexity."
         ),
+        "tsne": ("Figure 4", "The paper's levels are not named in its text."),
         "frechet_inception": ("Table 1", "The paper's distances are of CelebA, by other weights and fewer images."),
     },
     arguments={
         "corruptions": {},  # at the levels that they have without a paper, among which are this one's
         "prior-densities": {},
+        "t-sne-clusters": {},
+        "t-sne": {},
+        # Of learned priors as the paper draws them, and of N(0, 1) what that sampler alone would do.
+        "distances": {"images": ("reconstruction", "prior", "mixture", "svgd", "tempered")},
         "samples": {"models": ("FisherAE", "VAE", "WAE"), "of_density": ("FisherAE",)},
     },
 )  # fmt: skip

@@ -3,18 +3,17 @@
 The paper names few of its settings; the released code names the others, and only its convolutional FAE survives a first batch.
 """
 
-from typing import Any
-
 from analysis.papers import Paper
+from fishernet.config import Fields
 
 DIM = 40  # of Tables 1 and 2
 # What paper and code have in common. The fixed binarisation of Larochelle and Murray is not to be had: images are drawn anew.
-SETTINGS: dict[str, Any] = {
+SETTINGS: Fields = {
     "dataset": "mnist", "binarisation": "dynamic", "stopping_size": 10_000,
     "hidden_layers": 5, "hidden_width": 300, "initialisation": "he-normal", "optimiser": "adam-normalised",
     "batch_size": 100, "learning_rate": 1e-3, "epochs": 2000, "kl_warmup": 100, "patience": 50,
 }  # fmt: skip
-AXES: dict[str, Any] = {"latent_dims": str(DIM), "seeds": "5"}
+AXES: Fields = {"latent_dims": str(DIM), "seeds": "5"}
 REVERSED = "reversed-mnist"  # of Table 2
 
 PAPER = Paper(
@@ -28,11 +27,11 @@ PAPER = Paper(
         **AXES, **SETTINGS,
     },
     presets={
-        # Three layers are the code's default. Its flow is commented out and its MAE has no such term, so neither is here.
+        # Three dense layers are its default. Its flow is commented out and its MAE has no such term, so neither is here.
         "fisher-shannon-released": {
             "models": [
                 "VAE", "FAE:fisher_constraint=released-mlp",
-                "FAE:fisher_constraint=released-conv,log_variance=clamped", "PixelVAE:pixel_mask=released",
+                "FAE:fisher_constraint=released-conv,log_variance=clamped,network=fae-28", "PixelVAE:pixel_mask=released",
             ],
             **AXES, **SETTINGS, "hidden_layers": 3,
         },
@@ -49,11 +48,17 @@ PAPER = Paper(
             "The paper's numbers are of 5,000 draws an image, of MNIST in another, fixed binarisation, and of the best settings "
             "that it found: they stand beside these for orientation.",
         ),
+        "embeddings": ("Figure 2", "The paper shows one FAE of d = 10 at several F, without a word on t-SNE's scale."),
+        "radii": ("Figure 2", "The released code divides the distance by d, which the paper's axis does not fit."),
+        "traversals": ("Figure 4", "The paper shows F = 20 and 0.1."),
         "reconstructions": ("Figures 3 and 5", "The paper shows F = 20 and 0 on MNIST, and four F on reversed MNIST."),
     },
     tables={"nll": "nll.csv"},
     arguments={
         "fisher-shannon-plane": {"of_path": "FAE"},
         "likelihood": {"nll_of": ("held-out", "training")},
+        "information": {},
+        "embeddings": {},
+        "traversals": {},
     },
 )  # fmt: skip

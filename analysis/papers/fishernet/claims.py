@@ -11,12 +11,12 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from itertools import combinations, pairwise
-from typing import Any
 
 import pandas as pd
 
 from analysis.figures.frechet import features_of
 from analysis.papers.fishernet import DIMS, PAPER
+from analysis.scores import FEATURES
 from analysis.verdicts import (
     ABOVE,
     BELOW,
@@ -150,7 +150,7 @@ def fn7_loss_follows_mse(evidence: Evidence) -> Finding:
     dims = _curve_dims(evidence.runs)
     terms = [(evidence.score(name), ("FisherNet", d)) for name in ("loss", "mse") for d in dims]
 
-    def moments(*columns: pd.Series[float]) -> tuple[Any, Any, Any]:
+    def moments(*columns: pd.Series[float]) -> tuple[pd.Series[float], pd.Series[float], pd.Series[float]]:
         """Over d, of each seed: the covariance of loss and MSE, and their variances."""
         loss, mse = (pd.concat(part, axis=1) for part in (columns[: len(dims)], columns[len(dims) :]))
         loss, mse = (frame.set_axis(dims, axis=1).sub(frame.mean(axis=1), axis=0) for frame in (loss, mse))
@@ -392,7 +392,6 @@ def _by_features(evidence: Evidence) -> tuple[Evidence, str, list[str]]:
     A distance on other features than Inception's is no FID, so that it can neither confirm nor contradict such a claim.
     """
     features = features_of(evidence.runs)
-    if features == "classifier":
-        what = "Fréchet distance on classifier features, not FID"
-        return replace(evidence, scope=evidence.scope.and_apart(what)), features, []
+    if features not in ("", "inception"):
+        return replace(evidence, scope=evidence.scope.and_apart(FEATURES[features])), features, []
     return evidence, "inception", [] if features else ["No run has a Fréchet distance"]

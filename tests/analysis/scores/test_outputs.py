@@ -11,10 +11,13 @@ from analysis.scores.outputs import (
     coverage,
     distribution_function,
     emits_more,
+    neighbour_accuracy,
     normal_crps,
     of_marginals,
+    pit_deviation,
     rank_correlation,
     score_outputs,
+    t_crps,
 )
 from fishernet.families import family, trial_config
 from fishernet.likelihoods.base import Marginals
@@ -79,6 +82,61 @@ def test_crps_is_the_integral_of_the_squared_distance_of_distribution_functions(
         assert crps == pytest.approx(integral, rel=1e-6)
     alone = normal_crps(np.ones((1, 1)), np.zeros((1, 1, 1)), np.full((1, 1, 1), 2.0), np.zeros((1, 1)))
     assert alone.item() == pytest.approx(2 * (math.sqrt(2) - 1) / math.sqrt(math.pi))
+
+
+@pytest.mark.parametrize("df", [1.2, 3.0, 50.0])
+def test_crps_of_a_t_is_the_integral_of_the_squared_distance_of_distribution_functions(df):
+    x = np.array([-0.1, 0.35, 0.8])
+    found = t_crps(np.full((3, 1), df), np.full((3, 1), 0.3), np.full((3, 1), 0.2), x[:, None])[:, 0]
+    own = stats.t(df, 0.3, 0.2)
+    for at, crps in zip(x, found, strict=True):
+        below = integrate.quad(lambda y: own.cdf(y) ** 2, -np.inf, at, limit=500)[0]
+        above = integrate.quad(lambda y: own.sf(y) ** 2, at, np.inf, limit=500)[0]
+        assert crps == pytest.approx(below + above, rel=1e-6)
+    given = Marginals(torch.zeros(1, 1, 1), torch.zeros(1, 1, 1, 2), torch.ones(1, 1, 1, 2), torch.full((1, 1, 1), df))
+    of_one = of_marginals(given, torch.zeros(1, 1, 2), torch.zeros(1, 1, 2))["crps"]
+    assert of_one == pytest.approx(t_crps(np.full((1, 1), df), np.zeros((1, 2)), np.ones((1, 2)), np.zeros((1, 2))))
+    assert np.isinf(t_crps(np.ones((1, 1)), np.zeros((1, 1)), np.ones((1, 1)), np.zeros((1, 1))))
+
+
+def test_the_deviation_of_values_is_their_largest_distance_from_uniform_ones():
+    assert pit_deviation(np.array([[0.1, 0.3], [0.5, 0.9]])) == pytest.approx(
+        0.25
+    )  # just above 1/2, where 3/4 are below
+
+
+def test_codes_of_two_clusters_have_neighbours_of_their_own_label():
+    rng = np.random.default_rng(0)
+    codes, labels = rng.normal(size=(40, 2)), np.arange(40) % 2
+    assert neighbour_accuracy(codes + 100 * labels[:, None], labels) == 1
+    assert neighbour_accuracy(codes + 100 * labels[:, None], np.where(np.arange(40) < 2, 1 - labels, labels)) == 38 / 40
+
+
+def test_a_component_for_each_label_says_all_of_it_and_one_alone_nothing(monkeypatch):
+    model = made(components=2)
+    labels = torch.arange(len(IMAGES)) % 2
+    distribution = model.likelihood.distribution
+
+    def of_label(a):
+        at = distribution(a)
+        at.log_weights = torch.tensor([[0.9, 0.1], [0.1, 0.9]]).log()[labels][None]
+        return at
+
+    monkeypatch.setattr(model.likelihood, "distribution", of_label)
+    assert score_outputs(IMAGES, model, 0, labels).metrics["outputs/label_information"] == pytest.approx(math.log(2))
+    labels = 0 * labels
+    assert score_outputs(IMAGES, model, 0, labels).metrics["outputs/label_information"] == pytest.approx(0, abs=1e-12)
+
+
+def test_the_share_of_deviations_at_the_floor_is_of_those_below_twice_the_least():
+    model = made(scale="diagonal", least_scale=0.1)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        bias = next(p for name, p in model.decoder.named_parameters() if name.endswith("bias"))
+        bias.view(-1)[20:25] = -10  # of 20 pixels: softplus is 5e-5 there, else ln 2
+    assert scores(model)["outputs/sd_at_floor"] == pytest.approx(0.25)
+    assert "outputs/sd_at_floor" not in scores(made())
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "student-t"])
@@ -147,7 +205,9 @@ def test_weights_and_degrees_of_freedom_are_counted_by_weight():
 def test_a_flow_has_no_marginals_and_its_released_image_is_a_mean_of_draws():
     model = made(likelihood="maf")
     found = scores(model)
-    assert set(found) == {"outputs/l2_percent", "outputs/l2_percent_released", "outputs/code_bits_per_dim"}
+    named = {"l2_percent", "l2_percent_released", "code_bits_per_dim", "parameters"}
+    assert set(found) == {f"outputs/{name}" for name in named}
+    assert found["outputs/parameters"] == 20 * 3 + 3 + 3 * 20 + 20 + 20 * 10 + 10 + 10 * 40 + 40  # the flow's 20-10-40
     assert scores(model, seed=1)["outputs/l2_percent_released"] != found["outputs/l2_percent_released"]
 
 

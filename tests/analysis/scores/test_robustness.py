@@ -1,11 +1,13 @@
 """Damage has the size it says, scores are their formulas, and a model that sees nothing has a flat curve."""
 
+import argparse
 import math
 
 import numpy as np
 import pytest
 import torch
 
+from analysis.flags import levels
 from analysis.scores.robustness import LEVELS, corrupted, doubled_at, nmi, robustness
 from fishernet.families import family, trial_config
 
@@ -82,3 +84,36 @@ def test_nmi_is_1_of_separate_classes_and_near_0_of_one_cloud():
 def test_the_level_at_which_the_error_doubles():
     assert doubled_at([0, 0.1, 0.3], [1.0, 1.5, 2.5]) == pytest.approx(0.2)
     assert doubled_at([0, 0.1], [1.0, 1.9]) == math.inf
+
+
+@pytest.mark.parametrize(("kind", "level"), [("gaussian", -0.1), ("mask", -0.1), ("mask", 1.2), ("gaussian", math.nan)])
+def test_a_level_that_no_damage_has_is_refused(kind, level):
+    with pytest.raises(ValueError, match=f"a level of {kind} is .* got {level:g}"):
+        corrupted(IMAGES, kind, level, 0)
+
+
+def test_levels_of_flags_are_numbers_from_0():
+    assert levels("0.5,0.1,0.1") == [0.1, 0.5]
+    for text in ("-0.1", "0.1,-1", "nan", "inf", "", "0.1;0.2", "1e400"):
+        with pytest.raises(argparse.ArgumentTypeError, match="of at least 0 with commas between"):
+            levels(text)
+    with pytest.raises(argparse.ArgumentTypeError, match="numbers from 0 to 1 with commas"):
+        levels("0.5,1.1", most=1.0)
+
+
+def test_of_images_in_minus_1_to_1_a_masked_pixel_is_grey():
+    images = IMAGES[:5]
+    grey = robustness(made(likelihood="gaussian", pixel_range="symmetric"), images, None, 0, {"mask": (0.0, 1.0)})
+    model = made(likelihood="gaussian", pixel_range="symmetric")
+    f = model.reconstruct(model.posterior_mean(torch.full((1, 5, 90), 0.5)))[0]
+    x = images.flatten(1).float() / 255
+    assert grey["mask/1/mse"] == pytest.approx((x - f).square().mean().item(), rel=1e-5)
+    assert torch.equal(corrupted(images, "mask", 1.0, 0), torch.zeros(5, 3, 6, 5))
+
+
+def test_kinds_share_the_clean_image_bit_for_bit_whatever_the_order_of_levels():
+    scores = robustness(made(), IMAGES[:20], LABELS[:20], 0, {"gaussian": (0.1, 0.0), "mask": (0.0, 0.5)})
+    assert {name.rpartition("/")[0] for name in scores} == {"gaussian/0.1", "gaussian/0", "mask/0", "mask/0.5"}
+    for score in ("mse", "bce", "nmi"):
+        assert scores[f"gaussian/0/{score}"] == scores[f"mask/0/{score}"]
+    assert scores["gaussian/0.1/mse"] != scores["gaussian/0/mse"]

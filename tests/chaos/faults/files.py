@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save
 
 from fishernet.cohort import Cohort
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.records import write_records
 from fishernet.state import CheckpointError, CohortState
