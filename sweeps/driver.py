@@ -106,6 +106,7 @@ class Driver(ABC, Generic[P]):
         self.uri = commands.absolute_uri(args.tracking_uri or default_tracking_uri(self.storage))
         self.name = ""  # once it has begun to be recorded
         self.folder = self.storage  # the sweep's own, once that is known
+        self.page = ""  # of MLflow's pages the experiment's
         self.parts = Failures(passing=(OSError, UsageError))  # of its end
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
         self._connected: Devices | None = None
@@ -302,7 +303,7 @@ class Driver(ABC, Generic[P]):
         self.folder = folder = self.storage / schema.folder_name(name)
         artifact_root = default_artifact_root(self.storage)
         unfinished = not folder.exists() or (folder / "ray").exists()
-        importing = threading.Thread(target=import_all, kwargs={"digits": asked is None})
+        importing = threading.Thread(target=import_all)
         importing.start()
         if self.args.address:
             self.connect()
@@ -322,6 +323,8 @@ class Driver(ABC, Generic[P]):
             )
             before = tracking.status if tracking.plan else "FAILED"
             self.name = name
+            # MLflow 3 opens with its pages for language models, whatever the experiment's kind, unless asked for the others.
+            self.page = f"/#/experiments/{tracking.experiment_id}/runs?workflowType=machine_learning"
             try:
                 if (begun := self.storage / schema.folder_name(tracking.begun_as)) != folder and begun.is_dir():
                     folder = begun  # it was renamed in MLflow, and its checkpoints were not
@@ -449,9 +452,9 @@ class Driver(ABC, Generic[P]):
 
     def ui_command(self) -> str:
         if self.uri.startswith("http"):
-            return f"{os.environ.get(UI_VARIABLE) or hide_password(self.uri)} in a browser"
+            return f"{(os.environ.get(UI_VARIABLE) or hide_password(self.uri)).rstrip('/')}{self.page} in a browser"
         command = commands.python("-m", "mlflow", "ui", "--backend-store-uri", hide_password(self.uri))
-        return f"http://127.0.0.1:5000 in a browser, after\n  {command}"
+        return f"http://127.0.0.1:5000{self.page} in a browser, after\n  {command}"
 
     def how_to_go_on(self) -> str:
         return f"; resume with: {self.resume_command(self.name)}" if self.name else " before anything was started"
@@ -485,11 +488,9 @@ class Driver(ABC, Generic[P]):
         return commands.driver(self.kind)
 
 
-def import_all(*, digits: bool) -> None:
+def import_all() -> None:
     """What takes seconds to import: beside Ray's start."""
     with suppress(Exception):  # said where it is imported again
-        if digits:
-            importlib.import_module("sklearn.datasets")
         prepare_mlflow()
         importlib.import_module("sweeps.launch")  # Ray Tune
 

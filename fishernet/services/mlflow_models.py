@@ -34,10 +34,12 @@ def best_runs(client: MlflowClient, experiment_id: str, held_out: str) -> list[R
     return sorted(found.values(), key=lambda run: run.data.metrics[score])
 
 
-def log_models(uri: str, client: MlflowClient, experiment_id: str, held_out: str, register: str | None = None) -> None:
+def log_models(
+    uri: str, client: MlflowClient, experiment_id: str, parent_id: str, held_out: str, register: str | None = None
+) -> None:
     """Have a model of the best run of each line, and the best of all as the newest version of ``register``.
 
-    What is there already stays, so calling it again changes nothing.
+    They are outputs of their runs and of the parent. What is there already stays, so calling it again changes nothing.
     """
     from mlflow.entities import LoggedModelStatus
 
@@ -46,12 +48,12 @@ def log_models(uri: str, client: MlflowClient, experiment_id: str, held_out: str
     best = best_runs(client, experiment_id, held_out)
     for run in best:
         if run.info.run_id not in there:
-            there[run.info.run_id] = _log_model(uri, client, run)
+            there[run.info.run_id] = _log_model(uri, client, run, parent_id)
     if register and best:
         _register(client, there[best[0].info.run_id], register)
 
 
-def _log_model(uri: str, client: MlflowClient, run: Run) -> LoggedModel:
+def _log_model(uri: str, client: MlflowClient, run: Run, parent_id: str) -> LoggedModel:
     import numpy as np
     from mlflow import pyfunc
     from mlflow.entities import LoggedModelOutput, LoggedModelStatus
@@ -91,7 +93,8 @@ def _log_model(uri: str, client: MlflowClient, run: Run) -> LoggedModel:
                 mlflow_model=Model(run_id=run_id, model_id=made.model_id),
             )
         client.log_model_artifacts(made.model_id, str(Path(scratch) / "model"))
-    client.log_outputs(run_id, [LoggedModelOutput(made.model_id, schema.last_epoch(run))])
+    for of in (run_id, parent_id):
+        client.log_outputs(of, [LoggedModelOutput(made.model_id, schema.last_epoch(run))])
     return client.finalize_logged_model(made.model_id, LoggedModelStatus.READY)
 
 

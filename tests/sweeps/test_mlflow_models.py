@@ -45,7 +45,7 @@ def record(name, uri, storage, records, images, register=None):
     tracking = SweepTracking.open(name, uri, artifact_root=str(storage / "artifacts"), create=True)
     shapes = {"training": [*images.train.shape], "test": [*images.test.shape]}
     known = {"data_fingerprint": images.fingerprint, "held_out": "test", "images": shapes}
-    tracking.describe(SweepPlan(tuple(CONFIGS)).to_dict() | known, {}, "command", "note", {})
+    tracking.describe(SweepPlan(tuple(CONFIGS)).to_dict() | known, {"dataset": "digits"}, "command", "note", {})
     for i, config in enumerate(CONFIGS):
         tracking.log_epochs(
             config, [{"epoch": 1, "time": 1e9, "metrics": {"test/mse": 1 / (i + 1), "train/loss": 1.0}}]
@@ -76,8 +76,8 @@ def store(tmp_path_factory, records, images):
 
 
 def check_inputs(runs, images):
-    for config in CONFIGS:
-        inputs = {i.tags[0].value: i.dataset for i in runs[config.run_name].inputs.dataset_inputs}
+    for name in ("s", *(config.run_name for config in CONFIGS)):
+        inputs = {i.tags[0].value: i.dataset for i in runs[name].inputs.dataset_inputs}
         assert {context: (d.name, d.digest) for context, d in inputs.items()} == {
             "training": ("digits", images.fingerprint), "test": ("digits (test)", images.fingerprint)
         }  # fmt: skip
@@ -90,6 +90,7 @@ def check_models(uri, runs, models, images, records, monkeypatch):
 
     assert {*models} == {"VAE", "VAE-gaussian"}
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    assert {o.model_id for o in runs["s"].outputs.model_outputs} == {model.model_id for model in models.values()}
     for name, line in (("VAE", "VAE"), ("VAE-gaussian", "VAE gaussian")):
         best = max((c for c in CONFIGS if c.variant == line), key=lambda c: c.latent_dim)
         assert models[name].source_run_id == runs[best.run_name].info.run_id
