@@ -55,7 +55,7 @@ class Evidence:
         return found
 
 
-def images_at_once(n_outputs: int) -> int:
+def drawn_at_once(n_outputs: int) -> int:
     """How many images to draw latents of at a time on a CPU, of so many numbers that the decoder emits for each."""
     return max(1, min(500, OUTPUTS_AT_ONCE // n_outputs))
 

@@ -82,7 +82,8 @@ def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
         return Absent(STEM, TITLE, " ".join(said) or "No run has a prior that it learned.")
     caption = " ".join([
         f"Line: the density of each latent that the prior learned, d = {d}. Bars: one draw of the posterior for each "
-        f"{stored.sweep.held_out} image. Where the two are apart, samples of the prior are no codes.",
+        f"{stored.sweep.held_out} image. Where the two are apart, samples of the prior are no codes: "
+        "the Fisher divergence compares derivatives of densities where codes are, and not how much of the mass is where.",
         f"The first {MOST_LATENTS} latents." * (d > MOST_LATENTS), *said,
     ])  # fmt: skip
     models = {variant: stored.lines[variant].model for variant in panels}

@@ -22,7 +22,7 @@ from fishernet.data.binarised import drawn_once
 from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluating
 from fishernet.families import family
-from fishernet.importance import Evidence, evidence, images_at_once
+from fishernet.importance import Evidence, drawn_at_once, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
 from fishernet.models.fisher_shannon import FAE
@@ -117,7 +117,7 @@ def score_likelihood(
     scored = Scored({}, {})
     for name in names:
         pixels = ResidentImages.of(images[name], torch.device("cpu"))
-        at_once = images_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs))
+        at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs))
         try:
             found = Evidence.joined(list(evidence(model, pixels, draws, at_once=at_once)))
         except (NotImplementedError, ImproperPriorError) as error:

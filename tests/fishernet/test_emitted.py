@@ -710,8 +710,15 @@ def decoder_of(model, mean):
     return a(mean), torch.autograd.functional.jacobian(a, mean)
 
 
-@pytest.mark.parametrize("about", ["all-outputs", "location"])
-@pytest.mark.parametrize("network", ["dense", "conv"])
+@pytest.mark.parametrize(
+    ("network", "about"),
+    [
+        ("dense", "all-outputs"),
+        ("dense", "location"),
+        ("conv", "all-outputs"),
+        pytest.param("conv", "location", marks=pytest.mark.long),
+    ],
+)
 @every_emitted
 def test_the_latent_precision_is_the_information_seen_through_the_decoder(family, scale, network, about, small):
     """M = J^T R^T R J + 1 with J by autograd; push and pull are each other's transpose; both samplers solve the same M."""

@@ -46,7 +46,7 @@ def test_a_folder_of_unequal_images_is_read_with_a_size_and_says_without_one_wha
     np.testing.assert_array_equal(cropped.train[2].permute(1, 2, 0), centre)
     assert cropped.fingerprint != data.fingerprint
     with pytest.raises(
-        DataError, match=r"2.png is 20 x 20, and crop asks for its central 21 x 21 pixels. Give at most 20"
+        DataError, match=r"2.png is 20 x 20, and --crop asks for its central 21 x 21 pixels. Give at most 20"
     ):
         load_data(str(tmp_path), crop=21)
 

@@ -14,7 +14,7 @@ import pytest
 
 from fishernet import load
 from fishernet.cohort import Cohort
-from fishernet.data import load_data
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
 from fishernet.records import write_records
