@@ -12,6 +12,7 @@ from analysis.papers import Arguments, Paper
 from analysis.parts import Failures, Part
 from analysis.scores import ensure
 from analysis.stored import StoredSweep
+from analysis.wording import grouped
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, default_tracking_uri
 from fishernet.services.schema import folder_name
 
@@ -45,8 +46,10 @@ def draw(
     missing = frame.missing_cells(sweep, stored.all_runs)
     if said := frame.say_missing(sweep, missing):
         print(said)
-    for run in missing[missing["state"].str.startswith("failed")].itertuples():
-        print(f"  {run.variant} d={run.latent_dim} seed={run.seed} {run.state}")
+    failed = missing[missing["state"].str.startswith("failed")]
+    reasons = ((f"{run.variant} d={run.latent_dim} seed={run.seed}", str(run.state)) for run in failed.itertuples())
+    for names, state in grouped(reasons):
+        print(f"  {names} {state}")
     return failures
 
 

@@ -79,6 +79,13 @@ class Absent:
 Exhibit = Picture | Table | Page | Absent
 
 
+class Exhibits(list["Exhibit"]):
+    """Several, which a notebook shows one below the other."""
+
+    def _repr_html_(self) -> str:
+        return "\n".join(exhibit._repr_html_() for exhibit in self)
+
+
 def _html(exhibit: Picture | Table | Page, shown: str) -> str:
     """As a notebook shows it."""
     return f"<h4>{html.escape(exhibit.title)}</h4>{shown}<p>{html.escape(exhibit.caption)}</p>"

@@ -120,7 +120,7 @@ def find_sweep(name: str | None, uri: str, kind: str = "sweep") -> Sweep:
         if name is not None and name not in known:
             raise AnalysisError(_no_such_sweep(name, known, uri, kind))
         experiment, parent = next(pair for pair in found if name in (None, pair[0].name))
-        pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA))
+        pca = schema.by_step(client.get_metric_history(parent.info.run_id, schema.PCA), first=0)
         mean_image = pca.pop(0, None)
     try:
         plan = schema.plan_of(parent.data.tags)

@@ -7,7 +7,7 @@ import pandas as pd
 from analysis import figures, frame
 from analysis.command import of_paper
 from analysis.errors import AnalysisError
-from analysis.exhibits import Exhibit
+from analysis.exhibits import Exhibit, Exhibits
 from analysis.figures import FIGURES
 from analysis.parts import Part
 from analysis.stored import StoredSweep
@@ -38,11 +38,14 @@ class OpenSweep:
     def best(self, line: str | None = None, latent_dim: int | None = None) -> TrainedModel:
         """The model with the least error of a line such as ``VAE gaussian-learned`` and a latent_dim; of all without these.
 
+        Where no line is named so, of the lines of that model.
+
         Raises AnalysisError where no such run has finished.
         """
         found = self.runs
         if line is not None:
-            found = found[found["variant"] == line]
+            exact = found["variant"] == line
+            found = found[exact if exact.any() else found["model"] == line]
         if latent_dim is not None:
             found = found[found["latent_dim"] == latent_dim]
         if found.empty:
@@ -54,14 +57,14 @@ class OpenSweep:
         run = found.sort_values(self._stored.sweep.score("mse")).iloc[0]
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)
 
-    def figure(self, name: str, **arguments: object) -> list[Exhibit]:
-        """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; each shows itself in a notebook."""
+    def figure(self, name: str, **arguments: object) -> Exhibits:
+        """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; a notebook shows them."""
         if name not in FIGURES:
             raise AnalysisError(f"There is no figure {name}; there are {', '.join(FIGURES)}.")
         made: list[Exhibit] = []
         for item in figures.parts(self._stored, name, **arguments):
             made += self._stored.failures.exhibits(*item) if isinstance(item, Part) else [item]
-        return of_paper(self._stored.paper, made)
+        return Exhibits(of_paper(self._stored.paper, made))
 
     def __repr__(self) -> str:
         finished = frame.usable(self.all_runs, self._stored.sweep.score("mse"))

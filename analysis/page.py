@@ -47,7 +47,7 @@ def render(
     sections: Sequence[Section],
     notes: Sequence[str],
 ) -> str:
-    """The page as HTML: title, introduction, what was run, contents, sections, notes. Equal arguments make equal pages.
+    """The page as HTML: title, introduction, contents, sections, what was run, notes. Equal arguments make equal pages.
 
     Texts are plain and all escaped; `backticks` make code of what they enclose. Pictures lie in the page, and so does the
     CSV of every table; links to an exhibit's other files expect these beside the page, as ``exhibits.write`` names them.
@@ -76,8 +76,8 @@ script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 </header>
 {_contents(anchors, bool(facts), bool(notes))}
 <main>
-{_facts(facts)}
 {_joined(_section(anchor, section) for anchor, section in anchors.items())}
+{_facts(facts)}
 {_notes(notes)}
 </main>
 <script>{script}</script>
@@ -87,10 +87,11 @@ script-src 'sha256-{digest}'; base-uri 'none'; form-action 'none'">
 
 
 def _contents(anchors: Mapping[str, Section], facts: bool, notes: bool) -> str:
-    entries = [_entry("runs", "What was run")] if facts else []
+    entries = []
     for anchor, section in anchors.items():
         inner = _joined(_entry(exhibit.stem, exhibit.title) for exhibit in section.exhibits)
         entries.append(_entry(anchor, section.title, f"\n<ol>\n{inner}\n</ol>\n" if inner else ""))
+    entries += [_entry("runs", "What was run")] if facts else []
     entries += [_entry("notes", "Notes")] if notes else []
     return f'<nav aria-label="Contents">\n<p>Contents</p>\n<ol>\n{_joined(entries)}\n</ol>\n</nav>' if entries else ""
 

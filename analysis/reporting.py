@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 from analysis import command, exhibits, figures, frame, page, scores
+from analysis.errors import AnalysisError
 from analysis.exhibits import Exhibit
 from analysis.figures import FIGURES, SECTIONS, search
 from analysis.frame import Sweep, missing_cells, say_missing
@@ -19,6 +21,8 @@ from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
 from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
+from analysis.which_dimension import which_dimension
+from analysis.wording import grouped
 from fishernet.services import mlflow_store, schema
 
 PAGE = "report.html"
@@ -46,12 +50,18 @@ def report(
     said = {} if scores is None else compute(stored, scores)
     remarks = [sentence for sentences in said.values() for sentence in sentences]
     drawn = sections(stored, searched)
+    if stored.paper is None:
+        drawn, why_absent = without_absent(drawn)
+        remarks += why_absent
     command.output_folder(out, sweep.name, "report")
     made, paths = [], []
     for section in drawn:  # what cannot be written could not be shown either
         written = [command.written(exhibit, folder, failures) for exhibit in section.exhibits]
         paths += [path for _, files in written for path in files]
         made.append(replace(section, exhibits=[exhibit for exhibit, _ in written]))
+    shown = [exhibit for section in made for exhibit in section.exhibits]
+    in_place = [exhibit.why for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
+    remarks = each_once(remarks, in_place)
     above: list[str] = []
     about: dict[str, str] = {}
     with failures.part("introduction", remarks.append):
@@ -67,15 +77,22 @@ def report(
             files.log_artifact(str(path), ARTIFACTS)
     except mlflow_store.failures() as error:
         print(f"The report could not be logged to the sweep's run in MLflow: {error}.")
-    for exhibit in (exhibit for section in made for exhibit in section.exhibits):
-        if isinstance(exhibit, exhibits.Absent):
-            print(exhibits.as_text(exhibit))
-        elif isinstance(exhibit, exhibits.Table) and exhibit.stem == "claims":
+    absent = [(exhibit.title, exhibit.why) for exhibit in shown if isinstance(exhibit, exhibits.Absent)]
+    for titles, why in grouped(absent, "figures"):
+        print(f"{titles}: not drawn. {why}")
+    for exhibit in shown:
+        if isinstance(exhibit, exhibits.Table) and exhibit.stem == "claims":
             print(exhibit.shown[["claim", "verdict"]].to_string(index=False))
     for remark in remarks:
         print(remark)
     print(f"\n{folder / PAGE}, and {len(paths)} files of its figures and tables beside it")
     return failures
+
+
+def each_once(remarks: Sequence[str], elsewhere: Sequence[str] = ()) -> list[str]:
+    """Without those that another, or one of ``elsewhere``, says too."""
+    own = list(dict.fromkeys(remarks))
+    return [r for r in own if not any(r in other for other in [*elsewhere, *own] if other != r) and r not in elsewhere]
 
 
 def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, list[str]]:
@@ -88,9 +105,11 @@ def compute(stored: StoredSweep, asked: Mapping[str, Arguments]) -> dict[str, li
         for name in (name for name, row in SCORES.items() if row.usual or name in wanted):
             with stored.failures.part(name, said[name].append):
                 said[name] += scores.ensure(stored, name, **asked.get(name, {}))
+    stored.reasons |= {name: sentences[0] for name, sentences in said.items() if sentences}
     if said["distances"]:
         features, weights, gpus = (asked.get("distances", {}).get(n) for n in ("features", "inception_weights", "gpus"))
-        stored.reasons[chosen_features(features or "auto", weights, gpus)] = said["distances"][0]
+        with suppress(AnalysisError):
+            stored.reasons[chosen_features(stored, features or "auto", weights, gpus)] = said["distances"][0]
     return said
 
 
@@ -98,13 +117,29 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
     made: dict[str, list[Exhibit]] = {title: [] for title in SECTIONS}
     for name, row in FIGURES.items():
-        if row.section != "Claims" or stored.paper:
+        asked = stored.paper is not None and bool({name, *row.scores} & set(stored.paper.arguments))
+        if (row.section != "Claims" or stored.paper) and (asked or not row.on_request):
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, *row.scores} & set(stored.paper.arguments))
-            if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
+            if row.usual or asked or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
+    if stored.paper is None:  # the answer in a picture, and then in words
+        first = ("mse_curves", "which_dimension")
+        made["Reconstruction"].sort(
+            key=lambda exhibit: first.index(exhibit.stem) if exhibit.stem in first else len(first)
+        )
     return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
+
+
+def without_absent(drawn: Sequence[Section]) -> tuple[list[Section], list[str]]:
+    """The sections with what could be drawn, and a sentence for each reason why other figures could not."""
+    reasons: list[tuple[str, str]] = []
+    kept = []
+    for section in drawn:
+        there = [exhibit for exhibit in section.exhibits if not isinstance(exhibit, exhibits.Absent)]
+        reasons += [(e.title, e.why) for e in section.exhibits if isinstance(e, exhibits.Absent)]
+        kept += [replace(section, exhibits=there)] if there else []
+    return kept, [f"{titles}: not drawn. {why}" for titles, why in grouped(reasons, "figures")]
 
 
 def tuning(stored: StoredSweep, searched: Sweep | None) -> list[Exhibit]:
@@ -131,7 +166,23 @@ def introduction(stored: StoredSweep) -> list[str]:
     if stored.paper:
         text += f" Numbers that the {stored.paper.name} gives ({stored.paper.citation}) stand beside these."
     missing = say_missing(stored.sweep, missing_cells(stored.sweep, stored.all_runs))
-    return [text, missing] if missing else [text]
+    return list(filter(None, [text, "" if stored.paper else say_dimensions(stored), missing]))
+
+
+def say_dimensions(stored: StoredSweep) -> str:
+    """Which latent dimension each line needs, in a sentence; empty where there is one alone, or none is decided."""
+    if stored.runs["latent_dim"].nunique() == 1:
+        return ""
+    answers = which_dimension(stored.runs, stored.sweep.score("mse"))
+    found = [
+        f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}"
+        + (f" (its curve bends at {a.bend})" if a.bend not in (None, a.dim) else "")
+        for a in answers
+        if a.dim is not None
+    ]
+    return (
+        f"The latent dimension that a line needs, by the one-standard-error rule: {', '.join(found)}." if found else ""
+    )
 
 
 def _title(stored: StoredSweep) -> str:

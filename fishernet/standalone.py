@@ -3,17 +3,19 @@
 import functools
 import json
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Collection, Sequence
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import torch
 
 from fishernet import interrupts
 from fishernet.config import TrialConfig
+from fishernet.data.images import ImageData
 from fishernet.data.loading import images_of
 from fishernet.pca import pca_test_mse
 from fishernet.plan import Json, PlanError, SweepPlan, check_networks, stackable, write_json
+from fishernet.progress import LINE_SECONDS, Progress
 from fishernet.provenance import machine, versions
 from fishernet.splitting import FittedCohort
 from fishernet.state import CheckpointError, CohortState, Pace
@@ -21,12 +23,13 @@ from fishernet.state import CheckpointError, CohortState, Pace
 
 def train_plan(
     plan: SweepPlan, out: Path, *, data_dir: str | None, device: str, threads: int, cohort_size: int, checkpoint_every: int,
-    command: str,
+    command: str, progress_seconds: float = LINE_SECONDS,
 ) -> int:  # fmt: skip
     """Train what of the plan ``out`` holds no record of; returns 0 where all runs finished, 1 where some failed.
 
     ``threads`` 0 leaves torch's choice, ``cohort_size`` 0 stacks all on a GPU and nothing on a CPU, ``checkpoint_every`` 0 writes
-    checkpoints as often as takes 2% of the time. ``command`` is recorded. Raises PlanError, DataError, and OSError or
+    checkpoints as often as takes 2% of the time. ``command`` is recorded. Where stderr is no terminal, a line every
+    ``progress_seconds`` says there how far all is. Raises PlanError, DataError, and OSError or
     SafetensorError where ``out`` cannot be written.
     """
     place = _device(device)
@@ -60,40 +63,60 @@ def train_plan(
     write_json(out / "plan.json", about)
     size = cohort_size or (1 if place.type == "cpu" else plan.n_runs)
     print(f"{plan.n_runs} runs, {len(recorded)} already recorded, on {place}; records in {out}")
+    left = [c for c in plan.configs if c not in recorded]
+    progress = Progress(len(left), sum(c.epochs for c in left), data.held_out, seconds=progress_seconds)
     failures = sum(record["status"] == "failed" for record in recorded.values())
-    for group in stackable(plan.configs):
-        for start in range(0, len(group), size):
-            members = group[start : start + size]
-            if all(c in recorded for c in members):
-                continue
-            # A cohort that was stopped amid writing its records goes on whole; else what is recorded is not trained again.
-            if not (checkpoint := _checkpoint(out, members)).exists():
-                members = [c for c in members if c not in recorded]
-                checkpoint = _checkpoint(out, members)
-            pace = Pace(checkpoint_every)
-            cohort = FittedCohort(
-                members, data, place, turn=checkpoint_every or 1, remedy="use a smaller batch_size in the plan",
-                saved=functools.partial(_saved, members, checkpoint),
-                say=lambda line: print(line, flush=True),
-            )  # fmt: skip
-            for records in cohort.train():
-                if pace.due(cohort.epoch):
-                    with pace:
-                        cohort.save(checkpoint)
-                for name, epochs in records.items():
-                    for record in epochs:
-                        mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
-                        print(
-                            f"{name} epoch {record['epoch']}/{cohort.config.epochs} mse {mse:.5f} "
-                            f"{record['metrics']['epoch_seconds']:.2f} s",
-                            flush=True,
-                        )
-            for name, reason in cohort.failures.items():
-                print(f"{name} failed: {reason}", file=sys.stderr)
-            failures += len(cohort.failures)
-            cohort.write_records(out)
-            checkpoint.unlink(missing_ok=True)
+    with ExitStack() as stack:
+        if not progress.live:  # on a terminal the lines of epochs say as much
+            stack.enter_context(progress)
+        for group in stackable(plan.configs):
+            for start in range(0, len(group), size):
+                failures += _train_cohort(
+                    group[start : start + size], data, place, recorded, out, checkpoint_every, progress
+                )
     return 1 if failures else 0
+
+
+def _train_cohort(
+    members: Sequence[TrialConfig], data: ImageData, place: torch.device, recorded: Collection[TrialConfig], out: Path,
+    checkpoint_every: int, progress: Progress,
+) -> int:  # fmt: skip
+    """Train those of the members that have no record; returns how many failed."""
+    if all(c in recorded for c in members):
+        return 0
+    # A cohort that was stopped amid writing its records goes on whole; else what is recorded is not trained again.
+    if not (checkpoint := _checkpoint(out, members)).exists():
+        members = [c for c in members if c not in recorded]
+        checkpoint = _checkpoint(out, members)
+    pace = Pace(checkpoint_every)
+    cohort = FittedCohort(
+        members, data, place, turn=checkpoint_every or 1, remedy="use a smaller batch_size in the plan",
+        saved=functools.partial(_saved, members, checkpoint),
+        say=lambda line: print(line, flush=True),
+    )  # fmt: skip
+    config_of = {c.run_name: c for c in members}
+    for records in cohort.train():
+        if pace.due(cohort.epoch):
+            with pace:
+                cohort.save(checkpoint)
+        for name, epochs in records.items():
+            if config_of[name] not in recorded:
+                newest = epochs[-1]["metrics"].get(f"{data.held_out}/mse")
+                progress.advance(config_of[name].variant, len(epochs), newest)
+            for record in epochs:
+                mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
+                print(
+                    f"{name} epoch {record['epoch']}/{cohort.config.epochs} mse {mse:.5f} "
+                    f"{record['metrics']['epoch_seconds']:.2f} s",
+                    flush=True,
+                )
+    for name, reason in cohort.failures.items():
+        print(f"{name} failed: {reason}", file=sys.stderr)
+    progress.failed += len(cohort.failures)
+    progress.runs_done += sum(c not in recorded and c.run_name not in cohort.failures for c in members)
+    cohort.write_records(out)
+    checkpoint.unlink(missing_ok=True)
+    return len(cohort.failures)
 
 
 def _device(asked: str) -> torch.device:

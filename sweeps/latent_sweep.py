@@ -15,8 +15,9 @@ if __package__ in (None, ""):  # run as a script, from any folder
 
     exit_at_once()
 
-from analysis.papers import of_preset
+from analysis.papers import OWN_IMAGES, of_preset
 from fishernet.config import TrialConfig
+from fishernet.data import DataError
 from fishernet.flags import Parser
 from fishernet.plan import PlanError, SweepPlan
 from fishernet.services import ray_cluster, schema
@@ -24,7 +25,15 @@ from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
 from sweeps.driver import Driver, duration
 from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_flags, check_shared_flags
-from sweeps.planning import Devices, add_plan_flags, import_models, make_cohorts, plan_from_flags
+from sweeps.planning import (
+    Devices,
+    add_plan_flags,
+    import_models,
+    make_cohorts,
+    plan_from_flags,
+    preset_of,
+    suited,
+)  # fmt: skip
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
@@ -64,6 +73,10 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
         "--report", action="store_true",
         help="afterwards all figures, tables and claims on one page: the folder report of the sweep, and in MLflow",
     )  # fmt: skip
+    record.add_argument(
+        "--register", metavar="MODEL",
+        help="afterwards the model with the least error as the newest version of MODEL in MLflow's registry",
+    )  # fmt: skip
     record.add_argument("--write-plan", type=Path, metavar="FILE", help="write the trial configs as JSON and stop")
     return parser
 
@@ -83,6 +96,7 @@ class LatentSweep(Driver[SweepPlan]):
     """A plan of trial configs, in cohorts."""
 
     kind, plan_class = "sweep", SweepPlan
+    chosen = ""  # in words, what was chosen by the images
 
     @property
     def paper(self) -> str:
@@ -90,6 +104,13 @@ class LatentSweep(Driver[SweepPlan]):
 
     def asked(self) -> SweepPlan:
         return plan_from_flags(self.args)
+
+    def suited(self, asked: SweepPlan, images: ImageData) -> SweepPlan:
+        found, self.chosen = suited(self.args, images)
+        return plan_from_flags(self.args, found) if found else asked
+
+    def details(self, plan: SweepPlan) -> list[str]:
+        return [f"defaults   {self.chosen}"] if self.chosen else []
 
     def run(self, asked: SweepPlan | None) -> int:
         if asked and self.args.write_plan:  # which goes without --resume
@@ -110,6 +131,14 @@ class LatentSweep(Driver[SweepPlan]):
         return run(lambda: report(*place, data_dir=self.args.data_dir, scores=scores).status)
 
     def _write_plan(self, plan: SweepPlan) -> int:
+        if preset_of(self.args) == OWN_IMAGES and not self.args.plan:
+            try:
+                plan = self.suited(plan, self.images_of(plan))
+            except DataError as error:
+                raise UsageError(
+                    f"--write-plan: without --preset, epochs and noise_start follow from the images. {error} Write the plan "
+                    "where they are, or say --preset paper"
+                ) from None
         try:
             plan.write(self.args.write_plan)
         except (OSError, ValueError) as error:
@@ -140,6 +169,9 @@ class LatentSweep(Driver[SweepPlan]):
 
         floors = pca_test_mse(images.train, images.test, [0, *plan.latent_dims])  # 0: the mean image
         tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        tracking.log_models(self.args.register)
 
     def draw(self, name: str) -> None:
         """Print table and figures of what is finished."""

@@ -17,11 +17,11 @@ from ray.tune.experiment import Trial
 
 from fishernet.config import TrialConfig
 from fishernet.plan import Json, SweepPlan
+from fishernet.progress import Progress
 from fishernet.services import ray_cluster
 from fishernet.training import DIVERGED
 from sweeps.checkpoints import RECORDS_FOLDER, Members, remove_checkpoints, remove_staging
 from sweeps.planning import Devices
-from sweeps.progress import Progress
 from sweeps.tracking import SweepTracking, TrackedRun
 from sweeps.trial import train_cohort
 

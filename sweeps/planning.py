@@ -1,23 +1,32 @@
 """From flags to trial configs, and from trial configs to the cohorts that fill the given devices."""
 
+from __future__ import annotations
+
 import argparse
 import itertools
 import math
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import Field, dataclass
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
-from analysis.papers import PRESETS
+from analysis.papers import OWN_IMAGES, PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig, Value
 from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from fishernet.data.images import ImageData
+
 DEFAULT_PRESET = "paper"
+STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
 PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
@@ -44,7 +53,8 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         "--preset",
         choices=PRESETS,
         metavar="PRESET",
-        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET})",
+        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET}; where --dataset is a path "
+        f"{OWN_IMAGES})",
     )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -120,13 +130,62 @@ def plan_flags_given(args: argparse.Namespace) -> list[str]:
     return [f"--{n.replace('_', '-')}" for n in names if getattr(args, n, None) is not None]
 
 
-def plan_from_flags(args: argparse.Namespace) -> SweepPlan:
-    """The sweep that the flags ask for, checked; raises PlanError naming the flag, its meaning and the value."""
+def preset_of(args: argparse.Namespace) -> str:
+    """The preset that counts: the one asked for, else that of one's own images where the dataset is a path."""
+    own = args.dataset is not None and args.dataset not in DATASET_NAMES
+    return args.preset or (OWN_IMAGES if own else DEFAULT_PRESET)
+
+
+def suited(args: argparse.Namespace, images: ImageData) -> tuple[dict[str, Any], str]:
+    """What follows from one's own images where no flag says it: these fields, and a sentence on them; without both none.
+
+    ``epochs`` such that there are STEPS optimiser steps, and LEAST_EPOCHS at least; ``evaluate_every`` so that a run is scored
+    MOST_SCORED times at most; ``noise_start`` the logarithm of the images' variance per pixel about their mean: the noise of a
+    model that has learned nothing, from which it falls. From the usual 0, a variance of 1, it would hide dark images.
+    """
+    if args.plan or preset_of(args) != OWN_IMAGES:
+        return {}, ""
+    batch, n = int(args.batch_size or PRESETS[OWN_IMAGES]["batch_size"]), len(images.train)
+    steps = math.ceil(n / batch)
+    found: dict[str, Any] = {}
+    words = []
+    if args.epochs is None:
+        found["epochs"] = max(LEAST_EPOCHS, math.ceil(STEPS / steps))
+        words.append(f"epochs {found['epochs']}, as {n} images make {steps} step{'s' * (steps > 1)} an epoch")
+    if args.evaluate_every is None and args.patience is None:
+        epochs = int(args.epochs or found["epochs"])
+        found["evaluate_every"] = max(1, epochs // MOST_SCORED)
+        words += [f"scored every {found['evaluate_every']}"] if found["evaluate_every"] > 1 else []
+    if args.noise_start is None and (variance := _variance(images.train)) > 0:
+        found["noise_start"] = round(math.log(variance), 1)
+        words.append(f"noise from {found['noise_start']}, ln of their variance")
+    if args.decoder_output is None:
+        words.append("decoders linear where the error is squared")
+    if args.likelihood is None and args.binarisation is None:
+        words.append("gaussian-learned for bernoulli")
+    return found, "; ".join(words)
+
+
+def _variance(images: Tensor) -> float:
+    """Of grey values in [0, 1] about the mean image, per pixel, over uint8 images (n, ...)."""
+    total = squares = 0.0
+    for pixels in images.flatten(1).split(max(1, 2**22 // len(images)), dim=1):  # 32 MiB as float64
+        values = pixels.double() / 255
+        squares += float(values.var(0, correction=0).sum())
+        total += pixels.shape[1]
+    return squares / total
+
+
+def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = MappingProxyType({})) -> SweepPlan:
+    """The sweep that the flags ask for, checked; raises PlanError naming the flag, its meaning and the value.
+
+    ``suited`` are fields that go before the defaults, and after what flags and the preset say.
+    """
     if args.plan is not None:
         if others := [flag for flag in plan_flags_given(args) if flag != "--plan"]:
             raise PlanError(f"--plan holds complete trial configs, so it goes without {', '.join(others)}")
         return SweepPlan.read(args.plan)
-    preset = PRESETS[args.preset or DEFAULT_PRESET]
+    preset = {**suited, **PRESETS[preset_of(args)]}
 
     def given(name: str) -> Any:
         return preset.get(name) if getattr(args, name) is None else getattr(args, name)
@@ -147,16 +206,37 @@ def plan_from_flags(args: argparse.Namespace) -> SweepPlan:
         raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
-        overrides = model_overrides(text)
+        values = {**settings, **model_overrides(text)}
+        if preset_of(args) == OWN_IMAGES:
+            values = {**_of_grey_values(values), **values}
         for d in latent_dims:
             for seed in seeds:
                 try:
-                    configs.append(trial_config({**settings, **overrides, "latent_dim": d, "seed": seed}))
+                    configs.append(trial_config({**values, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
     plan = SweepPlan(tuple(configs))
     plan.check()
     return plan
+
+
+def _of_grey_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """What suits images of one's own in a config of these values: a likelihood of grey values, and a decoder that learns by it.
+
+    Bernoulli's is of black and white. A squared error's gradient does not pass a sigmoid that the first steps have driven to
+    black, as most pixels of dark images do.
+    """
+    try:
+        own = family(values["model"]).config.__dataclass_fields__
+    except ValueError:  # which is said of the config
+        return {}
+    if "likelihood" not in own:
+        return {}
+    found = {}
+    likelihood = values.get("likelihood", own["likelihood"].default)
+    if "likelihood" not in values and likelihood == "bernoulli" and values.get("binarisation", "none") == "none":
+        found["likelihood"] = likelihood = "gaussian-learned"
+    return found | ({"decoder_output": "linear"} if likelihood in ("gaussian", "gaussian-learned") else {})
 
 
 def _has(text: str, name: str) -> bool:

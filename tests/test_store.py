@@ -595,3 +595,14 @@ def test_a_sweep_of_before_is_extended_by_one_seed_more_of_each_of_its_lines(bef
     sweep = frame.find_sweep("before", uri_of(before))
     assert set(sweep.configs) == set(whole.configs)
     assert frame.missing_cells(sweep, frame.load_runs(sweep)).empty
+
+
+def test_a_file_is_read_from_the_store_without_a_bar_in_whoever_reads_it(made, tmp_path, monkeypatch, capfd):
+    """A driver too, which sets nothing of an analysis's own."""
+    for name in {**mlflow_store.ALWAYS, **mlflow_store.READING}:
+        monkeypatch.delenv(name, raising=False)
+    _, _, runs = ids(made)
+    mlflow_store.prepare_mlflow()
+    path = mlflow_store.files_of(uri_of(made), runs[DONE]).download_artifacts(FILE, str(tmp_path))
+    assert Path(path).read_text() == "kept"
+    assert capfd.readouterr().err == ""

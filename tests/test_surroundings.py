@@ -11,6 +11,7 @@ import stat
 import subprocess
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,7 @@ from analysis.flags import parser
 from analysis.frame import Sweep
 from fishernet import surroundings
 from fishernet.commands import absolute_uri, hide_password
+from fishernet.progress import Progress
 from fishernet.services import ray_cluster
 from fishernet.services.mlflow_store import TrackingError, check_uri, prepare_mlflow
 from fishernet.services.ray_cluster import settle_private_ray, socket_problem, start_error
@@ -31,7 +33,6 @@ from fishernet.services.schema import DATABASES, folder_name
 from sweeps import latent_sweep
 from sweeps.flags import name_problem
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.progress import Progress
 
 ROOT = Path(__file__).resolve().parents[1]
 LONG = "/tmp/" + "x" * 90
@@ -548,7 +549,7 @@ def test_a_terminal_that_cannot_clear_a_line_is_sent_no_escapes(term, escapes, m
     master, slave = pty.openpty()
     with os.fdopen(slave, "w") as stream, Progress(1, 1, "test", stream) as progress:
         progress.say("a line")
-        progress._stopped.wait(0.6)
+        time.sleep(0.6)
     assert (b"\x1b" in os.read(master, 4096)) == escapes
     with contextlib.suppress(OSError):
         os.close(master)

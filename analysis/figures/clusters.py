@@ -41,7 +41,9 @@ def parts(
     numbers to stand between, by stem: variant, latent_dim, value. Raises AnalysisError when latent_dim has no finished run.
     """
     if "clusters/trace" not in stored.runs:
-        why = f"No run has cluster scores; `{stored.sweep.command('analysis/cluster_table.py')}` computes them."
+        why = stored.reasons.get("k-means") or (
+            f"No run has cluster scores; `{stored.sweep.command('analysis/cluster_table.py')}` computes them."
+        )
         yield Absent("cluster_trace", "Cluster trace", why)
         return
     yield Part(

@@ -21,9 +21,19 @@ from fishernet.plan import Json, format_numbers
 OTHER_TITLE = "KID, precision and recall, density and coverage"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
+ABOUT = {
+    "inception": "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to "
+    "299.",
+    "classifier": "The features are the last hidden layer's of a small classifier trained on the labels, so that these numbers "
+    "compare with each other and with no FID, such as a paper's in the rows between.",
+    "random": "The features are 64 outputs of a small convolutional network with random weights, always the same (Naeem et al. "
+    "2020), as the images have no labels. They see brightness, colours, edges and where these are, and know nothing of what is "
+    "shown; the numbers compare with each other, on these images, and with no FID.",
+}
+
 
 def features_of(runs: pd.DataFrame) -> str:
-    """The network whose Fréchet distances the runs have, Inception's before the classifier's; empty where they have none."""
+    """The network whose Fréchet distances the runs have, Inception's first; empty where they have none."""
     for features in FEATURES:
         columns = [name for name in map(str, runs) if name.startswith(f"{features}/") and name.endswith("/frechet")]
         if runs[columns].notna().any(axis=None):
@@ -38,7 +48,13 @@ def parts(
 
     ``published``: numbers to stand between, by stem: variant, images, latent_dim, value.
     """
-    for name in FEATURES if features == "auto" else [features]:
+    names = [*FEATURES] if features == "auto" else [features]
+    if features == "auto":
+        there = [name for name in names if not tidy(stored.runs, name).empty]
+        # What no run has is offered beside nothing, or where a paper has it, but for what is there for want of labels.
+        offered = names[:-1] if stored.paper or not there else []
+        names = [name for name in names if name in there or name in offered]
+    for name in names:
         stem = f"frechet_{name}"
         yield Part(stem, FEATURES[name], partial(_tables, stored, name, published.get(stem)))
 
@@ -204,7 +220,7 @@ def frechet_table(
         for images, name in SETS.items():
             line = data[(data["variant"] == variant) & (data["images"] == images)]
             in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
-            ours = cells(line, "latent_dim", 1)
+            ours = cells(line, "latent_dim", 3 if features == "random" else 1)
             head: dict[str, str] = {"model": variant, "images": name}
             if ours:
                 rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
@@ -213,12 +229,7 @@ def frechet_table(
                 rows.append(head | {"source": "paper (FID)"} | by_dim)
     caption = (
         f"{FEATURES[features]}, lower is better, against the {held_out} images; mean ± standard deviation over {seeds(data)}. "
-        + (
-            "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to 299. "
-            if features == "inception"
-            else "The features are the last hidden layer's of a small classifier trained on the labels, so that these "
-            "numbers compare with each other and with no FID, such as a paper's in the rows between. "
-        )
+        + f"{ABOUT[features]} "
         + "Densities are fitted to the training images' latent means."
     )
     return Table(f"frechet_{features}", FEATURES[features], " ".join([caption, *remarks]), data, pd.DataFrame(rows))

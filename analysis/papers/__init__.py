@@ -55,6 +55,7 @@ def n_runs(preset: Preset) -> int:
 _FOUND = [
     importlib.import_module(f"{__name__}.{found.name}").PAPER for found in pkgutil.iter_modules(__path__) if found.ispkg
 ]
+OWN_IMAGES = "own-images"
 PAPERS: dict[str, Paper] = {paper.key: paper for paper in _FOUND}
 # "paper" is what the defaults of the configs are: the FisherNet paper's Table A1.
 PRESETS: dict[str, Preset] = {
@@ -64,6 +65,11 @@ PRESETS: dict[str, Preset] = {
         "dataset": "digits", "epochs": 60, "hidden_width": 128, "learning_rate": 1e-3, "batch_size": 32,
         # 64 pixels carry less signal than unit noise hides: from the usual 0, FisherNet's posterior would stay the prior.
         "noise_start": -4.0,
+    },
+    # Of images that are no named data set. Their number decides the epochs, and their variance noise_start (sweeps.planning).
+    OWN_IMAGES: {
+        "models": ["FisherNet", "VAE", "AE"], "latent_dims": "1-4,6,8,12,16", "seeds": "3",
+        "learning_rate": 1e-3, "batch_size": 32,
     },
     **{name: preset for paper in PAPERS.values() for name, preset in paper.all_presets.items()},
 }  # fmt: skip

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 FEATURES = {  # the networks that images are compared by -> what a Fréchet distance of theirs is
     "inception": "Fréchet Inception distance (FID)",
     "classifier": "Fréchet distance on classifier features, not FID",
+    "random": "Fréchet distance on random features, not FID",
 }
 SETS = {  # set of images -> a table's row
     "reconstruction": "reconstruction",
@@ -43,7 +44,8 @@ FEATURES_FLAG = Flag(
         "choices": ("auto", *FEATURES),
         "default": "auto",
         "help": "whose features are compared: Inception v3's as pytorch-fid has it (FID), or a small classifier's trained on the "
-        "data set's labels; auto takes inception where there is a GPU or --inception-weights, else classifier",
+        "data set's labels, or a small network's with random weights; auto takes inception where there is a GPU or "
+        "--inception-weights, else classifier, and of images without labels random",
     },
 )
 

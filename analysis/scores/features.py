@@ -1,7 +1,8 @@
-"""Feature vectors of images: by Inception v3 as pytorch-fid has it, or by a small classifier of the sweep's own data set.
+"""Feature vectors of images: by Inception v3 as pytorch-fid has it, by a small classifier of the sweep's own data set, or, of
+images without labels, by a small network with random weights.
 
-Only a Fréchet distance on Inception's features is the FID (Heusel et al., 2017); on the classifier's it is a Fréchet
-distance on classifier features, and numbers of the two do not compare.
+Only a Fréchet distance on Inception's features is the FID (Heusel et al., 2017); on the others' it is a Fréchet distance on
+classifier or random features, and numbers of two networks do not compare.
 """
 
 from __future__ import annotations
@@ -253,12 +254,47 @@ class Classifier(Extractor):
         return self.network[0](_reduced(images))
 
     def remarks(self, image_shape: Sequence[int]) -> list[str]:
-        seen = _seen_shape(image_shape)
-        if tuple(seen) == tuple(image_shape[1:]):
-            return []
-        return [
-            f"The classifier sees images of {image_shape[1]} x {image_shape[2]} pixels averaged to {seen[0]} x {seen[1]}."
-        ]
+        return _say_reduced("classifier", image_shape)
+
+
+class Random(Extractor):
+    """64 outputs of the classifier's convolutional layers with random weights, drawn once and for all; they ask for no labels.
+
+    Random features tell distributions of images apart where a network trained on other images knows nothing of these (Naeem et
+    al., 2020, who take a VGG16 with 64). They see brightness, colours, edges and roughly where these are. They do not know what
+    is shown: a sample that nobody would take for real may be near, where its grey values and edges are. Weights are normal with
+    variance 2/fan_in (He et al., 2015), so that features neither vanish nor grow with depth.
+    """
+
+    name = "random"
+    n_features = 64
+    batch_size = Classifier.batch_size
+    batch_pixels = Classifier.batch_pixels
+
+    def __init__(self, image_shape: tuple[int, int, int], device: Device = "cpu") -> None:
+        with torch.random.fork_rng(devices=[]):  # whose numbers are replaced
+            network = _features_network(image_shape, self.n_features)
+        generator = torch.Generator().manual_seed(0)
+        for name, weights in network.named_parameters():
+            if weights.dim() > 1:
+                nn.init.kaiming_normal_(weights, nonlinearity="relu", generator=generator)
+            elif name.endswith("bias"):
+                nn.init.zeros_(weights)
+        super().__init__(network, device)
+
+    def _of(self, images: Tensor) -> Tensor:
+        features: Tensor = self.network(_reduced(images))
+        return features
+
+    def remarks(self, image_shape: Sequence[int]) -> list[str]:
+        return _say_reduced("network", image_shape)
+
+
+def _say_reduced(who: str, image_shape: Sequence[int]) -> list[str]:
+    seen = _seen_shape(image_shape)
+    if tuple(seen) == tuple(image_shape[1:]):
+        return []
+    return [f"The {who} sees images of {image_shape[1]} x {image_shape[2]} pixels averaged to {seen[0]} x {seen[1]}."]
 
 
 def _seen_shape(image_shape: Sequence[int]) -> tuple[int, int]:
@@ -306,9 +342,16 @@ def train_classifier(
 
 def _classifier_network(image_shape: tuple[int, int, int], n_classes: int) -> nn.Sequential:
     """From images to features, then from features to logits."""
+    to_features = _features_network(image_shape, Classifier.n_features)
+    to_logits = nn.Sequential(nn.ReLU(), nn.Linear(Classifier.n_features, n_classes))
+    # channels_last: on a CPU a step takes a fifth less time
+    return nn.Sequential(to_features, to_logits).to(memory_format=torch.channels_last)
+
+
+def _features_network(image_shape: tuple[int, int, int], n_features: int) -> nn.Sequential:
     channels = image_shape[0]
     grid = [min(LARGEST_GRID, math.ceil(size / 4)) for size in _seen_shape(image_shape)]
-    to_features = nn.Sequential(
+    return nn.Sequential(
         nn.Conv2d(channels, 32, 5, stride=2, padding=2, bias=False),  # the stride leaves a quarter of the work
         nn.BatchNorm2d(32),
         nn.ReLU(),
@@ -318,11 +361,8 @@ def _classifier_network(image_shape: tuple[int, int, int], n_classes: int) -> nn
         nn.ReLU(),
         nn.AdaptiveAvgPool2d((grid[0], grid[1])),
         nn.Flatten(),
-        nn.Linear(64 * grid[0] * grid[1], Classifier.n_features),
+        nn.Linear(64 * grid[0] * grid[1], n_features),
     )
-    to_logits = nn.Sequential(nn.ReLU(), nn.Linear(Classifier.n_features, n_classes))
-    # channels_last: on a CPU a step takes a fifth less time
-    return nn.Sequential(to_features, to_logits).to(memory_format=torch.channels_last)
 
 
 def _train(network: nn.Sequential, images: Tensor, targets: Tensor, seed: int, progress: Progress | None) -> None:
@@ -367,7 +407,7 @@ def _exact_convolutions() -> AbstractContextManager[None]:
     return torch.backends.cudnn.flags(enabled=True, deterministic=True, allow_tf32=False)
 
 
-FEATURE_NAMES = (Inception.name, Classifier.name)
+FEATURE_NAMES = (Inception.name, Classifier.name, Random.name)
 
 
 def real_features(

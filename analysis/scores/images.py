@@ -15,7 +15,7 @@ import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
-from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
+from analysis.scores.features import Classifier, Extractor, Inception, Random, real_features, train_classifier
 from analysis.scores.outputs import emits_more
 from analysis.scores.sampling import (
     BY_SVGD,
@@ -111,11 +111,11 @@ def score_images(
                     "features": extractor.fingerprint, "how": HOW, "n_images": 0, "n_real": len(test), "remarks": [remark],
                 }  # fmt: skip
                 continue
+        elif name == RECTIFIED:
+            latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
         elif latents is None and name in BY_SVGD:
             latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
             scored.samples[name] = latents, settings
-        elif name == RECTIFIED:
-            latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
         elif latents is None:
             if means is None:
                 means = posterior_means(model, train)
@@ -195,7 +195,7 @@ def tasks(
     the features cannot be had, test images are too few, or what is asked for is not there.
     """
     gpus = _gpus(gpus)
-    features = chosen_features(features, inception_weights, gpus)
+    features = chosen_features(stored, features, inception_weights, gpus)
     swept = set(stored.runs["latent_dim"])
     if absent := sorted(set(latent_dims) - swept):
         raise AnalysisError(
@@ -208,11 +208,20 @@ def tasks(
     return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise)
 
 
-def chosen_features(features: str, inception_weights: Path | None, gpus: int | None) -> str:
-    """What --features says, and of auto what it stands for."""
+def chosen_features(stored: StoredSweep, features: str, inception_weights: Path | None, gpus: int | None) -> str:
+    """What --features says, and of auto what it stands for: of images without labels random, where these are to be had.
+
+    Raises AnalysisError where only the images could tell, and they are missing.
+    """
     if features != "auto":
         return features
-    return "inception" if inception_weights or (count_gpus() if gpus is None else gpus) else "classifier"
+    if inception_weights or (count_gpus() if gpus is None else gpus):
+        return Inception.name
+    for name in (Classifier.name, Random.name):  # what runs have goes on
+        if any(name in scores for scores in stored.runs["scores"]):
+            return name
+    unlabelled = stored.images.train_labels is None or stored.images.test_labels is None
+    return Random.name if unlabelled else Classifier.name
 
 
 def _gpus(asked: int | None) -> int:
@@ -297,13 +306,15 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
     """The network that scores would be made with, where that takes neither a download from elsewhere nor training."""
     if weights:
         return Inception(weights)
+    if features == Random.name:
+        return Random(stored.images.image_shape)
     if features == "classifier":
         with suppress(AnalysisError):  # it matters where a run lacks scores, and is said there
             return _stored_classifier(stored, torch.device("cpu"))
     return None
 
 
-def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int) -> bool:
+def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int = 0) -> bool:
     about = run["scores"].get(features, {}).get(name, {})
     made_with = about.get("features")
     return (

@@ -7,10 +7,11 @@ with the settings that made it, in its tag fishernet.scores.GROUP: what is there
 from __future__ import annotations
 
 import json
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -24,7 +25,9 @@ from analysis.errors import AnalysisError
 from analysis.scores.density import Settings
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
+from analysis.wording import grouped
 from fishernet.plan import Json
+from fishernet.progress import LINE_SECONDS, repeating
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
 
@@ -67,11 +70,11 @@ class Tasks:
     said: Sequence[str] = ()
 
 
-def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
-    """Run them on this machine's cores, or on GPUs, and log each; a sentence per task that failed, whatever it raised.
+def run_tasks(stored: StoredSweep, asked: Tasks, seconds: float = LINE_SECONDS) -> list[str]:
+    """Run them on this machine's cores, or on GPUs, and log each; a sentence per reason for which tasks failed, whatever it was.
 
-    The others go on. Raises AnalysisError when Ray cannot start, has fewer GPUs than asked for, or MLflow does not take the
-    scores.
+    The others go on. Where stderr is no terminal, a line every ``seconds`` says there how far they are. Raises AnalysisError
+    when Ray cannot start, has fewer GPUs than asked for, or MLflow does not take the scores.
     """
     tasks, gpus = asked.tasks, asked.gpus
     if not tasks:
@@ -84,16 +87,26 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
             function: ray.remote(num_cpus=1, num_gpus=1 if gpus else 0, max_retries=1)(function)
             for function in {task.function for task in tasks}
         }
-        failures: list[str] = []
+        failures: list[tuple[str, str]] = []
 
         def part(task: ScoreTask, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
             stem = f"{task.group}-{task.run['run_id']}"
-            start = f"{task.group} scores of {task.what} {how}: "
-            return stored.failures.part(stem, lambda why: failures.append(start + why), passing=passing)
+            return stored.failures.part(
+                stem, lambda why: failures.append((task.what, f"{how}: {why}")), passing=passing
+            )
 
         waiting = list(reversed(tasks))
         running: dict[object, ScoreTask] = {}
-        with tqdm(total=len(tasks), desc=f"scores: {tasks[0].group}", unit="run", disable=None) as bar:
+        stem = f"scores: {tasks[0].group}"
+
+        def say() -> None:
+            n_done = len(tasks) - len(waiting) - len(running)
+            print(f"{time.strftime('%H:%M')}  {stem}: {n_done}/{len(tasks)} runs", file=sys.stderr, flush=True)
+
+        with ExitStack() as stack:
+            bar = stack.enter_context(tqdm(total=len(tasks), desc=stem, unit="run", disable=None))
+            if bar.disable:  # no terminal
+                stack.enter_context(repeating(say, seconds))
             while waiting or running:
                 while waiting and len(running) < slots:
                     task, n = waiting.pop(), len(failures)
@@ -111,7 +124,7 @@ def run_tasks(stored: StoredSweep, asked: Tasks) -> list[str]:
                             log(stored, task, result)
                     bar.update()
         whole = not failures
-        return failures
+        return [f"{tasks[0].group} scores of {what} {why}" for what, why in grouped(failures)]
     finally:
         if not (_shared and whole):  # what made a task fail may be Ray's, and the next scores begin with another
             _stop_ray()

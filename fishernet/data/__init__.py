@@ -4,6 +4,7 @@
 """
 
 import os
+import string
 from dataclasses import dataclass
 
 from fishernet.spelling import did_you_mean
@@ -15,29 +16,67 @@ DATA_DIR_VARIABLE = "FISHERNET_DATA_DIR"
 class Dataset:
     """A data set that has a name; ``classes`` are the names of its labels from 0, empty where these say themselves what they are.
 
-    ``validation_size`` is how many training images are usually held out for model selection, 0 where nothing is usual.
+    ``reader`` is the module and the function that reads it, of the name, the data folder and whether it may be downloaded;
+    where it ``fits``, of the name, the folder and the ``Fit``, as it crops and resizes while it reads. ``validation_size`` is
+    how many training images are usually held out for model selection, 0 where nothing is usual.
     """
 
     meaning: str
+    reader: str
     classes: tuple[str, ...] = ()
     validation_size: int = 0
+    fits: bool = False
 
 
+IDX, PUBLISHED = "fishernet.data.idx:load_idx", "fishernet.data.published:load_published"
+REVERSED = "fishernet.data.loading:load_reversed_mnist"
 DATASETS = {
     "fashion-mnist": Dataset(
-        "70,000 grey images of clothes, 28 x 28 (Xiao et al., 2017)",
+        "70,000 grey images of clothes, 28 x 28 (Xiao et al., 2017)", IDX,
         ("T-shirt", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot"),
         10_000,
     ),
-    "mnist": Dataset("70,000 grey images of digits, 28 x 28 (LeCun et al., 1998)", validation_size=10_000),
-    "digits": Dataset("1,797 grey images of digits, 8 x 8, which come with scikit-learn"),
-    "reversed-mnist": Dataset("MNIST with 5,800 zeros and 100 of each other digit to train on (Zheng et al., 2019)"),
-    "reversed-mnist-released": Dataset("the same with 5,000 zeros, as that paper's code has it, and 1,250 to hold out"),
-    "svhn": Dataset("99,289 colour images of house numbers, 32 x 32 (Netzer et al., 2011)"),
-    "celeba": Dataset(
-        "182,732 colour images of faces, 178 x 218, usually with crop 140 and image_size 64 (Liu et al., 2015)"
+    "mnist": Dataset("70,000 grey images of digits, 28 x 28 (LeCun et al., 1998)", IDX, validation_size=10_000),
+    "digits": Dataset(
+        "1,797 grey images of digits, 8 x 8, which come with scikit-learn", "fishernet.data.loading:load_digits"
     ),
-}  # any other name is a path
+    "reversed-mnist": Dataset(
+        "MNIST with 5,800 zeros and 100 of each other digit to train on (Zheng et al., 2019)", REVERSED
+    ),
+    "reversed-mnist-released": Dataset(
+        "the same with 5,000 zeros, as that paper's code has it, and 1,250 to hold out", REVERSED
+    ),
+    "kmnist": Dataset(
+        "70,000 grey images of cursive hiragana, 28 x 28 (Clanuwat et al., 2018)", PUBLISHED,
+        ("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
+        10_000,
+    ),
+    "emnist-balanced": Dataset(
+        "131,600 grey images of digits and letters, 28 x 28 (Cohen et al., 2017)", PUBLISHED,
+        tuple(string.digits + string.ascii_uppercase + "abdefghnqrt"),
+    ),
+    "emnist-letters": Dataset("145,600 of these, letters alone", PUBLISHED, tuple(string.ascii_uppercase)),
+    "emnist-digits": Dataset("280,000 of these, digits alone", PUBLISHED),
+    "emnist-byclass": Dataset(
+        "all 814,255 of these", PUBLISHED, tuple(string.digits + string.ascii_uppercase + string.ascii_lowercase)
+    ),
+    "emnist-bymerge": Dataset(
+        "all, with the classes of emnist-balanced", PUBLISHED,
+        tuple(string.digits + string.ascii_uppercase + "abdefghnqrt"),
+    ),
+    "cifar10": Dataset(
+        "60,000 colour images of animals and vehicles, 32 x 32 (Krizhevsky, 2009)", PUBLISHED,
+        ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"),
+    ),
+    "cifar100": Dataset("60,000 colour images of 100 classes, 32 x 32 (Krizhevsky, 2009)", PUBLISHED),
+    "svhn": Dataset("99,289 colour images of house numbers, 32 x 32 (Netzer et al., 2011)", PUBLISHED),
+    "celeba": Dataset(
+        "182,732 colour images of faces, 178 x 218, usually with crop 140 and image_size 64 (Liu et al., 2015)",
+        "fishernet.data.celeba:load_celeba",
+        fits=True,
+    ),
+}  # fmt: skip
+# any other name is a path
 
 
 class DataError(ValueError):

@@ -16,7 +16,7 @@ IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 TRAIN, VALIDATION, TEST = "0", "1", "2"  # in the partition file
 
 
-def load_celeba(data_dir: Path, fit: Fit) -> Parts:
+def load_celeba(_dataset: str, data_dir: Path, fit: Fit) -> Parts:
     """The official training and test parts, 162,770 and 19,962 images in colour; the validation part is left out.
 
     Without ``fit`` they are 178 x 218. The pixels are kept beside the images as CROP-SIZE-KEY.npy, whose key is of the partition

@@ -1,17 +1,17 @@
 """``load_data``: the images of a name or a path, whole or cut to what trains and what is held out."""
 
+import importlib
+import importlib.util
 import os
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
 from fishernet.config import TrialConfig
-from fishernet.data import DATA_DIR_VARIABLE, DataError, unknown_dataset
+from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset
 from fishernet.data.binarised import drawn_once, thresholded
-from fishernet.data.celeba import load_celeba
 from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
 from fishernet.data.folders import load_folder
@@ -25,6 +25,13 @@ PACKAGES = {
     "scipy": "scipy",
     "torchvision": "torchvision",
 }  # by the module's name, what only some data are read with
+
+
+# Zeros, of each other digit, and both of those to hold out.
+REVERSED: dict[str, tuple[int, int, tuple[int, int] | None]] = {
+    "reversed-mnist": (5800, 100, None),
+    "reversed-mnist-released": (5000, 100, (800, 50)),
+}
 
 
 def load_data(
@@ -125,14 +132,17 @@ def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = Non
 
 
 def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, download: bool) -> Parts:
-    if dataset not in (*LOADERS, *FITTING_LOADERS):
+    if dataset not in DATASETS:
         return _load_path(dataset, fit)
     # os.path, as pathlib raises for a ~user that does not exist
     folder = Path(os.path.expanduser(data_dir or os.environ.get(DATA_DIR_VARIABLE) or "~/.cache/fishernet"))  # noqa: PTH111
-    if dataset in FITTING_LOADERS:
-        parts = FITTING_LOADERS[dataset](folder, fit)
+    row = DATASETS[dataset]
+    module, _, function = row.reader.partition(":")
+    read: Callable[..., Parts] = getattr(importlib.import_module(module), function)
+    if row.fits:
+        parts = read(dataset, folder, fit)
     else:
-        parts = LOADERS[dataset](folder, download)
+        parts = read(dataset, folder, download)
         parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
     if os.path.exists(dataset):  # noqa: PTH110
         return parts._replace(
@@ -168,23 +178,28 @@ def _tensor(array: Array) -> torch.Tensor:
     return torch.from_numpy(np.array(array, order="C"))
 
 
-def _load_digits(_data_dir: Path, _download: bool) -> Parts:
+def load_digits(_dataset: str, _data_dir: Path, _download: bool) -> Parts:
     """scikit-learn's 8x8 digits, which come with the package; the last 360 of 1797 are the test set."""
-    from sklearn.datasets import load_digits
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("scikit-learn is not installed", name="sklearn")
+    # Its file, as its module takes seconds to import: columns are 64 grey values from 0 to 16, and the digit.
+    path = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    if not path.exists():
+        raise DataError(f"digits: {path} is missing in the installed scikit-learn; install it again.")
+    table = np.loadtxt(path, delimiter=",")
+    images = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * 255 / 16).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
+    return Parts(images[:-360], images[-360:], labels[:-360], labels[-360:])
 
-    digits = load_digits()
-    images = np.rint(digits.images * 255 / 16).astype(np.uint8)[:, None]  # values are 0 to 16
-    return Parts(images[:-360], images[-360:], digits.target[:-360], digits.target[-360:])
 
-
-def _load_reversed_mnist(
-    n_zeros: int, n_others: int, held: tuple[int, int] | None, folder: Path, download: bool
-) -> Parts:
-    """MNIST with many zeros and few of each other digit to train on; of what is left ``held`` so many, or all, to hold out.
+def load_reversed_mnist(dataset: str, folder: Path, download: bool) -> Parts:
+    """MNIST with many zeros and few of each other digit to train on; of what is left so many, or all, to hold out.
 
     The first of each class among the 60,000, in the order of the file. Zheng et al. 2019, section 5.2, takes 5,800 zeros and 100
     of each other digit; its code 5,000, 100, and for validation the next 800 and 50.
     """
+    n_zeros, n_others, held = REVERSED[dataset]
     mnist = load_idx("mnist", folder, download)
     assert mnist.train_labels is not None
     own, rest = [], []
@@ -196,33 +211,3 @@ def _load_reversed_mnist(
     first, others = np.sort(np.concatenate(own)), np.sort(np.concatenate(rest))
     index = np.concatenate([first, others])
     return mnist._replace(train=mnist.train[index], train_labels=mnist.train_labels[index], n_train=len(first))
-
-
-def _load_svhn(folder: Path, download: bool) -> Parts:
-    """Street View House Numbers, 73,257 and 26,032 images in colour, 32 x 32 (Netzer et al. 2011), by torchvision's loader."""
-    from torchvision.datasets import SVHN
-
-    try:
-        train, test = (SVHN(str(folder / "SVHN"), split=split, download=download) for split in ("train", "test"))
-    except ModuleNotFoundError:
-        raise
-    except (OSError, RuntimeError, ValueError) as error:
-        raise DataError(
-            f"svhn is train_32x32.mat and test_32x32.mat in {folder / 'SVHN'}, which cannot be read or downloaded "
-            f"({type(error).__name__}: {error}). Name the folder that holds SVHN with --data-dir or {DATA_DIR_VARIABLE}, or run "
-            "once where there is a network."
-        ) from None
-    return Parts(train.data, test.data, train.labels.astype(np.int64), test.labels.astype(np.int64))
-
-
-LOADERS: dict[str, Callable[[Path, bool], Parts]] = {
-    "fashion-mnist": partial(load_idx, "fashion-mnist"),
-    "mnist": partial(load_idx, "mnist"),
-    "digits": _load_digits,
-    "reversed-mnist": partial(_load_reversed_mnist, 5800, 100, None),
-    "reversed-mnist-released": partial(_load_reversed_mnist, 5000, 100, (800, 50)),
-    "svhn": _load_svhn,
-}
-FITTING_LOADERS: dict[str, Callable[[Path, Fit], Parts]] = {
-    "celeba": load_celeba
-}  # those that crop and resize as they read

@@ -21,6 +21,7 @@ DIMS = (2, 5, 10)
 SCALE = {"FisherNet": 0.04, "VAE": 0.05, "CVAE": 0.06, "AE": 0.03}
 SEED_STEP = 1e-4
 PCA = {d: 0.06 / d for d in range(1, 21)}
+MEAN_IMAGE = 0.07
 
 
 def mse(config: TrialConfig, epoch: int = EPOCHS) -> float:
@@ -55,7 +56,7 @@ class Store:
         # what a longer plan of the same sweep would have left
         tags |= {"fishernet.role": "sweep", f"fishernet.plan.{len(pieces)}": '{"left": "over"}'}
         parent = self.client.create_run(experiment, start_time=start, tags=tags, run_name=name).info.run_id
-        for d, value in PCA.items():
+        for d, value in {0: MEAN_IMAGE, **PCA}.items():
             self.client.log_metric(parent, "pca/test_mse", value, step=d)
         return experiment, parent
 
@@ -163,7 +164,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, empty_store: Path) -> Simple
 
     store.client.create_experiment("not a sweep", store.artifacts)
     return SimpleNamespace(
-        uri=store.uri, mse=mse, pca=PCA, finished=finished, never=never, running=running, failed=failed,
+        uri=store.uri, mse=mse, pca=PCA, mean_image=MEAN_IMAGE, finished=finished, never=never, running=running, failed=failed,
         killed=killed, kept=kept, seed_step=SEED_STEP, epochs=EPOCHS,
     )  # fmt: skip
 

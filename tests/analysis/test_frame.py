@@ -164,6 +164,7 @@ def test_what_is_missing_is_said_in_a_sentence_with_the_command_to_run(store, cu
 def test_a_sweep_is_its_parent_run(store, curves):
     assert curves.name == "curves"
     assert curves.pca == store.pca
+    assert curves.mean_image == store.mean_image
     assert curves.held_out == "test"
     assert set(curves.configs) == {*store.finished, store.never, store.running, store.failed, store.killed}
 

@@ -45,10 +45,17 @@ def test_a_sweep_is_opened_with_its_runs_best_models_and_figures(trained):
     assert {exhibit.stem for exhibit in shown} >= {"mse", "mse_curves"}
     assert all(exhibit._repr_html_().startswith("<h4>") for exhibit in shown)
     assert any("data:image/png" in exhibit._repr_html_() for exhibit in shown)
+    assert shown._repr_html_().count("<h4>") == len(shown) > 2
     with pytest.raises(AnalysisError, match="No run of VAE at d = 99 has finished in trained; it has "):
         sweep.best("VAE", 99)
     with pytest.raises(AnalysisError, match="There is no figure nothing; there are "):
         sweep.figure("nothing")
+
+
+def test_a_models_name_is_enough_where_none_of_its_lines_is_named_so(trained):
+    stored = StoredSweep(trained.sweep)
+    stored.__dict__["runs"] = trained.runs[trained.runs["variant"] == "VAE gaussian-learned"]
+    assert OpenSweep(stored).best("VAE").config.variant == "VAE gaussian-learned"
 
 
 @pytest.mark.long

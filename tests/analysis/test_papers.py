@@ -91,7 +91,12 @@ def test_the_paper_of_a_sweep_is_that_of_its_tag_or_of_its_images_and_model():
 def test_a_preset_of_a_paper_is_known_by_its_key_and_paper_is_the_first_ones():
     assert papers.of_preset("fishernet") == papers.of_preset("paper") == "fishernet"
     assert papers.of_preset("quick") == papers.of_preset(None) == ""
-    assert set(PRESETS) == {"paper", "quick", *(name for paper in PAPERS.values() for name in paper.all_presets)}
+    assert set(PRESETS) == {
+        "paper",
+        "quick",
+        "own-images",
+        *(name for paper in PAPERS.values() for name in paper.all_presets),
+    }
     for key, paper in PAPERS.items():
         assert {papers.of_preset(name) for name in paper.all_presets} == {key}
 

@@ -10,6 +10,7 @@ from fishernet.__main__ import main
 from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.pca import pca_test_mse
+from fishernet.plan import SweepPlan
 
 N_EPOCHS = 3
 
@@ -90,3 +91,28 @@ def test_a_folder_that_was_begun_on_other_images_is_refused_and_left_as_it_was(a
     assert run("out") == 2
     assert "--out out was begun on other images" in capsys.readouterr().err
     assert (at / "out" / "plan.json").read_text() == plan
+
+
+def test_a_log_file_is_told_how_far_all_is(at, capsys, monkeypatch):
+    """A line every so many seconds on stderr: here after every epoch's record, as the clock is the loop's own."""
+    from fishernet import progress, standalone
+
+    told = []
+    monkeypatch.setattr(
+        progress.Progress, "advance", after(progress.Progress.advance, lambda bar: told.append(bar.line()))
+    )
+    plan = SweepPlan.read(at / "plan.json")
+    assert standalone.train_plan(
+        plan, at / "out", data_dir=None, device="cpu", threads=0, cohort_size=3, checkpoint_every=1, command="",
+        progress_seconds=1e-4,
+    ) == 0  # fmt: skip
+    assert [line.partition("  best")[0] for line in told] == [f"0/3 runs  {n}/9 epochs" for n in range(1, 10)]
+    assert "/3 runs  " in capsys.readouterr().err
+
+
+def after(function, do):
+    def both(bar, *given):
+        function(bar, *given)
+        do(bar)
+
+    return both

@@ -4,14 +4,17 @@ import contextlib
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 
 from analysis.papers import PAPERS
 from fishernet.config import TrialConfig
+from fishernet.data.loading import load_data
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
+from sweeps import latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost
+from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, suited
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
 
@@ -128,7 +131,7 @@ def test_every_field_of_a_family_is_a_flag_and_reaches_the_configs(model):
                 axes = {"latent_dim": "--latent-dims=2", "seed": "--seeds=0,"}
                 words = [word for name, word in axes.items() if name != f.name]
                 words += [f"--{name.replace('_', '-')}={word}" for name, word in needed.items()]
-                (found,) = flags("--models", model, flag, *words)
+                (found,) = flags("--preset=paper", "--models", model, flag, *words)
                 assert found == expected
                 reached.append(value)
         assert reached, f"no other value of {f.name} is a {model}'s"
@@ -182,6 +185,14 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--epochs", "many"], "--epochs .*whole number"),
         (["--learning-rate", "0"], "--learning-rate .*positive"),
         (["--noise", "closed-form", "--models", "VAE"], "noise closed-form"),
+        (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
+        (
+            ["--models", "FisherAE:prior=exponential,prior_order=5"],
+            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
+        ),
+        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
+        (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
+        (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )
@@ -292,3 +303,70 @@ def test_a_trial_takes_what_it_needs_from_one_node():
     assert Devices(0, 1, 6, 2, ((1, 0), (1, 0), (4, 0))).slots == 2
     assert Devices(4, 1, 68, 4, ((64, 0), (2, 2), (2, 2))).slots == 0
     assert Devices(3, 0.5, 80, 1, ((64, 0), (8, 2), (8, 2))).slots == 6  # --gpus 3 of 4
+
+
+def of_own_images(tmp_path, pixels, *words):
+    """The args of a command on an array of one's own, and its images."""
+    np.save(tmp_path / "x.npy", pixels)
+    args = _parse(["--dataset", str(tmp_path / "x.npy"), *words])
+    return args, load_data(args.dataset)
+
+
+def test_of_ones_own_images_epochs_make_enough_steps_and_noise_starts_at_their_variance(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 120, (240, 6, 5, 3), dtype=np.uint8)
+    args, images = of_own_images(tmp_path, pixels)
+    found, said = suited(args, images)
+    grey = pixels[:200] / 255  # the last sixth tests
+    assert found["noise_start"] == pytest.approx(np.log(grey.var(axis=0).mean()), abs=0.05 + 1e-9)
+    assert found["epochs"] == 572  # ceil(4000 / 7): of batches of 32, seven see 200 images
+    assert found["evaluate_every"] == 5
+    assert said.startswith("epochs 572, as 200 images make 7 steps an epoch; scored every 5; noise from -")
+    configs = plan_from_flags(args, found).configs
+    assert {(c.epochs, c.evaluate_every, c.batch_size, c.learning_rate) for c in configs} == {(572, 5, 32, 1e-3)}
+    assert {c.noise_start for c in configs if c.model == "FisherNet"} == {found["noise_start"]}
+    assert {c.variant for c in configs} == {"FisherNet linear", "VAE gaussian-learned linear", "AE linear"}
+    assert {c.noise_start for c in configs if c.model != "AE"} == {found["noise_start"]}
+    bits = plan_from_flags(of_own_images(tmp_path, pixels, "--models=VAE", "--binarisation=static")[0]).configs
+    assert {c.variant for c in bits} == {"VAE"}
+    assert len({c.seed for c in configs}) == 3  # below which no dimension is decided
+
+
+def test_many_images_are_seen_a_few_times_all_the_same(tmp_path):
+    args, images = of_own_images(tmp_path, np.random.default_rng(0).integers(0, 255, (9000, 2, 2), dtype=np.uint8))
+    assert suited(args, images)[0]["epochs"] == 20  # of 235 steps, which are more than 4000
+
+
+def test_what_a_flag_says_of_ones_own_images_is_not_chosen_for_it(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 255, (240, 4, 4), dtype=np.uint8)
+    given = ["--epochs=7", "--batch-size=50", "--noise-start=-1", "--evaluate-every=2", "--decoder-output=sigmoid"]
+    given += ["--likelihood=gaussian-learned"]
+    args, images = of_own_images(tmp_path, pixels, *given)
+    assert suited(args, images) == ({}, "")
+    args, images = of_own_images(tmp_path, pixels, "--batch-size=50", "--models", "FisherNet:epochs=9", "VAE")
+    found, _ = suited(args, images)
+    assert found["epochs"] == 1000
+    assert {(c.model, c.epochs) for c in plan_from_flags(args, found).configs} == {("FisherNet", 9), ("VAE", 1000)}
+
+
+def test_a_preset_and_a_named_data_set_are_what_they_were_whatever_the_images(tmp_path):
+    args, images = of_own_images(tmp_path, np.full((60, 4, 4), 200, np.uint8), "--preset=paper")
+    assert suited(args, images) == ({}, "")
+    own = [dataclasses.replace(c, dataset="fashion-mnist") for c in plan_from_flags(args).configs]
+    assert own == flags() == flags("--preset", "paper")
+    assert suited(_parse(["--dataset=digits"]), images) == ({}, "")
+    assert {c.epochs for c in flags("--dataset=digits")} == {100}
+
+
+def test_images_without_contrast_choose_no_noise(tmp_path):
+    args, images = of_own_images(tmp_path, np.full((60, 4, 4), 200, np.uint8))
+    assert "noise_start" not in suited(args, images)[0]
+
+
+def test_a_plan_of_images_that_are_elsewhere_asks_for_a_preset(tmp_path, capsys):
+    words = ["--dataset", str(tmp_path / "x.npy"), "--write-plan", str(tmp_path / "plan.json")]
+    assert latent_sweep.main(words) == 2
+    assert "epochs and noise_start follow from the images" in capsys.readouterr().err
+    assert latent_sweep.main([*words, "--preset=paper"]) == 0
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (240, 4, 4), dtype=np.uint8))
+    assert latent_sweep.main(words) == 0
+    assert {config.epochs for config in SweepPlan.read(tmp_path / "plan.json").configs} == {572}

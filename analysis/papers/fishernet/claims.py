@@ -16,6 +16,7 @@ import pandas as pd
 
 from analysis.figures.frechet import features_of
 from analysis.papers.fishernet import DIMS, PAPER
+from analysis.scores import FEATURES
 from analysis.verdicts import (
     ABOVE,
     BELOW,
@@ -391,7 +392,6 @@ def _by_features(evidence: Evidence) -> tuple[Evidence, str, list[str]]:
     A distance on other features than Inception's is no FID, so that it can neither confirm nor contradict such a claim.
     """
     features = features_of(evidence.runs)
-    if features == "classifier":
-        what = "Fréchet distance on classifier features, not FID"
-        return replace(evidence, scope=evidence.scope.and_apart(what)), features, []
+    if features not in ("", "inception"):
+        return replace(evidence, scope=evidence.scope.and_apart(FEATURES[features])), features, []
     return evidence, "inception", [] if features else ["No run has a Fréchet distance"]

@@ -10,8 +10,10 @@ import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from pytorch_fid import inception
@@ -19,9 +21,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 from analysis.frame import AnalysisError
-from analysis.scores import features
+from analysis.scores import distances, features
 from analysis.scores.distances import RealFeatures
-from analysis.scores.features import Classifier, Extractor, Inception, real_features, train_classifier
+from analysis.scores.features import Classifier, Extractor, Inception, Random, real_features, train_classifier
+from analysis.scores.images import chosen_features
 from fishernet.data import DATA_DIR_VARIABLE
 from fishernet.data.images import ImageData
 from fishernet.data.loading import load_data
@@ -139,7 +142,11 @@ def test_weights_as_safetensors_are_the_same_weights(of_file, weights, tmp_path)
 
 @pytest.mark.parametrize("name", features.FEATURE_NAMES)
 def test_features_depend_on_neither_batches_nor_order(name, request, digits, monkeypatch):
-    extractor: Extractor = request.getfixturevalue({"inception": "of_file", "classifier": "classifier"}[name])
+    extractor: Extractor = (
+        Random(digits.image_shape)
+        if name == "random"
+        else request.getfixturevalue({"inception": "of_file", "classifier": "classifier"}[name])
+    )
     assert extractor.name == name
     images = digits.test[:3].float() / 255
     seen = []
@@ -471,3 +478,40 @@ def test_the_classifier_of_fashion_mnist_is_right_on_91_percent():
     if DATA_DIR_VARIABLE not in os.environ:
         pytest.skip(f"Fashion-MNIST is not downloaded for a test; {DATA_DIR_VARIABLE} names the folder that holds it")
     assert train_classifier(load_data("fashion-mnist", download=False)).test_accuracy >= 0.91
+
+
+def test_random_features_are_the_same_everywhere_and_take_no_random_number_from_others(digits):
+    before = torch.random.get_rng_state()
+    one, other = Random(digits.image_shape), Random(digits.image_shape)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert one.fingerprint == other.fingerprint
+    assert np.array_equal(one.features(digits.test), other.features(digits.test))
+    assert Random((3, 9, 70)).features(torch.rand(2, 3, 9, 70)).shape == (2, 64)
+    assert "averaged" in Random((3, 9, 70)).remarks((3, 9, 70))[0]
+
+
+def test_a_distance_on_random_features_is_nothing_of_the_same_images_and_grows_with_their_damage(digits):
+    extractor, images = Random(digits.image_shape), digits.test.float() / 255
+    noise = torch.randn(images.shape, generator=torch.Generator().manual_seed(0))
+
+    def gaussian(level):
+        return distances.fit_gaussian(extractor.features((images + level * noise).clamp(0, 1)))
+
+    whole = gaussian(0)
+    same, *damaged = (distances.frechet_distance(whole, gaussian(level)) for level in (0, 0.1, 0.2, 0.4))
+    assert same < 1e-6  # of traces of about 30, to the rounding of a matrix root
+    assert damaged[0] > 1e-3
+    assert all(later > 2 * sooner for sooner, later in itertools.pairwise(damaged)), damaged
+
+
+def test_without_labels_auto_is_random_and_with_them_or_scores_that_are_there_it_is_not(digits):
+    def stored(labels, scores):
+        images = SimpleNamespace(train_labels=labels, test_labels=labels)
+        return SimpleNamespace(images=images, runs=pd.DataFrame({"scores": [{}, scores]}))
+
+    assert chosen_features(stored(None, {}), "auto", None, 0) == "random"
+    assert chosen_features(stored(digits.test_labels, {}), "auto", None, 0) == "classifier"
+    assert chosen_features(stored(None, {"classifier": {}}), "auto", None, 0) == "classifier"
+    assert chosen_features(stored(digits.test_labels, {"random": {}}), "auto", None, 0) == "random"
+    assert chosen_features(stored(None, {}), "auto", Path("weights"), 0) == "inception"
+    assert chosen_features(stored(None, {}), "classifier", None, 0) == "classifier"

@@ -1,41 +1,69 @@
-"""One live line while a sweep runs; silent where the output is no terminal."""
+"""How far training is: one live line on a terminal, a plain line a minute in a file."""
 
 import os
 import shutil
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Self, TextIO
+
+LINE_SECONDS = 60.0  # between plain lines
+REDRAW_SECONDS = 0.5
+
+
+@contextmanager
+def repeating(do: Callable[[], object], seconds: float) -> Iterator[None]:
+    """While the block runs, call ``do`` every so many seconds, in a thread of its own."""
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.wait(seconds):
+            do()
+
+    thread = threading.Thread(target=repeat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+
+
+def is_live(stream: TextIO) -> bool:
+    """Whether a line can be drawn over another there: on a terminal that can clear one."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"
 
 
 class Progress:
-    """Counts runs and epochs and redraws a line twice a second.
+    """Counts runs and epochs and redraws a line twice a second, or, where it is no terminal, writes one every ``seconds``.
 
-    7/24 runs  312/1440 epochs  41.3 epochs/s  best test MSE FisherNet 0.0123, VAE 0.0145  0:27 left
+    7/24 runs  312/1440 epochs  41.3 epochs/s  0:27 left  best test MSE FisherNet 0.0123, VAE 0.0145
     """
 
-    def __init__(self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO | None = None, seconds: float = LINE_SECONDS
+    ) -> None:
         stream = stream or sys.stderr  # asked for now: one that was closed has been replaced since the import
         self.n_runs, self.n_epochs, self.held_out, self.stream = n_runs, n_epochs, held_out, stream
         self.runs_done = self.epochs_done = self.failed = self.stopped_early = 0
         self.best: dict[str, float] = {}
         self.note = "starting workers (half a minute the first time)"
         self._first: tuple[float, int] | None = None
-        self._live = stream.isatty() and os.environ.get("TERM", "dumb") != "dumb"  # which cannot clear a line
-        self._lock, self._stopped = threading.Lock(), threading.Event()
-        self._thread = threading.Thread(target=self._draw_until_stopped, daemon=True)
+        self.live, self._seconds = is_live(stream), seconds
+        self._lock, self._stack = threading.Lock(), ExitStack()
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._thread.start()
+        if self.live:
+            self._stack.callback(lambda: self._write(""))
+            self._stack.enter_context(repeating(lambda: self._write(self.line()), REDRAW_SECONDS))
+        else:
+            self._stack.enter_context(repeating(self.say_line, self._seconds))
         return self
 
     def __exit__(self, *error: object) -> None:
-        self._stopped.set()
-        if self._live:
-            self._thread.join()
-            self._write("")
+        self._stack.close()
 
     def advance(self, variant: str, n_epochs: int, mse: float | None) -> None:
         """Count epochs of one run; mse is its newest, None where it was not evaluated."""
@@ -54,7 +82,11 @@ class Progress:
     def say(self, message: str) -> None:
         """A line that stays, above the live one."""
         with self._lock, suppress(OSError, ValueError):  # a terminal that is gone stops no training
-            print(("\r\x1b[K" if self._live else "") + message, file=self.stream, flush=True)
+            print(("\r\x1b[K" if self.live else "") + message, file=self.stream, flush=True)
+
+    def say_line(self) -> None:
+        """The line as it is now, with the time, as one that stays."""
+        self.say(f"{time.strftime('%H:%M')}  {self.line()}")
 
     def line(self) -> str:
         parts = [f"{self.runs_done}/{self.n_runs} runs", f"{self.epochs_done}/{self.n_epochs} epochs"]
@@ -72,10 +104,6 @@ class Progress:
             best = ", ".join(f"{variant} {mse:.4f}" for variant, mse in sorted(self.best.items()))
             parts.append(f"best {self.held_out} MSE {best}")
         return "  ".join([*parts, *([self.note] if self.note else [])])
-
-    def _draw_until_stopped(self) -> None:
-        while not self._stopped.wait(0.5):
-            self._write(self.line())
 
     def _write(self, text: str) -> None:
         width = shutil.get_terminal_size().columns - 1
