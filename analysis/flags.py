@@ -46,6 +46,17 @@ def count(text: str, least: int = 1) -> int:
     return int(text)
 
 
+def positive(text: str) -> float:
+    """A finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"a number above 0; got {text!r}")
+    return number
+
+
 def levels(text: str, most: float = math.inf) -> list[float]:
     """``0.1,0.5`` as numbers from 0 to ``most``, each once, ascending."""
     try:

@@ -117,10 +117,10 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
     """The report's parts; what cannot be shown stands in its place with the reason. ``searched``: a search shown as well."""
     made: dict[str, list[Exhibit]] = {title: [] for title in SECTIONS}
     for name, row in FIGURES.items():
-        if row.section != "Claims" or stored.paper:
+        asked = stored.paper is not None and bool({name, *row.scores} & set(stored.paper.arguments))
+        if (row.section != "Claims" or stored.paper) and (asked or not row.on_request):
             shown = stored.failures.exhibits(row.stem, row.title, partial(figures.parts, stored, name))
-            wanted = row.usual or (stored.paper and {name, *row.scores} & set(stored.paper.arguments))
-            if wanted or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
+            if row.usual or asked or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
     if stored.paper is None:  # the answer in a picture, and then in words

@@ -105,9 +105,10 @@ def make_parser() -> Parser:
 
 
 def analyses() -> list[str]:
-    """The analyses that are commands of their own: all rows that are no figures, such as the report."""
+    """The analyses that are commands of their own: those whose row says so, and all that are no figures, such as the report."""
     row: Any = importlib.import_module(ANALYSIS)
-    return [name for name in (*row.COMMANDS, "papers") if name not in row.FIGURES and name not in COMMANDS]
+    figures = {name for name, figure in row.FIGURES.items() if not figure.alone}
+    return [name for name in (*row.COMMANDS, "papers") if name not in figures and name not in COMMANDS]
 
 
 if __name__ == "__main__":

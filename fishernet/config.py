@@ -17,7 +17,7 @@ LARGEST_NUMBER = 2**31 - 1  # of a whole-number field
 
 # What a field is to the rest of the product: an axis of the sweep; which images; how long; the size of a network; a rate or
 # number of training; a choice, which makes a line of its own in every figure; how things are computed; a name.
-NORMALISED = ("fisherae-28", "fisherae-64")  # networks
+NORMALISED = ("fisherae-28", "fisherae-64", "fae-28")  # networks
 ROLES = ("axis", "data", "schedule", "size", "rate", "choice", "computing", "label")
 # A search may vary these.
 VARIABLE_ROLES = ("size", "rate", "choice")
@@ -171,7 +171,8 @@ class TrialConfig:
         "dense",
         "layers of encoder and decoder: dense; conv, the FisherNet paper's convolutions (Table A1); pooled-cnn, the VPAE "
         "paper's one convolution and pooling (its Table 2), whose code is larger than the image; fisherae-28 and "
-        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side",
+        "fisherae-64, those of the Fisher auto-encoder's paper for images of that side; fae-28, the gated convolutions of the "
+        "Fisher-Shannon paper's code",
         role="choice",
         choices=tuple(NETWORKS),
     )

@@ -21,6 +21,8 @@ from fishernet.models.base import Autoencoder
 
 NUMBERS_OF_DRAWS = (1, 10, 100, 1000, 5000)
 DRAWS_OF_A_STREAM = 100  # of one image; fixed, as the numbers depend on it
+# Numbers that the decoder emits at a time: with more a core's cache does not hold them, with fewer images the calls cost more.
+OUTPUTS_AT_ONCE = 2**18
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,11 @@ class Evidence:
         for k, mean in zip(self.draws, means, strict=True):
             found |= {f"nll/k{k}": mean, f"bits_per_dim/k{k}": mean / n_pixels / math.log(2)}
         return found
+
+
+def drawn_at_once(n_outputs: int) -> int:
+    """How many images to draw latents of at a time on a CPU, of so many numbers that the decoder emits for each."""
+    return max(1, min(500, OUTPUTS_AT_ONCE // n_outputs))
 
 
 def evidence(

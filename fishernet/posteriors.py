@@ -151,7 +151,8 @@ class Flow(Posterior):
             rows = [torch.autograd.grad(z_i.sum(), eta, retain_graph=True)[0] for z_i in z.unbind(2)]
         # What pads a member is constant, with 1 on the diagonal in its place.
         moved = torch.stack(rows, 2) + torch.diag_embed(1 - self.own)
-        return torch.linalg.solve(moved.mT, slope)
+        # float64; no error where a gate is shut so far that nothing is left of a latent: the score is then not finite.
+        return torch.linalg.solve_ex(moved.double().mT, slope.double()[..., None]).result[..., 0].to(slope.dtype)
 
     def covariance(self) -> Tensor:
         raise NotImplementedError("the covariance of a flow has no closed form")

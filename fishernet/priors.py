@@ -75,6 +75,11 @@ class ExponentialFamily(Prior, Stacked):
     even and every eta_jK < 0; ``top`` negative makes it so, eta_jK = -exp(tau_j), and ``free`` leaves eta_jK to the gradient,
     as the paper does. ``start`` standard is N(0, 1), for K > 2 but for a top of -FLAT; scattered draws every eta from
     N(0, SCATTER^2). K = 2 is a Gaussian.
+
+    Learned by the Fisher divergence its mass may be where few codes are: that compares scores where codes are, and scores say
+    little of how much mass is where (score matching is nearly blind to mixing weights). A polynomial that fits them may rise
+    beyond. It is no fault of the optimiser: the best coefficients for given networks, a least-squares problem, do the same.
+    The KL divergence knows the normaliser and keeps the mass with the codes.
     """
 
     eta: Tensor  # (n_members, d, K), or K - 1 where the top order is tau's

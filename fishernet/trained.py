@@ -32,7 +32,7 @@ class ModelError(ValueError):
     """A trained model cannot be used so; the message says what was given and what to do."""
 
 
-class Gaussian(NamedTuple):
+class LatentGaussian(NamedTuple):
     """The posterior q(z given x) of n images: ``mean`` (n, d), and ``covariance`` (n, d, d) in squared units of z."""
 
     mean: Array
@@ -77,13 +77,13 @@ class TrainedModel:
         """decode(encode(images))."""
         return self.decode(self.encode(images))
 
-    def posterior(self, images: npt.ArrayLike | Tensor) -> Gaussian:
+    def posterior(self, images: npt.ArrayLike | Tensor) -> LatentGaussian:
         """q(z given x); raises ModelError for a model without one.
 
         FisherNet's covariance is M^-1 (equation 20), that of VAE and CVAE the encoder's variances.
         """
         x = self._pixels(images)
-        return Gaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
+        return LatentGaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
 
     def sample(self, n: int, *, seed: int = 0) -> Array:
         """The expected images of n draws from the prior; raises ModelError for a model without one."""

@@ -12,7 +12,7 @@ import threading
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack, suppress
+from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
@@ -97,7 +97,7 @@ class Driver(ABC, Generic[P]):
     # Flags that count again when the command is resumed, with their defaults.
     kept_flags: ClassVar[Mapping[str, object]] = MappingProxyType({
         "gpus": None, "gpus_per_trial": 1.0, "cpus_per_trial": 1, "cohort_size": "auto",
-        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False,
+        "address": None, "data_dir": None, "checkpoint_every": 0, "report": False, "register": None, "system_metrics": False,
     })  # fmt: skip
 
     def __init__(self, args: argparse.Namespace, argv: Sequence[str]) -> None:
@@ -106,6 +106,7 @@ class Driver(ABC, Generic[P]):
         self.uri = commands.absolute_uri(args.tracking_uri or default_tracking_uri(self.storage))
         self.name = ""  # once it has begun to be recorded
         self.folder = self.storage  # the sweep's own, once that is known
+        self.page = ""  # of MLflow's pages the experiment's
         self.parts = Failures(passing=(OSError, UsageError))  # of its end
         self.args.data_dir = args.data_dir and os.path.realpath(args.data_dir)  # workers may run elsewhere
         self._connected: Devices | None = None
@@ -302,7 +303,7 @@ class Driver(ABC, Generic[P]):
         self.folder = folder = self.storage / schema.folder_name(name)
         artifact_root = default_artifact_root(self.storage)
         unfinished = not folder.exists() or (folder / "ray").exists()
-        importing = threading.Thread(target=import_all, kwargs={"digits": asked is None})
+        importing = threading.Thread(target=import_all)
         importing.start()
         if self.args.address:
             self.connect()
@@ -322,6 +323,8 @@ class Driver(ABC, Generic[P]):
             )
             before = tracking.status if tracking.plan else "FAILED"
             self.name = name
+            # MLflow 3 opens with its pages for language models, whatever the experiment's kind, unless asked for the others.
+            self.page = f"/#/experiments/{tracking.experiment_id}/runs?workflowType=machine_learning"
             try:
                 if (begun := self.storage / schema.folder_name(tracking.begun_as)) != folder and begun.is_dir():
                     folder = begun  # it was renamed in MLflow, and its checkpoints were not
@@ -371,15 +374,32 @@ class Driver(ABC, Generic[P]):
         self.note_images(plan, tracking, images)
         with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
             tracking.say = progress.say
-            launched = launch(
-                jobs, devices=devices, tracking=tracking, folder=self.folder, progress=progress, beside=import_drawing
-            )
+            with self.watched(tracking):
+                launched = launch(
+                    jobs,
+                    devices=devices,
+                    tracking=tracking,
+                    folder=self.folder,
+                    progress=progress,
+                    beside=import_drawing,
+                )
         if launched.error:
             print(f"Ray stopped: {launched.error}", file=sys.stderr)
         return self.conclude(
             name, plan.n_runs, {**jobs.failed, **launched.failed}, tracking,
             interrupted=launched.interrupted, resumable=launched.resumable,
         )  # fmt: skip
+
+    def watched(self, tracking: SweepTracking) -> AbstractContextManager[None]:
+        """With --system-metrics, what this machine does, in the sweep's own run."""
+        if not self.args.system_metrics:
+            return nullcontext()
+        from fishernet.services.mlflow_models import system_metrics
+
+        return system_metrics(self.uri, tracking.parent_run_id)
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        """Write to MLflow what is worth keeping of the best runs, once all are recorded."""
 
     def job_fields(self, job: Job) -> Json:
         """What reaches the job's trial."""
@@ -388,9 +408,10 @@ class Driver(ABC, Generic[P]):
     def describe(self, tracking: SweepTracking, plan: P, images: ImageData) -> None:
         """Write to MLflow what is planned, and by which command."""
         command = shlex.join([*self.program(), *(hide_password(word) for word in self.argv)])
-        about = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, **self.places()}
+        shapes = {"training": [*images.train.shape], images.held_out: [*images.test.shape]}
+        known = {"data_fingerprint": images.fingerprint, "held_out": images.held_out, "images": shapes}
         note = f"{plan.describe()}\n\n    {command}\n"
-        tracking.describe(plan.to_dict() | about, plan.shared, command, note, paper=self.paper)
+        tracking.describe({**plan.to_dict(), **known, **self.places()}, plan.shared, command, note, paper=self.paper)
 
     def conclude(
         self, name: str, n_runs: int, failed: Mapping[TrialConfig, str], tracking: SweepTracking, *,
@@ -412,6 +433,7 @@ class Driver(ABC, Generic[P]):
                 with self.parts.part("figures", lambda why: print(f"no figure: {why}\n")):
                     self.draw(name)
                     tracking.log_parent_artifacts(self.folder / "figures")  # seen in MLflow without a chart to set up
+                self.note_best(tracking)
             except (OSError, UsageError) as error:  # such as a full disk
                 drawn = False
                 print(f"the table and the figures cannot be made: {error}", file=sys.stderr)
@@ -430,9 +452,9 @@ class Driver(ABC, Generic[P]):
 
     def ui_command(self) -> str:
         if self.uri.startswith("http"):
-            return f"{os.environ.get(UI_VARIABLE) or hide_password(self.uri)} in a browser"
+            return f"{(os.environ.get(UI_VARIABLE) or hide_password(self.uri)).rstrip('/')}{self.page} in a browser"
         command = commands.python("-m", "mlflow", "ui", "--backend-store-uri", hide_password(self.uri))
-        return f"http://127.0.0.1:5000 in a browser, after\n  {command}"
+        return f"http://127.0.0.1:5000{self.page} in a browser, after\n  {command}"
 
     def how_to_go_on(self) -> str:
         return f"; resume with: {self.resume_command(self.name)}" if self.name else " before anything was started"
@@ -466,11 +488,9 @@ class Driver(ABC, Generic[P]):
         return commands.driver(self.kind)
 
 
-def import_all(*, digits: bool) -> None:
+def import_all() -> None:
     """What takes seconds to import: beside Ray's start."""
     with suppress(Exception):  # said where it is imported again
-        if digits:
-            importlib.import_module("sklearn.datasets")
         prepare_mlflow()
         importlib.import_module("sweeps.launch")  # Ray Tune
 

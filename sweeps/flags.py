@@ -1,6 +1,7 @@
 """Flags that the drivers share, and what is wrong with them: where trials run, and what is recorded."""
 
 import argparse
+import importlib.util
 import os
 import re
 from collections.abc import Callable
@@ -55,6 +56,10 @@ def add_record_flags(parser: argparse.ArgumentParser, kind: str, extended_by: st
         help="epochs between checkpoints; auto writes them as often as takes 2%% of the time (default: auto)",
     )  # fmt: skip
     record.add_argument(
+        "--system-metrics", action="store_true",
+        help="record also the use of this machine's processors, memory, disk and network, every 10 s; needs the package psutil",
+    )  # fmt: skip
+    record.add_argument(
         "--dry-run", action="store_true", help="print the plan and an estimate of its time; start nothing"
     )
     return record
@@ -99,6 +104,8 @@ def check_shared_flags(
             f"--resume finishes a {kind} as it was planned, so {', '.join(flags)} cannot change it; "
             f"to extend it, use --name {args.resume} instead"
         )
+    if args.system_metrics and importlib.util.find_spec("psutil") is None:
+        parser.error("--system-metrics needs the package psutil, which is not installed here: pip install psutil")
     if args.gpus is not None and args.gpus < 0:
         parser.error(f"--gpus is how many GPUs to use, 0 for the CPU; got {args.gpus}")
     share = args.gpus_per_trial

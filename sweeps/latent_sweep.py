@@ -73,6 +73,10 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
         "--report", action="store_true",
         help="afterwards all figures, tables and claims on one page: the folder report of the sweep, and in MLflow",
     )  # fmt: skip
+    record.add_argument(
+        "--register", metavar="MODEL",
+        help="afterwards the model with the least error as the newest version of MODEL in MLflow's registry",
+    )  # fmt: skip
     record.add_argument("--write-plan", type=Path, metavar="FILE", help="write the trial configs as JSON and stop")
     return parser
 
@@ -165,6 +169,9 @@ class LatentSweep(Driver[SweepPlan]):
 
         floors = pca_test_mse(images.train, images.test, [0, *plan.latent_dims])  # 0: the mean image
         tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in floors.items()])
+
+    def note_best(self, tracking: SweepTracking) -> None:
+        tracking.log_models(self.args.register)
 
     def draw(self, name: str) -> None:
         """Print table and figures of what is finished."""

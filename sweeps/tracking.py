@@ -27,10 +27,12 @@ from fishernet.services.mlflow_store import (
     children,
     client_of,
     default_artifact_root,
+    failures,
     files_of,
     follow_files,
     forget_command,
     log_batch,
+    log_images,
     parents,
     reason_of,
     restore_command,
@@ -80,7 +82,7 @@ class SweepTracking:
         self.name, self.parent_run_id = name, parent.info.run_id
         self.begun_as = parent.data.tags.get(schema.SWEEP) or name  # another name where the experiment was renamed
         self.plan = _plan(parent, name)
-        self._uri, self._client, self._experiment_id, self.say = uri, client, parent.info.experiment_id, log
+        self._uri, self._client, self.experiment_id, self.say = uri, client, parent.info.experiment_id, log
         self._parent_status = parent.info.status
         # As they were when it was opened: of 10,000, reading them takes half a minute.
         found = self._all_runs()
@@ -171,7 +173,7 @@ class SweepTracking:
     def _all_runs(self) -> list[TrackedRun]:
         """The most advanced last."""
         with sentences(self._uri):
-            found = sorted(children(self._client, self._experiment_id), key=schema.progress)
+            found = sorted(children(self._client, self.experiment_id), key=schema.progress)
         return [tracked for run in found if (tracked := _tracked(run))]
 
     def describe(
@@ -241,6 +243,10 @@ class SweepTracking:
     def log_parent_artifacts(self, folder: Path) -> None:
         self._put(None, lambda: self._upload(self.parent_run_id, folder))
 
+    def log_models(self, register: str | None = None) -> None:
+        """Have the best run of each line as a model of MLflow's, and the best of all registered under that name; once flushed."""
+        self._put(None, lambda: self._write_models(register))
+
     def flush(self, patience_seconds: float = 600) -> bool:
         """Wait until all is written; false once MLflow stayed away for that long."""
         return self._queue.drain(patience_seconds)
@@ -280,10 +286,12 @@ class SweepTracking:
         new = {key: value for key, value in params.items() if key not in known.params}
         tags = tags | schema.note_tags(known.tags, note)
         log_batch(self._client, self.parent_run_id, params=new, tags=tags)
+        if self.plan and "dataset" in params:
+            log_images(self._client, self.parent_run_id, params["dataset"], self.plan)
 
     def _take_in(self) -> None:
         """Hang the runs of parents that were deleted or followed by this one on this one; where a user put runs they stay."""
-        ids = [self._experiment_id]
+        ids = [self.experiment_id]
         other = {run.info.run_id for gone in (False, True) for run in parents(self._client, ids, deleted=gone)}
         for run in self._elsewhere:
             if run.parent_run_id in other - {self.parent_run_id}:
@@ -300,9 +308,11 @@ class SweepTracking:
         else:
             tags = schema.trial_tags(config, self.begun_as, self.parent_run_id)
             doubted, child.in_doubt = child.in_doubt, True
-            made = self._client.create_run(self._experiment_id, child.started, tags, config.run_name)
+            made = self._client.create_run(self.experiment_id, child.started, tags, config.run_name)
             child.run_id, child.in_doubt = made.info.run_id, doubted
         log_batch(self._client, child.run_id, params=params)
+        if self.plan:
+            log_images(self._client, child.run_id, config.dataset, self.plan)
         if reopen:
             if has_reason:
                 self._client.delete_tag(child.run_id, schema.REASON)
@@ -311,7 +321,7 @@ class SweepTracking:
     def _made_of(self, config: TrialConfig, child: _Child) -> list[Run]:
         """The runs that this process made, or had made without seeing an answer."""
         described = json.dumps(config.to_dict())
-        runs = children(self._client, self._experiment_id, f"attributes.start_time = {child.started}")
+        runs = children(self._client, self.experiment_id, f"attributes.start_time = {child.started}")
         return [run for run in runs if run.data.tags.get(schema.CONFIG) == described]
 
     def _write_epochs(self, config: TrialConfig, epochs: list[Epoch]) -> None:
@@ -350,6 +360,17 @@ class SweepTracking:
         there = {(m.key, schema.number(m.value), m.step) for m in known}
         new = [(name, value, now, step) for name, value, step in metrics if (name, value, step) not in there]
         log_batch(self._client, self.parent_run_id, new)
+
+    def _write_models(self, register: str | None) -> None:
+        from fishernet.services.mlflow_models import log_models
+
+        held_out = (self.plan or {}).get("held_out", "test")
+        try:
+            log_models(self._uri, self._client, self.experiment_id, self.parent_run_id, held_out, register)
+        except failures():
+            raise
+        except Exception as error:  # the runs have their weights: a model of theirs is convenience
+            raise Refused(f"the models of the best runs: {reason_of(error)}") from error
 
     def _upload(self, run_id: str, folder: Path) -> None:
         """Every file below folder; pictures.npz as the picture it holds, record.json not: it is the run."""

@@ -28,7 +28,9 @@ ALLOWED = {
     "analysis/studies.py": {"optuna"},
     "analysis/figures/search.py": {"optuna"},
     "fishernet/services/mlflow_deletion.py": {"mlflow"},
+    "fishernet/services/mlflow_models.py": {"mlflow"},
     "fishernet/services/mlflow_store.py": {"mlflow"},
+    "fishernet/services/pyfunc_model.py": {"mlflow"},
     "fishernet/services/ray_cluster.py": {"ray"},
     "sweeps/studies.py": {"optuna"},
 }

@@ -102,8 +102,8 @@ def test_every_analysis_is_a_command_below_figures_and_what_is_no_figure_by_its_
         assert status == 0
         assert "--tracking-uri" in help_of_figure
     own = fishernet.analyses()
-    assert "report" in own
-    assert {*own} == {*ANALYSES, "papers"} - {*FIGURES, "search"}
+    assert {"report", "explore"} <= {*own}
+    assert {*own} == {*ANALYSES, "papers"} - {name for name, row in FIGURES.items() if not row.alone} - {"search"}
     for name in own:
         assert said(capsys, f"{name} --help" if name != "papers" else name)[0] == 0
     listed = said(capsys, "--help")[1]

@@ -43,48 +43,26 @@ const LINEAR = {
     for (let i = 0; i < n_in; i++) {
       const xi = x[i];
       if (xi === 0) continue;
-      for (let j = 0, k = i * n_out; j < n_out; j++, k++) out[j] += xi * weight[k];
+      for (let j = 0, w = i * n_out; j < n_out; j++, w++) out[j] += xi * weight[w];
     }
   },
-  // Transposed 3x3 convolution, padding 1: pixel (i, j) adds to (stride i + ky - 1, stride j + kx - 1).
+  // Transposed 3x3 convolution, padding 1, channels last: pixel (i, j) adds to (stride i + ky - 1, stride j + kx - 1).
   up(layer, x, out) {
     const { weight, n_in, n_out, stride, from, to } = layer;
     const [height, width] = from;
     const [tall, wide] = to;
-    for (let c = 0; c < n_in; c++) {
-      for (let i = 0; i < height; i++) {
-        for (let j = 0; j < width; j++) {
-          const value = x[(c * height + i) * width + j];
+    for (let i = 0; i < height; i++) {
+      for (let j = 0; j < width; j++) {
+        for (let c = 0; c < n_in; c++) {
+          const value = x[(i * width + j) * n_in + c];
           if (value === 0) continue;
-          for (let ky = 0; ky < 3; ky++) {
-            const row = stride * i + ky - 1;
-            if (row < 0 || row >= tall) continue;
-            for (let kx = 0; kx < 3; kx++) {
-              const column = stride * j + kx - 1;
-              if (column < 0 || column >= wide) continue;
-              let w = c * n_out * 9 + ky * 3 + kx;
-              for (let o = 0, at = row * wide + column; o < n_out; o++, at += tall * wide, w += 9) {
-                out[at] += value * weight[w];
-              }
-            }
-          }
-        }
-      }
-    }
-  },
-  // 3x3 convolution, padding 1, stride 1.
-  conv(layer, x, out) {
-    const { weight, n_in, n_out, from } = layer;
-    const [height, width] = from;
-    for (let o = 0; o < n_out; o++) {
-      for (let c = 0; c < n_in; c++) {
-        for (let k = 0; k < 9; k++) {
-          const w = weight[(o * n_in + c) * 9 + k];
-          const [dy, dx] = [Math.floor(k / 3) - 1, (k % 3) - 1];
-          for (let i = Math.max(0, -dy); i < Math.min(height, height - dy); i++) {
-            const here = (o * height + i) * width;
-            const there = (c * height + i + dy) * width + dx;
-            for (let j = Math.max(0, -dx); j < Math.min(width, width - dx); j++) out[here + j] += w * x[there + j];
+          for (let k = 0; k < 9; k++) {
+            const row = stride * i + Math.floor(k / 3) - 1;
+            const column = stride * j + (k % 3) - 1;
+            if (row < 0 || row >= tall || column < 0 || column >= wide) continue;
+            let w = (c * 9 + k) * n_out;
+            let at = (row * wide + column) * n_out;
+            for (const end = at + n_out; at < end; at++, w++) out[at] += value * weight[w];
           }
         }
       }
@@ -111,11 +89,7 @@ function openDecoder(described) {
 
 function linear(layer, x, biased) {
   const out = new Float32Array(layer.n_out * area(layer));
-  if (biased) {
-    const size = area(layer);
-    if (size === 1) out.set(layer.bias);
-    else layer.bias.forEach((b, o) => out.fill(b, o * size, (o + 1) * size));
-  }
+  if (biased) for (let at = 0; at < out.length; at += layer.n_out) out.set(layer.bias, at);
   LINEAR[layer.kind](layer, x, out);
   return out;
 }
@@ -125,22 +99,33 @@ function forward(decoder, z) {
   const before = [];
   let x = Float32Array.from(z);
   decoder.layers.forEach((layer, n) => {
-    if (n) x = activated(decoder.activation, x);
+    if (n) x = activated(decoder.activation, x, decoder.layers[n - 1].n_out);
     x = linear(layer, x, true);
     before.push(x);
   });
   return { a: x, others: decoder.others && linear(decoder.others, Float32Array.from(z), true), before };
 }
 
-function activated(name, x) {
+function activated(name, x, n_out) {
   if (name !== "gated") return x.map(ACTIVATIONS[name][0]);
-  const half = x.length / 2; // h sigmoid(g) of the pairs (h, g)
-  return x.subarray(0, half).map((h, i) => h * sigmoid(x[half + i]));
+  const half = n_out / 2; // h sigmoid(g) of the pairs (h, g)
+  return new Float32Array(x.length / 2).map((_, i) => {
+    const at = i + half * Math.floor(i / half);
+    return x[at] * sigmoid(x[at + half]);
+  });
+}
+
+// Numbers with their channels last as a likelihood counts them, channels first.
+function channelsFirst(layer, x) {
+  const size = area(layer);
+  return size === 1 ? x : x.map((_, i) => x[(i % size) * layer.n_out + Math.floor(i / size)]);
 }
 
 // The expected image of z, n_pixels numbers in [0, 1].
 function decode(decoder, z) {
-  const { a, others } = forward(decoder, z);
+  const raw = forward(decoder, z);
+  const { others } = raw;
+  const a = channelsFirst(decoder.layers.at(-1), raw.a);
   const { kind, sigmoid: squashed, n_pixels, within, components, of_pixels } = decoder.mean;
   let image = new Float32Array(n_pixels);
   const location = (i) => {

@@ -96,15 +96,19 @@ def _dense(model: Any, image_shape: Sequence[int], maps: Sequence[int], n_others
 def _conv(
     model: Any, image_shape: Sequence[int], maps: Sequence[int], n_others: int
 ) -> tuple[list[Any], dict[str, Any] | None]:
+    """Images have their channels last, so that each step adds a row of weights to a row of numbers."""
     decoder, channels = model.decoder, image_shape[0]
-    layers, size = [_layer("dense", decoder.first.weight[0], decoder.first.bias[0])], decoder.first_shape[1:]
+    first, size = decoder.first, decoder.first_shape[1:]
+    order = torch.arange(first.bias.shape[1]).unflatten(0, (-1, *decoder.first_shape)).permute(0, 2, 3, 1).flatten()
+    layers = [_layer("dense", first.weight[0][:, order], first.bias[0][order])]
     for layer in decoder.layers:
-        made = _layer("up", layer.weight[0], layer.bias[0])
+        made = _layer("up", layer.weight[0].permute(0, 2, 3, 1), layer.bias[0])
         layers.append(made | {"stride": layer.stride, "from": list(size), "to": list(layer.size)})
         size = layer.size
     kept = np.concatenate([np.arange(m * channels, (m + 1) * channels) for m in maps])
-    last = _layer("conv", decoder.last.weight[0][kept], decoder.last.bias[0][kept])
-    layers.append(last | {"from": list(size), "to": list(size)})
+    # A convolution is a transposed one whose kernel is turned round.
+    last = _layer("up", decoder.last.weight[0][kept].flip(2, 3).permute(1, 2, 3, 0), decoder.last.bias[0][kept])
+    layers.append(last | {"stride": 1, "from": list(size), "to": list(size)})
     if not n_others:
         return layers, None
     others = decoder.others
@@ -112,9 +116,8 @@ def _conv(
 
 
 def _layer(kind: str, weight: torch.Tensor, bias: torch.Tensor) -> dict[str, Any]:
-    """A weight (n_in, n_out) of dense and (n_in, n_out, 3, 3) of up, (n_out, n_in, 3, 3) of conv."""
-    n_in, n_out = weight.shape[:2] if kind != "conv" else (weight.shape[1], weight.shape[0])
-    return {"kind": kind, "n_in": n_in, "n_out": n_out, "weight": packed(weight), "bias": packed(bias)}
+    """A weight (n_in, n_out) of dense, (n_in, 3, 3, n_out) of up."""
+    return {"kind": kind, "n_in": len(weight), "n_out": len(bias), "weight": packed(weight), "bias": packed(bias)}
 
 
 def packed(numbers: torch.Tensor | Array) -> str:

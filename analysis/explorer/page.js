@@ -11,6 +11,7 @@ const sides = [];
 const opened_runs = new Map();
 
 const [DOT, REACH, STEP] = [2.7, 4, 12]; // pixels: of a dot; what a click may move; of an arrow key
+const SMALL = 8; // pixels: an ellipse that reaches less far is hardly seen
 const SLOW = 25; // milliseconds: an ellipse that takes longer waits until the point rests
 const number = (value) => value.toFixed(Math.abs(value) < 10 ? 2 : 1).replace(/^-(0.00)?/, (_, zero) => zero ?? "−");
 const make = (tag, properties) => Object.assign(document.createElement(tag), properties);
@@ -139,7 +140,7 @@ class Side {
     const free = run.decoder ? run.latents : [];
     sliders.replaceChildren(...free.map((of) => this.slider(of)));
     this.find(".latents").hidden = !free.length;
-    this.find(".latents").open = run.d > 2 && innerWidth > 700;
+    this.find(".latents").open = (run.d > 2 || shared.runs.length < 2) && innerWidth > 700;
     this.find("summary").textContent = run.d > 2 ? `All ${run.d} latents, widest first` : "Latents";
     this.z = Float64Array.from(run.code(0));
     this.image = 0;
@@ -338,15 +339,19 @@ class Side {
     context.clearRect(0, 0, this.map.width, this.map.height);
     context.drawImage(this.back, 0, 0);
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
-    this.drawEllipses(context);
     const theme = colours();
-    ring(context, this.toPixel(run.points[image]), 6, theme.ink, theme.paper);
+    const own = shared.labels ? shared.colours[shared.labels[image]] : run.colour;
+    dot(context, this.toPixel(run.points[image]), own, theme);
     const at = inPlane(run, z);
     if (run.d === 1) at[1] = run.points[image][1];
-    cross(context, this.toPixel(at), theme.ink, theme.paper);
+    cross(context, this.toPixel(at), theme);
+    this.reach = this.drawEllipses(context);
     paint(this.find(".decoded canvas"), imageAt(run, z));
-    paint(this.find(".image canvas"), images.subarray(image * n_pixels, (image + 1) * n_pixels));
-    if (run.decoder) paint(this.find(".reconstruction canvas"), imageAt(run, run.code(image)));
+    if (this.painted?.run !== run || this.painted.image !== image) {
+      this.painted = { run, image };
+      paint(this.find(".image canvas"), images.subarray(image * n_pixels, (image + 1) * n_pixels));
+      if (run.decoder) paint(this.find(".reconstruction canvas"), imageAt(run, run.code(image)));
+    }
     this.say();
   }
 
@@ -376,7 +381,8 @@ class Side {
     const { run } = this;
     if (!run.posterior) return "This model has no posterior, so no ellipse.";
     const whose = run.ellipses ? "of the nearest image, by its encoder" : "at the point, by the decoder's information";
-    return `Ellipses: 1σ and 2σ of the posterior ${whose}.`;
+    const small = this.reach < SMALL ? " They are small here: zoom in." : "";
+    return `Ellipses: 1σ and 2σ of the posterior ${whose}.${small}`;
   }
 
   gridInWords() {
@@ -409,23 +415,25 @@ class Side {
     return { centre, of: this.known.of };
   }
 
+  // How far they reach, in pixels.
   drawEllipses(context) {
     const found = this.covariance();
-    if (!found) return;
+    if (!found) return Infinity;
     const [xx, xy, yy] = found.of;
     const [middle, half] = [(xx + yy) / 2, Math.hypot((xx - yy) / 2, xy)];
     const [longer, shorter] = [middle + half, Math.max(0, middle - half)].map(Math.sqrt);
     const angle = 0.5 * Math.atan2(2 * xy, xx - yy);
     const [x, y] = this.toPixel(found.centre);
-    for (const [colour, line] of [[colours().paper, 4], [this.run.colour, 2]]) {
+    for (const [colour, wide] of [[colours().paper, 4], [this.run.colour, 2]]) {
       context.strokeStyle = colour;
       for (const sigma of [1, 2]) {
-        context.lineWidth = line / sigma ** 0.5;
+        context.lineWidth = wide / sigma ** 0.5;
         context.beginPath();
         context.ellipse(x, y, sigma * longer * this.scale, sigma * shorter * this.scale, -angle, 0, 2 * Math.PI);
         context.stroke();
       }
     }
+    return 2 * longer * this.scale;
   }
 
   drawBack() {
@@ -435,18 +443,10 @@ class Side {
     context.setTransform(this.density, 0, 0, this.density, 0, 0);
     context.clearRect(0, 0, wide, tall);
     context.font = `11px ${getComputedStyle(document.body).fontFamily}`;
-    this.drawAxes(context, theme);
-    if (this.run.prior && this.run.d > 1) {
-      const [x, y] = this.toPixel(inPlane(this.run, new Float64Array(this.run.d)));
-      context.strokeStyle = theme.soft;
-      context.globalAlpha = 0.55;
-      context.lineWidth = 1;
-      for (const sigma of [1, 2]) {
-        context.beginPath();
-        context.arc(x, y, sigma * this.scale, 0, 2 * Math.PI);
-        context.stroke();
-      }
-    }
+    const ticks = this.ticks();
+    context.strokeStyle = theme.line;
+    context.lineWidth = 1;
+    for (const { x, y } of ticks) line(context, x ?? 0, y ?? 0, x ?? wide, y ?? tall);
     this.run.points.forEach((point, i) => {
       const [x, y] = this.toPixel(point);
       const label = shared.labels?.[i];
@@ -457,37 +457,61 @@ class Side {
       context.fill();
     });
     context.globalAlpha = 1;
+    if (this.run.prior && this.run.d > 1) this.drawPrior(context, theme);
+    this.drawWords(context, theme, ticks);
   }
 
-  drawAxes(context, theme) {
+  drawPrior(context, theme) {
+    const [x, y] = this.toPixel(inPlane(this.run, new Float64Array(this.run.d)));
+    context.strokeStyle = theme.soft;
+    context.globalAlpha = 0.7;
+    context.lineWidth = 1;
+    for (const sigma of [1, 2]) {
+      context.beginPath();
+      context.arc(x, y, sigma * this.scale, 0, 2 * Math.PI);
+      context.stroke();
+    }
+    context.globalAlpha = 1;
+  }
+
+  // Round numbers along both axes, with their pixel.
+  ticks() {
     const [wide, tall] = this.size;
     const step = niceStep(90 / this.scale);
     const digits = Math.max(0, -Math.floor(Math.log10(step)));
-    const [first, second] = this.run.names;
-    const room = 16 + context.measureText(first).width;
     const [left, bottom] = this.toPlane([0, tall]);
     const [right, top] = this.toPlane([wide, 0]);
-    context.strokeStyle = theme.line;
+    const along = (from, to, made) => {
+      const first = Math.ceil(from / step);
+      return Array.from({ length: Math.max(0, Math.floor(to / step) - first + 1) }, (_, i) => ({
+        text: ((first + i) * step).toFixed(digits).replace("-", "−"),
+        ...made((first + i) * step),
+      }));
+    };
+    const across = along(left, right, (value) => ({ x: this.toPixel([value, 0])[0] }));
+    return this.run.d === 1 ? across : [...across, ...along(bottom, top, (value) => ({ y: this.toPixel([0, value])[1] }))];
+  }
+
+  drawWords(context, theme, ticks) {
+    const [wide, tall] = this.size;
+    const [first, second] = this.run.names;
+    const room = 28 + context.measureText(first).width;
     context.fillStyle = theme.soft;
-    context.lineWidth = 1;
-    context.textAlign = "center";
-    context.textBaseline = "bottom";
-    for (let k = Math.ceil(left / step); k <= right / step; k++) {
-      const [x] = this.toPixel([k * step, 0]);
-      line(context, x, 0, x, tall);
-      if (x > 40 && x < wide - room - 12) context.fillText((k * step).toFixed(digits).replace("-", "−"), x, tall - 4);
+    context.strokeStyle = theme.paper;
+    context.lineWidth = 4;
+    context.lineJoin = "round";
+    const write = (text, x, y, align) => {
+      context.textAlign = align;
+      context.textBaseline = "middle";
+      context.strokeText(text, x, y);
+      context.fillText(text, x, y);
+    };
+    for (const { text, x, y } of ticks) {
+      if (x > 40 && x < wide - room) write(text, x, tall - 11, "center");
+      if (y > 30 && y < tall - 24) write(text, 7, y, "left");
     }
-    context.textAlign = "left";
-    context.textBaseline = "middle";
-    for (let k = Math.ceil(bottom / step); k <= top / step && this.run.d > 1; k++) {
-      const [, y] = this.toPixel([0, k * step]);
-      line(context, 0, y, wide, y);
-      if (y > 40 && y < tall - 24) context.fillText((k * step).toFixed(digits).replace("-", "−"), 6, y);
-    }
-    context.fillText(second, 6, 14);
-    context.textAlign = "right";
-    context.textBaseline = "bottom";
-    context.fillText(first, wide - 8, tall - 4);
+    write(second, 7, 14, "left");
+    write(first, wide - 8, tall - 11, "right");
   }
 }
 
@@ -502,22 +526,23 @@ function line(context, x1, y1, x2, y2) {
   context.stroke();
 }
 
-function ring(context, [x, y], radius, ink, paper) {
-  for (const [colour, wide] of [[paper, 4], [ink, 1.8]]) {
-    context.strokeStyle = colour;
-    context.lineWidth = wide;
+function dot(context, [x, y], colour, { ink, paper }) {
+  for (const [fill, radius] of [[paper, 7], [ink, 5.5], [colour, 3.8]]) {
+    context.fillStyle = fill;
     context.beginPath();
     context.arc(x, y, radius, 0, 2 * Math.PI);
-    context.stroke();
+    context.fill();
   }
 }
 
-function cross(context, [x, y], ink, paper) {
-  for (const [colour, wide, reach] of [[paper, 5, 10], [ink, 2, 9]]) {
+// Open in its middle, where an ellipse may be small.
+function cross(context, [x, y], { ink, paper }) {
+  for (const [colour, wide, from, to] of [[paper, 5, 8, 16], [ink, 2, 9, 15]]) {
     context.strokeStyle = colour;
     context.lineWidth = wide;
-    line(context, x - reach, y, x + reach, y);
-    line(context, x, y - reach, x, y + reach);
+    for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+      line(context, x + from * dx, y + from * dy, x + to * dx, y + to * dy);
+    }
   }
 }
 

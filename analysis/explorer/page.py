@@ -56,12 +56,16 @@ script-src {_hash(script)}; base-uri 'none'; form-action 'none'">
 <main id="sides"></main>
 <template id="side">
 <section class="side">
-<div class="head"><select aria-label="Run"></select><p class="about"></p></div>
-<div class="map"><canvas tabindex="0" role="application"></canvas><div class="zoom">
+<div class="head">
+<select aria-label="Run"></select>
+<p class="about"></p>
+<div class="zoom">
 <button type="button" aria-label="Zoom in">+</button>
 <button type="button" aria-label="Zoom out">−</button>
 <button type="button">All</button>
-</div></div>
+</div>
+</div>
+<div class="map"><canvas tabindex="0" role="application"></canvas></div>
 <div class="shown">
 <figure class="decoded"><canvas role="img" aria-label="The decoded image"></canvas><figcaption></figcaption></figure>
 <figure class="image"><canvas role="img" aria-label="The nearest image"></canvas><figcaption></figcaption></figure>

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import PICTURES, Flag, dims
+from analysis.flags import PICTURES, Flag, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
 
 if TYPE_CHECKING:
@@ -60,6 +60,8 @@ class Figure:
     usual: bool = (
         True  # else a page leaves it out where it cannot be had, unless the sweep's paper has arguments for it
     )
+    on_request: bool = False  # a page has it only where the sweep's paper has arguments for it
+    alone: bool = False  # a command of `fishernet` by its own name, not below figures
 
     @property
     def all_flags(self) -> tuple[Flag, ...]:
@@ -151,9 +153,9 @@ FIGURES = {
     ),
     "explore": Figure(
         "analysis.explorer", "Latent space", "explorer", "Latent explorer",
-        "Make a page in which one moves through the latent spaces of two lines side by side: a map of the encoded images,\n"
-        "a slider for each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes\n"
-        "explorer.html, which needs no network and no server.",
+        "Move through the latent spaces of two lines side by side, on one page: a map of the encoded images, a slider for\n"
+        "each latent, the image at the pointer decoded in the page, and posterior ellipses. Writes explorer.html, which\n"
+        "needs no network and no server.",
         "--latent-dims 2,10",
         (
             PICTURES[0],
@@ -180,6 +182,7 @@ FIGURES = {
             ),
         ),
         usual=False,
+        alone=True,
     ),
     "prior-densities": Figure(
         "analysis.figures.prior_densities", "Latent space", "prior_densities", "Learned priors",
@@ -193,6 +196,59 @@ FIGURES = {
             ),
         ),
         usual=False,
+    ),
+    "embeddings": Figure(
+        "analysis.figures.embeddings", "Latent space", "embeddings", "Latent means in a plane",
+        "Draw latent means of more than two dimensions in a plane by t-SNE, coloured by class, and histograms of how far\n"
+        "draws of the posteriors lie from their mean, beside the prior's.",
+        "--latent-dim 10",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the runs shown; default: that which most lines have, of several the largest",
+                },
+            ),
+        ),
+        on_request=True,
+    ),
+    "traversals": Figure(
+        "analysis.figures.traversals", "Samples", "traversals", "Moves through latent spaces",
+        "Draw what decoders make of an image when one of its latents moves, the narrowest first, and of the straight line\n"
+        "between two images.",
+        "--image 7 --reach 3",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {
+                    "type": int,
+                    "metavar": "D",
+                    "help": "of the runs shown; default: that which most lines have, of several the largest",
+                },
+            ),
+            Flag(
+                "--image",
+                {
+                    "type": int,
+                    "metavar": "INDEX",
+                    "help": "the held-out image whose latents move, from 0; default: the first",
+                },
+            ),
+            Flag(
+                "--reach",
+                {
+                    "type": positive,
+                    "metavar": "Z",
+                    "help": "how far a latent moves each way from its posterior mean, in units of z, where the prior's standard "
+                    "deviation is 1; default: 10, as in the Fisher-Shannon paper",
+                },
+            ),
+        ),
+        on_request=True,
     ),
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",

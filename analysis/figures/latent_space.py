@@ -103,7 +103,7 @@ def latent_means(stored: StoredSweep, models: Sequence[str] = ()) -> Exhibit:
         return _absent(stored, stem)
     if labels is None:
         return _unlabelled(stored, stem)
-    means = {_title(run): stored.latents(run)[0] for run in runs}
+    means = {title_of(run): stored.latents(run)[0] for run in runs}
     caption = (
         f"Posterior means of all {len(labels)} {stored.sweep.held_out} images, coloured by class: {_say(runs)}. Each panel "
         "has its own scale; the grey circles are the prior's 1σ and 2σ."
@@ -131,7 +131,7 @@ def uncertainty_of_one_image(stored: StoredSweep, image: int | None = None, mode
         mean, covariance = stored.latents(run)[0][image], posterior_covariances(model, only_it)[0]
         z = np.stack([mean, *sigma_points(mean, covariance, 1), *sigma_points(mean, covariance, 2)])
         reconstructions = _displayed(decode(model, z, stored.images.image_shape))
-        views[_title(run)] = View(
+        views[title_of(run)] = View(
             mean, covariance, _displayed(only_it / 255)[0], reconstructions, style.colour(run["model"])
         )
         rows.append(_identity(run) | {"image": image} | _ellipse_row(mean, covariance))
@@ -157,7 +157,7 @@ def uncertainty_of_shoes(stored: StoredSweep, models: Sequence[str] = ()) -> Exh
     posteriors, rows = {}, []
     for run in runs:
         covariances = posterior_covariances(stored.model(run), stored.images.test[chosen])
-        of_run = posteriors[_title(run)] = Posteriors(stored.latents(run)[0][chosen], covariances)
+        of_run = posteriors[title_of(run)] = Posteriors(stored.latents(run)[0][chosen], covariances)
         for image, mean, covariance in zip(chosen, of_run.means, of_run.covariances, strict=True):
             of_image = {"image": image, "class": names[labels[image]]}
             rows.append(_identity(run) | of_image | _ellipse_row(mean, covariance))
@@ -215,7 +215,7 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
     for run, samples in drawn:
         means = stored.latents(run)[0]
         n = min(len(means), len(samples))  # as many of each: equal ink is equal density
-        latents[_title(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
+        latents[title_of(run)] = Sampled(_thin(means, n), _thin(samples, n), style.colour(run["model"]))
     fitted = "" if density in ("prior", *BY_SVGD) else " fitted to the means of the training images"
     caption = (
         f"Left: posterior means of {n} {stored.sweep.held_out} images. Right: as many samples of {DENSITIES[density]}{fitted}"
@@ -248,15 +248,15 @@ def plot_latent_means(means: Mapping[str, Array], labels: Labels, class_names: S
     n_free = n_rows * n_columns - len(means)
     height = n_rows * (INCHES_WIDE / n_columns + 0.15) + (0 if n_free else 0.45)
     colours = np.array(class_colours(len(class_names)))
-    with _new_figure((INCHES_WIDE, height)) as figure:
+    with new_figure((INCHES_WIDE, height)) as figure:
         cells = figure.subplots(n_rows, n_columns, squeeze=False).flat
         for axes, (title, of_variant) in zip(cells, means.items(), strict=False):
-            _scatter(axes, of_variant, colours[labels])
+            scatter(axes, of_variant, colours[labels])
             for radius in (1, 2):
                 axes.add_patch(Circle((0, 0), radius, fill=False, edgecolor=PRIOR_COLOUR, linewidth=0.9, zorder=3))
             _square(axes, *_middle_and_span(of_variant), n_ticks=6 if n_columns == 2 else 4)
             axes.set_title(title)
-        keys = [_dot(colour, name) for colour, name in zip(colours, class_names, strict=True)]
+        keys = [dot(colour, name) for colour, name in zip(colours, class_names, strict=True)]
         keys.append(Line2D([], [], color=PRIOR_COLOUR, linewidth=0.9, label="prior, 1σ and 2σ"))
         for cell in list(figure.axes)[len(means) :]:
             cell.axis("off")
@@ -284,7 +284,7 @@ def plot_uncertainty_of_one_image(views: Mapping[str, View]) -> Figure:
     span = 1.4 * max(_middle_and_span(extent)[1] for extent in extents)  # leaves room for v1 and v2
     n = max(2, len(views))
     layout = ConstrainedLayoutEngine(h_pad=0.02, w_pad=0.03, hspace=0, wspace=0)
-    with _new_figure((INCHES_WIDE * len(views) / n, 1.43 * INCHES_WIDE / n), layout) as figure:
+    with new_figure((INCHES_WIDE * len(views) / n, 1.43 * INCHES_WIDE / n), layout) as figure:
         parts = figure.subfigures(1, len(views), squeeze=False)[0]
         for part, (title, view) in zip(parts, views.items(), strict=True):
             _draw_view(part, title, view, span)
@@ -341,14 +341,14 @@ def plot_uncertainty_of_classes(
     frames = [_middle_and_span(_ellipse_extent(p.means, p.covariances, 2)) for p in posteriors.values()]
     span = max(span for _, span in frames)
     n = max(2, len(posteriors))
-    with _new_figure((INCHES_WIDE * len(posteriors) / n, INCHES_WIDE / n + 0.4)) as figure:
+    with new_figure((INCHES_WIDE * len(posteriors) / n, INCHES_WIDE / n + 0.4)) as figure:
         cells = figure.subplots(1, len(posteriors), squeeze=False)[0]
         for axes, (middle, _), (title, drawn) in zip(cells, frames, posteriors.items(), strict=True):
             _draw_ellipses(axes, drawn.means, drawn.covariances, 2, facecolors=faces, edgecolors=edges, linewidths=0.4)
-            _scatter(axes, drawn.means, [colours[label] for label in labels])
+            scatter(axes, drawn.means, [colours[label] for label in labels])
             _square(axes, middle, span)
             axes.set_title(title)
-        keys = [_dot(colours[label], class_names[label]) for label in np.unique(labels)]
+        keys = [dot(colours[label], class_names[label]) for label in np.unique(labels)]
         figure.legend(handles=keys, loc="outside lower center", ncols=len(keys), **LEGEND)
     return figure
 
@@ -363,13 +363,13 @@ class Sampled(NamedTuple):
 
 def plot_density_samples(latents: Mapping[str, Sampled], held_out: str, density: str) -> Figure:
     """A row per title: means and samples beside each other on the same axes."""
-    with _new_figure((5.6, 2.75 * len(latents))) as figure:
+    with new_figure((5.6, 2.75 * len(latents))) as figure:
         rows = figure.subplots(len(latents), 2, squeeze=False)
         for pair, (title, drawn) in zip(rows, latents.items(), strict=True):
             points = drawn.means, drawn.samples
             frame = _middle_and_span(np.concatenate(points))
             for axes, of_axes, what in zip(pair, points, (f"{held_out} means", f"samples ({density})"), strict=True):
-                _scatter(axes, of_axes, drawn.colour, alpha=0.4)
+                scatter(axes, of_axes, drawn.colour, alpha=0.4)
                 _square(axes, *frame)
                 axes.set_title(f"{title}\n{what}")
     return figure
@@ -383,7 +383,7 @@ def _draw_ellipses(axes: Axes, means: Array, covariances: Array, n_sigma: float,
     )
 
 
-def _scatter(axes: Axes, points: Array, colours: str | np.ndarray | list[str], alpha: float = 1.0) -> None:
+def scatter(axes: Axes, points: Array, colours: str | np.ndarray | list[str], alpha: float = 1.0) -> None:
     # Pixels also in the PDF, which would take seconds to open with 10,000 circles.
     axes.scatter(points[:, 0], points[:, 1], s=1.6, c=colours, alpha=alpha, linewidths=0, rasterized=True)
 
@@ -409,12 +409,12 @@ def _ellipse_extent(means: Array, covariances: Array, n_sigma: float) -> Array:
     return np.concatenate([means - reach, means + reach])
 
 
-def _title(run: RunRow) -> str:
+def title_of(run: RunRow) -> str:
     """A panel's title, in lines short enough for three beside one another."""
     return textwrap.fill(style.label(run["variant"], run["model"]), 26)
 
 
-def _dot(colour: str, name: str) -> Line2D:
+def dot(colour: str, name: str) -> Line2D:
     return Line2D([], [], linestyle="", marker="o", markersize=5, color=colour, label=name)
 
 
@@ -426,7 +426,7 @@ def class_colours(n: int) -> Sequence[str]:
 
 
 @contextmanager
-def _new_figure(inches: tuple[float, float], layout: ConstrainedLayoutEngine | None = None) -> Iterator[Figure]:
+def new_figure(inches: tuple[float, float], layout: ConstrainedLayoutEngine | None = None) -> Iterator[Figure]:
     """An empty figure, to be filled inside the block, where the sizes and colours of every analysis hold."""
     look = {
         "axes.grid": False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
@@ -24,7 +25,7 @@ from analysis.parts import Part
 from analysis.scores import FEATURES
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
-from fishernet.families import LikelihoodConfig
+from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 
@@ -37,6 +38,7 @@ ERRORS = {  # score -> column of the table of errors, and its digits
     "l2_percent_likeliest": ("L2 likeliest", 3),
 }
 SPREADS = {  # the same of the table of distributions
+    "bits_per_dim": ("bits/dim", 2),
     "code_bits_per_dim": ("code bits/dim", 2),
     "coverage_90": ("in 90% interval", 3),
     "sd_rank_correlation": ("sd ~ error", 2),
@@ -47,6 +49,7 @@ SPREADS = {  # the same of the table of distributions
     "crps": ("CRPS", 4),
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
+Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 N_SHOWN = 10  # images of a row, and components
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
@@ -102,11 +105,11 @@ def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str,
     return names | told, alike.strip()
 
 
-def _rows_of(said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _rows_of(said: pd.DataFrame | None) -> list[Told]:
     return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
 
 
-def _row(told: Mapping[str, Any]) -> str:
+def _row(told: Told) -> str:
     """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
     return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
 
@@ -144,7 +147,8 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     )
     shown = pd.DataFrame([*first, *rows]).fillna("")
     front = [name for name in ("model", "paper's row", title, "paper's L2") if name in shown]
-    shown = shown[front + [name for name in shown if name not in front]]
+    last = [name for name in ("to noise", "paper's to noise", "s/epoch", "of MSE's") if name in shown]
+    shown = shown[front + [name for name in shown if name not in [*front, *last]] + last]
     caption = (
         f"{_what(runs)} {alike} L2 is "
         "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
@@ -156,10 +160,11 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
 
 
-def is_squared_error(config: Any) -> bool:
+def is_squared_error(config: LikelihoodConfig) -> bool:
     """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
-    return bool(
-        config.model == "AE"
+    row = family(config.model)
+    return (
+        not (row.posterior or row.prior)
         and config.likelihood == "gaussian"
         and not emits_more(config)
         and config.decoder_layers < 0
@@ -192,7 +197,8 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     rows, alike = _rows(runs, means, SPREADS, said)
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
-        f"{_what(runs)} {alike} Code bits/dim: of ln p(x given its code) of dequantised images, without the code's own bits. In "
+        f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
+        "of ln p(x given its code) of these, without the code's own bits. In "
         "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
         "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
         "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
@@ -254,7 +260,7 @@ def _rows(
     return rows, alike
 
 
-def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[dict[str, Any]]:
+def _told(runs: pd.DataFrame, said: pd.DataFrame | None) -> list[Told]:
     """What a paper says of each of ``_cells``; empty where it says nothing."""
     theirs = {(t["variant"], t["latent_dim"]): t for t in _rows_of(said)}
     return [theirs.get(cell, {}) for cell in _cells(runs)]
@@ -298,8 +304,7 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     """The originals above a pair of strips for each row, its name on the left."""
     strip = mosaic(originals, len(originals))
     height, width = strip.shape[:2]
-    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
-    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    labels, left = _labels(row.name for row in rows)
     sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
     sheet.image(strip, left, 0)
     sheet.text("original", left - LETTER, height / 2, ha="right")
@@ -313,6 +318,14 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
             sheet.text("no finite standard deviation", left, top + 1.5 * height + GAP)
         sheet.text("\n".join(label), left - LETTER, top + height, ha="right")
     return sheet.figure
+
+
+def _labels(names: Iterable[str]) -> tuple[list[list[str]], int]:
+    """Each name in lines, ``K = 10`` unbroken, and the width that they take left of a picture, capitals being wide."""
+    kept = [name.replace(" = ", "\u00a0=\u00a0") for name in names]
+    labels = [textwrap.wrap(name, LABEL, break_on_hyphens=False) for name in kept]
+    longest = max([LABEL, *(len(line) + sum(map(str.isupper, line)) // 2 for lines in labels for line in lines)])
+    return labels, LETTER * (1 + longest)
 
 
 class Mixture(NamedTuple):
@@ -351,8 +364,7 @@ def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
     """A row of images for each mixture, weights below them; the original at the top."""
     first = mosaic(original, 1)
     height, width = first.shape[:2]
-    labels = [textwrap.wrap(row.name, LABEL, break_on_hyphens=False) for row in rows]
-    left = LETTER * (1 + max(len(line) for lines in ([" " * LABEL], *labels) for line in lines))
+    labels, left = _labels(row.name for row in rows)
     most = max(len(row.weights) for row in rows)
     across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
     sheet = Sheet(left + most * across, (1 + len(rows)) * down)
@@ -401,6 +413,8 @@ def plot_sizes(data: pd.DataFrame) -> Figure:
             )  # fmt: skip
         axes.set(xscale="log", yscale="log", xlabel="trained numbers", ylabel="L2 (%)")
         style.plain_log_ticks(axes)
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
         key = [
             Line2D([], [], color=style.KEY_COLOUR, marker=marks[name], linestyle="", label=name) for name in likelihoods
         ]

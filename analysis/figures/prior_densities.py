@@ -16,9 +16,10 @@ from analysis.frame import AnalysisError
 from analysis.parts import Part
 from analysis.scores.sampling import ImproperPrior, has_normal_prior, prior_samples
 from analysis.stored import StoredSweep, config_of
+from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.priors import ImproperPriorError
-from fishernet.trained import images_at_once
+from fishernet.trained import images_at_once, posterior_means
 
 STEM, TITLE = "prior_densities", "Learned priors over the codes"
 MOST_LATENTS, MOST_LINES, N_BINS, N_POINTS = 8, 4, 60, 400
@@ -81,7 +82,8 @@ def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
         return Absent(STEM, TITLE, " ".join(said) or "No run has a prior that it learned.")
     caption = " ".join([
         f"Line: the density of each latent that the prior learned, d = {d}. Bars: one draw of the posterior for each "
-        f"{stored.sweep.held_out} image. Where the two are apart, samples of the prior are no codes.",
+        f"{stored.sweep.held_out} image. Where the two are apart, samples of the prior are no codes: "
+        "the Fisher divergence compares derivatives of densities where codes are, and not how much of the mass is where.",
         f"The first {MOST_LATENTS} latents." * (d > MOST_LATENTS), *said,
     ])  # fmt: skip
     models = {variant: stored.lines[variant].model for variant in panels}
@@ -90,12 +92,18 @@ def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
 
 @torch.no_grad()
 def codes(model: Autoencoder, images: torch.Tensor, seed: int) -> Array:
-    """A draw of the posterior for each uint8 image, (n, d)."""
+    """A draw of the posterior for each uint8 image, or without a posterior its code, (n, d)."""
+    if not family(model.config.model).posterior:
+        return posterior_means(model, images)
     drawn, generator = [], torch.Generator().manual_seed(seed)
+    draw = {"normal": torch.randn, "uniform": torch.rand}
     for part in images.flatten(1).split(images_at_once(model)):
         q = model.posterior(part.float().div(255)[None])
-        noise = torch.randn(1, len(part), model.latent_dims[0], generator=generator)
-        drawn.append(q.draw({"eta": noise}).z[0])
+        noise = {
+            name: draw[own.kind](1, len(part), own.width, generator=generator)
+            for name, own in model.noise(model.latent_dims[0]).items()
+        }
+        drawn.append(q.draw(noise).z[0])
     found: Array = torch.cat(drawn).numpy()
     return found
 

@@ -16,7 +16,7 @@ from matplotlib.lines import Line2D
 
 from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
-from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, SPACE, Sheet, mosaic
+from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic
 from analysis.frame import CURVE, AnalysisError
 from analysis.parts import Part
 from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
@@ -189,12 +189,12 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
     for kind in data["kind"].unique():
         levels = sorted(data.loc[data["kind"] == kind, "level"].unique())
         level = SHOWN[kind] if SHOWN.get(kind) in levels else levels[-1]
-        rows: dict[str, torch.Tensor] = {}
+        rows = {ORIGINAL: images / 255}
         for run in runs:
             model = stored.model(run)
             x = corrupted(images, kind, level, seed, fill_of(model))
             if not any(torch.equal(x.clamp(0, 1), row) for row in rows.values()):
-                rows[f"damaged{'' if not rows else ', masked grey'}"] = x.clamp(0, 1)
+                rows["damaged" if len(rows) == 1 else "damaged, masked grey"] = x.clamp(0, 1)
             with torch.no_grad():
                 means = model.posterior_mean(x.flatten(1)[None])[0]
             rows[str(run["variant"])] = decode(model, means, shape)
@@ -212,9 +212,9 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
         groups[f"{KINDS.get(kind, kind)}: {level:g}"] = rows
     chosen = sorted({int(run["seed"]) for run in runs})
     caption = (
-        f"The first {len(images)} {stored.sweep.held_out} images, damaged, and what each model decodes from their posterior "
-        f"means, d = {d}; runs of seed {', '.join(map(str, chosen))}. For the eye damaged pixels are cut "
-        "to black and white."
+        f"The first {len(images)} {stored.sweep.held_out} images, the same damaged, and what each model decodes from the damaged "
+        f"ones' posterior means, d = {d}; runs of seed {', '.join(map(str, chosen))}. For the eye damaged pixels are cut to "
+        "black and white."
     )
     title = "Damaged images and what is restored"
     return Picture("noisy_reconstructions", title, caption, plot_groups(groups), pd.DataFrame(numbers))

@@ -126,7 +126,7 @@ def plot_panels(
     colours = np.array(class_colours(len(names)))
     n_columns = max(map(len, rows.values()))
     with style.new_grid(len(rows), n_columns, width=1.9) as (figure, grid):
-        for panels_of_row, (variant, row) in zip(grid, rows.items(), strict=True):
+        for place, (panels_of_row, (variant, row)) in enumerate(zip(grid, rows.items(), strict=True)):
             for axes in panels_of_row:
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -134,9 +134,8 @@ def plot_panels(
             for axes, (level, (at, value)) in zip(panels_of_row, row.items(), strict=False):
                 order = np.random.default_rng(0).permutation(len(at))  # or the last label would hide the others
                 axes.scatter(*at[order].T, s=3, c=colours[labels[: len(at)]][order], linewidths=0, rasterized=True)
-                axes.text(0.03, 0.03, f"NMI {value:.2f}", transform=axes.transAxes, fontsize=8,
-                          bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 1})  # fmt: skip
-                if panels_of_row is grid[0]:
+                axes.set_xlabel(f"NMI {value:.2f}", fontsize=8)
+                if not place:
                     axes.set_title(f"variance {level:g}" if level else "clean")
             panels_of_row[0].set_ylabel(textwrap.fill(variant, 20))
         keys = [

@@ -111,11 +111,11 @@ def score_images(
                     "features": extractor.fingerprint, "how": HOW, "n_images": 0, "n_real": len(test), "remarks": [remark],
                 }  # fmt: skip
                 continue
+        elif name == RECTIFIED:
+            latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
         elif latents is None and name in BY_SVGD:
             latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
             scored.samples[name] = latents, settings
-        elif name == RECTIFIED:
-            latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
         elif latents is None:
             if means is None:
                 means = posterior_means(model, train)
@@ -314,7 +314,7 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
     return None
 
 
-def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int) -> bool:
+def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int = 0) -> bool:
     about = run["scores"].get(features, {}).get(name, {})
     made_with = about.get("features")
     return (

@@ -20,11 +20,12 @@ from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
 from fishernet.data.binarised import drawn_once
 from fishernet.data.images import ResidentImages
-from fishernet.evaluation import evaluation_batch
+from fishernet.evaluation import evaluating
 from fishernet.families import family
-from fishernet.importance import Evidence, evidence
+from fishernet.importance import Evidence, drawn_at_once, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
+from fishernet.models.fisher_shannon import FAE
 from fishernet.priors import ImproperPriorError
 
 GROUP = "likelihood"
@@ -110,12 +111,13 @@ def score_likelihood(
 ) -> Scored:
     """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
 
+    Of FAE also likelihood/nll_penalised: with the penalty in every weight, as the Fisher-Shannon paper's code has it.
     Bits per dimension are of probabilities alone. Raises AnalysisError where the model's draws or its prior have no density.
     """
     scored = Scored({}, {})
     for name in names:
         pixels = ResidentImages.of(images[name], torch.device("cpu"))
-        at_once = evaluation_batch(pixels.pixels.shape[1], 1, model.likelihood.n_outputs)
+        at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs))
         try:
             found = Evidence.joined(list(evidence(model, pixels, draws, at_once=at_once)))
         except (NotImplementedError, ImproperPriorError) as error:
@@ -127,5 +129,15 @@ def score_likelihood(
             for score, value in found.scores(model.n_pixels).items()
             if probability or not score.startswith("bits_per_dim")
         }
+        if isinstance(model, FAE):
+            scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + penalty(model, pixels)
         scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": probability}
     return scored
+
+
+@torch.no_grad()
+def penalty(model: FAE, pixels: ResidentImages) -> float:
+    """The mean over images of the penalty of each alone, nats."""
+    x, generator = pixels.take(torch.arange(len(pixels))[None]), torch.Generator().manual_seed(0)
+    with evaluating(model):
+        return float(model.penalty_alone(x, DRAWS, generator).double().mean())

@@ -8,7 +8,6 @@ many components of a mixture are used, and which of a t's images have a mean.
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -207,7 +206,7 @@ def t_crps(df: Array, loc: Array, scale: Array, x: Array) -> Array:
     return np.asarray(np.where(np.isnan(nu), np.inf, scale * at))
 
 
-def neighbour_accuracy(codes: Array, labels: npt.NDArray[Any]) -> float:
+def neighbour_accuracy(codes: Array, labels: npt.NDArray[np.int64]) -> float:
     """Share of codes (n, d) whose label is the commonest of the N_NEIGHBOURS nearest others' (the smallest of equally common)."""
     nearest = NearestNeighbors(n_neighbors=N_NEIGHBOURS).fit(codes).kneighbors(return_distance=False)
     commonest = stats.mode(labels[nearest], axis=1).mode

@@ -7,6 +7,7 @@ has a perfectly flat one.
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from types import MappingProxyType
@@ -17,6 +18,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 from sklearn.cluster import KMeans
+from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import normalized_mutual_info_score
 from torch import Tensor
 
@@ -156,7 +158,10 @@ def nmi(latents: npt.NDArray[np.float32], labels: npt.NDArray[np.int64], seed: i
     if not np.isfinite(latents).all():
         return math.nan
     n_classes = len(np.unique(labels))
-    found = KMeans(n_classes, n_init=N_STARTS, random_state=seed).fit_predict(latents)
+    with warnings.catch_warnings():
+        # Of latents that have collapsed there are fewer clusters, which NMI says too.
+        warnings.filterwarnings("ignore", "Number of distinct clusters", ConvergenceWarning)
+        found = KMeans(n_classes, n_init=N_STARTS, random_state=seed).fit_predict(latents)
     return float(normalized_mutual_info_score(labels, found))
 
 

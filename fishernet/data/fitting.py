@@ -27,7 +27,7 @@ class Fit(NamedTuple):
 
         if max(self.crop, 0) > min(image.size):
             raise DataError(
-                f"{name} is {image.width} x {image.height}, and crop asks for its central {self.crop} x {self.crop} pixels. "
+                f"{name} is {image.width} x {image.height}, and --crop asks for its central {self.crop} x {self.crop} pixels. "
                 f"Give at most {min(image.size)}, or leave that image out."
             )
         if not any(self):

@@ -1,6 +1,7 @@
 """``load_data``: the images of a name or a path, whole or cut to what trains and what is held out."""
 
 import importlib
+import importlib.util
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -179,11 +180,17 @@ def _tensor(array: Array) -> torch.Tensor:
 
 def load_digits(_dataset: str, _data_dir: Path, _download: bool) -> Parts:
     """scikit-learn's 8x8 digits, which come with the package; the last 360 of 1797 are the test set."""
-    from sklearn import datasets
-
-    digits = datasets.load_digits()
-    images = np.rint(digits.images * 255 / 16).astype(np.uint8)[:, None]  # values are 0 to 16
-    return Parts(images[:-360], images[-360:], digits.target[:-360], digits.target[-360:])
+    found = importlib.util.find_spec("sklearn")
+    if found is None or not found.submodule_search_locations:
+        raise ModuleNotFoundError("scikit-learn is not installed", name="sklearn")
+    # Its file, as its module takes seconds to import: columns are 64 grey values from 0 to 16, and the digit.
+    path = Path(found.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    if not path.exists():
+        raise DataError(f"digits: {path} is missing in the installed scikit-learn; install it again.")
+    table = np.loadtxt(path, delimiter=",")
+    images = np.rint(table[:, :-1].reshape(-1, 1, 8, 8) * 255 / 16).astype(np.uint8)
+    labels = table[:, -1].astype(np.int64)
+    return Parts(images[:-360], images[-360:], labels[:-360], labels[-360:])
 
 
 def load_reversed_mnist(dataset: str, folder: Path, download: bool) -> Parts:

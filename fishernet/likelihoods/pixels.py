@@ -21,7 +21,11 @@ class Bernoulli(Likelihood):
     """Grey values as probabilities: ln p = sum_j x_j ln f_j + (1 - x_j) ln(1 - f_j)."""
 
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
-        return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
+        """sum_j x_j a_j - ln(1 + exp a_j)."""
+        if a.requires_grad:  # with a gradient in one pass
+            return -F.binary_cross_entropy_with_logits(a, x, reduction="none").sum(2)
+        # Fewer passes, pixel by pixel: of two sums the difference would lose digits. Beyond 40 softplus is a to the last digit.
+        return -F.softplus(a, threshold=40).addcmul_(x, a, value=-1).sum(2)
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return torch.bernoulli(self.mean(a), generator=generator)

@@ -72,6 +72,17 @@ class FAE(VAE):
             return reading
         return self.fisher_weight * (reading - self.fisher_target).abs()
 
+    def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
+        """The penalty of each image in a batch of itself alone, (n_members, n), mean reading of n_draws draws where it has some.
+
+        The released likelihood, which takes image by image and minus the loss for ln w, is the true one less this.
+        """
+        q = self.posterior(x)
+        drawn_anew = self.config.fisher_constraint == "released-conv"
+        shape = (n_draws if drawn_anew else 1, *q.mean.shape)
+        readings = [self.reading(q, {"fisher": eta.to(x)}) for eta in torch.randn(shape, generator=generator)]
+        return self.batch_penalty(torch.stack(readings).mean(0))
+
     def decoder_penalty(self) -> Tensor:
         """(n_members, 1)."""
         information = self.n_pixels * torch.exp(-self.likelihood.get_parameter("xi"))[:, None]

@@ -78,4 +78,5 @@ NETWORKS = {
     # at the paper's 8 and 64 latents and one number a pixel, of which little depends
     "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),
     "fisherae-64": Network("fishernet.networks.rows", lambda config, *numbers: 3.2e9, image_side=64, tangents=False),
+    "fae-28": Network("fishernet.networks.rows", lambda config, *numbers: 205e6, image_side=28, tangents=False),
 }

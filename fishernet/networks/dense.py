@@ -87,7 +87,9 @@ class Dense(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for i, layer in enumerate(self.layers):
-            x = layer(self.activation.function(x) if i else x)
+            if i:  # what the layer before has just made may be overwritten where no gradient needs it
+                x = (self.activation.function if x.requires_grad else self.activation.overwrite)(x)
+            x = layer(x)
         return x
 
     def linearise(self, x: Tensor) -> tuple[Tensor, Linearised]:

@@ -1,4 +1,4 @@
-"""Convolutional networks written as tables of rows, with batch normalisation: those of the Fisher auto-encoder's paper."""
+"""Convolutional networks written as tables of rows, with batch normalisation: those of two papers."""
 
 import math
 from collections.abc import Sequence
@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
-from fishernet.networks.activations import ACTIVATIONS
+from fishernet.networks.activations import ACTIVATIONS, GATES, Activate
+from fishernet.networks.dense import Dense
 from fishernet.networks.normalisation import BatchNorm
 from fishernet.networks.stacked import Linear, StackedLayer, each_member
 
@@ -26,14 +27,23 @@ class Row(NamedTuple):
     transposed: bool = False
     pool: int = 1  # average pooling after it
     up: int = 1  # nearest upsampling before it
+    gated: bool = False  # it gives pairs (h, g), of which h sigmoid(g) is normalised
 
 
 class Architecture(NamedTuple):
-    """Encoder and decoder for square images of one size; the decoder begins with a linear map to ``first`` where there is one."""
+    """Encoder and decoder for square images of one size; the decoder begins with a linear map to ``first`` where there is one.
+
+    With ``hidden`` neurons between that map is of two gated layers.
+    """
 
     encoder: tuple[Row, ...]
     decoder: tuple[Row, ...]
     first: tuple[int, int, int] | None = None  # channels, height, width
+    hidden: int = 0
+
+
+def _gated(channels: int, kernel: int, stride: int = 1) -> Row:
+    return Row(channels, kernel, stride, kernel // 2, norm=True, gated=True)
 
 
 def _up(channels: int, kernel: int, stride: int, padding: int) -> Row:
@@ -62,6 +72,13 @@ ARCHITECTURES = {
         (*(Row(c, 5, 1, 2, norm=True, activation="relu", up=2) for c in (256, 128, 64)), Row(0, 5, 1, 2)),
         first=(512, 8, 8),
     ),
+    # The released code of the Fisher-Shannon paper, its convVAE.
+    "fae-28": Architecture(
+        (_gated(32, 7), _gated(32, 3, 2), _gated(64, 5), _gated(64, 3, 2), _gated(6, 3)),
+        (*[_gated(64, 3)] * 4, Row(0, 1, 1, 0)),
+        first=(1, 28, 28),
+        hidden=300,
+    ),
 }
 
 
@@ -89,7 +106,7 @@ class Stack(nn.Module):
         self.rows, self.convolutions, self.norms = list(rows), nn.ModuleList(), nn.ModuleDict()
         for k, row in enumerate(rows):
             channels = row.channels or last
-            self.convolutions.append(Convolution(row, n_in, channels))
+            self.convolutions.append(Convolution(row, n_in, channels * (2 if row.gated else 1)))
             if row.norm and normalised:
                 self.norms[str(k)] = BatchNorm(len(n_in), channels)
             n_in = [channels] * len(n_in)
@@ -106,6 +123,8 @@ class Stack(nn.Module):
             if row.up > 1:
                 x = F.interpolate(x, scale_factor=row.up, mode="nearest")
             x = layer.apply_to(x, *own)  # type: ignore[operator]  # a Convolution
+            if row.gated:
+                x = GATES[1].function(x)
             if str(k) in self.norms:
                 x = self.norms[str(k)](x, i)
             if row.activation:
@@ -140,7 +159,10 @@ class Decoder(nn.Module):
         architecture, dims = ARCHITECTURES[configs[0].network], [c.latent_dim for c in configs]
         self.shape = architecture.first
         features = [math.prod(self.shape)] * len(dims) if self.shape else dims
-        self.first = Linear(dims, features) if self.shape else None
+        self.first: nn.Module | None = Linear(dims, features) if self.shape else None
+        if architecture.hidden:
+            sizes = [dims, [architecture.hidden] * len(dims), features]
+            self.first = nn.Sequential(Dense(sizes, GATES[2], n_gated=2), Activate(GATES[2]))
         n_in = [self.shape[0]] * len(dims) if self.shape else dims
         self.stack = Stack(architecture.decoder, n_in, image_shape[0] * maps, configs[0].normalisation == "batch")
         self.others = Linear(dims, [others] * len(dims)) if others else None

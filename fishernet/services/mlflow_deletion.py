@@ -14,6 +14,7 @@ from fishernet.services.mlflow_store import (
     default_artifact_root,
     files_folder,
     follow_files,
+    imported_mlflow,
     pages,
 )
 
@@ -28,9 +29,7 @@ PRIVATE = ("_hard_delete_experiment", "_hard_delete_logged_model", "_hard_delete
 
 def own_runs(client: MlflowClient, experiment: Experiment) -> list[Run]:
     """The runs of a sweep in its experiment, those in the trash too, the ones that hold its plan last."""
-    from mlflow.entities import ViewType
-
-    query = {"experiment_ids": [experiment.experiment_id], "run_view_type": ViewType.ALL}
+    query = {"experiment_ids": [experiment.experiment_id], "run_view_type": imported_mlflow().entities.ViewType.ALL}
     return [run for role in (TRIALS, PARENTS) for run in pages(client.search_runs, filter_string=role, **query)]
 
 
@@ -40,9 +39,6 @@ def forget(uri: str, client: MlflowClient, experiment: Experiment, storage: Path
     Returns what is left, as the end of a sentence: a server's trash keeps the names of what was deleted. What is cut short is
     deleted by the next call. Raises TrackingError where a registered model is one of its runs'.
     """
-    from mlflow.entities import ViewType
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
     number, served = experiment.experiment_id, uri.startswith("http")
     if experiment.lifecycle_stage == "deleted" and served:
         client.restore_experiment(number)  # else it can be neither searched nor renamed
@@ -52,9 +48,11 @@ def forget(uri: str, client: MlflowClient, experiment: Experiment, storage: Path
     own = own_runs(client, experiment)
     ids = {run.info.run_id for run in own}
     _check_registered(client, ids)
-    store = None if served else SqlAlchemyStore(uri, default_artifact_root(storage))
+    mlflow = imported_mlflow()
+    open_store = mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore
+    store = None if served else open_store(uri, default_artifact_root(storage))
     models = [m for m in _models(client, number, store) if m.source_run_id in ids]
-    everything = pages(client.search_runs, experiment_ids=[number], run_view_type=ViewType.ALL)
+    everything = pages(client.search_runs, experiment_ids=[number], run_view_type=mlflow.entities.ViewType.ALL)
     n_others = sum(run.info.run_id not in ids for run in everything)
     if not n_others and store and experiment.lifecycle_stage != "deleted":
         client.delete_experiment(number)  # into the trash at once: no list has half of it
@@ -107,10 +105,9 @@ def _models(client: MlflowClient, number: str, store: SqlAlchemyStore | None) ->
 
 
 def _delete_files(place: str, uri: str) -> None:
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
-
+    registry = imported_mlflow().store.artifact.artifact_repository_registry
     with suppress(FileNotFoundError):
-        get_artifact_repository(place, tracking_uri=uri).delete_artifacts()
+        registry.get_artifact_repository(place, tracking_uri=uri).delete_artifacts()
 
 
 def _remove_empty(folder: Path) -> None:

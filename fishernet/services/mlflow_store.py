@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 import os
 import shlex
 import shutil
@@ -114,14 +116,14 @@ def _check_server(uri: str) -> None:
     except OSError as error:
         raise _no_server(uri, error) from error
     prepare_mlflow()
-    utils = _mlflow().utils
+    utils = imported_mlflow().utils
     try:
         # Not /health: it answers even where the server refuses this host's name.
         answer = utils.rest_utils.http_request(
             utils.credentials.get_default_host_creds(uri), "/api/2.0/mlflow/experiments/get-by-name", "GET",
             params={"experiment_name": "Default"}, max_retries=0, timeout=5, raise_on_status=False,
         )  # fmt: skip
-    except _mlflow().exceptions.MlflowException as error:
+    except imported_mlflow().exceptions.MlflowException as error:
         raise _no_server(uri, error) from error
     said = " ".join(answer.text.split())[:200]
     if answer.status_code == 401:
@@ -214,7 +216,7 @@ def failures() -> tuple[type[Exception], ...]:
     """What MLflow raises where a store or its files cannot be had."""
     from sqlalchemy.exc import SQLAlchemyError
 
-    return _mlflow().exceptions.MlflowException, SQLAlchemyError, OSError
+    return imported_mlflow().exceptions.MlflowException, SQLAlchemyError, OSError
 
 
 def is_refusal(error: Exception) -> bool:
@@ -227,7 +229,7 @@ def is_refusal(error: Exception) -> bool:
         return True
     if isinstance(error, HTTPError) and error.response is not None:  # from the upload of a file
         return error.response.status_code in (400, 404, 413)
-    return isinstance(error, _mlflow().exceptions.MlflowException) and error.error_code in REFUSALS
+    return isinstance(error, imported_mlflow().exceptions.MlflowException) and error.error_code in REFUSALS
 
 
 def set_environment(settings: Mapping[str, str]) -> None:
@@ -240,7 +242,7 @@ def prepare_mlflow() -> None:
     """Settings that count from the first import on, and the silence of what the queue says in one line."""
     set_environment(ALWAYS)
     try:
-        mlflow = _mlflow()  # which sets up its logging, which the next lines change
+        mlflow = imported_mlflow()  # which sets up its logging, which the next lines change
     except Exception as error:  # by a variable of MLflow's
         raise TrackingError(f"MLflow cannot be imported here: {reason_of(error)}") from error
     if problem := wrong_variable(vars(mlflow.environment_variables).values()):
@@ -249,7 +251,7 @@ def prepare_mlflow() -> None:
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)  # a traceback per locked attempt
 
 
-def _mlflow() -> ModuleType:
+def imported_mlflow() -> ModuleType:
     """MLflow with the parts that are used here; the first call takes seconds."""
     import mlflow.store.tracking.sqlalchemy_store
 
@@ -261,13 +263,13 @@ def client_of(uri: str) -> MlflowClient:
     prepare_mlflow()
     if (path := sqlite_path(uri)) and not path.exists():
         _create_store(path)
-    client: MlflowClient = _mlflow().MlflowClient(tracking_uri=uri)
+    client: MlflowClient = imported_mlflow().MlflowClient(tracking_uri=uri)
     return client
 
 
 def _create_store(path: Path) -> None:
     def create(draft: Path) -> None:
-        store = _mlflow().store.tracking.sqlalchemy_store.SqlAlchemyStore
+        store = imported_mlflow().store.tracking.sqlalchemy_store.SqlAlchemyStore
         store(f"sqlite:///{draft.as_posix()}", default_artifact_root(path.parent)).engine.dispose()
 
     create_whole(path, create)
@@ -360,7 +362,7 @@ def children(client: MlflowClient, experiment_id: str, also: str = "", *, delete
 
 
 def _view(deleted: bool) -> int:
-    view = _mlflow().entities.ViewType
+    view = imported_mlflow().entities.ViewType
     return int(view.DELETED_ONLY if deleted else view.ACTIVE_ONLY)
 
 
@@ -369,7 +371,7 @@ def log_batch(
     params: Mapping[str, str] = MappingProxyType({}), tags: Mapping[str, str] = MappingProxyType({}),
 ) -> None:  # fmt: skip
     """Write (name, value, milliseconds since 1970, step), parameters and tags to a run in one call."""
-    entities = _mlflow().entities
+    entities = imported_mlflow().entities
     client.log_batch(
         run_id,
         metrics=[entities.Metric(name, float(value), time, step) for name, value, time, step in metrics],
@@ -379,6 +381,29 @@ def log_batch(
     )
 
 
+def log_images(client: MlflowClient, run_id: str, dataset: str, plan: Mapping[str, Any]) -> None:
+    """The images of the sweep's plan as inputs of a run: those that train, and those that it is scored on.
+
+    MLflow knows a data set by its name and digest; the digest is the fingerprint of all of it. Logged again they are the same.
+    """
+    from mlflow.entities import Dataset, DatasetInput, InputTag
+
+    name, held_out = Path(dataset).name, plan["held_out"]
+    source = json.dumps({"uri": dataset} if name != dataset else {"tags": {"name": dataset}})
+    inputs = []
+    for context, named in (("training", name), (held_out, f"{name} ({held_out})")):
+        shape = plan.get("images", {}).get(context)
+        about: dict[str, str] = {}
+        if shape:
+            tensor = [{"type": "tensor", "tensor-spec": {"dtype": "uint8", "shape": [-1, *shape[1:]]}}]
+            about["schema"] = json.dumps({"mlflow_tensorspec": {"features": json.dumps(tensor), "targets": None}})
+            about["profile"] = json.dumps({"features_shape": shape, "features_size": math.prod(shape)})
+        kind = "local" if name != dataset else "code"
+        images = Dataset(named[:500], plan["data_fingerprint"], kind, source, **about)
+        inputs.append(DatasetInput(images, [InputTag("mlflow.data.context", context)]))
+    client.log_inputs(run_id, datasets=inputs)
+
+
 def files_of(uri: str, run_id: str) -> ArtifactRepository:
     """The files of a run: MLflow's artifact repository, which lists, logs and downloads them.
 
@@ -386,7 +411,7 @@ def files_of(uri: str, run_id: str) -> ArtifactRepository:
     """
     place = client_of(uri).get_run(run_id).info.artifact_uri
     beside = _beside(uri, place, 3)  # EXPERIMENT/RUN/artifacts
-    registry = _mlflow().store.artifact.artifact_repository_registry
+    registry = imported_mlflow().store.artifact.artifact_repository_registry
     files: ArtifactRepository = registry.get_artifact_repository(beside.as_uri() if beside else place, tracking_uri=uri)
     return files
 
@@ -444,7 +469,6 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
 
     Returns a sentence that says so, or nothing. Only for the sweep's one writer; a server keeps its files itself.
     """
-    from mlflow.entities import ViewType
     from sqlalchemy import create_engine, text
 
     recorded = _local(experiment.artifact_location)
@@ -453,7 +477,8 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
     here = Path(os.path.realpath(artifact_root)) / recorded.name
     if not _is_moved(recorded, here):
         return ""
-    runs = list(pages(client.search_runs, experiment_ids=[experiment.experiment_id], run_view_type=ViewType.ALL))
+    everything = imported_mlflow().entities.ViewType.ALL
+    runs = list(pages(client.search_runs, experiment_ids=[experiment.experiment_id], run_view_type=everything))
     if not here.exists() and any(run.info.status == "FINISHED" for run in runs):
         return ""  # its files are somewhere, maybe on a mount that is away
     places = []
@@ -461,13 +486,22 @@ def follow_files(uri: str, client: MlflowClient, experiment: Experiment, artifac
         old = _local(run.info.artifact_uri)
         if old and _is_moved(old, new := here.joinpath(*old.parts[-2:])):  # RUN/artifacts
             places.append({"id": run.info.run_id, "place": new.as_uri()})
-    engine = create_engine(uri)
+    engine, models = create_engine(uri), pages(client.search_logged_models, experiment_ids=[experiment.experiment_id])
+    moved = []
+    for model in models:
+        old = _local(model.artifact_location)
+        if old and _is_moved(old, new := here.joinpath(*old.parts[-3:])):  # models/MODEL/artifacts
+            moved.append({"id": model.model_id, "place": new.as_uri()})
     try:
         with engine.begin() as database:
             whole = {"id": int(experiment.experiment_id), "place": here.as_uri()}
             database.execute(text("update experiments set artifact_location = :place where experiment_id = :id"), whole)
             if places:
                 database.execute(text("update runs set artifact_uri = :place where run_uuid = :id"), places)
+            if moved:
+                database.execute(
+                    text("update logged_models set artifact_location = :place where model_id = :id"), moved
+                )
     finally:
         engine.dispose()
     return f"the results folder was moved: MLflow now finds the files of {experiment.name} in {here}, no longer in {recorded}"

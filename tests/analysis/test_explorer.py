@@ -387,7 +387,7 @@ def test_a_drag_moves_the_map_and_the_wheel_zooms_where_the_pointer_is(browser, 
 
 def test_arrows_move_the_point_and_tab_reaches_the_map_with_a_visible_focus(browser, pair):
     browser.open(pair)
-    for _ in range(10):
+    for _ in range(20):
         key(browser, "Tab", 9)
         if browser.js("document.activeElement === sides[0].map"):
             break

@@ -152,6 +152,6 @@ def test_training_images_stay_mapped_where_a_worker_puts_them(place):
 
 def test_a_crop_larger_than_the_image_is_refused_and_names_the_image(place):
     with pytest.raises(
-        DataError, match=r"\.jpg is 178 x 218, and crop asks for its central 200 x 200 pixels\. Give at most 178"
+        DataError, match=r"\.jpg is 178 x 218, and --crop asks for its central 200 x 200 pixels\. Give at most 178"
     ):
         load_data("celeba", place, crop=200)

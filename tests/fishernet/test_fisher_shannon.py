@@ -398,7 +398,7 @@ def inverted(step, z, context, own):
 
 def test_the_information_of_a_flow_is_that_of_its_density_on_a_grid():
     """tr J = integral of q |grad ln q|^2 over z by differences, q from the inverse of the steps; of draws by their scores."""
-    model = shaken(grown(model="IAF", dims=(2,), flow_width=10), 0.3).eval()
+    model = shaken(grown(model="IAF", dims=(2,), flow_width=10), 0.6, seed=4).eval()
     x = torch.rand(1, 1, 9, dtype=torch.float64)
     with torch.no_grad():
         q = model.posterior(x)
@@ -427,6 +427,15 @@ def test_the_information_of_a_flow_is_that_of_its_density_on_a_grid():
     weight = torch.distributions.Normal(0, 1).log_prob(eta).exp() * (eta[1] - eta[0])
     squares = q.score({"eta": torch.cartesian_prod(eta, eta)[None]}).square().sum(2)
     assert (squares * torch.outer(weight, weight).flatten()).sum().item() == pytest.approx(exact, rel=0.01)
+
+
+def test_a_flow_whose_gate_is_shut_has_no_finite_information_and_raises_nothing():
+    model = grown(model="IAF").eval()
+    for step in model.steps:
+        step.gate.bias.data.fill_(-2000.0)
+        step.gate.weight.data.zero_()
+    terms = model(torch.rand(1, 3, 9, dtype=torch.float64), noise_of(model, 3)).terms
+    assert not terms["fisher_information"].isfinite().any()
 
 
 def test_a_flow_that_is_the_identity_has_the_vaes_loss_with_the_divergence_at_its_draw():

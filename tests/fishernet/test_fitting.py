@@ -46,7 +46,7 @@ def test_a_folder_of_unequal_images_is_read_with_a_size_and_says_without_one_wha
     np.testing.assert_array_equal(cropped.train[2].permute(1, 2, 0), centre)
     assert cropped.fingerprint != data.fingerprint
     with pytest.raises(
-        DataError, match=r"2.png is 20 x 20, and crop asks for its central 21 x 21 pixels. Give at most 20"
+        DataError, match=r"2.png is 20 x 20, and --crop asks for its central 21 x 21 pixels. Give at most 20"
     ):
         load_data(str(tmp_path), crop=21)
 
@@ -55,5 +55,5 @@ def test_named_images_and_arrays_are_fitted_too(tmp_path):
     assert load_data("digits", image_size=4).image_shape == (1, 4, 4)
     np.save(tmp_path / "x.npy", RANDOM.integers(0, 256, (12, 9, 5, 3), dtype=np.uint8))
     assert load_data(str(tmp_path / "x.npy"), crop=4, image_size=8).image_shape == (3, 8, 8)
-    with pytest.raises(DataError, match=r"x.npy is 5 x 9, and crop"):
+    with pytest.raises(DataError, match=r"x.npy is 5 x 9, and --crop asks"):
         load_data(str(tmp_path / "x.npy"), crop=6)

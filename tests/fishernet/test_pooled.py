@@ -5,9 +5,11 @@ import torch
 
 from fishernet import contract
 from fishernet.cohort import Cohort
+from fishernet.data.loading import load_data
 from fishernet.families import trial_config
 from fishernet.likelihoods import n_outputs
 from fishernet.records import write_records
+from fishernet.training import train
 
 RELEASED = {
     "model": "AE", "network": "pooled-cnn", "latent_dim": 320 * 196, "decoder_output": "linear", "code": "rectified",
@@ -145,3 +147,23 @@ def test_codes_larger_than_any_file_should_be_are_not_written(images, tmp_path):
         assert written == {
             "config.json", "record.json", "weights.safetensors", "pictures.npz", *(["latents.npz"] if latent_dim < 4096 else []),
         }  # fmt: skip
+
+
+@pytest.mark.long
+def test_with_outputs_in_their_places_it_reaches_the_best_of_2_by_2_blocks_and_as_released_not_the_mean_image():
+    """Each number of the decoder is shown four times, so that images constant on blocks are the best it can do."""
+    data = load_data("digits")
+    x = data.test.float() / 255
+    blocks = torch.nn.functional.avg_pool2d(x, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    mean_image = data.train.float().mean(0) / 255
+    errors = {}
+    for order in ("channels-first", "channels-last"):
+        config = trial_config(
+            model="AE", network="pooled-cnn", output_order=order, likelihood="matrix-normal", components=1,
+            decoder_output="linear", initialisation="glorot-uniform", latent_dim=16 * 8, dataset="digits", epochs=10,
+            evaluate_every=10, learning_rate=1e-2, batch_size=32,
+        )  # fmt: skip
+        *_, (last,) = train(Cohort([config], data.image_shape, len(data.train)), data)
+        errors[order] = last["metrics"]["test/mse"]
+    assert errors["channels-first"] == pytest.approx((x - blocks).square().mean().item(), rel=0.05)
+    assert errors["channels-last"] > (x - mean_image).square().mean().item()

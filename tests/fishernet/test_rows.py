@@ -20,6 +20,8 @@ def test_sides_are_the_papers():
     assert sizes(small.decoder, 1) == [1, 3, 5, 11, 13, 28]
     assert sizes(large.encoder, 64) == [64, 32, 16, 8, 8]
     assert sizes(large.decoder, 8) == [8, 16, 32, 64, 64]
+    assert sizes(ARCHITECTURES["fae-28"].encoder, 28) == [28, 28, 14, 14, 7, 7]
+    assert sizes(ARCHITECTURES["fae-28"].decoder, 28) == [28] * 6
 
 
 @pytest.mark.parametrize(
@@ -28,6 +30,7 @@ def test_sides_are_the_papers():
         (VAE, "fisherae-28", (1, 28, 28), 8, 1_625_360, 4_407_105),
         (AE, "fisherae-28", (1, 28, 28), 8, 1_588_488, 4_407_105),
         (VAE, "fisherae-64", (3, 64, 64), 64, 4_307_328 + 4_194_432, 6_436_867),
+        (VAE, "fae-28", (1, 28, 28), 40, 229_000, 948_993 - 229_000),
     ],
 )
 def test_counts_are_the_papers(model, network, shape, d, encoder, decoder):
@@ -60,10 +63,43 @@ def test_the_decoder_is_torchs_in_training_and_in_evaluation():
     torch.testing.assert_close(ours.decoder(z)[0], theirs(z[0, :, :, None, None]).flatten(1), rtol=1e-4, atol=1e-4)
 
 
+def gated_reference():
+    """The released encoder in torch's own modules: a convolution for h and one for g, then the normalisation."""
+    layers, n_in = [], 1
+    for c, kernel, stride in ((32, 7, 1), (32, 3, 2), (64, 5, 1), (64, 3, 2), (6, 3, 1)):
+        both = [nn.Conv2d(n_in, c, kernel, stride, kernel // 2) for _ in range(2)]
+        layers.append((*both, nn.BatchNorm2d(c)))
+        n_in = c
+    return layers
+
+
+def test_gated_rows_are_h_sigmoid_g_normalised_and_the_first_map_is_gated_twice():
+    torch.manual_seed(0)
+    made = VAE([trial_config(model="VAE", network="fae-28", latent_dim=3)], (1, 28, 28), 10)
+    x = torch.rand(1, 4, 784)
+    y = x[0].view(4, 1, 28, 28)
+    for convolution, (h, g, norm) in zip(made.trunk.stack.convolutions, gated_reference(), strict=True):
+        n = h.out_channels
+        for part, own in ((h, slice(n)), (g, slice(n, 2 * n))):
+            part.weight.data, part.bias.data = convolution.weight[0, own].detach(), convolution.bias[0, own].detach()
+        y = norm(h(y) * torch.sigmoid(g(y)))
+    torch.testing.assert_close(made.trunk(x)[0], y.flatten(1), rtol=1e-4, atol=1e-4)
+    z = torch.randn(1, 4, 3)
+    dense, y = made.decoder.first[0].layers, z[0]
+    for layer in dense:
+        h, g = (y @ layer.weight[0] + layer.bias[0]).chunk(2, dim=1)
+        y = h * torch.sigmoid(g)
+    torch.testing.assert_close(made.decoder.first(z)[0], y)
+
+
 @pytest.fixture
 def small_table(monkeypatch):
     """fisherae-28 as a table for the contract's 10x10 images that has every kind of row."""
-    encoder = (Row(4, 3, 2, 2, activation="leaky-relu"), Row(6, 3, 1, 1, norm=True, activation="leaky-relu", pool=2))
+    encoder = (
+        Row(4, 3, 2, 2, activation="leaky-relu"),
+        Row(5, 3, 1, 1, norm=True, gated=True),
+        Row(6, 3, 1, 1, norm=True, activation="leaky-relu", pool=2),
+    )
     decoder = (
         Row(6, 5, 1, 1, norm=True, activation="relu", transposed=True),
         Row(4, 3, 1, 2, norm=True, activation="relu", up=1),

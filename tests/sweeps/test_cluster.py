@@ -106,6 +106,7 @@ def test_a_cluster_none_of_whose_nodes_can_hold_a_trial_is_refused(tmp_path):
         assert done.stdout.startswith(expected), done.stdout + done.stderr
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system ties no process to cores")
 def test_a_private_ray_uses_no_core_that_the_driver_may_not():
     program = (

@@ -34,6 +34,22 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process, where nothing is trained: (exit status, standard output, standard error)."""
+    from sweeps.hyperparameter_search import main
+
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+
+    def ran(folder: Path, *argv: str) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        return main([*argv]), *capsys.readouterr()
+
+    return ran
+
+
 def study(folder: Path, name: str) -> optuna.Study:
     return optuna.load_study(study_name=name, storage=f"sqlite:///{folder / 'fishernet-results' / 'optuna.db'}")
 
@@ -212,11 +228,11 @@ def test_bad_usage_is_a_sentence_and_status_2_and_leaves_nothing_behind(argv, wo
     assert not [p for p in tmp_path.rglob("*") if p.is_file() and p.name != "mlflow.db"], "files were left behind"
 
 
-def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path):
-    done = run(tmp_path, *SEARCH, "--models", "VAE", "AE", "--trials=5", "--epochs=9", "--dry-run")
-    assert done.returncode == 0, done.stderr
-    assert "VAE-d02, AE-d02 on digits: 5 trials each of seeds 0-1, 9 epochs, rungs after 1, 3; tpe" in done.stdout
-    assert re.search(r"time +about .* by a measured step .*; .* if no trial were stopped early", done.stdout)
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, here):
+    status, said, why = here(tmp_path, *SEARCH, "--models", "VAE", "AE", "--trials=5", "--epochs=9", "--dry-run")
+    assert status == 0, why
+    assert "VAE-d02, AE-d02 on digits: 5 trials each of seeds 0-1, 9 epochs, rungs after 1, 3; tpe" in said
+    assert re.search(r"time +about .* by a measured step .*; .* if no trial were stopped early", said)
     assert not list(tmp_path.iterdir())
 
 

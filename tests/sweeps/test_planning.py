@@ -185,6 +185,14 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--epochs", "many"], "--epochs .*whole number"),
         (["--learning-rate", "0"], "--learning-rate .*positive"),
         (["--noise", "closed-form", "--models", "VAE"], "noise closed-form"),
+        (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
+        (
+            ["--models", "FisherAE:prior=exponential,prior_order=5"],
+            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
+        ),
+        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
+        (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
+        (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )

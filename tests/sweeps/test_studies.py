@@ -495,6 +495,7 @@ def open_at_once(meeting: threading.Barrier, folders: list[Path], name: str) -> 
     return n_trials
 
 
+@pytest.mark.long
 def test_searches_that_make_their_storage_at_the_same_instant_each_have_it_whole(tmp_path):
     folders = [tmp_path / str(i) for i in range(5)]
     spawn = multiprocessing.get_context("spawn")

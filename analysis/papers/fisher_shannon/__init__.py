@@ -27,11 +27,11 @@ PAPER = Paper(
         **AXES, **SETTINGS,
     },
     presets={
-        # Three layers are the code's default. Its flow is commented out and its MAE has no such term, so neither is here.
+        # Three dense layers are its default. Its flow is commented out and its MAE has no such term, so neither is here.
         "fisher-shannon-released": {
             "models": [
                 "VAE", "FAE:fisher_constraint=released-mlp",
-                "FAE:fisher_constraint=released-conv,log_variance=clamped", "PixelVAE:pixel_mask=released",
+                "FAE:fisher_constraint=released-conv,log_variance=clamped,network=fae-28", "PixelVAE:pixel_mask=released",
             ],
             **AXES, **SETTINGS, "hidden_layers": 3,
         },
@@ -48,6 +48,9 @@ PAPER = Paper(
             "The paper's numbers are of 5,000 draws an image, of MNIST in another, fixed binarisation, and of the best settings "
             "that it found: they stand beside these for orientation.",
         ),
+        "embeddings": ("Figure 2", "The paper shows one FAE of d = 10 at several F, without a word on t-SNE's scale."),
+        "radii": ("Figure 2", "The released code divides the distance by d, which the paper's axis does not fit."),
+        "traversals": ("Figure 4", "The paper shows F = 20 and 0.1."),
         "reconstructions": ("Figures 3 and 5", "The paper shows F = 20 and 0 on MNIST, and four F on reversed MNIST."),
     },
     tables={"nll": "nll.csv"},
@@ -55,5 +58,7 @@ PAPER = Paper(
         "fisher-shannon-plane": {"of_path": "FAE"},
         "likelihood": {"nll_of": ("held-out", "training")},
         "information": {},
+        "embeddings": {},
+        "traversals": {},
     },
 )  # fmt: skip

@@ -1,7 +1,6 @@
 """Ciobanu: Vanilla Probabilistic Autoencoder (EPiC Series in Computing 79, 2021)."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from analysis.papers import Paper
 from fishernet.config import Fields
@@ -58,7 +57,7 @@ TABLE_2: dict[Line, Fields] = {
 # precision matrix; floors of half a grey level and of 0.05; densities of dequantised images; places where they are shown.
 PRECISION = {**TRIANGLE, "cholesky_of": "precision-matrix"}
 N_DIAG = TABLE_1["N_mu_diagSigma", 1]
-CONTROLS: dict[Line, dict[str, Any]] = {
+CONTROLS: dict[Line, Fields] = {
     ("MSE, wide decoder", 1): {"model": "AE", "decoder_layers": 1, "hidden_width": 256, "setting": "wide", **_CODE},
     ("MN_mu_U_V, precision", 1): {**TABLE_1["MN_mu_U_V", 1], **PRECISION},
     ("T_df_mu_U_V, precision", 1): {**TABLE_1["T_df_mu_U_V", 1], **PRECISION},
@@ -69,10 +68,11 @@ CONTROLS: dict[Line, dict[str, Any]] = {
     ("N_mu_diagSigma, dequantised", 10): {**TABLE_1["N_mu_diagSigma", 10], "dequantisation": "uniform-noise"},
     ("8-bit logistic", 1): {"model": "AE", "likelihood": "discretised-logistic", "decoder_output": "linear", **_CODE},
 }
-CNN_CONTROLS: dict[Line, dict[str, Any]] = {
+CNN_CONTROLS: dict[Line, Fields] = {
     ("MN_mu, channels first", k): {**TABLE_2["MN_mu", k], "output_order": "channels-first"} for k in (1, 10)
 }
-# An hour and more each on one core, and up to on two cores; --models trains them, as ``flag`` writes them.
+# Full covariances: an hour and more each on one core and 2.7 GB, 1.5 GB more for each further seed of a cohort; --models trains
+# them.
 COSTLY = (("N_mu_Sigma", 1), ("t_df_mu_Sigma", 1))
 SHARED: Fields = {
     "dataset": "mnist", "epochs": 20, "batch_size": 128, "learning_rate": 1e-3, "hidden_layers": 0,

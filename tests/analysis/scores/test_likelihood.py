@@ -1,5 +1,6 @@
 """Which runs get a likelihood, of which images, and that what a run has is not computed again."""
 
+import math
 from types import SimpleNamespace
 
 import pandas as pd
@@ -119,6 +120,37 @@ def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
 
 
 @pytest.mark.parametrize(
+    ("values", "added"),
+    [
+        ({}, 0.1 * abs(4 - 20)),
+        ({"fisher_target": 1.0, "fisher_weight": 0.5}, 0.5 * 3),
+        ({"fisher_constraint": "trace"}, 0.1 * abs(8 - 20)),
+        ({"fisher_constraint": "released-mlp"}, math.log(0.25) * 0.75),  # a reward: it makes the NLL smaller
+    ],
+)
+def test_the_penalty_in_every_weight_moves_the_nll_by_it(values, added):
+    """Of two latents with s^2 = 1/4 for every image, as the released code would have it."""
+    made = config("FAE", **values)
+    model = grown(made)
+    head = model.heads_of_encoder["log_variance"]
+    head.weight.data.zero_()
+    head.bias.data.fill_(math.log(0.25))
+    found = score_likelihood(images_of(stored(made), ("held-out",), 0), model, ("held-out",), 20, 0).metrics
+    assert found["likelihood/nll_penalised"] - found["likelihood/nll"] == pytest.approx(added, abs=1e-4)
+    assert "likelihood/nll_penalised" not in scored(config()).metrics
+
+
+def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
+    """E min(e^2/v, 88) at v = 1/4 is 4 to 1e-5; two images of other widths are not averaged before the distance is taken."""
+    made = config("FAE", fisher_constraint="released-conv", fisher_target=5.0, fisher_weight=1.0)
+    model = grown(made).eval()
+    model.reading = lambda q, noise: noise["fisher"].square().mean(2) * torch.tensor([[4.0, 6.0]])
+    x = torch.zeros(1, 2, 9)
+    found = model.penalty_alone(x, 20_000, torch.Generator().manual_seed(0))
+    assert found[0].tolist() == pytest.approx([1.0, 1.0], abs=5 * 6 / 20_000**0.5)
+
+
+@pytest.mark.parametrize(
     ("values", "word"),
     [
         ({"model": "FisherNet", "sampler": "cg"}, "density of draws"),
@@ -142,7 +174,7 @@ def test_models_that_see_the_image_are_asked_for_no_images_of_latents_alone():
 def test_the_flags_of_the_score_are_numbers_that_make_sense():
     from analysis.flags import parser
 
-    made = parser("x", "", "", scores.SCORES["likelihood"].flags, "figures")
+    made = parser("x", "x", "", "", scores.SCORES["likelihood"].flags, "figures")
     given = made.parse_args(["--draws", "5", "--nll-images", "0", "--nll-of", "training"])
     assert (given.draws, given.nll_images, given.nll_of) == (5, 0, ["training"])
     for words in (["--draws", "0"], ["--draws", "1.5"], ["--nll-images", "-1"]):

@@ -1,0 +1,195 @@
+"""What decoders make of moves through their latent spaces: along one latent at a time, and from one image to another."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+
+from analysis.errors import AnalysisError
+from analysis.exhibits import Absent, Exhibit, Picture
+from analysis.figures.samples import GAP, LABEL, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic
+from analysis.parts import Part
+from analysis.stored import StoredSweep
+from analysis.wording import listed
+from fishernet.families import family
+from fishernet.models.base import Autoencoder
+from fishernet.trained import decode, posterior_covariances, posterior_means
+
+TRAVERSALS = "traversals", "Moves along single latents"
+INTERPOLATIONS = "interpolations", "From one image to another"
+MOST_LATENTS = 10  # of the image's, the narrowest; as many values of each
+N_STEPS = 10
+N_PAIRS = 3  # of images
+REACH = 10.0  # the paper's, in units of z
+PANELS_PER_ROW = 2
+Array = npt.NDArray[Any]
+
+
+def parts(
+    stored: StoredSweep, latent_dim: int | None = None, image: int = 0, reach: float = REACH
+) -> Iterator[Part | Exhibit]:
+    """Both pictures at ``latent_dim``, by default the one that most lines have, of several the largest.
+
+    Raises AnalysisError for a latent_dim or an image that is not there.
+    """
+    runs, unshown = decoding_latents(stored)
+    if runs.empty:
+        for stem, title in (TRAVERSALS, INTERPOLATIONS):
+            yield Absent(stem, title, unshown or "No run has finished.")
+        return
+    d = chosen_dim(runs, latent_dim)
+    if not 0 <= image < len(stored.images.test):
+        raise AnalysisError(
+            f"--image chooses the {stored.sweep.held_out} image, from 0 to {len(stored.images.test) - 1}; got {image}."
+        )
+    yield Part(*TRAVERSALS, partial(traversals, stored, d, image, reach))
+    yield Part(*INTERPOLATIONS, partial(interpolations, stored, d))
+
+
+def decoding_latents(stored: StoredSweep) -> tuple[pd.DataFrame, str]:
+    """The runs whose decoders need latents alone, and a sentence on those that are left out."""
+    seeing = [model for model in dict.fromkeys(stored.runs["model"]) if family(model).sees_image]
+    said = f"{listed(seeing)} sees the image that it decodes, and is left out." if seeing else ""
+    return stored.runs[~stored.runs["model"].isin(seeing)], said
+
+
+def chosen_dim(runs: pd.DataFrame, asked: int | None) -> int:
+    """``asked``, else the latent_dim that most lines have, of several the largest; raises AnalysisError where no run has it."""
+    n_lines = runs.groupby("latent_dim")["variant"].nunique()
+    if asked is None:
+        return int(n_lines.index[n_lines == n_lines.max()].max())
+    if asked not in n_lines:
+        raise AnalysisError(f"--latent-dim {asked} has no finished run to show; there are d = {listed(n_lines.index)}.")
+    return asked
+
+
+def shown_runs(stored: StoredSweep, runs: pd.DataFrame, d: int) -> list[pd.Series[Any]]:
+    """The run that pictures show of each line at d."""
+    variants = runs.loc[runs["latent_dim"] == d, "variant"].unique()
+    return [stored.pick(str(variant), d) for variant in variants]
+
+
+def traversals(stored: StoredSweep, d: int, image: int, reach: float) -> Picture:
+    """A panel for each line, a row for each of the narrowest latents of one image, moved by -reach to +reach."""
+    stem, title = TRAVERSALS
+    x, shape = stored.images.test[image : image + 1], stored.images.image_shape
+    offsets = np.linspace(-reach, reach, N_STEPS)
+    runs, unshown = decoding_latents(stored)
+    panels, rows, without = {}, [], []
+    for run in shown_runs(stored, runs, d):
+        model = stored.model(run)
+        code = posterior_means(model, x)[0]
+        order, widths = narrowest(model, x, stored, run)
+        if widths is None:
+            without.append(str(run["variant"]))
+        moved = np.repeat(code[None], len(order) * N_STEPS, axis=0)
+        for row, latent in enumerate(order):
+            moved[row * N_STEPS : (row + 1) * N_STEPS, latent] += offsets
+        names = [f"$z_{{{latent + 1}}}$" for latent in order]
+        panels[str(run["variant"])] = Panel(names, mosaic(decode(model, moved, shape), N_STEPS))
+        for row, latent in enumerate(order):
+            width = {"ln_s2": np.nan if widths is None else float(np.log(widths[latent]))}
+            about = {name: run[name] for name in ("variant", "latent_dim", "seed", "run_id")}
+            rows.append(about | {"image": image, "row": row, "latent": latent + 1, "mean": code[latent]} | width)
+    caption = (
+        f"{stored.sweep.held_out.capitalize()} image {image}: one latent at a time moved from {-reach:g} to {reach:g} about its "
+        f"posterior mean, in units of z, the others held; d = {d}. Rows are the latents of the smallest posterior variance for "
+        f"this image, the narrowest first, {MOST_LATENTS} at most."
+    )
+    if without:
+        caption += (
+            f" Of {listed(without)} no variance is known in closed form: rows are the latents whose codes vary most over "
+            f"{stored.sweep.held_out} images."
+        )
+    return Picture(stem, title, f"{caption} {unshown}".strip(), plot_traversals(panels, offsets), pd.DataFrame(rows))
+
+
+def narrowest(
+    model: Autoencoder, x: torch.Tensor, stored: StoredSweep, run: pd.Series[Any]
+) -> tuple[Array, Array | None]:
+    """The image's latents by ascending posterior variance, and the variances; where these are unknown, by that of the codes."""
+    if family(model.config.model).has_ellipses:
+        variances = posterior_covariances(model, x)[0].diagonal()
+        return np.argsort(variances, kind="stable")[:MOST_LATENTS], variances
+    return np.argsort(-stored.latents(run)[0].var(axis=0), kind="stable")[:MOST_LATENTS], None
+
+
+class Panel(NamedTuple):
+    """A line's rows by name, and their images side by side in one array."""
+
+    names: Sequence[str]
+    pixels: Array
+
+
+def plot_traversals(panels: Mapping[str, Panel], offsets: Array) -> Figure:
+    """A grid for each line under its name, rows named on the left, the ends of the move below."""
+    n_columns = min(PANELS_PER_ROW, len(panels))
+    height, width = (max(panel.pixels.shape[i] for panel in panels.values()) for i in range(2))
+    left, above = 4 * LETTER, LINE
+    right, down = left + width + SPACE, above + height + LINE + SPACE
+    n_rows = -(-len(panels) // n_columns)
+    sheet = Sheet(n_columns * right - SPACE, n_rows * down - SPACE)
+    for i, (name, panel) in enumerate(panels.items()):
+        x, y = i % n_columns * right + left, i // n_columns * down + above
+        sheet.text(textwrap.shorten(name, width // LETTER, placeholder="…"), x + width / 2, y - LINE / 2, ha="center")
+        sheet.image(panel.pixels, x, y)
+        step = (panel.pixels.shape[0] + GAP) / len(panel.names)
+        for row, latent in enumerate(panel.names):
+            sheet.text(latent, x - LETTER / 2, y + (row + 0.5) * step - GAP / 2, ha="right")
+        below = y + panel.pixels.shape[0] + LINE / 2
+        sheet.text(f"{offsets[0]:+g}".replace("-", "−"), x, below)
+        sheet.text(f"{offsets[-1]:+g}", x + width, below, ha="right")
+    return sheet.figure
+
+
+def interpolations(stored: StoredSweep, d: int) -> Picture:
+    """Pairs of the first held-out images: a row for each line between the codes of each pair."""
+    stem, title = INTERPOLATIONS
+    images, shape = stored.images.test[: 2 * N_PAIRS], stored.images.image_shape
+    runs, unshown = decoding_latents(stored)
+    share = np.linspace(0, 1, N_STEPS, dtype=np.float32)[:, None]
+    shown = shown_runs(stored, runs, d)
+    strips: list[dict[str, torch.Tensor]] = [{} for _ in range(len(images) // 2)]
+    rows = []
+    for run in shown:
+        model = stored.model(run)
+        codes = posterior_means(model, images)
+        for pair, (first, last) in enumerate(zip(codes[::2], codes[1::2], strict=False)):
+            strips[pair][str(run["variant"])] = decode(model, (1 - share) * first + share * last, shape)
+            about = {name: run[name] for name in ("variant", "latent_dim", "seed", "run_id")}
+            distance = float(np.linalg.norm(last - first))
+            rows.append(about | {"first_image": 2 * pair, "last_image": 2 * pair + 1, "distance": distance})
+    caption = (
+        f"Decoded from {N_STEPS} places at equal steps on the straight line between the codes of two {stored.sweep.held_out} "
+        f"images, the first {2 * len(strips)} in pairs; d = {d}. Above each block are the two images. {unshown}"
+    ).strip()
+    figure = plot_interpolations(images / 255, strips)
+    return Picture(stem, title, caption, figure, pd.DataFrame(rows))
+
+
+def plot_interpolations(originals: torch.Tensor, strips: Sequence[Mapping[str, torch.Tensor]]) -> Figure:
+    """A block for each pair of originals: both at its ends, and below a row of images for each line."""
+    labels = {name: textwrap.wrap(name, LABEL, break_on_hyphens=False) for name in strips[0]}
+    height, width = mosaic(next(iter(strips[0].values())), N_STEPS).shape[:2]
+    left = LETTER * (1 + max(len(line) for lines in ([ORIGINAL], *labels.values()) for line in lines))
+    down = height + GAP
+    block = (1 + len(labels)) * down + SPACE
+    sheet = Sheet(left + width, len(strips) * block - SPACE)
+    for k, strip in enumerate(strips):
+        top = k * block
+        ends = [mosaic(image[None], 1) for image in originals[2 * k : 2 * k + 2]]
+        sheet.text(ORIGINAL, left - LETTER, top + height / 2, ha="right")
+        sheet.image(ends[0], left, top)
+        sheet.image(ends[1], left + width - ends[1].shape[1], top)
+        for row, (name, images) in enumerate(strip.items(), 1):
+            sheet.text("\n".join(labels[name]), left - LETTER, top + row * down + height / 2, ha="right")
+            sheet.image(mosaic(images, N_STEPS), left, top + row * down)
+    return sheet.figure

@@ -1,0 +1,162 @@
+"""What a step of each row of the VPAE paper's Table 1 costs: ``python benchmarks/likelihoods.py``, one thread, an idle machine.
+
+1. CPU milliseconds of a training step, batch 128 of 28 x 28 images, beside what it cannot do without: the products of both layers
+   (forward, and by weights and inputs backward) on arrays of the same sizes, each number that the decoder emits read and written
+   twice (value and gradient), and Adam's own step. To be at most 1.25 of that.
+2. A member's step in a stack of five seeds beside the step alone, as a factor of speed. To be at least 1.5 for K = 1.
+3. Value and gradient of ln p of one batch, of our densities beside those of torch.distributions, of zuko (``pip install zuko``)
+   and of TensorFlow Probability on JAX (``pip install tensorflow-probability[jax]``), compiled, where these are installed.
+
+Every figure is the smallest of several rounds, in which all take turns. A table of CSV for each part.
+"""
+
+import argparse
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import torch
+from torch import Tensor, distributions
+from torch.nn.functional import softplus
+
+from analysis.papers.vpae import COSTLY, DIM, SHARED, TABLE_1, Line
+from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
+from fishernet.families import trial_config
+from fishernet.likelihoods import LIKELIHOODS, n_outputs
+from fishernet.training import Step, keep_freed_memory
+
+SHAPE, BATCH, SEEDS, K = (1, 28, 28), 128, 5, 10
+D = math.prod(SHAPE)
+
+
+def least_times(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """CPU seconds of each, the smallest of the rounds after a first."""
+    best = dict.fromkeys(ways, math.inf)
+    for i in range(rounds + 1):
+        for name, way in ways.items():
+            start = time.process_time()
+            way()
+            if i:
+                best[name] = min(best[name], time.process_time() - start)
+    return best
+
+
+def step_of(line: Line, n_seeds: int, images: ResidentImages) -> tuple[Callable[[], object], Cohort]:
+    configs = [trial_config({**SHARED, **TABLE_1[line], "latent_dim": DIM, "seed": seed}) for seed in range(n_seeds)]
+    cohort = Cohort(configs, SHAPE, len(images))
+    step, index = Step(cohort, images), torch.arange(BATCH).expand(n_seeds, -1)
+    noise = cohort.draw_noise(cohort.streams("noise", 1), BATCH)
+    return lambda: step(index, noise), cohort
+
+
+def needed(cohort: Cohort) -> Callable[[], object]:
+    """The arithmetic that no step can do without; of a flow or a posterior with its own products."""
+    width = n_outputs(cohort.config, SHAPE)
+    shapes = [p.shape[-2:] for name, p in cohort.model.named_parameters() if name.endswith("weight")]
+    pairs = [
+        (torch.randn(BATCH, min(s)), torch.randn(BATCH, max(s)), torch.randn(min(s), max(s)))
+        for s in map(tuple, shapes)
+    ]
+    emitted = torch.zeros(BATCH, width)
+
+    def run() -> None:
+        for narrow, wide, weight in pairs:
+            narrow @ weight  # forward
+            narrow.T @ wide  # by the weight
+            wide @ weight.T  # by the input
+        for _ in range(2):
+            emitted.add_(1.0)
+        for optimiser in cohort.optimisers.values():
+            optimiser.step()
+
+    return run
+
+
+def ours(x: Tensor, **values: object) -> Callable[[], object]:
+    """Value and gradient of ln p of x by the raw numbers of a likelihood."""
+    config = trial_config({"model": "AE", "decoder_output": "linear", "latent_dim": DIM, **values})
+    likelihood = LIKELIHOODS[config.likelihood].load()(config, 1, SHAPE)
+    a = (0.01 * torch.randn(1, len(x), likelihood.n_outputs)).requires_grad_()
+    return lambda: likelihood.log_prob(x[None], a).sum().backward()
+
+
+def by_torch(x: Tensor, k: int) -> Callable[[], object]:
+    """A mixture of k diagonal normals, parametrised as ours."""
+    loc, raw = ((0.01 * torch.randn(len(x), k, D)).requires_grad_() for _ in range(2))
+    logits = torch.zeros(len(x), k, requires_grad=True)
+
+    def run() -> None:
+        each = distributions.Independent(distributions.Normal(loc, softplus(raw) + 1e-6, validate_args=False), 1)
+        mixed = distributions.MixtureSameFamily(distributions.Categorical(logits=logits), each, validate_args=False)
+        mixed.log_prob(x).sum().backward()
+
+    return run
+
+
+def by_zuko(x: Tensor) -> Callable[[], object]:
+    import zuko
+
+    flow = zuko.flows.MAF(D, transforms=1, hidden_features=[10])
+    return lambda: flow().log_prob(x).sum().backward()
+
+
+def by_tfp(x: Tensor, k: int) -> Callable[[], object]:
+    import jax
+    from tensorflow_probability.substrates import jax as tfp
+
+    def log_prob(loc, raw, logits):  # type: ignore[no-untyped-def]
+        scale = jax.nn.softplus(raw) + 1e-6
+        each = tfp.distributions.MultivariateNormalDiag(loc, scale)
+        mixed = tfp.distributions.MixtureSameFamily(tfp.distributions.Categorical(logits=logits), each)
+        return mixed.log_prob(x.numpy()).sum()
+
+    run = jax.jit(jax.value_and_grad(log_prob, argnums=(0, 1, 2)))
+    arrays = [jax.numpy.zeros((len(x), k, D)), jax.numpy.zeros((len(x), k, D)), jax.numpy.zeros((len(x), k))]
+    return lambda: jax.block_until_ready(run(*arrays))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=20)
+    parser.add_argument("--rows", nargs="+", help="rows of Table 1 by name; default: all but those of full covariance")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    images = ResidentImages(torch.randint(256, (BATCH, D), dtype=torch.uint8))
+    lines = [line for line in TABLE_1 if line not in COSTLY and (not args.rows or line[0] in args.rows)]
+    print("row,components,step_ms,needed_ms,ratio,stacked_gain")
+    for line in lines:
+        (alone, cohort), (together, _) = step_of(line, 1, images), step_of(line, SEEDS, images)
+        found = least_times({"step": alone, "needed": needed(cohort), "stacked": together}, args.rounds)
+        gain = SEEDS * found["step"] / found["stacked"]
+        print(
+            f"{line[0]},{line[1]},{1e3 * found['step']:.2f},{1e3 * found['needed']:.2f},"
+            f"{found['step'] / found['needed']:.2f},{gain:.2f}", flush=True,
+        )  # fmt: skip
+    x = torch.rand(BATCH, D)
+    of_k = {"scale": "diagonal", "components": K}
+    ways = {
+        ("N_mu_diagSigma, K = 10", "ours"): lambda: ours(x, likelihood="gaussian", **of_k),
+        ("N_mu_diagSigma, K = 10", "torch.distributions"): lambda: by_torch(x, K),
+        ("N_mu_diagSigma, K = 10", "TFP on JAX"): lambda: by_tfp(x, K),
+        ("MAF", "ours"): lambda: ours(x, likelihood="maf"),
+        ("MAF", "zuko"): lambda: by_zuko(x),
+    }
+    made = {}
+    for name, make in ways.items():
+        try:
+            made[name] = make()
+        except ImportError as error:
+            print(f"{' by '.join(name)}: not timed, as {error.name} is not installed", file=sys.stderr)
+    print("density,by,ms")
+    for (density, by), seconds in least_times(made, args.rounds).items():
+        print(f"{density!r},{by},{1e3 * seconds:.2f}")
+
+
+if __name__ == "__main__":
+    main()

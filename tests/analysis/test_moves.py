@@ -1,0 +1,145 @@
+"""Moves through latent spaces, and their pictures in a plane: which latents, which places, in which scale."""
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import kstest
+
+from analysis.errors import AnalysisError
+from analysis.exhibits import Absent
+from analysis.figures import embeddings, traversals
+from analysis.figures.prior_densities import codes
+from fishernet.trained import decode, posterior_covariances, posterior_means
+from tests.analysis.conftest import exhibits_of
+from tests.analysis.made_sweep import finite, made_sweep
+
+LINES = ({"model": "VAE"}, {"model": "FAE", "fisher_target": 0.0}, {"model": "FAE"}, {"model": "AE"}, {"model": "IAF"},
+         {"model": "FisherNet"}, {"model": "PixelVAE", "pixel_layers": 1, "pixel_channels": 2}, {"model": "WAE"})  # fmt: skip
+SHOWN = ["VAE", "FAE F=0", "FAE", "AE", "IAF", "FisherNet", "WAE"]
+
+
+@pytest.fixture(scope="module")
+def stored():
+    made = made_sweep(*LINES, seeds=(0,))
+    made.variants = list(made.runs["variant"])
+    made.latents = lambda run: (posterior_means(made.model(run), made.images.test), None)
+    made.class_names, made.class_of = ("a", "b", "c"), made.images.test_labels.numpy()
+    return made
+
+
+@pytest.fixture(scope="module")
+def moved(stored):
+    return {exhibit.stem: exhibit for exhibit in exhibits_of(traversals, stored, image=4, reach=2.0)}
+
+
+def test_the_latents_that_move_are_the_images_narrowest_in_their_order(stored, moved):
+    data = moved["traversals"].data
+    assert list(data["variant"].unique()) == SHOWN
+    for variant in ("VAE", "FAE", "FisherNet"):
+        run = stored.pick(variant, 3)
+        variances = posterior_covariances(stored.model(run), stored.images.test[4:5])[0].diagonal()
+        own = data[data["variant"] == variant]
+        assert own["latent"].tolist() == (np.argsort(variances) + 1).tolist()
+        assert own["ln_s2"].tolist() == pytest.approx(np.sort(np.log(variances)).tolist())
+    codes_of_ae = stored.latents(stored.pick("AE", 3))[0]
+    assert data[data["variant"] == "AE"]["latent"].tolist() == (np.argsort(-codes_of_ae.var(0)) + 1).tolist()
+    assert "Of AE, IAF, WAE no variance is known" in moved["traversals"].caption
+    assert "PixelVAE sees the image" in moved["traversals"].caption
+
+
+def test_each_picture_is_what_the_decoder_makes_of_the_mean_with_one_latent_moved(stored, monkeypatch):
+    shown = []
+    monkeypatch.setattr(traversals, "decode", lambda model, z, shape: shown.append(z) or decode(model, z, shape))
+    traversals.traversals(stored, 3, 4, 2.0)
+    run = stored.pick("VAE", 3)
+    mean = posterior_means(stored.model(run), stored.images.test[4:5])[0]
+    order, _ = traversals.narrowest(stored.model(run), stored.images.test[4:5], stored, run)
+    away = shown[0].reshape(3, 10, 3) - mean
+    for row, latent in enumerate(order):
+        assert away[row, :, latent] == pytest.approx(np.linspace(-2, 2, 10), abs=1e-6)
+        assert np.delete(away[row], latent, axis=1) == pytest.approx(0, abs=1e-6)
+
+
+def test_an_interpolation_begins_at_one_images_reconstruction_and_ends_at_the_others(stored, moved, monkeypatch):
+    found = []
+    monkeypatch.setattr(traversals, "plot_interpolations", lambda originals, strips: found.append(strips))
+    traversals.interpolations(stored, 3)
+    (strips,) = found
+    assert len(strips) == traversals.N_PAIRS
+    model = stored.model(stored.pick("FisherNet", 3))
+    ends = decode(model, posterior_means(model, stored.images.test[2:4]), stored.images.image_shape)
+    strip = strips[1]["FisherNet"]
+    assert np.allclose(strip[[0, -1]], ends, atol=1e-6)
+    data = moved["interpolations"].data
+    assert finite(data)
+    assert list(data["variant"].unique()) == SHOWN
+
+
+def test_an_image_or_a_dimension_that_is_not_there_is_refused_and_without_a_line_to_show_there_is_a_reason(stored):
+    with pytest.raises(AnalysisError, match="from 0 to 59; got 60"):
+        exhibits_of(traversals, stored, image=60)
+    for module in (traversals, embeddings):
+        with pytest.raises(AnalysisError, match="there are d = 3"):
+            exhibits_of(module, stored, latent_dim=7)
+    seeing = made_sweep(LINES[6], seeds=(0,))
+    absent = exhibits_of(traversals, seeing)
+    assert [type(exhibit) for exhibit in absent] == [Absent, Absent]
+    assert "PixelVAE sees the image" in absent[0].why
+
+
+def test_variants_of_a_model_share_one_embedding_and_its_scale_and_models_do_not(stored):
+    picture, _ = exhibits_of(embeddings, stored)
+    data = picture.data
+    assert len(data) == 60 * len(LINES)
+    assert "The variants of FAE are embedded together" in picture.caption
+    assert "Scales differ between models" in picture.caption
+    assert "neither the sizes of clusters nor the distances" in picture.caption
+    axes = {a.get_title(): a for a in picture.figure.axes if a.get_title()}
+    assert axes["FAE"].get_xlim() == axes["FAE F=0"].get_xlim()
+    assert axes["FAE"].get_xlim() != axes["VAE"].get_xlim()
+    again, _ = exhibits_of(embeddings, stored)
+    assert again.data.equals(data)
+
+
+def test_who_is_near_whom_survives_in_the_plane():
+    """Two clouds far apart, each given half to each of two lines: in one fit a cloud's halves lie together."""
+    rng = np.random.default_rng(0)
+    clouds = [centre + 0.1 * rng.standard_normal((60, 5)).astype(np.float32) for centre in (0.0, 20.0)]
+    first, second = embeddings.embedded(
+        [np.concatenate([c[:30] for c in clouds]), np.concatenate([c[30:] for c in clouds])]
+    )
+    centres = [half[part].mean(0) for part in (slice(30), slice(30, 60)) for half in (first, second)]
+    within = [np.linalg.norm(a - b) for a, b in (centres[:2], centres[2:])]
+    assert max(within) < 0.3 * np.linalg.norm(centres[0] - centres[2])
+
+
+@pytest.mark.parametrize("scale", [0.0, 1e-30, 1e6])
+def test_latents_that_are_all_one_or_differ_by_next_to_nothing_have_a_plane_too(scale):
+    z = scale * np.random.default_rng(0).standard_normal((40, 4)).astype(np.float32)
+    (plane,) = embeddings.embedded([z])
+    assert plane.shape == (40, 2)
+    assert np.isfinite(plane).all()
+
+
+def test_draws_of_the_prior_lie_as_far_as_chi_says_and_wider_or_fewer_ones_do_not(stored):
+    """A posterior that is the prior for every image: the distances of its draws are chi's, by Kolmogorov and Smirnov."""
+    model = stored.model(stored.pick("VAE", 3))
+    for head in model.heads_of_encoder.values():
+        head.weight.data.zero_()
+        head.bias.data.zero_()
+    images = stored.images.test.repeat(20, 1, 1, 1)
+    z = codes(model, images, 0)
+    radii = np.linalg.norm(z - z.mean(0), axis=1)
+    assert kstest(radii, "chi", (3,)).pvalue > 0.01
+    assert kstest(math.sqrt(2) * radii, "chi", (3,)).pvalue < 1e-6
+    assert kstest(radii, "chi", (6,)).pvalue < 1e-6
+    _, picture = exhibits_of(embeddings, stored)
+    data = picture.data
+    assert "AE" not in set(data["variant"])  # has no prior to compare with
+    assert {"WAE", "PixelVAE", "FisherNet"} <= set(data["variant"])
+    assert "Of WAE codes, as there is no posterior" in picture.caption
+    z = codes(model, stored.images.test, 0)
+    assert data[data["variant"] == "VAE"]["radius"].tolist() == pytest.approx(
+        np.linalg.norm(z - z.mean(0), axis=1).tolist()
+    )
