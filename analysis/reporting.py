@@ -174,7 +174,12 @@ def say_dimensions(stored: StoredSweep) -> str:
     if stored.runs["latent_dim"].nunique() == 1:
         return ""
     answers = which_dimension(stored.runs, stored.sweep.score("mse"))
-    found = [f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}" for a in answers if a.dim is not None]
+    found = [
+        f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}"
+        + (f" (its curve bends at {a.bend})" if a.bend not in (None, a.dim) else "")
+        for a in answers
+        if a.dim is not None
+    ]
     return (
         f"The latent dimension that a line needs, by the one-standard-error rule: {', '.join(found)}." if found else ""
     )

@@ -22,6 +22,7 @@ class Answer(NamedTuple):
     best: int  # the d of the least mean error
     largest: int  # the largest d trained
     n_seeds: int  # that all of these d have
+    bend: int | None = None  # the d of the ``knee`` of its means, from which on more buys little
 
     @property
     def reason(self) -> str:
@@ -46,14 +47,15 @@ def which_dimension(runs: pd.DataFrame, value: str) -> list[Answer]:
     for variant, line in runs.groupby("variant", sort=False):
         table = line.pivot_table(index="seed", columns="latent_dim", values=value).dropna()
         means, n = table.mean(), len(table)
+        bend = knee({int(str(d)): float(mean) for d, mean in line.groupby("latent_dim")[value].mean().items()})
         if n < LEAST_SEEDS:
-            answers.append(Answer(str(variant), None, 0, int(line["latent_dim"].max()), n))
+            answers.append(Answer(str(variant), None, 0, int(line["latent_dim"].max()), n, bend))
             continue
         best = int(np.argmin(means))
         above = table.sub(table.iloc[:, best], axis=0)
         within = (above.mean() <= above.std() / math.sqrt(n)).tolist()
         dims = [int(d) for d in np.asarray(table.columns)]  # ascending
-        answers.append(Answer(str(variant), dims[within.index(True)], dims[best], dims[-1], n))
+        answers.append(Answer(str(variant), dims[within.index(True)], dims[best], dims[-1], n, bend))
     return answers
 
 

@@ -29,8 +29,7 @@ class Parser(argparse.ArgumentParser):
             kwargs["usage"] = f"{prog} [--FLAG VALUE ...]"
         super().__init__(prog=prog, allow_abbrev=False, **kwargs)
         self.usual = {*usual, "-h", "--help-all"} if usual else set()
-        if usual:
-            self.add_argument("--help-all", action=_HelpAll)
+        self.add_argument("--help-all", action=_HelpAll, shown=bool(usual))
         self.add_argument("--version", action=_Version)
         for kind in (int, float):
             self.register("type", kind, number(kind))
@@ -85,8 +84,8 @@ class Parser(argparse.ArgumentParser):
 class _HelpAll(argparse.Action):
     """``--help-all`` prints the help of every flag and ends."""
 
-    def __init__(self, option_strings: Sequence[str], dest: str) -> None:
-        about = "show every flag and exit"
+    def __init__(self, option_strings: Sequence[str], dest: str, shown: bool) -> None:
+        about = "show every flag and exit" if shown else argparse.SUPPRESS  # the same as --help where all are usual
         super().__init__(option_strings, argparse.SUPPRESS, nargs=0, default=argparse.SUPPRESS, help=about)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:

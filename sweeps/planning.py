@@ -161,6 +161,8 @@ def suited(args: argparse.Namespace, images: ImageData) -> tuple[dict[str, Any],
         words.append(f"noise from {found['noise_start']}, ln of their variance")
     if args.decoder_output is None:
         words.append("decoders linear where the error is squared")
+    if args.likelihood is None and args.binarisation is None:
+        words.append("gaussian-learned for bernoulli")
     return found, "; ".join(words)
 
 
@@ -205,8 +207,8 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
     configs = []
     for text in given("models"):
         values = {**settings, **model_overrides(text)}
-        if preset_of(args) == OWN_IMAGES and _is_squared_error(values):
-            values = {"decoder_output": "linear", **values}
+        if preset_of(args) == OWN_IMAGES:
+            values = {**_of_grey_values(values), **values}
         for d in latent_dims:
             for seed in seeds:
                 try:
@@ -218,19 +220,23 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
     return plan
 
 
-def _is_squared_error(values: Mapping[str, Any]) -> bool:
-    """Whether a config of these values, or defaults, has such a loss.
+def _of_grey_values(values: Mapping[str, Any]) -> dict[str, str]:
+    """What suits images of one's own in a config of these values: a likelihood of grey values, and a decoder that learns by it.
 
-    Its gradient does not pass a sigmoid that the first steps have driven to black, as most pixels of dark images do.
+    Bernoulli's is of black and white. A squared error's gradient does not pass a sigmoid that the first steps have driven to
+    black, as most pixels of dark images do.
     """
     try:
         own = family(values["model"]).config.__dataclass_fields__
     except ValueError:  # which is said of the config
-        return False
-    return "likelihood" in own and values.get("likelihood", own["likelihood"].default) in (
-        "gaussian",
-        "gaussian-learned",
-    )
+        return {}
+    if "likelihood" not in own:
+        return {}
+    found = {}
+    likelihood = values.get("likelihood", own["likelihood"].default)
+    if "likelihood" not in values and likelihood == "bernoulli" and values.get("binarisation", "none") == "none":
+        found["likelihood"] = likelihood = "gaussian-learned"
+    return found | ({"decoder_output": "linear"} if likelihood in ("gaussian", "gaussian-learned") else {})
 
 
 def _has(text: str, name: str) -> bool:

@@ -73,7 +73,7 @@ def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m analysis ([\w-]+)", README)) - {"papers"}))
 def test_every_analysis_the_readme_names_explains_itself_at_once_and_has_the_flags_it_is_given(name):
     program = "import sys; sys.modules['torch'] = sys.modules['mlflow'] = sys.modules['pandas'] = None; import runpy; "
-    program += f"sys.argv[1:] = [{name!r}, '--help']; runpy.run_module('analysis', run_name='__main__')"
+    program += f"sys.argv[1:] = [{name!r}, '--help-all']; runpy.run_module('analysis', run_name='__main__')"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     given = {word for words in arguments("analysis") if words[0] == name for word in words if word.startswith("--")}

@@ -171,6 +171,7 @@ def dimension_table(stored: StoredSweep) -> Table:
         shown.append({
             "model": answer.variant,
             "d": str(answer.dim or "not decided"),
+            "bends at": str(answer.bend or ""),
             "least error at": str(answer.best or ""),
             "seeds": str(answer.n_seeds),
             "latents in use": "" if active is None else f"{active} of {answer.dim}",
@@ -179,8 +180,9 @@ def dimension_table(stored: StoredSweep) -> Table:
     bend = knee({d: mse for d, mse in sweep.pca.items() if d in set(runs["latent_dim"])})
     caption = (
         "The smallest d whose mean error is within one standard error of the line's best, paired over seeds (one-standard-error "
-        f"rule); it takes {LEAST_SEEDS} seeds. A latent is in use where its posterior mean varies over images by more than 0.01 "
-        "(of the seed that pictures show)." + (f" PCA bends at d = {bend}." if bend else "")
+        f"rule); it takes {LEAST_SEEDS} seeds. A curve bends where it is furthest below the line between its ends (Satopaa et "
+        "al. 2011): from there on more dimensions buy little. A latent is in use where its posterior mean varies over images by "
+        "more than 0.01 (of the seed that pictures show)." + (f" PCA bends at d = {bend}." if bend else "")
     )
     return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 

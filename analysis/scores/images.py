@@ -314,7 +314,7 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
     return None
 
 
-def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int) -> bool:
+def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int = 0) -> bool:
     about = run["scores"].get(features, {}).get(name, {})
     made_with = about.get("features")
     return (

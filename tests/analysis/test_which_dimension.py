@@ -62,3 +62,11 @@ def test_a_line_at_the_mean_images_error_or_worse_than_pca_is_named_with_what_to
     assert worse.startswith("VAE is worse than PCA at d = 10:")
     assert learned_too_little(runs_of({2: [0.1]}), "test/mse", {0: 1.0, 2: 0.6}) == []
     assert learned_too_little(runs, "test/mse", {}) == []
+
+
+def test_a_line_that_needs_all_dimensions_by_a_hair_bends_where_its_factors_end():
+    """Seeds that agree decide every difference, however small: the bend says from where on it is small."""
+    errors = {1: 4e-3, 2: 1.8e-3, 3: 2.4e-4, 4: 2.3e-4, 6: 2.1e-4}
+    runs = runs_of({d: [error + noise for noise in (0, 1e-6, 2e-6)] for d, error in errors.items()})
+    (answer,) = which_dimension(runs, "test/mse")
+    assert (answer.dim, answer.bend) == (6, 3)

@@ -55,5 +55,5 @@ def test_named_images_and_arrays_are_fitted_too(tmp_path):
     assert load_data("digits", image_size=4).image_shape == (1, 4, 4)
     np.save(tmp_path / "x.npy", RANDOM.integers(0, 256, (12, 9, 5, 3), dtype=np.uint8))
     assert load_data(str(tmp_path / "x.npy"), crop=4, image_size=8).image_shape == (3, 8, 8)
-    with pytest.raises(DataError, match=r"x.npy is 5 x 9, and crop"):
+    with pytest.raises(DataError, match=r"x.npy is 5 x 9, and --crop asks"):
         load_data(str(tmp_path / "x.npy"), crop=6)

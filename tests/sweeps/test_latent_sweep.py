@@ -42,6 +42,22 @@ def environment() -> dict[str, str]:
     return {k: v for k, v in os.environ.items() if not k.startswith(("MLFLOW_", "RAY_", "TUNE_"))}
 
 
+@pytest.fixture
+def here(monkeypatch, capsys):
+    """The command in this process, where nothing is trained: (exit status, standard output, standard error)."""
+    from sweeps.latent_sweep import main
+
+    for name in os.environ.keys() - environment().keys():
+        monkeypatch.delenv(name)
+
+    def ran(folder: Path, argv: list[str]) -> tuple[int, str, str]:
+        monkeypatch.chdir(folder)
+        capsys.readouterr()
+        return main(argv[2:]), *capsys.readouterr()
+
+    return ran
+
+
 class Store:
     """What a test asks of the MLflow store below a folder."""
 
@@ -164,17 +180,6 @@ def test_a_sweep_ends_with_its_table_its_figure_and_how_to_look_at_it(sweep):
     assert "\r" not in done.stderr  # no live line where the output is no terminal
 
 
-def test_a_sweep_makes_its_report_where_it_is_asked_to(sweep):
-    folder, _ = sweep
-    done = run(folder, [sys.executable, SCRIPT, "--resume=one", "--gpus=0", "--report"])
-    assert done.returncode == 0, done.stderr
-    page = folder / "fishernet-results" / "one" / "report" / "report.html"
-    assert str(page) in done.stdout
-    store = Store(folder)
-    logged = store.client.list_artifacts(store.parent("one").info.run_id, "report")
-    assert "report/report.html" in [artifact.path for artifact in logged]
-
-
 def test_every_swept_value_reaches_its_trial_and_its_numbers_are_those_of_a_solo_run(sweep):
     """Each child's parameters are its config, and its curve is bit for bit that of the config trained without Ray."""
     store = Store(sweep[0])
@@ -216,30 +221,36 @@ def test_the_artifacts_of_a_run_reopen_it(sweep):
 
 
 def test_a_finished_sweep_leaves_no_checkpoints_behind(sweep):
-    left = {p.name for p in (sweep[0] / "fishernet-results" / "one").iterdir()}
-    assert left - {"report"} == {"figures", "lock"}  # another test asks for the report
+    assert {p.name for p in (sweep[0] / "fishernet-results" / "one").iterdir()} == {"figures", "lock"}
 
 
-def test_extending_trains_only_what_is_missing_and_a_third_call_nothing(sweep):
+def test_a_second_call_trains_nothing_and_another_setting_is_refused(sweep, here):
     folder, _ = sweep
     before = {name: run.info.end_time for name, run in Store(folder).children("one").items()}
-    argv = command("--name=one", "--models", "VAE", "--latent-dims=2-4", "--seeds=1", epochs=3)
-    done = run(folder, argv)
+    # As a driver leaves it that dies after its last run and before its end.
+    left = folder / "fishernet-results" / "one" / "ray"
+    (left / "staging-x").mkdir(parents=True)
+    part = ["--name=one", "--models", "VAE", "--latent-dims=2", "--seeds=1"]
+    status, said, _ = here(folder, command(*part, epochs=3))
+    assert status == 0
+    assert "all 4 runs are finished; nothing to train" in said
+    assert not left.exists()
+    assert {name: run.info.end_time for name, run in Store(folder).children("one").items()} == before
+    status, _, why = here(folder, command(*part, epochs=4))
+    assert status == 2
+    assert "epochs is 3 there and 4 here" in why
+
+
+@pytest.mark.long
+def test_extending_trains_only_what_is_missing(sweep):
+    folder, _ = sweep
+    before = {name: run.info.end_time for name, run in Store(folder).children("one").items()}
+    done = run(folder, command("--name=one", "--models", "VAE", "--latent-dims=2-4", "--seeds=1", epochs=3))
     assert done.returncode == 0, done.stderr
     assert "4 runs are finished; 1 to train" in done.stdout
     after = {name: run.info.end_time for name, run in Store(folder).children("one").items()}
     assert set(after) - set(before) == {"VAE-d04-s0"}
     assert {name: after[name] for name in before} == before
-    # As a driver leaves it that dies after its last run and before its end.
-    left = folder / "fishernet-results" / "one" / "ray"
-    (left / "staging-x").mkdir(parents=True)
-    again = run(folder, argv)
-    assert again.returncode == 0
-    assert "all 5 runs are finished; nothing to train" in again.stdout
-    assert not left.exists()
-    refused = run(folder, command("--name=one", "--models", "VAE", "--latent-dims=2", "--seeds=1", epochs=4))
-    assert refused.returncode == 2
-    assert "epochs is 3 there and 4 here" in refused.stderr
 
 
 @pytest.mark.long
@@ -264,7 +275,7 @@ def test_a_sweep_of_an_earlier_version_is_extended_by_a_seed(tmp_path):
 
 @linux
 @pytest.mark.timeout(1200)  # four starts of Ray: a minute on an idle machine, far longer on a busy one
-def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(tmp_path):
+def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled_and_the_report_is_made(tmp_path):
     config = trial_config(model="VAE", latent_dim=2, seed=0, epochs=60, **SETTINGS)
     argv = command("--name=killed", "--model=VAE", "--latent-dim=2", "--seeds=1", epochs=60)
     process = subprocess.Popen(
@@ -280,7 +291,7 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
     process.kill()
     process.communicate()
     assert n_epochs_recorded(tmp_path, "killed") < 60, "the sweep ended before it was killed"
-    resumed = run(tmp_path, [sys.executable, SCRIPT, "--resume=killed", "--gpus=0"])
+    resumed = run(tmp_path, [sys.executable, SCRIPT, "--resume=killed", "--gpus=0", "--report"])
     assert resumed.returncode == 0, resumed.stderr
     assert "1 cohorts from checkpoints" in resumed.stdout
     store = Store(tmp_path)
@@ -290,7 +301,11 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled(t
     assert first
     assert set(second) - set(first), "no worker took the place of the one that was killed"
     wait_until_ended(first | second, 30)
-    assert {p.name for p in (tmp_path / "fishernet-results" / "killed").iterdir()} == {"figures", "lock"}
+    folder = tmp_path / "fishernet-results" / "killed"
+    assert {p.name for p in folder.iterdir()} == {"figures", "lock", "report"}
+    assert str(folder / "report" / "report.html") in resumed.stdout
+    logged = store.client.list_artifacts(store.parent("killed").info.run_id, "report")
+    assert "report/report.html" in [artifact.path for artifact in logged]
 
 
 @pytest.mark.long
@@ -372,7 +387,7 @@ def test_an_interrupt_amid_imports_ends_at_once_with_a_sentence(number, tmp_path
 
 
 @linux
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.long)])
 def test_an_interrupt_amid_the_start_of_ray_ends_at_once_and_leaves_no_process(number, tmp_path):
     argv = command("--name=early", "--models=VAE", "--latent-dim=2", "--seeds=1", epochs=1)
     process = subprocess.Popen(
@@ -420,24 +435,23 @@ def test_a_member_that_diverges_fails_alone_with_its_reason(tmp_path):
     assert "nothing to train" in again.stdout
 
 
-def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path):
+def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path, here):
     from sweeps.lock import hold_lock
 
     (tmp_path / "fishernet-results").mkdir()
     with hold_lock(tmp_path / "fishernet-results" / "busy", "busy"):
-        done = run(tmp_path, command("--name=busy", "--model=VAE", "--latent-dim=2", "--seeds=1", epochs=1))
-    assert done.returncode == 2
-    assert "the sweep busy is being trained or imported already" in done.stderr
+        status, _, why = here(tmp_path, command("--name=busy", "--model=VAE", "--latent-dim=2", "--seeds=1", epochs=1))
+    assert status == 2
+    assert "the sweep busy is being trained or imported already" in why
 
 
-def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path):
-    done = run(
-        tmp_path, command("--dry-run", "--models", "VAE", "FisherNet", "--latent-dims=2-4", "--seeds=2", epochs=3)
-    )
-    assert done.returncode == 0, done.stderr
-    assert "VAE, FisherNet x d = 2-4 x seeds 0-1 on digits, 3 epochs: 12 runs" in done.stdout
-    assert "2 CPU cores" in done.stdout or "CPU cores" in done.stdout
-    assert "time       about" in done.stdout
+def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, here):
+    argv = command("--dry-run", "--models", "VAE", "FisherNet", "--latent-dims=2-4", "--seeds=2", epochs=3)
+    status, said, why = here(tmp_path, argv)
+    assert status == 0, why
+    assert "VAE, FisherNet x d = 2-4 x seeds 0-1 on digits, 3 epochs: 12 runs" in said
+    assert "2 CPU cores" in said or "CPU cores" in said
+    assert "time       about" in said
     assert not list(tmp_path.iterdir())
 
 

@@ -188,9 +188,9 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
         (
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
-            "prior_order 5 is odd.*even prior_order, or prior_top free",
+            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
         ),
-        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel_range symmetric is for .*got likelihood bernoulli"),
+        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
         (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
@@ -324,11 +324,10 @@ def test_of_ones_own_images_epochs_make_enough_steps_and_noise_starts_at_their_v
     configs = plan_from_flags(args, found).configs
     assert {(c.epochs, c.evaluate_every, c.batch_size, c.learning_rate) for c in configs} == {(572, 5, 32, 1e-3)}
     assert {c.noise_start for c in configs if c.model == "FisherNet"} == {found["noise_start"]}
-    assert {c.variant for c in configs} == {
-        "FisherNet linear",
-        "VAE",
-        "AE linear",
-    }  # VAE's grey values are probabilities
+    assert {c.variant for c in configs} == {"FisherNet linear", "VAE gaussian-learned linear", "AE linear"}
+    assert {c.noise_start for c in configs if c.model != "AE"} == {found["noise_start"]}
+    bits = plan_from_flags(of_own_images(tmp_path, pixels, "--models=VAE", "--binarisation=static")[0]).configs
+    assert {c.variant for c in bits} == {"VAE"}
     assert len({c.seed for c in configs}) == 3  # below which no dimension is decided
 
 
@@ -340,6 +339,7 @@ def test_many_images_are_seen_a_few_times_all_the_same(tmp_path):
 def test_what_a_flag_says_of_ones_own_images_is_not_chosen_for_it(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 255, (240, 4, 4), dtype=np.uint8)
     given = ["--epochs=7", "--batch-size=50", "--noise-start=-1", "--evaluate-every=2", "--decoder-output=sigmoid"]
+    given += ["--likelihood=gaussian-learned"]
     args, images = of_own_images(tmp_path, pixels, *given)
     assert suited(args, images) == ({}, "")
     args, images = of_own_images(tmp_path, pixels, "--batch-size=50", "--models", "FisherNet:epochs=9", "VAE")
