@@ -28,7 +28,7 @@ STUDY, TRIAL, STATE = "fishernet.search.study", "fishernet.search.trial", "fishe
 # MLflow's own names.
 PARENT, NOTE, COMMIT = "mlflow.parentRunId", "mlflow.note.content", "mlflow.source.git.commit"
 SOURCE = {"mlflow.source.name": "fishernet", "mlflow.source.type": "LOCAL"}  # the UI's column Source
-# Opens the experiment in the UI as training runs; it would take it for language models.
+# The kind of the experiment: of trained models. MLflow 3.17 looks at it where no mode is chosen in the browser or the address.
 EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
 TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
