@@ -12,9 +12,9 @@ from analysis.papers import Arguments, Paper
 from analysis.parts import Failures, Part
 from analysis.scores import ensure
 from analysis.stored import StoredSweep
-from analysis.wording import grouped
 from fishernet.services.mlflow_store import DEFAULT_STORAGE, default_tracking_uri
 from fishernet.services.schema import folder_name
+from fishernet.wording import grouped
 
 
 def draw(

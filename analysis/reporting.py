@@ -22,8 +22,8 @@ from analysis.scores.images import chosen_features
 from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
 from analysis.which_dimension import which_dimension
-from analysis.wording import grouped
 from fishernet.services import mlflow_store, schema
+from fishernet.wording import grouped
 
 PAGE = "report.html"
 ARTIFACTS = "report"  # folder of the parent run's artifacts

@@ -41,7 +41,7 @@ import pandas as pd
 from scipy import special, stats
 
 from analysis.exhibits import Table
-from analysis.wording import listed
+from fishernet.wording import listed
 
 Cell = tuple[str, int]  # variant and latent_dim
 Region = tuple[float, float]  # where a claim says that a mean lies

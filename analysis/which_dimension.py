@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from analysis.wording import listed
+from fishernet.wording import listed
 
 LEAST_SEEDS = 3  # below, a standard error over seeds says nothing
 ACTIVE = 0.01  # variance over images of a latent's posterior mean, above which it is in use (Burda et al. 2016)

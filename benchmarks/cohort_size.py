@@ -18,7 +18,6 @@ from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.training import keep_freed_memory, train_epoch
-from sweeps.planning import n_weights
 
 COHORTS, STEPS, ROUNDS = {"4": [8] * 4, "8": [8] * 8, "19 of d = 2-20": list(range(2, 21))}, 20, 5
 
@@ -51,7 +50,7 @@ def main() -> None:
                     gain = statistics.median(
                         step_seconds(alone, images) / step_seconds(together, images) for _ in range(ROUNDS)
                     )
-                    weights = n_weights(trial_config(model=model, latent_dim=8, hidden_width=width), side * side)
+                    weights = sum(parameter.numel() for parameter in alone[0].model.parameters())
                     print(f"{model},{side},{width},{weights},{name},{gain:.2f}", flush=True)
 
 

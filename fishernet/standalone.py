@@ -104,9 +104,9 @@ def _train_cohort(
                 newest = epochs[-1]["metrics"].get(f"{data.held_out}/mse")
                 progress.advance(config_of[name].variant, len(epochs), newest)
             for record in epochs:
-                mse = record["metrics"].get(f"{data.held_out}/mse", float("nan"))
+                mse = record["metrics"].get(f"{data.held_out}/mse")  # not of every epoch
                 print(
-                    f"{name} epoch {record['epoch']}/{cohort.config.epochs} mse {mse:.5f} "
+                    f"{name} epoch {record['epoch']}/{cohort.config.epochs} {'' if mse is None else f'mse {mse:.5f} '}"
                     f"{record['metrics']['epoch_seconds']:.2f} s",
                     flush=True,
                 )

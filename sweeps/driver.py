@@ -19,7 +19,6 @@ from typing import TYPE_CHECKING, ClassVar, Generic, Protocol, Self, TypeVar
 
 import fishernet
 from analysis.parts import Failures
-from analysis.wording import grouped
 from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
@@ -38,6 +37,7 @@ from fishernet.services.mlflow_store import (
     uri_source,
 )
 from fishernet.services.ray_cluster import ClusterError, usable_cpus
+from fishernet.wording import grouped
 from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
 from sweeps.lock import hold_lock

@@ -6,6 +6,7 @@ import json
 import os
 import pkgutil
 import re
+import runpy
 import subprocess
 import sys
 from pathlib import Path
@@ -269,3 +270,9 @@ def test_help_and_usage_errors_come_before_anything_slow_is_imported(program, tm
         assert status == (0 if words == "--help" else 2), (words, status, said)
         assert words == "--help" or "error: " in said, (words, said)
     assert {path.name for path in tmp_path.iterdir()} == {"no.json"}
+
+
+@pytest.mark.parametrize("script", sorted(path.name for path in (ROOT / "benchmarks").glob("*.py")))
+def test_what_a_benchmark_imports_is_there(script, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as where it is started as a script
+    assert runpy.run_path(str(ROOT / "benchmarks" / script), run_name="imported")["__doc__"]

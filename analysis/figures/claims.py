@@ -23,9 +23,9 @@ from analysis.papers import Paper
 from analysis.scores import FEATURES
 from analysis.stored import StoredSweep
 from analysis.verdicts import Claim, Command, Evidence, Scope, by_what
-from analysis.wording import listed
 from fishernet.config import TrialConfig
 from fishernet.families import matters, trial_config
+from fishernet.wording import listed
 
 
 class ClaimsModule(Protocol):

@@ -22,8 +22,8 @@ from analysis.figures.prior_densities import codes
 from analysis.figures.traversals import chosen_dim, shown_runs
 from analysis.parts import Part
 from analysis.stored import StoredSweep, config_of
-from analysis.wording import listed
 from fishernet.families import family
+from fishernet.wording import listed
 
 EMBEDDINGS = "embeddings", "Latent means in a plane by t-SNE"
 RADII = "radii", "Distances of latents from their mean"

@@ -16,8 +16,8 @@ from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
 from analysis.stored import StoredSweep
 from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little, which_dimension
-from analysis.wording import listed
 from fishernet.families import family
+from fishernet.wording import listed
 
 
 def plot_mse_against_latents(runs: pd.DataFrame, pca: Mapping[int, float], held_out: str = "test") -> Figure:

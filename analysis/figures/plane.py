@@ -32,8 +32,8 @@ from analysis.parts import Part
 from analysis.scores import NLL_SETS
 from analysis.stored import StoredSweep
 from analysis.which_dimension import active_units
-from analysis.wording import listed
 from fishernet.families import family
+from fishernet.wording import listed
 
 TERMS = ("posterior_entropy", "fisher_information")
 PLANE = "fisher_shannon_plane", "Posteriors in the Fisher-Shannon plane"

@@ -33,10 +33,10 @@ from analysis.scores.sampling import (
     usual_density,
 )
 from analysis.stored import StoredSweep, usual_form
-from analysis.wording import listed
 from fishernet.config import TrialConfig
 from fishernet.families import family
 from fishernet.trained import decode, reconstructed
+from fishernet.wording import listed
 
 ORIGINAL = "original"  # the label of the first row
 NOTHING_SAMPLED = "None of the models decodes images from latents alone."

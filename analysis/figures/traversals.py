@@ -18,10 +18,10 @@ from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures.samples import GAP, LABEL, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic
 from analysis.parts import Part
 from analysis.stored import StoredSweep
-from analysis.wording import listed
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import decode, posterior_covariances, posterior_means
+from fishernet.wording import listed
 
 TRAVERSALS = "traversals", "Moves along single latents"
 INTERPOLATIONS = "interpolations", "From one image to another"

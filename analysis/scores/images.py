@@ -29,7 +29,6 @@ from analysis.scores.sampling import (
 )
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import Array, StoredSweep, config_of
-from analysis.wording import listed
 from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
@@ -37,6 +36,7 @@ from fishernet.provenance import count_gpus
 from fishernet.services import mlflow_store
 from fishernet.trained import decode, images_at_once, posterior_means
 from fishernet.training import set_arithmetic
+from fishernet.wording import listed
 
 RECONSTRUCTION, DENSEST_MODE, DRAWS, RECTIFIED = "reconstruction", "densest_mode", "draws", "rectified"
 # How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of

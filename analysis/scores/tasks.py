@@ -25,11 +25,11 @@ from analysis.errors import AnalysisError
 from analysis.scores.density import Settings
 from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
-from analysis.wording import grouped
 from fishernet.plan import Json
 from fishernet.progress import LINE_SECONDS, repeating
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
+from fishernet.wording import grouped
 
 
 @dataclass

@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.exhibits import Absent, Table
 from analysis.page import Section
 from analysis.reporting import each_once, without_absent
-from analysis.wording import grouped
+from fishernet.wording import grouped
 
 ID = "0123456789abcdef" * 2
 

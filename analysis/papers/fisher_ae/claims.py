@@ -43,9 +43,9 @@ from analysis.verdicts import (
     conclude,
     difference,
 )
-from analysis.wording import listed
 from fishernet.config import Fields, TrialConfig
 from fishernet.families import trial_config
+from fishernet.wording import listed
 
 EPOCHS = 100  # section 4
 EPOCH_DIMS: tuple[int, ...] = ()

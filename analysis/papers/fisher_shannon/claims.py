@@ -35,9 +35,9 @@ from analysis.verdicts import (
     conclude,
     difference,
 )
-from analysis.wording import listed
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
+from fishernet.wording import listed
 
 EPOCHS = int(SETTINGS["epochs"])  # at most, as runs stop early
 EPOCH_DIMS = (DIM,)

@@ -32,8 +32,8 @@ from analysis.verdicts import (
     share,
     what_remains,
 )
-from analysis.wording import listed
 from fishernet.families import trial_config
+from fishernet.wording import listed
 
 EPOCHS = 50  # as many as its Figure 3 shows; how many it trained it does not say
 EPOCH_DIMS = (2, 5, 10)  # of Figure 3

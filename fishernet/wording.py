@@ -1,4 +1,4 @@
-"""How analyses say lists and ranges."""
+"""How output says lists and ranges."""
 
 from __future__ import annotations
 
