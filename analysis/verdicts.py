@@ -41,6 +41,7 @@ import pandas as pd
 from scipy import special, stats
 
 from analysis.exhibits import Table
+from fishernet.services.schema import CLOCKS
 from fishernet.wording import listed
 
 Cell = tuple[str, int]  # variant and latent_dim
@@ -340,7 +341,7 @@ def compare(
         cell: runs[(runs["variant"] == cell[0]) & (runs["latent_dim"] == cell[1])].set_index("seed")
         for _, cell in terms
     }
-    columns = [_finite(runs_of[cell].get(metric, pd.Series(dtype=float))) for metric, cell in terms]
+    columns = [_measured(runs_of[cell], metric) for metric, cell in terms]
     together = pd.concat(columns, axis=1, join="inner", keys=range(len(columns)))
     values = _finite(combine(*(together[i] for i in together))).sort_index()
     per = _finite(of(*(together[i] for i in together))).sort_index() if of else values
@@ -374,6 +375,12 @@ def compare(
         apart=apart,
         short=short,
     )
+
+
+def _measured(runs: pd.DataFrame, metric: str) -> pd.Series[float]:
+    """The finite values by seed. Seeds trained as one stack have the seconds of its one clock, of which the first counts."""
+    values = _finite(runs.get(metric, pd.Series(dtype=float)))
+    return values[~values.duplicated()] if metric in CLOCKS else values
 
 
 def difference(evidence: Evidence, metric: str, a: Cell, b: Cell, claimed: Region, what: str = "") -> Comparison:

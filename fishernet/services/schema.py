@@ -33,7 +33,8 @@ EXPERIMENT = {"mlflow.experimentKind": "custom_model_development"}
 
 TAG_LENGTH = 5000  # MLflow 3.17 keeps 8000 characters and drops the rest; older servers keep 5000
 PCA = "pca/test_mse"  # of a parent run: by number of components
-EVERY_EPOCH = ("train/loss", "epoch_seconds", "train_seconds")  # metrics that no epoch goes without
+CLOCKS = ("epoch_seconds", "train_seconds")
+EVERY_EPOCH = ("train/loss", *CLOCKS)  # metrics that no epoch goes without
 BY_EPOCH = ("train/", "test/", "validation/", "stopping/")  # how the metrics of epochs begin
 # Names of sweeps: what every file system takes as a folder, and nothing that stands in the storage path beside theirs.
 # SQLite makes files of its own whose names begin as the database's.

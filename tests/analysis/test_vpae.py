@@ -206,3 +206,14 @@ def test_the_costly_rows_count_where_they_were_trained():
     without = vp1.find(replace(evidence, runs=evidence.runs[~evidence.runs["variant"].isin(costly)]))
     assert len(with_all.parts) - len(without.parts) == len(COSTLY)
     assert without.verdict == "confirmed"
+
+
+def test_seeds_that_were_trained_as_one_stack_are_one_measurement_of_its_time():
+    shared = world()
+    runs = shared.runs
+    runs["train_seconds"] = runs.groupby(["variant", "latent_dim"])["train_seconds"].transform("first")
+    for name in ("VP4", "VP5", "Q2"):
+        found = finding(name, shared)
+        assert found.verdict == "undecided"
+        assert {len(part.values) for part in found.parts} == {1}
+    assert finding("VP1", shared).verdict == "confirmed"

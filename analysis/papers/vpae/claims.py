@@ -110,7 +110,8 @@ def vp3_named_for_fid(evidence: Evidence) -> Finding:
 def vp4_a_mixture_costs_less_than_ten_times(evidence: Evidence) -> Finding:
     """VP4: of every family, an epoch with K = 10 takes less than 10 times the seconds of one with K = 1.
 
-    The paper's times are of another program. Of ours, a run's are its share of its cohort's, and seeds of small models share one.
+    The paper's times are of another program. Of ours, a run's are its share of its cohort's: seeds that were trained as one stack
+    are one measurement, so this needs ``--cohort-size 1``.
     """
     parts = [
         compare(
