@@ -512,7 +512,7 @@ def test_commands_of_an_analysis_name_the_store_and_the_storage_path(uri, tmp_pa
     sweep = Sweep("my sweep", "1", "r", {"storage_path": "/kept here"}, {}, uri)
     python, script, *words = shlex.split(sweep.command("analysis/frechet.py", "--features", "inception"))
     assert (python, Path(script).is_file()) == (sys.executable, True)
-    options = parser("x", "", "", (), "figures").parse_known_args(words)[0]
+    options = parser("x", "x", "", "", (), "figures").parse_known_args(words)[0]
     assert (options.name, options.tracking_uri) == ("my sweep", absolute_uri(uri))
     python, script, *words = shlex.split(sweep.driver_command("--resume"))
     assert Path(script) == Path(latent_sweep.__file__)

@@ -175,8 +175,11 @@ def dimension_table(stored: StoredSweep) -> Table:
             "least error at": str(answer.best or ""),
             "seeds": str(answer.n_seeds),
             "latents in use": "" if active is None else f"{active} of {answer.dim}",
-            "": answer.reason,
+            "remark": answer.reason,
         })  # fmt: skip
+    if not any(row["bends at"] for row in shown):
+        for row in shown:
+            del row["bends at"]
     bend = knee({d: mse for d, mse in sweep.pca.items() if d in set(runs["latent_dim"])})
     caption = (
         "The smallest d whose mean error is within one standard error of the line's best, paired over seeds (one-standard-error "

@@ -27,7 +27,7 @@ def test_the_defaults_are_table_a1():
         ({"epochs": 10**400}, ["epochs", "at least 1"]),
         ({"hidden_width": 10**8}, ["hidden_width", "65536"]),
         ({"epochs": True}, ["epochs", "whole number"]),
-        ({"model": "vae"}, ["model", "one of", "VAE", "'vae'"]),
+        ({"model": "vea"}, ["model", "one of", "VAE", "'vea'"]),
         ({"learning_rate": -1.0}, ["learning_rate", "positive", "-1.0"]),
         ({"learning_rate": "nan"}, ["learning_rate", "positive"]),
         ({"seed": -1}, ["seed", "2^31"]),

@@ -172,7 +172,7 @@ def test_a_sweep_ends_with_its_table_its_figure_and_how_to_look_at_it(sweep):
     assert "4 cohorts of 1 member," in done.stdout
     assert "training on the CPU" in done.stdout
     assert "-m mlflow ui --backend-store-uri" in done.stdout
-    assert "test MSE per pixel" in done.stdout
+    assert "Test MSE per pixel" in done.stdout
     figures = folder / "fishernet-results" / "one" / "figures"
     assert str(figures / "mse_curves.png") in done.stdout
     assert (figures / "mse_curves.png").stat().st_size > 10_000

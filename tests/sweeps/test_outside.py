@@ -37,8 +37,8 @@ def test_its_package_is_short():
 def test_it_is_in_the_help_with_its_own_field_where_it_is_installed(tmp_path):
     script = str(ROOT / "sweeps" / "latent_sweep.py")
     here, elsewhere = (
-        ran(script, "--help", cwd=tmp_path).stdout,
-        ran(script, "--help", cwd=tmp_path, installed=False).stdout,
+        ran(script, "--help-all", cwd=tmp_path).stdout,
+        ran(script, "--help-all", cwd=tmp_path, installed=False).stdout,
     )
     assert "settings of NormVAE:" in here
     assert "--norm-width" in here

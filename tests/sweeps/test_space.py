@@ -92,7 +92,7 @@ def test_a_negative_range_needs_no_equals_sign():
         (["--fix", "learning_rate=-1"], r"--fix: learning_rate .*positive"),
         (["--fix", "activation=elu", "--fix", "activation=relu"], r"--fix names activation twice"),
         (["--fix", "activation=elu", "--activation", "relu,elu"], r"both say what activation is"),
-        (["--models", "Vae"], r"--models.* must be one of FisherNet"),
+        (["--models", "Vea"], r"--models.* must be one of FisherNet"),
         (["--models", "VAE:beta=2"], r"after the colon.*'beta=2'"),
         (["--models", "VAE:epochs=2"], r"epochs is the same in all studies"),
         (["--models", "VAE", "VAE"], r"two of the studies are named VAE-d10"),

@@ -1,5 +1,7 @@
 """Samples and reconstructions of one distribution have one distance from the real images, in expectation."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -29,7 +31,7 @@ class Pixels(Extractor):
 class Exact(nn.Module):
     """x = 1/2 + z/10, whose posterior mean is z: of images of z ~ N(0, 1), reconstructions are images of the same prior."""
 
-    latent_dims = (D,)
+    latent_dims, n_pixels, likelihood = (D,), D, SimpleNamespace(n_outputs=D)
 
     def __init__(self) -> None:
         super().__init__()
