@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "install", "using", "cluster", "searching", "metrics", "papers", "report", "explorer", "results/fisher-shannon/README",
+    "results/fisher-ae/README", "results/vpae/README", "results/fashion-mnist-fifty/README",
 )  # fmt: skip
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
@@ -62,9 +63,13 @@ def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
     from sweeps import import_records
 
     fishernet = arguments("fishernet")
-    by_command = {words[0] for words in fishernet if not words[0].startswith("-")}
-    assert {"sweep", "report", "list"} <= by_command
-    asked = [(__main__.main, [name], [words for words in fishernet if words[0] == name]) for name in sorted(by_command)]
+    named = [words for words in fishernet if not words[0].startswith("-")]
+    commands = sorted({tuple(words[: 1 + (words[0] == "figures")]) for words in named})
+    assert {("sweep",), ("report",), ("list",), ("figures", "distributions")} <= {*commands}
+    asked = [
+        (__main__.main, [*command], [words for words in named if tuple(words[: len(command)]) == command])
+        for command in commands
+    ]
     asked.append((__main__.main, [], [words for words in fishernet if words[0].startswith("-")]))
     asked.append((import_records.main, [], arguments("sweeps/import_records.py")))
     for main, command, calls in asked:
