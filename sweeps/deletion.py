@@ -14,8 +14,7 @@ from fishernet import interrupts
 from fishernet.commands import hide_password
 from fishernet.flags import Parser
 from fishernet.plan import PlanError
-from fishernet.services import mlflow_store, schema
-from fishernet.services.mlflow_deletion import forget, own_runs
+from fishernet.services import mlflow_deletion, mlflow_store, schema
 from fishernet.services.mlflow_store import TrackingError, check_uri, client_of, sentences
 from fishernet.spelling import did_you_mean
 from fishernet.surroundings import entry_point
@@ -65,7 +64,7 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
     """Under the lock of its folder: the question, the folder's content, the studies, MLflow's records, at last the lock.
 
     The record in MLflow goes last, so that what is left of an interrupted deletion is found by its name again. Raises
-    TrackingError, UsageError, OSError, and PlanError where a driver holds the lock.
+    TrackingError, UsageError, OSError, and PlanError where a driver holds the lock; what forbids it is found before all else.
     """
     with sentences(uri):
         client = client_of(uri)
@@ -75,20 +74,22 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
             raise UsageError(
                 f"there is no sweep and no search named {name} in {hide_password(uri)}{did_you_mean(name, known)}"
             )
-        runs = own_runs(client, experiment)
+        runs = mlflow_deletion.own_runs(client, experiment)
         parents = [run for run in runs if run.data.tags.get(schema.ROLE) == "sweep"]
     folder = folder_of(storage, parents[-1], experiment) if parents else storage / schema.folder_name(name)
     made = not folder.exists()
     with hold_lock(folder, name):
         try:
             _check_elsewhere(parents, storage, name)
+            with sentences(uri):
+                mlflow_deletion.check_registered(client, runs)
             if not yes and not _agreed(name, uri, folder, experiment, len(runs) - len(parents)):
                 print("nothing was deleted")
                 return 1
             _empty(folder)
             _forget_studies(storage, experiment, parents)
             with sentences(uri):
-                said = forget(uri, client, experiment, storage)
+                said = mlflow_deletion.forget(uri, client, experiment, storage)
         finally:
             if made or not any(path.name != LOCK for path in folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)

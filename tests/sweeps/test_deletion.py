@@ -156,7 +156,7 @@ def test_what_runs_is_not_deleted(store):
     assert delete("busy", storage, "--yes")[0] == 0  # here no lock is held: its driver was killed
 
 
-@pytest.mark.parametrize("cut_at", ["_delete_files", "_remove_empty", "_check_registered"])
+@pytest.mark.parametrize("cut_at", ["_delete_files", "_remove_empty", "check_registered"])
 def test_a_deletion_that_is_cut_short_is_finished_by_the_same_command(store, cut_at, monkeypatch):
     storage, uri = store
     before = listed(storage)
@@ -199,11 +199,16 @@ def test_what_is_somebody_elses_in_the_experiment_stays(store):
     assert "shared" not in listed(storage)
 
 
-def test_a_copy_is_deleted_without_the_original(store, tmp_path):
+@pytest.mark.parametrize("trashed", [False, True])
+def test_a_copy_is_deleted_without_the_original(store, tmp_path, trashed):
     import shutil
+
+    from mlflow import MlflowClient
 
     storage, uri = store
     record("twice", uri, storage)
+    if trashed:
+        MlflowClient(uri).delete_experiment(left(uri, "twice").experiment_id)
     copy = tmp_path / "copy"
     shutil.copytree(storage, copy)
     assert delete("twice", copy, "--yes")[0] == 0
@@ -236,6 +241,7 @@ def test_a_model_that_is_registered_keeps_its_sweep(store):
     status, said = delete("registered", storage, "--yes")
     assert status == 2
     assert "digits version 1" in said
+    assert (storage / "registered" / "figures" / "mse.csv").exists()  # a refusal deletes nothing
     client.delete_model_version("digits", version.version)
     assert delete("registered", storage, "--yes")[0] == 0
 
