@@ -17,6 +17,7 @@ from fishernet.__main__ import main
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
 from fishernet.services import mlflow_deletion, schema
+from sweeps.listing import in_words
 from sweeps.lock import hold_lock
 from sweeps.studies import open_storage
 from sweeps.tracking import SweepTracking
@@ -87,6 +88,19 @@ def test_a_list_says_of_each_sweep_its_runs_size_data_set_and_date(store):
     assert time.strftime("%Y-%m-%d") in line
     status, said = run("list", "--storage-path", str(storage / "nowhere"))
     assert (status, "there is no MLflow store" in said) == (2, True)
+
+
+def test_sizes_have_three_digits_and_no_exponent():
+    sizes = {
+        0: "0 B",
+        999: "999 B",
+        1000: "1 kB",
+        999_499: "999 kB",
+        999_500: "1 MB",
+        3_140_000: "3.14 MB",
+        2 * 10**12: "2 TB",
+    }
+    assert {size: in_words(size) for size in sizes} == sizes
 
 
 def test_a_deleted_sweep_is_nowhere_and_its_neighbours_are_as_they_were(store):
