@@ -238,6 +238,7 @@ SWEEP_ERRORS = [
 USAGE_ERRORS = {
     "sweeps.latent_sweep": [
         *SWEEP_ERRORS, "--cohort-size 0", "--latent-dims x", "--plan nowhere.json", "--plan no.json", "--write-plan /no/x",
+        "--register a/b", "--register .",
     ],
     "sweeps.hyperparameter_search": [*SWEEP_ERRORS, "--trials 0", "--sampler foo", "--learning-rate 1..x", "--fix foo=1"],
     "fishernet.__main__": ["swep", "--bogus", "--out x", "sweep --epoch 3", "figures mse", "report --nme x", "list x", "delete"],
