@@ -373,6 +373,7 @@ class Driver(ABC, Generic[P]):
             print(f"resuming   {jobs.ended}; {jobs.left}")
         self.note_images(plan, tracking, images)
         with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
+            progress.note = "starting workers (half a minute the first time)"
             tracking.say = progress.say
             with self.watched(tracking):
                 launched = launch(
