@@ -7,6 +7,7 @@ import argparse
 import importlib
 import pkgutil
 import sys
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import READING, set_environment
 from fishernet.surroundings import entry_point
 
+MOST_LINES = 7  # of a preset that `papers` writes out
 SCORE_FLAGS = tuple(flag for row in SCORES.values() for flag in row.flags)
 NO_SCORES = Flag("--no-scores", {"action": "store_true", "help": "show the scores that the runs have; compute none"})
 SEARCH = Flag("--search", {"metavar": "NAME", "help": "show what this hyperparameter search found, too"})
@@ -171,7 +173,7 @@ def papers_side_by_side() -> str:
         claims = claims_of(paper).CLAIMS
         commands = "".join(
             f"  command   python sweeps/latent_sweep.py --preset {name}\n"
-            f"  models    {', '.join(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
+            f"  models    {_lines(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
             f"d = {preset['latent_dims']}: {n_runs(preset)} runs\n"
             for name, preset in paper.all_presets.items()
         )
@@ -179,6 +181,14 @@ def papers_side_by_side() -> str:
             f"{paper.name}\n  {paper.citation}\n{commands}  claims    {', '.join(claim.id for claim in claims)}\n"
         )
     return "\n".join(shown)
+
+
+def _lines(models: Sequence[str]) -> str:
+    """Few lines by their fields, many by how many there are of each model."""
+    if len(models) <= MOST_LINES:
+        return ", ".join(models)
+    counts = Counter(model.partition(":")[0] for model in models)
+    return f"{len(models)} lines: {', '.join(f'{n} of {model}' for model, n in counts.items())}"
 
 
 if __name__ == "__main__":

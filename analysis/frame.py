@@ -27,6 +27,7 @@ from fishernet.families import FAMILIES, all_fields
 from fishernet.plan import Json, SweepPlan
 from fishernet.services import mlflow_store, schema
 from fishernet.spelling import did_you_mean
+from fishernet.wording import listed
 
 CURVE = ["variant", "model", "latent_dim"]  # what a point of a curve is: the mean over seeds of these
 RunRow = pd.Series  # a row of ``load_runs``: a run's config, metrics and what became of it, by column
@@ -369,3 +370,13 @@ def _tell_apart(runs: pd.DataFrame) -> tuple[pd.Series[str], pd.Series]:
                     for i in group.index:
                         choices[i][name] = group[name][i]
     return labels, choices
+
+
+def chosen_dim(runs: pd.DataFrame, asked: int | None, of: str = "finished run") -> int:
+    """``asked``, else the latent_dim that most lines have, of several the largest; raises AnalysisError where no run has it."""
+    n_lines = runs.groupby("latent_dim")["variant"].nunique()
+    if asked is None:
+        return int(n_lines.index[n_lines == n_lines.max()].max())
+    if asked not in n_lines:
+        raise AnalysisError(f"--latent-dim {asked} has no {of}; there are d = {listed(n_lines.index)}.")
+    return asked

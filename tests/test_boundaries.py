@@ -296,3 +296,15 @@ def test_help_and_usage_errors_come_before_anything_slow_is_imported(program, tm
 def test_what_a_benchmark_imports_is_there(script, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "benchmarks")  # as where it is started as a script
     assert runpy.run_path(str(ROOT / "benchmarks" / script), run_name="imported")["__doc__"]
+
+
+def test_why_scores_are_missing_is_looked_up_by_the_row_of_the_score():
+    from analysis.scores import SCORES
+
+    asked = {
+        name
+        for path in (ROOT / "analysis" / "figures").glob("*.py")
+        for name in re.findall(r'reasons\.get\("?([\w-]+)"?\)', path.read_text())
+    }
+    assert asked - {"features"} <= {*SCORES}  # image scores have theirs by the network that gave the features, too
+    assert {"k-means", "corruptions", "t-sne-clusters"} <= asked

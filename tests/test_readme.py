@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-NAMES = ("install", "using", "cluster", "searching", "metrics", "report", "explorer", "results/fisher-shannon/README")
+NAMES = (
+    "install", "using", "cluster", "searching", "metrics", "papers", "report", "explorer", "results/fisher-shannon/README",
+    "results/fisher-ae/README", "results/vpae/README", "results/fashion-mnist-fifty/README",
+)  # fmt: skip
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)
 BLOCKS = [block.replace("\\\n", " ") for block in re.findall(r"```sh\n(.*?)```", README, re.DOTALL)]
@@ -35,7 +38,10 @@ def test_the_first_two_commands_set_up_everything_and_run_the_sweep_and_the_test
         assert last in words
 
 
-@pytest.mark.parametrize("argv", arguments("sweeps/latent_sweep.py"), ids=" ".join)
+SWEEPS = arguments("sweeps/latent_sweep.py") + [words[1:] for words in arguments("fishernet") if words[0] == "sweep"]
+
+
+@pytest.mark.parametrize("argv", SWEEPS, ids=" ".join)
 def test_every_sweep_in_the_readme_is_accepted(argv):
     from sweeps.latent_sweep import _parse
     from sweeps.planning import plan_from_flags
@@ -56,18 +62,24 @@ def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
     from fishernet import __main__
     from sweeps import import_records
 
-    for script, main in (
-        ("fishernet", __main__.main),
-        ("sweeps/import_records.py", import_records.main),
-    ):
-        calls = arguments(script)
-        assert calls, script
+    fishernet = arguments("fishernet")
+    named = [words for words in fishernet if not words[0].startswith("-")]
+    commands = sorted({tuple(words[: 1 + (words[0] == "figures")]) for words in named})
+    assert {("sweep",), ("report",), ("list",), ("figures", "distributions")} <= {*commands}
+    asked = [
+        (__main__.main, [*command], [words for words in named if tuple(words[: len(command)]) == command])
+        for command in commands
+    ]
+    asked.append((__main__.main, [], [words for words in fishernet if words[0].startswith("-")]))
+    asked.append((import_records.main, [], arguments("sweeps/import_records.py")))
+    for main, command, calls in asked:
+        assert calls, command
         with pytest.raises(SystemExit) as stop:
-            main(["--help"])
+            main([*command, "--help-all"] if command else ["--help"])
         assert stop.value.code == 0
         help_text = capsys.readouterr().out
         for flag in {word for argv in calls for word in argv if word.startswith("--")}:
-            assert flag in help_text, (script, flag)
+            assert flag in help_text, (command, flag)
 
 
 @pytest.mark.parametrize("name", sorted(set(re.findall(r"python -m analysis ([\w-]+)", README)) - {"papers"}))

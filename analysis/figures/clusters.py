@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
-from analysis.frame import CURVE, AnalysisError, summary
+from analysis.frame import CURVE, AnalysisError, chosen_dim, summary
 from analysis.parts import Part
 from analysis.scores.clusters import stored_clusters
 from analysis.stored import StoredSweep
@@ -51,10 +51,7 @@ def parts(
         lambda: cluster_table(stored.runs, published.get("cluster_trace")),
     )  # fmt: skip
     dims = sorted(stored.runs["latent_dim"].unique())
-    if latent_dim is not None and latent_dim not in dims:
-        shown = ", ".join(str(d) for d in dims)
-        raise AnalysisError(f"--latent-dim {latent_dim} is not a dimension of a finished run; there are d = {shown}.")
-    d = latent_dim or next((d for d in usual_dims if d in dims), dims[0])
+    d = chosen_dim(stored.runs, latent_dim or next((d for d in usual_dims if d in dims), dims[0]))
     yield Part("cluster_overlap", "Labels against clusters", lambda: overlap_picture(stored, d))
 
 

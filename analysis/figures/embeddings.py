@@ -19,7 +19,8 @@ from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures.latent_space import LEGEND, class_colours, dot, new_figure, scatter, title_of
 from analysis.figures.prior_densities import codes
-from analysis.figures.traversals import chosen_dim, shown_runs
+from analysis.figures.traversals import shown_runs
+from analysis.frame import chosen_dim
 from analysis.parts import Part
 from analysis.stored import StoredSweep, config_of
 from fishernet.families import family

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
-from analysis.frame import AnalysisError
+from analysis.frame import chosen_dim
 from analysis.parts import Part
 from analysis.scores.sampling import ImproperPrior, has_normal_prior, prior_samples
 from analysis.stored import StoredSweep, config_of
@@ -33,13 +33,7 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
     if runs.empty:
         yield Absent(STEM, TITLE, "No run has a prior that it learned; `--models` with `prior=exponential` trains one.")
         return
-    dims = sorted(runs["latent_dim"].unique())
-    if latent_dim is not None and latent_dim not in dims:
-        shown = ", ".join(map(str, dims))
-        raise AnalysisError(
-            f"--latent-dim {latent_dim} is not a dimension of a run with a learned prior; there are d = {shown}."
-        )
-    d = int(latent_dim or dims[-1])
+    d = chosen_dim(runs, latent_dim, "run with a learned prior")
     variants = list(runs.loc[runs["latent_dim"] == d, "variant"].unique())[:MOST_LINES]
     yield Part(STEM, TITLE, lambda: picture(stored, variants, d))
 

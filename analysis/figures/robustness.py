@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
 from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic
-from analysis.frame import CURVE, AnalysisError
+from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
 from analysis.stored import StoredSweep
@@ -35,21 +35,15 @@ LETTERS = 22  # in a line of a picture's label
 def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part | Exhibit]:
     """Error and NMI against the level, a table, and pictures, from the scores that the runs have.
 
-    Raises AnalysisError when ``latent_dim`` has no
-    finished run with scores.
+    Raises AnalysisError when ``latent_dim`` has no finished run with scores.
     """
     data = levels_of(stored.runs)
     if data.empty:
         again = commands.python("-m", "analysis", "robustness", "--name", stored.sweep.name)
-        yield Absent("robustness_curves", TITLE, f"No run has these scores; `{again}` computes them.")
+        why = stored.reasons.get("corruptions") or f"No run has these scores; `{again}` computes them."
+        yield Absent("robustness_curves", TITLE, why)
         return
-    lines = data.groupby("latent_dim")["variant"].nunique()
-    if latent_dim is not None and latent_dim not in lines:
-        shown = ", ".join(map(str, lines.index))
-        raise AnalysisError(
-            f"--latent-dim {latent_dim} is not a dimension of a run with these scores; there are d = {shown}."
-        )
-    d = latent_dim or int(max(lines.index[lines == lines.max()]))
+    d = chosen_dim(data, latent_dim, "run with these scores")
     at = data[data["latent_dim"] == d]
     error = error_of(at)
     yield Part("robustness_curves", TITLE, lambda: curves(stored, at, error))

@@ -13,9 +13,9 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from analysis.errors import AnalysisError
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures.samples import GAP, LABEL, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic
+from analysis.frame import AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.stored import StoredSweep
 from fishernet.families import family
@@ -59,16 +59,6 @@ def decoding_latents(stored: StoredSweep) -> tuple[pd.DataFrame, str]:
     seeing = [model for model in dict.fromkeys(stored.runs["model"]) if family(model).sees_image]
     said = f"{listed(seeing)} sees the image that it decodes, and is left out." if seeing else ""
     return stored.runs[~stored.runs["model"].isin(seeing)], said
-
-
-def chosen_dim(runs: pd.DataFrame, asked: int | None) -> int:
-    """``asked``, else the latent_dim that most lines have, of several the largest; raises AnalysisError where no run has it."""
-    n_lines = runs.groupby("latent_dim")["variant"].nunique()
-    if asked is None:
-        return int(n_lines.index[n_lines == n_lines.max()].max())
-    if asked not in n_lines:
-        raise AnalysisError(f"--latent-dim {asked} has no finished run to show; there are d = {listed(n_lines.index)}.")
-    return asked
 
 
 def shown_runs(stored: StoredSweep, runs: pd.DataFrame, d: int) -> list[pd.Series[Any]]:

@@ -18,7 +18,7 @@ from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, seeds
 from analysis.figures.latent_space import class_colours
 from analysis.figures.robustness import KINDS, plot_levels
-from analysis.frame import CURVE, AnalysisError
+from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.tsne import ARTIFACT, GROUP, KIND
 from analysis.stored import StoredSweep
@@ -44,16 +44,12 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
     if data.empty:
         again = commands.python("-m", "analysis", "t-sne", "--name", stored.sweep.name)
         yield Absent(
-            "tsne", TITLES["tsne"], stored.reasons.get(GROUP) or f"No run has these scores; `{again}` computes them."
+            "tsne",
+            TITLES["tsne"],
+            stored.reasons.get("t-sne-clusters") or f"No run has these scores; `{again}` computes them.",
         )
         return
-    lines = data.groupby("latent_dim")["variant"].nunique()
-    if latent_dim is not None and latent_dim not in lines:
-        shown = ", ".join(map(str, lines.index))
-        raise AnalysisError(
-            f"--latent-dim {latent_dim} is not a dimension of a run with these scores; there are d = {shown}."
-        )
-    d = latent_dim or int(max(lines.index[lines == lines.max()]))
+    d = chosen_dim(data, latent_dim, "run with these scores")
     at = data[data["latent_dim"] == d]
     yield Part("tsne_nmi", TITLES["tsne_nmi"], lambda: curves(stored, at))
     yield Part("tsne", TITLES["tsne"], lambda: panels(stored, at))

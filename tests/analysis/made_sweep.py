@@ -45,7 +45,7 @@ def made_sweep(*lines, seeds=(0, 1, 2), n=60, labels=True, paper=None):
         train=images[:n], test=images[n:], test_labels=torch.arange(n) % 3 if labels else None, image_shape=SHAPE
     )
     return SimpleNamespace(
-        runs=runs, images=data, paper=paper, pick=pick, model=lambda run: models[run["run_id"]], variants=[],
+        runs=runs, images=data, paper=paper, pick=pick, model=lambda run: models[run["run_id"]], variants=[], reasons={},
         sweep=SimpleNamespace(held_out="test", name="made", configs=[], command=lambda *words: " ".join(words)),
         lines={config.variant: config for config in runs["config"]},
     )  # fmt: skip

@@ -116,7 +116,7 @@ def test_an_error_that_never_doubles_and_one_seed_are_said(made):
 
 
 def test_a_dimension_without_scores_is_refused(made):
-    with pytest.raises(AnalysisError, match=r"--latent-dim 7 is not .* there are d = 3"):
+    with pytest.raises(AnalysisError, match=r"--latent-dim 7 has no run with these scores; there are d = 3"):
         exhibits_of(robustness, made, 7)
     with pytest.raises(AnalysisError, match=r"--latent-dim 7 .* d = 3"):
         exhibits_of(prior_densities, made_sweep(EXPONENTIAL, seeds=(0,)), 7)

@@ -258,3 +258,13 @@ def test_a_named_setting_is_one_line_over_dimensions_and_told_apart_within_one(t
     assert runs.groupby("latent_dim")["variant"].unique().map(list).to_dict() == {
         2: ["VAE tuned"], 5: ["VAE tuned"], 10: ["VAE tuned learning_rate=0.001", "VAE tuned learning_rate=0.002"],
     }  # fmt: skip
+
+
+def test_the_latent_dimension_shown_is_that_of_most_lines_or_the_one_asked_for():
+    runs = pd.DataFrame({"latent_dim": [2, 2, 4, 4, 8], "variant": ["A", "B", "A", "B", "A"]})
+    assert frame.chosen_dim(runs, None) == 4
+    assert frame.chosen_dim(runs, 8) == 8
+    with pytest.raises(
+        frame.AnalysisError, match=r"--latent-dim 3 has no run with these scores; there are d = 2, 4, 8\."
+    ):
+        frame.chosen_dim(runs, 3, "run with these scores")

@@ -3,11 +3,7 @@
 import contextlib
 import io
 import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 from pathlib import Path
 
 import optuna
@@ -21,6 +17,7 @@ from sweeps.listing import in_words
 from sweeps.lock import hold_lock
 from sweeps.studies import open_storage
 from sweeps.tracking import SweepTracking
+from tests.mlflow_server import Server
 
 CONFIGS = [trial_config(model=model, dataset="digits", latent_dim=2, epochs=1) for model in ("VAE", "AE", "FisherNet")]
 
@@ -262,21 +259,8 @@ def test_a_model_that_is_registered_keeps_its_sweep(store):
 
 @pytest.mark.long
 def test_on_a_server_files_go_and_the_name_is_free(tmp_path):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri, storage = f"http://127.0.0.1:{port}", tmp_path / "results"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri"]
-    command += [f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (tmp_path / "log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            time.sleep(0.5)
+    with Server(f"sqlite:///{tmp_path}/server.db", tmp_path / "served") as server:
+        uri, storage = server.uri, tmp_path / "results"
         for _ in range(2):
             record("served", uri, storage)
             assert list((tmp_path / "served").rglob("weights.safetensors"))
@@ -287,7 +271,3 @@ def test_on_a_server_files_go_and_the_name_is_free(tmp_path):
             assert not list((tmp_path / "served").rglob("weights.safetensors"))
             assert not (storage / "served").exists()
             assert left(uri, "served") is None
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
-        log.close()

@@ -2,12 +2,7 @@
 
 import contextlib
 import json
-import os
-import socket
-import subprocess
-import sys
 import time
-import urllib.request
 
 import numpy as np
 import pytest
@@ -21,6 +16,7 @@ from fishernet.records import write_records
 from fishernet.services.mlflow_models import system_metrics
 from sweeps.deletion import delete
 from sweeps.tracking import SweepTracking
+from tests.mlflow_server import Server
 
 SMALL = {"dataset": "digits", "train_size": 40, "hidden_width": 8, "hidden_layers": 1, "epochs": 1}
 LINES = {"VAE": {"model": "VAE"}, "VAE gaussian": {"model": "VAE", "likelihood": "gaussian"}}
@@ -169,21 +165,8 @@ def test_a_deleted_sweep_takes_its_models_and_data_sets_with_it(tmp_path, store,
 @pytest.mark.long
 def test_a_server_takes_models_and_system_metrics_as_a_file_does(tmp_path, records, images, monkeypatch):
     pytest.importorskip("psutil", reason="system metrics need psutil")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    uri = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", "--backend-store-uri"]
-    command += [f"sqlite:///{tmp_path}/server.db", "--artifacts-destination", str(tmp_path / "served")]
-    environment = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    log = (tmp_path / "log").open("w")
-    server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
-    try:
-        for _ in range(240):
-            with contextlib.suppress(OSError):
-                urllib.request.urlopen(f"{uri}/health", timeout=2)
-                break
-            time.sleep(0.5)
+    with Server(f"sqlite:///{tmp_path}/server.db", tmp_path / "served") as server:
+        uri = server.uri
         record("s", uri, tmp_path, records, images, register="digits")
         client, _, runs, models = found(uri, "s")
         check_inputs(runs, images)
@@ -199,7 +182,3 @@ def test_a_server_takes_models_and_system_metrics_as_a_file_does(tmp_path, recor
                     break
         metrics = client.get_run(runs["s"].info.run_id).data.metrics
         assert {"system/cpu_utilization_percentage", "system/system_memory_usage_megabytes"} <= {*metrics}
-    finally:
-        os.killpg(server.pid, 15)
-        server.wait()
-        log.close()

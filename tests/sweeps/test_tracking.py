@@ -31,6 +31,7 @@ from sweeps.lock import hold_lock
 from sweeps.pictures import reconstruction_picture
 from sweeps.tracking import SweepTracking, list_sweeps
 from sweeps.tracking_queue import Queue
+from tests.mlflow_server import Server, unused_port
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = trial_config(latent_dim=2, seed=0, epochs=5)
@@ -593,12 +594,6 @@ def test_a_run_of_another_version_is_named(sweep: Callable[..., SweepTracking], 
         sweep()
 
 
-def unused_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize(
     ("uri", "sentence"),
     [
@@ -669,42 +664,10 @@ def test_importing_the_module_loads_neither_mlflow_nor_torch() -> None:
     assert found.stdout == "set()\n"
 
 
-class Server:
-    """A real ``mlflow server`` on a loopback port; it keeps its store and port when it is started again."""
-
-    def __init__(self, store: str, folder: Path) -> None:
-        self.port = unused_port()
-        self.uri = f"http://127.0.0.1:{self.port}"
-        self.command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(self.port)]
-        self.command += ["--backend-store-uri", store, "--artifacts-destination", str(folder), "--workers", "1"]
-        self.process: subprocess.Popen[bytes]
-
-    def start(self) -> None:
-        settings = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-        self.process = subprocess.Popen(
-            self.command, env=os.environ | settings, start_new_session=True,
-            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        )  # fmt: skip
-        deadline = time.monotonic() + 200
-        while time.monotonic() < deadline:
-            with contextlib.suppress(OSError):
-                socket.create_connection(("127.0.0.1", self.port), timeout=1).close()
-                return
-            time.sleep(0.2)
-        raise TimeoutError("mlflow server did not start")
-
-    def signal(self, number: signal.Signals) -> None:
-        os.killpg(self.process.pid, number)  # the server and its workers
-        if number == signal.SIGKILL:
-            self.process.wait()
-
-
 @pytest.mark.long
 @pytest.mark.timeout(600)
 def test_a_server_that_hangs_and_dies_loses_and_doubles_nothing(uri: str, tmp_path: Path, said: list[str]) -> None:
-    server = Server(uri, tmp_path / "served")
-    server.start()
-    try:
+    with Server(uri, tmp_path / "served") as server:
         tracking = SweepTracking.open("s", server.uri, artifact_root="/unused", create=True, log=said.append)
         tracking.describe(PLAN, {}, "command", "note")
         tracking.log_epochs(CONFIG, [epoch(1, mse=1.0, nan=math.nan, inf=math.inf)])
@@ -741,9 +704,6 @@ def test_a_server_that_hangs_and_dies_loses_and_doubles_nothing(uri: str, tmp_pa
         assert files == {"weights.safetensors", "deeper", "reconstructions.png"}
         assert ["does not answer" in line for line in said] == [True, False, True, False]
         assert ["answers again" in line for line in said] == [False, True, False, True]
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            server.signal(signal.SIGKILL)
 
 
 @pytest.mark.long
