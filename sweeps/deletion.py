@@ -80,7 +80,7 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
     made = not folder.exists()
     with hold_lock(folder, name):
         try:
-            _check_elsewhere(parents, storage, name)
+            _check_elsewhere(parents, uri, folder, name)
             with sentences(uri):
                 mlflow_deletion.check_registered(client, runs)
             if not yes and not _agreed(name, uri, folder, experiment, len(runs) - len(parents)):
@@ -97,16 +97,25 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
     return 0
 
 
-def _check_elsewhere(parents: Sequence[Run], storage: Path, name: str) -> None:
-    """Raises UsageError where MLflow has it as running with another storage path, whose lock is not the one that is held."""
+def _check_elsewhere(parents: Sequence[Run], uri: str, folder: Path, name: str) -> None:
+    """Raises UsageError where MLflow has it with another storage path, and it runs, as the lock that is held is not its own.
+
+    Also where that path is on this machine and the store is not beside ``folder``: the one of that name is another sweep's then.
+    """
+    storage, path = folder.parent, mlflow_store.sqlite_path(uri)
+    beside = path is not None and os.path.realpath(path.parent) == str(storage)  # so it may be a copy
     for run in parents:
         with suppress(schema.SchemaError):
             place = (schema.plan_of(run.data.tags) or {}).get("storage_path")
-            if run.info.status == "RUNNING" and place and os.path.realpath(place) != str(storage):
+            if not place or os.path.realpath(place) == str(storage):
+                continue
+            if run.info.status == "RUNNING":
                 raise UsageError(
                     f"MLflow has {name} as running, with its files in {place}; stop it, or give that folder as --storage-path. "
                     "Where its driver was killed, --resume and Ctrl-C close its books"
                 )
+            if not beside and (Path(place) / folder.name).is_dir():
+                raise UsageError(f"the files of {name} are in {place}, not in {storage}; give that as --storage-path")
 
 
 def _agreed(name: str, uri: str, folder: Path, experiment: Experiment, n_runs: int) -> bool:

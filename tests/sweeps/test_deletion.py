@@ -167,6 +167,20 @@ def test_what_runs_is_not_deleted(store):
     assert delete("busy", storage, "--yes")[0] == 0  # here no lock is held: its driver was killed
 
 
+def test_a_folder_of_the_same_name_of_another_store_stays(store, tmp_path):
+    storage, uri = store
+    record("namesake", uri, storage)
+    mine = tmp_path / "namesake" / "figures.pdf"
+    mine.parent.mkdir()
+    mine.touch()
+    status, said = run("delete", "namesake", "--yes", "--storage-path", str(tmp_path), "--tracking-uri", uri)
+    assert status == 2
+    assert f"the files of namesake are in {storage}" in said
+    assert mine.exists()
+    assert left(uri, "namesake") is not None
+    assert delete("namesake", storage, "--yes")[0] == 0
+
+
 @pytest.mark.parametrize("cut_at", ["_delete_files", "_remove_empty", "check_registered"])
 def test_a_deletion_that_is_cut_short_is_finished_by_the_same_command(store, cut_at, monkeypatch):
     storage, uri = store
