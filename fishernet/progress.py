@@ -49,7 +49,7 @@ class Progress:
         self.n_runs, self.n_epochs, self.held_out, self.stream = n_runs, n_epochs, held_out, stream
         self.runs_done = self.epochs_done = self.failed = self.stopped_early = 0
         self.best: dict[str, float] = {}
-        self.note = "starting workers (half a minute the first time)"
+        self.note = ""  # until the first epoch
         self._first: tuple[float, int] | None = None
         self.live, self._seconds = is_live(stream), seconds
         self._lock, self._stack = threading.Lock(), ExitStack()

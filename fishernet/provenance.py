@@ -42,6 +42,11 @@ def machine() -> Json:
     }
 
 
+def usable_cpus() -> int:
+    """The CPU cores that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def count_gpus() -> int:
     """The GPUs that torch can use; raises RuntimeError where it sees some and can use none."""
     import torch

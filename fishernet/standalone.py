@@ -95,6 +95,9 @@ def _train_cohort(
         say=lambda line: print(line, flush=True),
     )  # fmt: skip
     config_of = {c.run_name: c for c in members}
+    for config, epochs in zip(members, cohort.history, strict=True):
+        if config not in recorded and epochs:  # from a checkpoint
+            progress.advance(config.variant, len(epochs), None)
     for records in cohort.train():
         if pace.due(cohort.epoch):
             with pace:
@@ -113,6 +116,9 @@ def _train_cohort(
     for name, reason in cohort.failures.items():
         print(f"{name} failed: {reason}", file=sys.stderr)
     progress.failed += len(cohort.failures)
+    for config, epochs in zip(members, cohort.history, strict=True):
+        if config not in recorded:  # of those that failed or stopped early
+            progress.leave_out(config.epochs - len(epochs))
     progress.runs_done += sum(c not in recorded and c.run_name not in cohort.failures for c in members)
     cohort.write_records(out)
     checkpoint.unlink(missing_ok=True)

@@ -14,8 +14,7 @@ from fishernet import interrupts
 from fishernet.commands import hide_password
 from fishernet.flags import Parser
 from fishernet.plan import PlanError
-from fishernet.services import mlflow_store, schema
-from fishernet.services.mlflow_deletion import forget, own_runs
+from fishernet.services import mlflow_deletion, mlflow_store, schema
 from fishernet.services.mlflow_store import TrackingError, check_uri, client_of, sentences
 from fishernet.spelling import did_you_mean
 from fishernet.surroundings import entry_point
@@ -65,7 +64,7 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
     """Under the lock of its folder: the question, the folder's content, the studies, MLflow's records, at last the lock.
 
     The record in MLflow goes last, so that what is left of an interrupted deletion is found by its name again. Raises
-    TrackingError, UsageError, OSError, and PlanError where a driver holds the lock.
+    TrackingError, UsageError, OSError, and PlanError where a driver holds the lock; what forbids it is found before all else.
     """
     with sentences(uri):
         client = client_of(uri)
@@ -75,20 +74,22 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
             raise UsageError(
                 f"there is no sweep and no search named {name} in {hide_password(uri)}{did_you_mean(name, known)}"
             )
-        runs = own_runs(client, experiment)
+        runs = mlflow_deletion.own_runs(client, experiment)
         parents = [run for run in runs if run.data.tags.get(schema.ROLE) == "sweep"]
     folder = folder_of(storage, parents[-1], experiment) if parents else storage / schema.folder_name(name)
     made = not folder.exists()
     with hold_lock(folder, name):
         try:
-            _check_elsewhere(parents, storage, name)
+            _check_elsewhere(parents, uri, folder, name)
+            with sentences(uri):
+                mlflow_deletion.check_registered(client, runs)
             if not yes and not _agreed(name, uri, folder, experiment, len(runs) - len(parents)):
                 print("nothing was deleted")
                 return 1
             _empty(folder)
             _forget_studies(storage, experiment, parents)
             with sentences(uri):
-                said = forget(uri, client, experiment, storage)
+                said = mlflow_deletion.forget(uri, client, experiment, storage)
         finally:
             if made or not any(path.name != LOCK for path in folder.iterdir()):
                 shutil.rmtree(folder, ignore_errors=True)
@@ -96,16 +97,25 @@ def delete(name: str, uri: str, storage: Path, *, yes: bool) -> int:
     return 0
 
 
-def _check_elsewhere(parents: Sequence[Run], storage: Path, name: str) -> None:
-    """Raises UsageError where MLflow has it as running with another storage path, whose lock is not the one that is held."""
+def _check_elsewhere(parents: Sequence[Run], uri: str, folder: Path, name: str) -> None:
+    """Raises UsageError where MLflow has it with another storage path, and it runs, as the lock that is held is not its own.
+
+    Also where that path is on this machine and the store is not beside ``folder``: the one of that name is another sweep's then.
+    """
+    storage, path = folder.parent, mlflow_store.sqlite_path(uri)
+    beside = path is not None and os.path.realpath(path.parent) == str(storage)  # so it may be a copy
     for run in parents:
         with suppress(schema.SchemaError):
             place = (schema.plan_of(run.data.tags) or {}).get("storage_path")
-            if run.info.status == "RUNNING" and place and os.path.realpath(place) != str(storage):
+            if not place or os.path.realpath(place) == str(storage):
+                continue
+            if run.info.status == "RUNNING":
                 raise UsageError(
                     f"MLflow has {name} as running, with its files in {place}; stop it, or give that folder as --storage-path. "
                     "Where its driver was killed, --resume and Ctrl-C close its books"
                 )
+            if not beside and (Path(place) / folder.name).is_dir():
+                raise UsageError(f"the files of {name} are in {place}, not in {storage}; give that as --storage-path")
 
 
 def _agreed(name: str, uri: str, folder: Path, experiment: Experiment, n_runs: int) -> bool:

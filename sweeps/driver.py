@@ -25,7 +25,7 @@ from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
 from fishernet.plan import Json, PlanError, check_networks
 from fishernet.progress import Progress
-from fishernet.provenance import count_gpus
+from fishernet.provenance import count_gpus, usable_cpus
 from fishernet.services import ray_cluster, schema
 from fishernet.services.mlflow_store import (
     TrackingError,
@@ -36,7 +36,7 @@ from fishernet.services.mlflow_store import (
     sqlite_path,
     uri_source,
 )
-from fishernet.services.ray_cluster import ClusterError, usable_cpus
+from fishernet.services.ray_cluster import ClusterError
 from fishernet.wording import grouped
 from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
@@ -373,6 +373,7 @@ class Driver(ABC, Generic[P]):
             print(f"resuming   {jobs.ended}; {jobs.left}")
         self.note_images(plan, tracking, images)
         with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
+            progress.note = "starting workers (half a minute the first time)"
             tracking.say = progress.say
             with self.watched(tracking):
                 launched = launch(

@@ -11,9 +11,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
-from analysis.papers import Preset
-from fishernet.config import Fields, Values
-
 if __package__ in (None, ""):  # run as a script, from any folder
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
     from fishernet.interrupts import exit_at_once
@@ -21,8 +18,9 @@ if __package__ in (None, ""):  # run as a script, from any folder
     exit_at_once()
 
 import fishernet
+from analysis.papers import Preset
 from fishernet import commands
-from fishernet.config import TrialConfig
+from fishernet.config import Fields, TrialConfig, Values
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Parser

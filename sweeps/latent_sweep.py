@@ -89,6 +89,10 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
         parser.error(
             f"--cohort-size is auto or how many members train in lockstep, at least 1; got {args.cohort_size!r}"
         )
+    if args.register is not None and (not args.register.strip(" .") or {*"/:"} & {*args.register}):
+        parser.error(
+            f"--register is the name of a model in MLflow's registry, which has no / and no : in it; got {args.register!r}"
+        )
     return args
 
 

@@ -102,11 +102,10 @@ def size_of(folder: Path) -> int:
 
 def in_words(n_bytes: int) -> str:
     """``3.1 MB``."""
-    for unit in ("B", "kB", "MB"):
-        if n_bytes < 1000:
-            return f"{n_bytes:.3g} {unit}"
-        n_bytes /= 1000  # type: ignore[assignment]
-    return f"{n_bytes:.3g} GB"
+    size, units = float(n_bytes), ["TB", "GB", "MB", "kB", "B"]
+    while size >= 999.5 and len(units) > 1:  # which three digits would round to 1e+03
+        size, _ = size / 1000, units.pop()
+    return f"{size:.3g} {units[-1]}"
 
 
 def make_parser() -> Parser:

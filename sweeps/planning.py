@@ -157,9 +157,10 @@ def suited(args: argparse.Namespace, images: ImageData) -> tuple[dict[str, Any],
         found["evaluate_every"] = max(1, epochs // MOST_SCORED)
         words += [f"scored every {found['evaluate_every']}"] if found["evaluate_every"] > 1 else []
     if args.noise_start is None and (variance := _variance(images.train)) > 0:
-        found["noise_start"] = round(math.log(variance), 1)
+        symmetric = args.pixel_range == "symmetric"  # the variance is of 2x - 1
+        found["noise_start"] = round(math.log(4 * variance if symmetric else variance), 1)
         words.append(f"noise from {found['noise_start']}, ln of their variance")
-    if args.decoder_output is None:
+    if args.decoder_output is None and args.pixel_range != "symmetric":
         words.append("decoders linear where the error is squared")
     if args.likelihood is None and args.binarisation is None:
         words.append("gaussian-learned for bernoulli")
@@ -224,7 +225,7 @@ def _of_grey_values(values: Mapping[str, Any]) -> dict[str, str]:
     """What suits images of one's own in a config of these values: a likelihood of grey values, and a decoder that learns by it.
 
     Bernoulli's is of black and white. A squared error's gradient does not pass a sigmoid that the first steps have driven to
-    black, as most pixels of dark images do.
+    black, as most pixels of dark images do. With ``pixel_range`` symmetric the decoder keeps its tanh, as it has to.
     """
     try:
         own = family(values["model"]).config.__dataclass_fields__
@@ -236,7 +237,8 @@ def _of_grey_values(values: Mapping[str, Any]) -> dict[str, str]:
     likelihood = values.get("likelihood", own["likelihood"].default)
     if "likelihood" not in values and likelihood == "bernoulli" and values.get("binarisation", "none") == "none":
         found["likelihood"] = likelihood = "gaussian-learned"
-    return found | ({"decoder_output": "linear"} if likelihood in ("gaussian", "gaussian-learned") else {})
+    linear = likelihood in ("gaussian", "gaussian-learned") and values.get("pixel_range", "unit") == "unit"
+    return found | ({"decoder_output": "linear"} if linear else {})
 
 
 def _has(text: str, name: str) -> bool:

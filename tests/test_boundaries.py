@@ -44,8 +44,12 @@ TAG = re.compile(
 
 def imports(path: Path) -> set[str]:
     """The top-level package of every import in the file, inside functions too."""
+    return imported(ast.parse(path.read_text()))
+
+
+def imported(tree: ast.AST) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             names |= {alias.name.split(".")[0] for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -57,6 +61,21 @@ def modules() -> dict[str, Path]:
     """By dotted name; links, which are commands, left out."""
     paths = [p for package in FORBIDDEN for p in sorted((ROOT / package).rglob("*.py")) if not p.is_symlink()]
     return {".".join(p.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): p for p in paths}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [p for package in FORBIDDEN for p in (ROOT / package).rglob("*.py") if "sys.path" in p.read_text() and not p.is_symlink()],
+    ids=lambda path: str(path.relative_to(ROOT)),
+)  # fmt: skip
+def test_a_script_finds_the_packages_before_it_imports_them(path):
+    """Where nothing is installed, its own folder leads sys.path; and Ctrl-C amid imports would be a traceback."""
+    body = ast.parse(path.read_text()).body
+    own = [i for i, node in enumerate(body) if imported(ast.Module([node], [])) & {*FORBIDDEN}]
+    place = next(
+        (i for i, node in enumerate(body) if isinstance(node, ast.If) and "__package__" in ast.unparse(node)), -1
+    )
+    assert 0 <= place <= min(own)
 
 
 def test_no_modules_import_each_other():
@@ -219,6 +238,7 @@ SWEEP_ERRORS = [
 USAGE_ERRORS = {
     "sweeps.latent_sweep": [
         *SWEEP_ERRORS, "--cohort-size 0", "--latent-dims x", "--plan nowhere.json", "--plan no.json", "--write-plan /no/x",
+        "--register a/b", "--register .",
     ],
     "sweeps.hyperparameter_search": [*SWEEP_ERRORS, "--trials 0", "--sampler foo", "--learning-rate 1..x", "--fix foo=1"],
     "fishernet.__main__": ["swep", "--bogus", "--out x", "sweep --epoch 3", "figures mse", "report --nme x", "list x", "delete"],

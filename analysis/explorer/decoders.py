@@ -57,7 +57,7 @@ def information_of(model: Autoencoder) -> dict[str, float] | None:
         return None
     if isinstance(likelihood, Bernoulli):
         return {"slopes": 1, "precision": 1.0}
-    precision = float(torch.exp(-likelihood.xi[0].detach())) if isinstance(likelihood, Gaussian) else 1.0
+    precision = float(torch.exp(-likelihood.log_variance[0].detach())) if isinstance(likelihood, Gaussian) else 1.0
     return {"slopes": 2 * likelihood.sigmoid, "precision": precision}
 
 

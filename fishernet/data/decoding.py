@@ -20,6 +20,7 @@ import numpy as np
 from fishernet.data import DataError
 from fishernet.data.fitting import Fit
 from fishernet.data.folders import decode
+from fishernet.provenance import usable_cpus
 
 AT_ONCE = 500  # images in a process's memory
 FEWEST = 2000  # images for a process of its own: below it would take longer to start than to decode
@@ -59,18 +60,13 @@ def decode_share(file: Path, start: int, paths: Sequence[Path], fit: Fit) -> Non
     whole.flush()
 
 
-def usable_cpus() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _in_processes(file: Path, shares: Sequence[tuple[int, Sequence[Path]]], fit: Fit) -> None:
     root = str(Path(__file__).parents[2])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
     command = [sys.executable, "-P", "-m", "fishernet.data.decoding"]
     started: list[subprocess.Popen[str]] = []
     try:
-        for start, paths in shares:
+        for _ in shares:  # all of them first: a long list of paths waits until its reader has imported what it needs
             process = subprocess.Popen(  # the paths and nothing else, from ourselves
                 command,
                 stdin=subprocess.PIPE,
@@ -80,6 +76,7 @@ def _in_processes(file: Path, shares: Sequence[tuple[int, Sequence[Path]]], fit:
                 env=environment,
             )
             started.append(process)
+        for process, (start, paths) in zip(started, shares, strict=True):
             job = {"file": str(file), "start": start, "paths": [str(path) for path in paths], "fit": list(fit)}
             assert process.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it died; its status says so

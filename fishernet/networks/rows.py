@@ -159,10 +159,12 @@ class Decoder(nn.Module):
         architecture, dims = ARCHITECTURES[configs[0].network], [c.latent_dim for c in configs]
         self.shape = architecture.first
         features = [math.prod(self.shape)] * len(dims) if self.shape else dims
-        self.first: nn.Module | None = Linear(dims, features) if self.shape else None
+        self.first: nn.Module | None = None
         if architecture.hidden:
             sizes = [dims, [architecture.hidden] * len(dims), features]
             self.first = nn.Sequential(Dense(sizes, GATES[2], n_gated=2), Activate(GATES[2]))
+        elif self.shape:
+            self.first = Linear(dims, features)
         n_in = [self.shape[0]] * len(dims) if self.shape else dims
         self.stack = Stack(architecture.decoder, n_in, image_shape[0] * maps, configs[0].normalisation == "batch")
         self.others = Linear(dims, [others] * len(dims)) if others else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,17 +38,16 @@ def forget(uri: str, client: MlflowClient, experiment: Experiment, storage: Path
     """Delete a sweep's runs with their files and models, and the experiment where no run of somebody else is in it.
 
     Returns what is left, as the end of a sentence: a server's trash keeps the names of what was deleted. What is cut short is
-    deleted by the next call. Raises TrackingError where a registered model is one of its runs'.
+    deleted by the next call. What forbids it, ``check_registered`` says before.
     """
     number, served = experiment.experiment_id, uri.startswith("http")
     if experiment.lifecycle_stage == "deleted" and served:
         client.restore_experiment(number)  # else it can be neither searched nor renamed
-    elif experiment.lifecycle_stage != "deleted":
+    if not served:
         follow_files(uri, client, experiment, default_artifact_root(storage))  # of a copy, not of the original
         experiment = client.get_experiment(number)
     own = own_runs(client, experiment)
     ids = {run.info.run_id for run in own}
-    _check_registered(client, ids)
     mlflow = imported_mlflow()
     open_store = mlflow.store.tracking.sqlalchemy_store.SqlAlchemyStore
     store = None if served else open_store(uri, default_artifact_root(storage))
@@ -86,7 +86,9 @@ def forget(uri: str, client: MlflowClient, experiment: Experiment, storage: Path
     )
 
 
-def _check_registered(client: MlflowClient, ids: set[str]) -> None:
+def check_registered(client: MlflowClient, runs: Sequence[Run]) -> None:
+    """Raises TrackingError where a registered model is one of these runs'."""
+    ids = {run.info.run_id for run in runs}
     versions = [version for version in pages(client.search_model_versions) if version.run_id in ids]
     if versions:
         names = ", ".join(sorted({f"{version.name} version {version.version}" for version in versions}))

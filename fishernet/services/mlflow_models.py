@@ -106,8 +106,8 @@ def _register(client: MlflowClient, model: LoggedModel, name: str) -> None:
     except MlflowException as error:
         if error.error_code != "RESOURCE_ALREADY_EXISTS":
             raise
-    versions_there = pages(client.search_model_versions, filter_string=f"name = '{name}'")
-    if not any(version.run_id == model.source_run_id for version in versions_there):
+    of_run = pages(client.search_model_versions, filter_string=f"run_id = '{model.source_run_id}'")
+    if not any(version.name == name for version in of_run):  # a filter by name would trip over a quote in it
         # The place, as models:/ID would be looked for in the store of the whole process, not in the client's.
         client.create_model_version(
             name, model.artifact_location, model.source_run_id, model_id=model.model_id, await_creation_for=0

@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from types import ModuleType
 
+from fishernet.provenance import usable_cpus
 from fishernet.services.mlflow_store import reason_of
 
 # Where the user has set none: a Ray that says and sends nothing, at the niceness of its driver.
@@ -56,11 +57,6 @@ _private = False  # whether the Ray that is connected is this process's own: its
 
 class ClusterError(RuntimeError):
     """Why there is no Ray, as a sentence."""
-
-
-def usable_cpus() -> int:
-    """The CPU cores that this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def prepare(*, private: bool) -> ModuleType:

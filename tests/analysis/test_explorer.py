@@ -38,6 +38,7 @@ MADE: dict[str, Mapping[str, Any]] = {
     **{f"activation {name}": {**LEARNED, "activation": name} for name in ACTIVATIONS},
     **{f"likelihood {name}": {**VAE, "likelihood": name} for name in LIKELIHOODS},
     "linear": {**LEARNED, "decoder_output": "linear"},
+    "symmetric": {**LEARNED, "pixel_range": "symmetric"},
     "linear flow": {**VAE, "likelihood": "maf", "decoder_output": "linear"},
     "bernoulli": {"model": "FisherNet", "likelihood": "bernoulli"},
     "flow": {"model": "FisherNet", "likelihood": "maf"},

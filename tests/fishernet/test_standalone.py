@@ -110,6 +110,30 @@ def test_a_log_file_is_told_how_far_all_is(at, capsys, monkeypatch):
     assert "/3 runs  " in capsys.readouterr().err
 
 
+def test_what_a_checkpoint_holds_counts_as_done(at, monkeypatch):
+    from fishernet import standalone
+    from fishernet.progress import Progress
+
+    plan, told = SweepPlan.read(at / "plan.json"), []
+    way = {"data_dir": None, "device": "cpu", "threads": 0, "cohort_size": 3, "checkpoint_every": 1, "command": ""}
+
+    def note(bar):
+        told.append(bar.line().partition("  best")[0])
+        if told[-1] == "0/3 runs  4/9 epochs":  # amid the second epoch, which is in the checkpoint
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Progress, "advance", after(Progress.advance, note))
+        with pytest.raises(KeyboardInterrupt):
+            standalone.train_plan(plan, at / "out", **way)
+    told.clear()
+    monkeypatch.setattr(Progress, "__enter__", note)
+    monkeypatch.setattr(Progress, "__exit__", lambda bar, *_: note(bar))
+    assert standalone.train_plan(plan, at / "out", **way) == 0
+    assert told[0] == "0/3 runs  0/9 epochs"
+    assert told[-1].startswith("3/3 runs  9/9 epochs")
+
+
 def after(function, do):
     def both(bar, *given):
         function(bar, *given)

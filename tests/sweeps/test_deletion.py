@@ -13,6 +13,7 @@ from fishernet.__main__ import main
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
 from fishernet.services import mlflow_deletion, schema
+from sweeps.listing import in_words
 from sweeps.lock import hold_lock
 from sweeps.studies import open_storage
 from sweeps.tracking import SweepTracking
@@ -86,6 +87,19 @@ def test_a_list_says_of_each_sweep_its_runs_size_data_set_and_date(store):
     assert (status, "there is no MLflow store" in said) == (2, True)
 
 
+def test_sizes_have_three_digits_and_no_exponent():
+    sizes = {
+        0: "0 B",
+        999: "999 B",
+        1000: "1 kB",
+        999_499: "999 kB",
+        999_500: "1 MB",
+        3_140_000: "3.14 MB",
+        2 * 10**12: "2 TB",
+    }
+    assert {size: in_words(size) for size in sizes} == sizes
+
+
 def test_a_deleted_sweep_is_nowhere_and_its_neighbours_are_as_they_were(store):
     storage, uri = store
     before = listed(storage)
@@ -153,7 +167,21 @@ def test_what_runs_is_not_deleted(store):
     assert delete("busy", storage, "--yes")[0] == 0  # here no lock is held: its driver was killed
 
 
-@pytest.mark.parametrize("cut_at", ["_delete_files", "_remove_empty", "_check_registered"])
+def test_a_folder_of_the_same_name_of_another_store_stays(store, tmp_path):
+    storage, uri = store
+    record("namesake", uri, storage)
+    mine = tmp_path / "namesake" / "figures.pdf"
+    mine.parent.mkdir()
+    mine.touch()
+    status, said = run("delete", "namesake", "--yes", "--storage-path", str(tmp_path), "--tracking-uri", uri)
+    assert status == 2
+    assert f"the files of namesake are in {storage}" in said
+    assert mine.exists()
+    assert left(uri, "namesake") is not None
+    assert delete("namesake", storage, "--yes")[0] == 0
+
+
+@pytest.mark.parametrize("cut_at", ["_delete_files", "_remove_empty", "check_registered"])
 def test_a_deletion_that_is_cut_short_is_finished_by_the_same_command(store, cut_at, monkeypatch):
     storage, uri = store
     before = listed(storage)
@@ -196,11 +224,16 @@ def test_what_is_somebody_elses_in_the_experiment_stays(store):
     assert "shared" not in listed(storage)
 
 
-def test_a_copy_is_deleted_without_the_original(store, tmp_path):
+@pytest.mark.parametrize("trashed", [False, True])
+def test_a_copy_is_deleted_without_the_original(store, tmp_path, trashed):
     import shutil
+
+    from mlflow import MlflowClient
 
     storage, uri = store
     record("twice", uri, storage)
+    if trashed:
+        MlflowClient(uri).delete_experiment(left(uri, "twice").experiment_id)
     copy = tmp_path / "copy"
     shutil.copytree(storage, copy)
     assert delete("twice", copy, "--yes")[0] == 0
@@ -233,6 +266,7 @@ def test_a_model_that_is_registered_keeps_its_sweep(store):
     status, said = delete("registered", storage, "--yes")
     assert status == 2
     assert "digits version 1" in said
+    assert (storage / "registered" / "figures" / "mse.csv").exists()  # a refusal deletes nothing
     client.delete_model_version("digits", version.version)
     assert delete("registered", storage, "--yes")[0] == 0
 

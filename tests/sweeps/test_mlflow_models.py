@@ -134,11 +134,12 @@ def test_logging_again_adds_nothing_and_the_best_is_registered_once(store, recor
     storage, uri = store
     import mlflow
 
-    for _ in range(2):
-        record("s", uri, storage, records, images, register="digits")
+    for name in ("digits", "digits", "today's"):
+        record("s", uri, storage, records, images, register=name)
     client, number, runs, models = found(uri, "s")
     assert len(client.search_logged_models([number])) == 2
-    (version,) = client.search_model_versions("name = 'digits'")
+    version, quoted = sorted(client.search_model_versions(), key=lambda version: version.name)
+    assert (version.name, quoted.name) == ("digits", "today's")
     loaded = mlflow.pyfunc.load_model(version.source).predict(images.test.numpy())
     assert np.array_equal(loaded, load(records / CONFIGS[3].run_name).encode(images.test))
     assert version.run_id == runs[CONFIGS[3].run_name].info.run_id == models["VAE-gaussian"].source_run_id

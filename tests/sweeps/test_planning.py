@@ -348,6 +348,20 @@ def test_what_a_flag_says_of_ones_own_images_is_not_chosen_for_it(tmp_path):
     assert {(c.model, c.epochs) for c in plan_from_flags(args, found).configs} == {("FisherNet", 9), ("VAE", 1000)}
 
 
+def test_ones_own_images_may_be_seen_in_a_symmetric_range(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 120, (240, 4, 4), dtype=np.uint8)
+    args, images = of_own_images(tmp_path, pixels, "--pixel-range=symmetric")
+    found, said = suited(args, images)
+    assert found["noise_start"] == pytest.approx(
+        np.log((2 * pixels[:200] / 255 - 1).var(axis=0).mean()), abs=0.05 + 1e-9
+    )
+    assert "linear" not in said
+    assert {c.decoder_output for c in plan_from_flags(args, found).configs} == {"sigmoid"}
+    args, images = of_own_images(tmp_path, pixels, "--models", "AE", "VAE:pixel_range=symmetric")
+    configs = plan_from_flags(args, suited(args, images)[0]).configs
+    assert {(c.model, c.decoder_output) for c in configs} == {("AE", "linear"), ("VAE", "sigmoid")}
+
+
 def test_a_preset_and_a_named_data_set_are_what_they_were_whatever_the_images(tmp_path):
     args, images = of_own_images(tmp_path, np.full((60, 4, 4), 200, np.uint8), "--preset=paper")
     assert suited(args, images) == ({}, "")
