@@ -61,9 +61,7 @@ class Run:
     colour: str
     codes: Array  # (n, d) of the images
     plane: Plane
-    ellipses: (
-        Array | None
-    )  # (n, 3): xx, xy, yy in the plane, of each image; None where they are of M, or there are none
+    ellipses: Array | None  # (n, 3): xx, xy, yy in the plane, by image; None where they are of M, or not there
     prior: bool  # N(0, 1)
     posterior: bool  # be its covariance known or not
     decoder: dict[str, Any] | None
