@@ -78,8 +78,11 @@ def active_units(means: np.ndarray, least: float = ACTIVE) -> int:
 
 
 def learned_too_little(runs: pd.DataFrame, value: str, pca: Mapping[int, float]) -> list[str]:
-    """A sentence for each line at the mean image's error (``pca[0]``) at some d, or worse than PCA there; what to change."""
-    sentences = []
+    """Which lines are at the mean image's error (``pca[0]``) at some d, or worse than PCA there, and what to change.
+
+    A sentence for all lines that share the reason and the advice.
+    """
+    found: dict[tuple[str, str], list[tuple[str, str]]] = {}  # what, further advice -> lines, each with its d
     for variant, line in runs.groupby("variant", sort=False):
         means: dict[int, float] = line.groupby("latent_dim")[value].mean().to_dict()  # type: ignore[assignment]  # its stub
         at_mean = [d for d, mse in means.items() if 0 in pca and mse >= NOTHING_LEARNED * pca[0]]
@@ -87,13 +90,15 @@ def learned_too_little(runs: pd.DataFrame, value: str, pca: Mapping[int, float])
         if at_mean:
             learned = (line["likelihood"] == "gaussian-learned").any() if "likelihood" in line else False
             start = ", or let the noise start lower (--noise-start -4)" if learned else ""
-            sentences.append(
-                f"{variant} has learned nothing at d = {listed(at_mean)}: its error is not below that of the mean image. "
-                f"Train longer (--epochs){start}."
-            )
+            found.setdefault(("has learned nothing", start), []).append((str(variant), listed(at_mean)))
         if worse:
-            sentences.append(
-                f"{variant} is worse than PCA at d = {listed(worse)}: as many linear components leave less. "
-                "Train longer (--epochs)."
-            )
+            found.setdefault(("is worse than PCA", ""), []).append((str(variant), listed(worse)))
+    sentences = []
+    for (what, advice), ((first, dims), *others) in found.items():
+        where = "; ".join([f"{first} {what} at d = {dims}", *(f"{variant} at d = {own}" for variant, own in others)])
+        why = {
+            "has learned nothing": f"{'their' if others else 'its'} error is not below that of the mean image",
+            "is worse than PCA": "as many linear components leave less",
+        }[what]
+        sentences.append(f"{where}: {why}. Train longer (--epochs){advice}.")
     return sentences

@@ -12,6 +12,7 @@ from analysis.explorer import gather, page
 from analysis.parts import Part
 from analysis.stored import StoredSweep, model_flag
 from fishernet.families import family
+from fishernet.wording import listed
 
 STEM, TITLE = "explorer", "Latent explorer"
 LARGEST = 64  # latents that are shown: as many sliders, and as many tangents for an ellipse
@@ -45,6 +46,8 @@ def explorer(
             STEM, TITLE, f"It takes up to {LARGEST} latents; the runs of {stored.sweep.name} have {least} and more."
         )
     lines = [_line(runs, asked, stored) for asked in models] or _usual_lines(runs)
+    if not lines:
+        return Absent(STEM, TITLE, gather.SEES_IMAGE.format(listed(runs["variant"].unique())))
     runs = runs[runs["variant"].isin(lines)]
     dims = sorted(latent_dims) or [_smallest(runs)]
     chosen = [_best(stored, line, d, stored.seed if seed is None else seed) for d in dims for line in dict.fromkeys(lines)

@@ -27,11 +27,10 @@ Array = npt.NDArray[Any]
 
 MOST_IMAGES, MOST_BYTES = 2000, 3_000_000  # of the images in a page
 PART = 200  # images whose covariances are formed at once: of 64 latents their Jacobians are as large as the images times 64
-GRID_SIDES, GRID_PRODUCTS = (
-    (8, 24),
-    2e10,
-)  # points along each side of a plane that is decoded beforehand, and what that may cost
+GRID_SIDES = 8, 24  # points along each side of a plane that is decoded beforehand
+GRID_PRODUCTS = 2e10  # that this may cost
 MARGIN = 0.05  # of the codes' extent, around the grid
+SEES_IMAGE = "{} decodes pixel by pixel and sees those before, which takes too long to follow a pointer."
 
 
 @dataclass(frozen=True)
@@ -62,11 +61,9 @@ class Run:
     colour: str
     codes: Array  # (n, d) of the images
     plane: Plane
-    ellipses: (
-        Array | None
-    )  # xx, xy, yy in the plane of each image's posterior, (n, 3); None where there are none or from M
+    ellipses: Array | None  # (n, 3): xx, xy, yy in the plane, by image; None where they are of M, or not there
     prior: bool  # N(0, 1)
-    posterior: bool
+    posterior: bool  # be its covariance known or not
     decoder: dict[str, Any] | None
     grid: Grid | None
 
@@ -106,10 +103,7 @@ def gather(stored: StoredSweep, chosen: Sequence[pd.Series]) -> Shown:
 
 def _run(stored: StoredSweep, run: pd.Series, indices: Array) -> Run:
     if family(run["model"]).sees_image:
-        raise AnalysisError(
-            f"{run['variant']} decodes pixel by pixel and sees those before, which takes too long to follow a pointer; "
-            "name other lines with --models."
-        )
+        raise AnalysisError(f"{SEES_IMAGE.format(run['variant'])} Name other lines with --models.")
     name = f"{run['variant']}, d = {run['latent_dim']}"
     about = f"seed {run['seed']}, {stored.sweep.held_out} MSE {run[stored.sweep.score('mse')]:.3g}"
     return run_of(stored.model(run), stored.latents(run)[0], stored.images.test, indices, name, about)
@@ -128,7 +122,7 @@ def run_of(model: Autoencoder, means: Array, test: torch.Tensor, indices: Array,
         plane=plane,
         ellipses=projected(model, test[indices], plane) if row.has_ellipses and not of_page else None,
         prior=row.prior and getattr(model.config, "prior", "normal") == "normal",
-        posterior=row.has_ellipses,
+        posterior=row.posterior,
         decoder=decoder,
         grid=None if decoder else grid_of(model, codes, plane, image_shape),
     )

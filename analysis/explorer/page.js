@@ -379,7 +379,9 @@ class Side {
 
   ellipseInWords() {
     const { run } = this;
-    if (!run.posterior) return "This model has no posterior, so no ellipse.";
+    if (!run.ellipses && !run.decoder?.information) {
+      return run.posterior ? "The posterior's covariance is not known, so no ellipse." : "This model has no posterior, so no ellipse.";
+    }
     const whose = run.ellipses ? "of the nearest image, by its encoder" : "at the point, by the decoder's information";
     const small = this.reach < SMALL ? " They are small here: zoom in." : "";
     return `Ellipses: 1σ and 2σ of the posterior ${whose}.${small}`;
@@ -394,7 +396,7 @@ class Side {
   covariance() {
     const { run, z, image } = this;
     if (run.ellipses) return { centre: run.points[image], of: run.ellipses.subarray(3 * image, 3 * image + 3) };
-    if (!run.posterior) return null;
+    if (!run.decoder?.information) return null;
     const key = z.join();
     if (this.known?.key !== key || this.known.run !== run) {
       if (run.cost > SLOW && !this.resting) {

@@ -39,6 +39,14 @@ DENSITIES = {
     "svgd": "the prior by Stein's method (SVGD)",
     "tempered": "N(0, 1) made as narrow as SVGD would",
 }
+LATENT_DIM = Flag(
+    "--latent-dim",
+    {
+        "type": int,
+        "metavar": "D",
+        "help": "of the runs shown; default: that which most lines have, of several the largest",
+    },
+)
 
 
 @dataclass(frozen=True)
@@ -204,14 +212,7 @@ FIGURES = {
         "--latent-dim 10",
         (
             *PICTURES,
-            Flag(
-                "--latent-dim",
-                {
-                    "type": int,
-                    "metavar": "D",
-                    "help": "of the runs shown; default: that which most lines have, of several the largest",
-                },
-            ),
+            LATENT_DIM,
         ),
         on_request=True,
     ),
@@ -222,14 +223,7 @@ FIGURES = {
         "--image 7 --reach 3",
         (
             *PICTURES,
-            Flag(
-                "--latent-dim",
-                {
-                    "type": int,
-                    "metavar": "D",
-                    "help": "of the runs shown; default: that which most lines have, of several the largest",
-                },
-            ),
+            LATENT_DIM,
             Flag(
                 "--image",
                 {

@@ -394,23 +394,22 @@ def size_and_error(runs: pd.DataFrame) -> Exhibit:
 
 
 def plot_sizes(data: pd.DataFrame) -> Figure:
-    """Colour by scale, mark by likelihood, both axes logarithmic."""
+    """Colour by scale, mark by likelihood, both axes logarithmic; ``mixtures_over_singles`` are joined."""
     likelihoods = list(dict.fromkeys(config.likelihood for config in data["config"]))
     marks = dict(zip(likelihoods, itertools.cycle(style.MARKERS), strict=False))
     colours = dict(zip(SCALES, style.PALETTE, strict=False))
-    singles = {}
     with style.new_figure() as (figure, axes):
         for row in data.sort_values("parameters").to_dict("records"):
             config, at = row["config"], (row["parameters"], row["mean"])
-            family, look = (config.model, config.likelihood, config.scale), colours[config.scale]
-            if config.components < 2:
-                singles[family] = at
-            elif family in singles:
-                axes.plot(*zip(singles[family], at, strict=True), color=look, linewidth=0.6, zorder=1)
+            look = colours[config.scale]
             axes.errorbar(
                 *at, yerr=row["sd"] if row["n_seeds"] > 1 else None, color=look, marker=marks[config.likelihood], linestyle="",
                 markerfacecolor="white" if config.components > 1 else look, elinewidth=0.8,
             )  # fmt: skip
+        for single, mixture in mixtures_over_singles(data):
+            pair = data.iloc[[single, mixture]]
+            look = colours[pair["config"].iloc[0].scale]
+            axes.plot(pair["parameters"], pair["mean"], color=look, linewidth=0.6, zorder=1)
         axes.set(xscale="log", yscale="log", xlabel="trained numbers", ylabel="L2 (%)")
         style.plain_log_ticks(axes)
         axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
@@ -424,6 +423,16 @@ def plot_sizes(data: pd.DataFrame) -> Figure:
         ]
         figure.legend(handles=key, loc="outside right upper")
     return figure
+
+
+def mixtures_over_singles(data: pd.DataFrame) -> list[tuple[int, int]]:
+    """By place, the line with a single component and the mixture that differs from it in their number alone."""
+    configs = list(enumerate(data["config"]))
+    own = {"components", "seed", "setting"}  # what a mixture may have otherwise
+    alike = [tuple(item for item in config.to_dict().items() if item[0] not in own) for _, config in configs]
+    singles = sorted((config.components, i) for i, config in configs if config.components < 2)  # 1 goes before 0
+    single = {alike[i]: i for _, i in singles}
+    return [(single[alike[i]], i) for i, config in configs if config.components > 1 and alike[i] in single]
 
 
 def calibration(runs: pd.DataFrame) -> Exhibit:

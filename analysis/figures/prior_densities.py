@@ -14,6 +14,7 @@ from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.frame import chosen_dim
 from analysis.parts import Part
+from analysis.scores.outputs import noise_of
 from analysis.scores.sampling import ImproperPrior, has_normal_prior, prior_samples
 from analysis.stored import StoredSweep, config_of
 from fishernet.families import family
@@ -90,14 +91,9 @@ def codes(model: Autoencoder, images: torch.Tensor, seed: int) -> Array:
     if not family(model.config.model).posterior:
         return posterior_means(model, images)
     drawn, generator = [], torch.Generator().manual_seed(seed)
-    draw = {"normal": torch.randn, "uniform": torch.rand}
     for part in images.flatten(1).split(images_at_once(model)):
-        q = model.posterior(part.float().div(255)[None])
-        noise = {
-            name: draw[own.kind](1, len(part), own.width, generator=generator)
-            for name, own in model.noise(model.latent_dims[0]).items()
-        }
-        drawn.append(q.draw(noise).z[0])
+        x = part.float().div(255)[None]
+        drawn.append(model.posterior(x).draw(noise_of(model, x, generator)).z[0])
     found: Array = torch.cat(drawn).numpy()
     return found
 

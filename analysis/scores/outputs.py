@@ -256,7 +256,7 @@ def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor
             total += model.likelihood.sample(a, generator)
         return total / N_DRAWS
     if family(model.config.model).posterior:
-        z, _ = model.posterior(x).draw(_noise(model, x, generator))
+        z, _ = model.posterior(x).draw(noise_of(model, x, generator))
         return model.reconstruct(z)
     return shown[""]
 
@@ -267,7 +267,7 @@ def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str
     if not (discrete or LIKELIHOODS[model.config.likelihood].density):
         return {}
     seen = x if discrete else (255 * x + torch.rand(x.shape, generator=generator)) / 256
-    terms = model(seen, _noise(model, x, generator)).terms
+    terms = model(seen, noise_of(model, x, generator)).terms
     posterior = family(model.config.model).posterior
     name, nats = ("bits_per_dim", "elbo") if posterior else ("code_bits_per_dim", "log_likelihood")
     if nats not in terms:
@@ -275,8 +275,8 @@ def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str
     return {name: (0 if discrete else 8) - terms[nats] / (model.n_pixels * math.log(2))}
 
 
-def _noise(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The random numbers of a pass."""
+def noise_of(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of a pass of x (1, n, n_pixels)."""
     kinds: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand}
     return {
         name: kinds[noise.kind](*x.shape[:2], noise.width, generator=generator)

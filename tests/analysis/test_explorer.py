@@ -55,6 +55,7 @@ MADE: dict[str, Mapping[str, Any]] = {
     "two latents": {**VAE, "latent_dim": 2},
     "most latents": {**LEARNED, "latent_dim": explorer.LARGEST},
     "no posterior": {"model": "AE"},
+    "no known covariance": {"model": "IAF"},
     "pooled": {"model": "AE", "network": "pooled-cnn", "latent_dim": 12},
 }  # fmt: skip
 
@@ -221,6 +222,13 @@ def test_runs_without_weights_are_a_sentence(trained, monkeypatch):
     assert made.why == "weights.safetensors cannot be had"
 
 
+def test_a_sweep_whose_decoders_all_see_the_image_is_a_sentence(trained, monkeypatch):
+    monkeypatch.setattr(trained, "runs", trained.runs.assign(model="PixelVAE", variant="PixelVAE"))
+    made = explorer.explorer(trained)
+    assert isinstance(made, Absent)
+    assert made.why.startswith("PixelVAE decodes pixel by pixel")
+
+
 def test_the_command_writes_one_file_and_a_report_links_it(trained, tmp_path, capsys):
     arguments = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path)]
     assert analyse(["explore", *arguments]) == 0
@@ -276,6 +284,19 @@ def test_the_ellipse_at_a_point_is_the_inverse_of_the_models_precision_there(bro
         found = browser.js(f"(run => {calls})(openRun({i}))")
         np.testing.assert_allclose(found, expected[:, [0, 0, 1], [0, 1, 1]], rtol=2e-3, atol=1e-6)
     assert tried == sum(isinstance(model, FisherNet) for model in models.values()) - 1  # that with scales
+
+
+def test_what_has_no_ellipse_is_said_by_its_reason(browser, file, models):
+    browser.open(file)
+    said = {}
+    for name in ("no posterior", "no known covariance", "two latents"):
+        index = list(models).index(name)
+        said[name] = browser.js(f"sides[0].open({index}); sides[0].reach = 99; sides[0].ellipseInWords()")
+    assert said == {
+        "no posterior": "This model has no posterior, so no ellipse.",
+        "no known covariance": "The posterior's covariance is not known, so no ellipse.",
+        "two latents": "Ellipses: 1σ and 2σ of the posterior of the nearest image, by its encoder.",
+    }
 
 
 def test_other_ellipses_are_those_of_the_encoder(models, of_all):

@@ -140,7 +140,8 @@ def test_claims_on_samples_are_of_celeba_and_of_fid():
         for evidence, why in (
             (world(), "images of mnist"),
             (world(), f"network {NETWORKS[0]}"),
-            (world(network=TABLE_1[0], features="classifier"), "no FID"),
+            (world(network=TABLE_1[0], features="classifier"), "distance on classifier features, not FID"),
+            (world(network=TABLE_1[0], features="random"), "distance on random features, not FID"),
             (world(network=TABLE_1[0], learning_rate=1e-3), "learning_rate 0.001"),
         ):
             assert find(name, evidence).verdict == "not asked of these data"

@@ -129,6 +129,19 @@ def test_the_size_of_each_line_is_its_number_of_trained_numbers(made):
     assert data[MIXTURE] == code + 3 * (6 * pixels + 6)
 
 
+def test_a_mixture_is_joined_to_the_line_that_it_is_a_mixture_of_and_to_no_other():
+    """Not to one of another floor, nor to one of another latent dimension."""
+    diagonal = {**SHARED, "model": "AE", "scale": "diagonal"}
+    configs = [
+        trial_config({**diagonal, **more, "seed": seed})
+        for seed, more in enumerate((
+            {"components": 3}, {}, {"least_scale": 0.05}, {"latent_dim": 5}, {"components": 3, "latent_dim": 7},
+            {"components": 3, "latent_dim": 5}, {"likelihood": "maf", "scale": "identity"},
+        ))
+    ]  # fmt: skip
+    assert outputs.mixtures_over_singles(pd.DataFrame({"config": configs})) == [(1, 0), (3, 5)]
+
+
 def test_pictures_show_scales_of_one_component_and_weights_of_several(made):
     assert set(made["variances"].data["variant"]) == {DIAGONAL, HEAVY}
     data = made["components"].data

@@ -212,6 +212,20 @@ def test_a_reading_of_f_that_does_not_carry_a_claim_is_not_among_those_that_do()
     assert verdicts(evidence(usual))["QF2"] == "FA1: mean; FA4: mean"
 
 
+def test_that_no_reading_of_f_carries_a_claim_takes_a_contradiction_of_each():
+    """One seed decides nothing: that is no "none"."""
+    runs = trained()
+    assert verdicts(evidence(runs[runs["seed"] == 0]))["QF2"] == "FA1: undecided; FA4: undecided"
+
+    readings = {made.READ_AS[name][20].variant for name in made.READ_AS}
+
+    def contrary(run):
+        if run["variant"] in readings:
+            run |= {"likelihood/nll": 190.0, "test/mse": 0.5}
+
+    assert verdicts(evidence(trained(change=contrary)))["QF2"] == "FA1: none; FA4: none"
+
+
 def test_the_estimator_explains_what_its_penalty_lowers_and_nothing_else():
     plain = trained()
     plain = plain[plain["variant"] != made.REWARDED.variant]

@@ -64,6 +64,19 @@ def test_a_line_at_the_mean_images_error_or_worse_than_pca_is_named_with_what_to
     assert learned_too_little(runs, "test/mse", {}) == []
 
 
+def test_lines_that_share_a_reason_and_an_advice_are_told_once():
+    poor = {"VAE": {2: [1.0], 5: [0.5]}, "CVAE": {2: [1.0], 5: [0.3]}, "AE": {2: [0.7], 5: [0.5]}}
+    runs = pd.concat([runs_of(errors, variant) for variant, errors in poor.items()])
+    learning = runs_of({2: [1.0]}, "FisherNet", likelihood="gaussian-learned")
+    assert learned_too_little(pd.concat([runs, learning]), "test/mse", {0: 1.0, 2: 0.6, 5: 0.4}) == [
+        "VAE has learned nothing at d = 2; CVAE at d = 2: their error is not below that of the mean image. "
+        "Train longer (--epochs).",
+        "VAE is worse than PCA at d = 5; AE at d = 2, 5: as many linear components leave less. Train longer (--epochs).",
+        "FisherNet has learned nothing at d = 2: its error is not below that of the mean image. "
+        "Train longer (--epochs), or let the noise start lower (--noise-start -4).",
+    ]
+
+
 def test_a_line_that_needs_all_dimensions_by_a_hair_bends_where_its_factors_end():
     """Seeds that agree decide every difference, however small: the bend says from where on it is small."""
     errors = {1: 4e-3, 2: 1.8e-3, 3: 2.4e-4, 4: 2.3e-4, 6: 2.1e-4}

@@ -21,6 +21,7 @@ import pandas as pd
 
 from analysis.figures.frechet import features_of
 from analysis.papers.fisher_ae import PAPER
+from analysis.scores import FEATURES
 from analysis.scores.robustness import GROUP, LEVELS
 from analysis.scores.tsne import GROUP as TSNE
 from analysis.verdicts import (
@@ -306,12 +307,11 @@ def _asked(evidence: Evidence, networks: Sequence[str] = NETWORKS) -> tuple[Evid
 
 
 def _by_features(evidence: Evidence) -> tuple[Evidence, str]:
-    """Distances on Inception's features where the runs have them; on the classifier's they are no FID and set apart."""
+    """Distances on Inception's features where the runs have them; on others they are no FID and set apart."""
     features = features_of(evidence.runs) or "inception"
     if features == "inception":
         return evidence, features
-    scope = evidence.scope.and_apart("distances on classifier features, which are no FID")
-    return replace(evidence, scope=scope), features
+    return replace(evidence, scope=evidence.scope.and_apart(FEATURES[features])), features
 
 
 def _distance(evidence: Evidence, a: tuple[str, Cell], b: tuple[str, Cell], claimed: Region) -> Comparison:

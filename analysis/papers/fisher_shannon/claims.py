@@ -194,7 +194,10 @@ def qf1_matched_divergence(evidence: Evidence) -> Finding:
 
 
 def qf2_readings(evidence: Evidence) -> Finding:
-    """QF2: FA1 and FA4 with F read as the mean of 1/s², as the trace, and as released; the verdict names the readings that do."""
+    """QF2: FA1 and FA4 with F read as the mean of 1/s², as the trace, and as released; the verdict names the readings that do.
+
+    None does where every reading contradicts the claim. Where none is confirmed and one is open, the claim is undecided.
+    """
     evidence, notes = _of_one_estimate(evidence)
     by_claim = {
         claim: {name: made(evidence, lines) for name, lines in READ_AS.items()}
@@ -202,8 +205,7 @@ def qf2_readings(evidence: Evidence) -> Finding:
     }
     parts = [part for of in by_claim.values() for own in of.values() for part in own]
     said = "; ".join(
-        f"{claim}: {listed(name for name, own in of.items() if conclude(own) == CONFIRMED) or 'none'}"
-        for claim, of in by_claim.items()
+        f"{claim}: {_carriers({name: conclude(own) for name, own in of.items()})}" for claim, of in by_claim.items()
     )
     return Finding(list(dict.fromkeys(parts)), _unless_outside(parts, said), notes=notes)
 
@@ -224,9 +226,7 @@ def qf3_estimator(evidence: Evidence) -> Finding:
         )
         for config in lines
     }  # fmt: skip
-    lower = [variant for variant, part in parts.items() if part.verdict == CONFIRMED]
-    decided = {part.verdict for part in parts.values()} <= {CONFIRMED, CONTRADICTED}
-    said = listed(lower) if lower else "none of them" if decided else UNDECIDED
+    said = _carriers({variant: part.verdict for variant, part in parts.items()}, "none of them")
     return Finding(list(parts.values()), _unless_outside(parts.values(), said), notes=notes)
 
 
@@ -269,6 +269,12 @@ CLAIMS = (
     Claim("QF3", "Not asked: does the penalty in the released code's weights lower the NLL?", qf3_estimator),
     Claim("QF4", "Not asked: where does FisherNet lie in the plane, beside VAE?", qf4_fishernet),
 )  # fmt: skip
+
+
+def _carriers(verdicts: Mapping[str, str], none: str = "none") -> str:
+    """The names whose verdict is confirmed; ``none`` where all others are contradicted, else undecided."""
+    confirmed = [name for name, verdict in verdicts.items() if verdict == CONFIRMED]
+    return listed(confirmed) or (none if {*verdicts.values()} <= {CONTRADICTED} else UNDECIDED)
 
 
 def _ranks(evidence: Evidence, fae: Mapping[float, TrialConfig]) -> list[Comparison]:

@@ -27,19 +27,19 @@ VECTOR, MATRIX = ("_diagSigma", "_Sigma"), ("_diagUV", "_U_V")
 _CODE: Fields = {"code": "rectified"}
 # Of Table 1, in its order. With unit scale N_mu and MN_mu are one model, and t and T as well.
 _OF_TABLE_1: dict[Line, Fields] = {
-        ("MSE", 1): {"model": "AE"},
-        **_emitted("N_mu", "gaussian", VECTOR, 1),
-        **_emitted("t_df_mu", "student-t", VECTOR, 1),
-        ("MAF", 1): {"model": "AE", "likelihood": "maf"},
-        **_emitted("MN_mu", "matrix-normal", MATRIX, 1),
-        **_emitted("T_df_mu", "matrix-t", MATRIX, 1),
-        ("VAE", 1): {
-            "model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd", "kl_weight": "2",
-        },
-        **_emitted("N_mu", "gaussian", VECTOR, 10),
-        **_emitted("t_df_mu", "student-t", VECTOR, 10),
-        **_emitted("MN_mu", "matrix-normal", MATRIX, 10),
-        **_emitted("T_df_mu", "matrix-t", MATRIX, 10),
+    ("MSE", 1): {"model": "AE"},
+    **_emitted("N_mu", "gaussian", VECTOR, 1),
+    **_emitted("t_df_mu", "student-t", VECTOR, 1),
+    ("MAF", 1): {"model": "AE", "likelihood": "maf"},
+    **_emitted("MN_mu", "matrix-normal", MATRIX, 1),
+    **_emitted("T_df_mu", "matrix-t", MATRIX, 1),
+    ("VAE", 1): {
+        "model": "VAE", "likelihood": "gaussian", "scale": "diagonal", "posterior_sd": "softplus-sd", "kl_weight": "2",
+    },
+    **_emitted("N_mu", "gaussian", VECTOR, 10),
+    **_emitted("t_df_mu", "student-t", VECTOR, 10),
+    **_emitted("MN_mu", "matrix-normal", MATRIX, 10),
+    **_emitted("T_df_mu", "matrix-t", MATRIX, 10),
 }  # fmt: skip
 TABLE_1 = {
     line: fields | _CODE

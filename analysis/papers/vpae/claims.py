@@ -52,8 +52,8 @@ KEPT, SEVERAL = 0.9, 2.0  # share of components with the input's label, and how 
 
 NOTE = (
     "The paper has one run of each row. L2 is of what its released code shows; margins are ours, and claims.csv has them. "
-    "Seconds of seeds that one cohort trained are one measurement, shared out: their interval (VP4, VP5, Q2) knows no "
-    "spread, and --cohort-size 1 measures each. VP6 and Q3 are of the sweep of --preset vpae-cnn, Q1 and Q5 of lines of "
+    "Seconds of seeds that one cohort trained are one measurement and count once (VP4, VP5, Q2): --cohort-size 1 measures "
+    "each. VP6 and Q3 are of the sweep of --preset vpae-cnn, Q1 and Q5 of lines of "
     "--preset vpae-controls. Whether a classifier gains by training on component images (VP11) is not asked."
 )
 
