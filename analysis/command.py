@@ -61,9 +61,9 @@ def of_paper(paper: Paper | None, made: Iterable[Exhibit]) -> list[Exhibit]:
 
 def show(made: Iterable[Exhibit], folder: Path, failures: Failures) -> None:
     """Print each and write its files; raises AnalysisError when the folder does not take them."""
-    for exhibit in made:
+    for i, exhibit in enumerate(made):
         shown, paths = written(exhibit, folder, failures)
-        print(as_text(shown))
+        print("\n" * (i > 0) + as_text(shown))
         for path in paths:
             print(f"  {path}")
 

@@ -12,6 +12,7 @@ from analysis.figures import FIGURES
 from analysis.parts import Part
 from analysis.stored import StoredSweep
 from fishernet.services.mlflow_store import default_tracking_uri
+from fishernet.spelling import did_you_mean
 from fishernet.trained import TrainedModel
 
 
@@ -44,15 +45,16 @@ class OpenSweep:
         """
         found = self.runs
         if line is not None:
-            exact = found["variant"] == line
-            found = found[exact if exact.any() else found["model"] == line]
+            exact, model = (found[column].str.lower() == line.lower() for column in ("variant", "model"))
+            found = found[exact if exact.any() else model]
         if latent_dim is not None:
             found = found[found["latent_dim"] == latent_dim]
         if found.empty:
             asked = " at ".join([line or "any model", *([f"d = {latent_dim}"] if latent_dim else [])])
             raise AnalysisError(
                 f"No run of {asked} has finished in {self.name}; it has {', '.join(self._stored.variants)} at d = "
-                f"{', '.join(map(str, sorted(self.runs['latent_dim'].unique())))}."
+                f"{', '.join(map(str, sorted(self.runs['latent_dim'].unique())))}"
+                + (did_you_mean(line or "", self._stored.variants) or ".")
             )
         run = found.sort_values(self._stored.sweep.score("mse")).iloc[0]
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)
@@ -60,7 +62,9 @@ class OpenSweep:
     def figure(self, name: str, **arguments: object) -> Exhibits:
         """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; a notebook shows them."""
         if name not in FIGURES:
-            raise AnalysisError(f"There is no figure {name}; there are {', '.join(FIGURES)}.")
+            raise AnalysisError(
+                f"There is no figure {name}; there are {', '.join(FIGURES)}{did_you_mean(name, FIGURES) or '.'}"
+            )
         made: list[Exhibit] = []
         for item in figures.parts(self._stored, name, **arguments):
             made += self._stored.failures.exhibits(*item) if isinstance(item, Part) else [item]

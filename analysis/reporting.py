@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -173,7 +174,7 @@ def say_dimensions(stored: StoredSweep) -> str:
     """Which latent dimension each line needs, in a sentence; empty where there is one alone, or none is decided."""
     if stored.runs["latent_dim"].nunique() == 1:
         return ""
-    answers = which_dimension(stored.runs, stored.sweep.score("mse"))
+    answers = which_dimension(stored.runs, stored.sweep.score("mse"), stored.sweep.pca.get(0, math.inf))
     found = [
         f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}"
         + (f" (its curve bends at {a.bend})" if a.bend not in (None, a.dim) else "")

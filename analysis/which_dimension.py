@@ -23,10 +23,13 @@ class Answer(NamedTuple):
     largest: int  # the largest d trained
     n_seeds: int  # that all of these d have
     bend: int | None = None  # the d of the ``knee`` of its means, from which on more buys little
+    learned: bool = True  # its error is below the mean image's somewhere
 
     @property
     def reason(self) -> str:
         """Why, as a phrase."""
+        if not self.learned:
+            return "has learned nothing: its error is not below the mean image's at any d"
         if self.dim is None:
             return f"takes {LEAST_SEEDS} seeds at each d"
         if self.dim == self.largest:
@@ -36,8 +39,8 @@ class Answer(NamedTuple):
         return f"is within one standard error of d = {self.best}"
 
 
-def which_dimension(runs: pd.DataFrame, value: str) -> list[Answer]:
-    """For each line of ``runs``, its smallest sufficient latent_dim by column ``value``.
+def which_dimension(runs: pd.DataFrame, value: str, mean_image: float = math.inf) -> list[Answer]:
+    """For each line of ``runs``, its smallest sufficient latent_dim by column ``value``; none where all are at ``mean_image``.
 
     Of seeds s that every d of the line has, Delta_s(d) = value_s(d) - value_s(best), best the d of the least mean. The answer
     is the smallest d with mean Delta <= sd(Delta)/sqrt(n): the one-standard-error rule (Breiman et al. 1984, section 3.4.3),
@@ -47,9 +50,11 @@ def which_dimension(runs: pd.DataFrame, value: str) -> list[Answer]:
     for variant, line in runs.groupby("variant", sort=False):
         table = line.pivot_table(index="seed", columns="latent_dim", values=value).dropna()
         means, n = table.mean(), len(table)
+        learned = bool((line.groupby("latent_dim")[value].mean() < NOTHING_LEARNED * mean_image).any())
         bend = knee({int(str(d)): float(mean) for d, mean in line.groupby("latent_dim")[value].mean().items()})
-        if n < LEAST_SEEDS:
-            answers.append(Answer(str(variant), None, 0, int(line["latent_dim"].max()), n, bend))
+        if n < LEAST_SEEDS or not learned:
+            largest = int(line["latent_dim"].max())
+            answers.append(Answer(str(variant), None, 0, largest, n, bend if learned else None, learned))
             continue
         best = int(np.argmin(means))
         above = table.sub(table.iloc[:, best], axis=0)

@@ -111,10 +111,18 @@ class TrainedModel:
 
     def _pixels(self, images: npt.ArrayLike | Tensor) -> Tensor:
         """Uint8 (n, channels, height, width); raises DataError, or ModelError where they are of another shape."""
+        if isinstance(images, str | os.PathLike):
+            height = self.image_shape[1]
+            raise ModelError(
+                f"images are an array, and {images} is a path: fishernet.load_data({os.fspath(images)!r}, image_size={height}) "
+                "reads the images there, as .train and, of the last sixth, .test"
+            )
         try:
             array = np.asarray(_on_cpu(images))
         except ValueError as error:  # lists of several lengths
             raise ModelError(f"images must form one array: {error}") from None
+        if array.shape == self.image_shape[self.image_shape[0] == 1 :]:  # grey images need no axis of channels
+            raise ModelError(f"this is one image, {array.shape}; give it an axis before: images[None]")
         x = pixels(array, "the array of images")
         if x.shape[1:] != self.image_shape:
             raise ModelError(
@@ -130,8 +138,8 @@ def load(source: str | os.PathLike[str], *, tracking_uri: str | None = None) -> 
     Raises ModelError where it is missing, damaged, or of a model that is not installed.
     """
     path = Path(source)
-    if path.is_dir():
-        path /= WEIGHTS
+    if path.is_dir():  # a run's own, or MLflow's of it
+        path = next((place for place in (path / WEIGHTS, path / "artifacts" / WEIGHTS) if place.is_file()), path)
     if path.is_file():
         return TrainedModel(*load_weights(path))
     if match := RUN_ID.fullmatch(os.fspath(source)):
@@ -143,7 +151,8 @@ def load(source: str | os.PathLike[str], *, tracking_uri: str | None = None) -> 
         except TrackingError as error:
             raise ModelError(f"{source}: {error}") from error
     raise ModelError(
-        f"{source} is neither a {WEIGHTS}, nor a folder with one, nor the id of an MLflow run (32 hexadecimal digits)"
+        f"{source} is neither a {WEIGHTS}, nor a folder with one, nor the id of an MLflow run (32 hexadecimal "
+        "digits). Of a sweep by its name, fishernet.open_sweep(NAME).best() is the model with the least error"
     )
 
 

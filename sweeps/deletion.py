@@ -43,7 +43,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parser.parse_args(argv)
     uri, storage = checked_store(parser, args)
     try:
-        check_uri(uri)
+        check_uri(uri, make=False)
         mlflow_store.prepare_mlflow()  # an interrupt amid imports would leave them half done
         interrupts.raise_keyboard_interrupt()
         return delete(args.name, uri, storage, yes=args.yes)

@@ -69,9 +69,9 @@ def embeddings(stored: StoredSweep, d: int) -> Exhibit:
     shared = [model for model, of in by_model.items() if len(of) > 1]
     caption = (
         f"Posterior means of the first {' or '.join(map(str, sorted(counts)))} {stored.sweep.held_out} images at d = {d}, by "
-        f"t-SNE (van der Maaten and Hinton 2008; scikit-learn's, perplexity {PERPLEXITY}, one fixed seed). It shows who is near "
-        "whom and sets its own scale: neither the sizes of clusters nor the distances between them say how wide or how far apart "
-        "latents are."
+        f"t-SNE (van der Maaten and Hinton 2008; scikit-learn's, perplexity at most {PERPLEXITY}, one fixed seed). It "
+        "shows who is near whom and sets its own scale: neither the sizes of clusters nor the distances between them say "
+        "how wide or how far apart latents are."
     )
     if shared:
         caption += f" The variants of {listed(shared)} are embedded together, in one scale."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
@@ -161,7 +162,7 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
 def dimension_table(stored: StoredSweep) -> Table:
     """The smallest sufficient latent_dim of each line, and how many latents are in use there."""
     sweep, runs = stored.sweep, stored.runs
-    answers = which_dimension(runs, sweep.score("mse"))
+    answers = which_dimension(runs, sweep.score("mse"), sweep.pca.get(0, math.inf))
     rows, shown = [], []
     for answer in answers:
         active = (
@@ -177,15 +178,19 @@ def dimension_table(stored: StoredSweep) -> Table:
             "latents in use": "" if active is None else f"{active} of {answer.dim}",
             "remark": answer.reason,
         })  # fmt: skip
+    bend = knee({d: mse for d, mse in sweep.pca.items() if d in set(runs["latent_dim"])})
+    about_bends = (
+        " A curve bends where it is furthest below the line between its ends (Satopaa et al. 2011): from there on more "
+        "dimensions buy less than before, on the average."
+    ) + (f" PCA's, of these d, bends at {bend}." if bend else "")
     if not any(row["bends at"] for row in shown):
+        about_bends = ""
         for row in shown:
             del row["bends at"]
-    bend = knee({d: mse for d, mse in sweep.pca.items() if d in set(runs["latent_dim"])})
     caption = (
         "The smallest d whose mean error is within one standard error of the line's best, paired over seeds (one-standard-error "
-        f"rule); it takes {LEAST_SEEDS} seeds. A curve bends where it is furthest below the line between its ends (Satopaa et "
-        "al. 2011): from there on more dimensions buy little. A latent is in use where its posterior mean varies over images by "
-        "more than 0.01 (of the seed that pictures show)." + (f" PCA bends at d = {bend}." if bend else "")
+        f"rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its posterior mean varies over images by "
+        "more than 0.01 (of the seed that pictures show)."
     )
     return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 

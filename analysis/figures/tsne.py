@@ -33,7 +33,7 @@ SHOWN = (0.0, 0.1, 0.2, 0.5)  # of the levels that there are
 MOST_LINES = 6
 CAVEAT = (
     "t-SNE keeps neighbours and no distances: it draws groups apart, and sizes of groups and gaps between them mean nothing. Its "
-    "result depends on its seed, the run's, and on its perplexity, 30; each level has one of its own."
+    "result depends on its seed, the run's, and on its perplexity, at most 30; each level has one of its own."
 )
 Array = npt.NDArray[Any]
 

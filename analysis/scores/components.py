@@ -6,6 +6,7 @@ of the classifier that is trained once per sweep.
 
 from __future__ import annotations
 
+import math
 from functools import partial
 
 import torch
@@ -67,7 +68,11 @@ def score_components(
         n_heavy += len(told)
         kept += _n_right(classifier, classes, marginals.loc[0][heavy], told, x.shape[1:])
         kept_by_mean += _n_right(classifier, classes, distribution.mean()[0], own, x.shape[1:])
-    values = {"heavy": n_heavy / len(test), "keeps_label": kept / n_heavy, "mean_keeps_label": kept_by_mean / len(test)}
+    values = {
+        "heavy": n_heavy / len(test),
+        "keeps_label": kept / n_heavy if n_heavy else math.nan,
+        "mean_keeps_label": kept_by_mean / len(test),
+    }
     return Scored(
         {f"{GROUP}/{name}": value for name, value in values.items()},
         {"n_images": len(test), "least_weight": LEAST_WEIGHT, "classifier": classifier.fingerprint},

@@ -123,7 +123,7 @@ def pixels(array: Array, what: str) -> Array:
 
     Axes are (n, height, width), (n, channels, height, width) or (n, height, width, channels), with 1 or 3
     channels; where the last two both fit, they come first, as in ImageData. Values are floats in [0, 1],
-    integers in 0..255, or booleans; integers of at most 1 are refused, as they are a mask and 255 is white.
+    integers in 0..255, or booleans; integers of 0 and 1 alone are refused, as they are a mask and 255 is white.
     """
     shape = array.shape
     if array.size == 0:
@@ -156,7 +156,7 @@ def pixels(array: Array, what: str) -> Array:
         raise DataError(f"{what} must hold {noun}; it runs from {low} to {high}. {_remedy(low, high)}")
     if kind == "f":
         return np.rint(array * 255).astype(np.uint8)
-    if high <= 1:
+    if high == 1:
         raise DataError(f"{what} holds integers of at most 1, where 255 is white. Save it as bool or float.")
     return array.astype(np.uint8)
 

@@ -50,6 +50,9 @@ def test_a_sweep_is_opened_with_its_runs_best_models_and_figures(trained):
         sweep.best("VAE", 99)
     with pytest.raises(AnalysisError, match="There is no figure nothing; there are "):
         sweep.figure("nothing")
+    with pytest.raises(AnalysisError, match="Did you mean mse-curves"):
+        sweep.figure("mse-curve")
+    assert sweep.best("vae", 5).config == best.config
 
 
 def test_a_models_name_is_enough_where_none_of_its_lines_is_named_so(trained):

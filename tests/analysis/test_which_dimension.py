@@ -83,3 +83,11 @@ def test_a_line_that_needs_all_dimensions_by_a_hair_bends_where_its_factors_end(
     runs = runs_of({d: [error + noise for noise in (0, 1e-6, 2e-6)] for d, error in errors.items()})
     (answer,) = which_dimension(runs, "test/mse")
     assert (answer.dim, answer.bend) == (6, 3)
+
+
+def test_a_line_that_has_learned_nothing_needs_no_dimension_that_could_be_told():
+    runs = runs_of({2: [1.0, 0.99, 1.01], 4: [0.99, 1.0, 0.99]})
+    (answer,) = which_dimension(runs, "test/mse", mean_image=1.0)
+    assert (answer.dim, answer.bend) == (None, None)
+    assert answer.reason.startswith("has learned nothing")
+    assert which_dimension(runs_of({2: [1.0, 0.99, 1.01], 4: [0.5, 0.5, 0.5]}), "test/mse", 1.0)[0].dim == 4

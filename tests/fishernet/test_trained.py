@@ -64,6 +64,7 @@ def test_the_same_images_in_any_form_have_the_same_latents(digits):
     ]  # fmt: skip
     for form in forms:
         np.testing.assert_array_equal(model.encode(form), expected)
+    assert model.encode(np.zeros_like(images[:2])).shape == (2, expected.shape[1])  # black images are images
     one = model.encode(images[:1, 0] > 127)
     np.testing.assert_array_equal(one, model.encode((images[:1] > 127) * np.uint8(255)))
 
@@ -76,7 +77,9 @@ def test_the_same_images_in_any_form_have_the_same_latents(digits):
         (lambda x: x.astype(np.int64) * 4, "must hold integers in 0..255"),
         (lambda x: x[:, :, :4], r"shape \(channels, height, width\) = \(1, 8, 8\); got \(1, 4, 8\)"),
         (lambda x: x.repeat(3, axis=1), r"= \(1, 8, 8\); got \(3, 8, 8\)"),
-        (lambda x: x[0, 0], "must have the axes"),
+        (lambda x: x[0, 0, 0], "must have the axes"),
+        (lambda x: x[0, 0], r"this is one image, \(8, 8\); give it an axis before"),
+        (lambda x: "some-folder", r"some-folder is a path: fishernet.load_data\('some-folder', image_size=8\)"),
         (lambda x: x[:0], "holds no images"),
         (lambda x: np.where(x > 100, np.nan, 0.5), "NaN or infinite"),
         (lambda x: x.astype(str), "must hold uint8"),

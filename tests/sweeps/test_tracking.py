@@ -692,7 +692,7 @@ def test_a_server_that_hangs_and_dies_loses_and_doubles_nothing(uri: str, tmp_pa
         server.start()
         assert tracking.close("FINISHED")
         assert SweepTracking.open("s", server.uri, artifact_root=None, create=False).plan == PLAN
-        trials = client(server.uri).search_runs([tracking._experiment_id], "tags.`fishernet.role` = 'trial'")
+        trials = client(server.uri).search_runs([tracking.experiment_id], "tags.`fishernet.role` = 'trial'")
         assert len(trials) == 3
         runs = tracking.runs()
         assert {(run.status, run.last_epoch) for run in runs.values()} == {("FINISHED", 5)}
