@@ -1,4 +1,4 @@
-"""Draw what sweeps recorded: ``python -m analysis NAME``; without a name it lists what there is.
+"""Draw what sweeps recorded: ``fishernet figures NAME``; without a name it lists what there is.
 
 All parsers are here. What an analysis needs, seconds of imports, comes when its flags are right.
 """
@@ -21,6 +21,7 @@ from fishernet.flags import Parser
 from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import READING, set_environment
 from fishernet.surroundings import entry_point
+from fishernet.wording import first_sentence, two_columns
 
 MOST_LINES = 7  # of a preset that `papers` writes out
 SCORE_FLAGS = tuple(flag for row in SCORES.values() for flag in row.flags)
@@ -95,12 +96,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     words = list(sys.argv[1:] if argv is None else argv)
     if words and words[0] in COMMANDS:
         return run_command(words[0], words[1:])
-    width = max(map(len, COMMANDS)) + 2
-    listed = "".join(f"\n  {name:<{width}}{command.about.splitlines()[0]}" for name, command in COMMANDS.items())
+    listed = two_columns(
+        {name: first_sentence(command.about) for name, command in COMMANDS.items()}
+        | {"papers": "The papers here, side by side."}
+    )
     names = Parser(
         name="figures",
-        prog="python -m analysis",
-        description=f"Draw what sweeps recorded.\n\nNAME is one of:{listed}\n  {'papers':<{width}}The papers here, side by side.",
+        description=f"Draw what sweeps recorded.\n\nNAME is one of:\n{listed}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     names.add_argument("command", metavar="NAME", choices=(*COMMANDS, "papers"), help="--help after it lists its flags")
@@ -135,9 +137,9 @@ def run_command(name: str, words: Sequence[str]) -> int:
 def make_parser(name: str) -> Parser:
     """Of the command of that name; ``fishernet`` has figures under ``figures``, and what else there is by its own name."""
     row = COMMANDS[name]
-    figure = name in FIGURES or name == "search"
-    return parser(f"figures {name}" if figure else name, f"python -m analysis {name}", row.about, row.example, row.flags,
-                  row.folder, row.usual)  # fmt: skip
+    figure = name == "search" or (name in FIGURES and not FIGURES[name].alone)
+    whole = f"figures {name}" if figure else name
+    return parser(whole, row.about, row.example, row.flags, row.folder, row.usual)
 
 
 def run(analysis: Callable[[], int | None]) -> int:
@@ -172,7 +174,7 @@ def papers_side_by_side() -> str:
     for paper in PAPERS.values():
         claims = claims_of(paper).CLAIMS
         commands = "".join(
-            f"  command   python sweeps/latent_sweep.py --preset {name}\n"
+            f"  command   fishernet sweep --preset {name}\n"
             f"  models    {_lines(preset['models'])} on {preset.get('dataset', paper.dataset)}, "
             f"d = {preset['latent_dims']}: {n_runs(preset)} runs\n"
             for name, preset in paper.all_presets.items()

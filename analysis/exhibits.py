@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
+import math
+import os
 import tempfile
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
+from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -20,8 +24,25 @@ WIDTH = 110  # characters of a line in the terminal
 PROSE = 24  # characters: a cell longer than that, in a table with prose, is prose
 
 
-@dataclass(frozen=True)
-class Picture:
+class _Shown:
+    """What every exhibit has in Python: a short sentence where it is printed, and ``save``."""
+
+    stem: str
+    title: str
+    kind: ClassVar[str]
+
+    def __repr__(self) -> str:
+        return f"<{self.kind}: {self.title}; a notebook shows it, and .save(FOLDER) writes its files>"
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write its files into the folder, which is made where it is missing; their paths."""
+        place = Path(folder)
+        place.mkdir(parents=True, exist_ok=True)
+        return write(self, place)  # type: ignore[arg-type]  # each of the four is one
+
+
+@dataclass(frozen=True, repr=False)
+class Picture(_Shown):
     """A figure. ``caption`` says what it shows, of which runs, and what the paper's figure shows; ``data`` is what was drawn."""
 
     stem: str  # of its files: loss_and_mse.png, .pdf, .csv
@@ -29,6 +50,7 @@ class Picture:
     caption: str
     figure: Figure
     data: pd.DataFrame | None = None
+    kind = "picture"
 
     def _repr_html_(self) -> str:
         png = BytesIO()
@@ -37,8 +59,8 @@ class Picture:
         return _html(self, f'<img src="data:image/png;base64,{source}" alt="{html.escape(self.title)}">')
 
 
-@dataclass(frozen=True)
-class Table:
+@dataclass(frozen=True, repr=False)
+class Table(_Shown):
     """A table: ``data`` are its numbers, one observation a row, for the CSV; ``shown`` is what a reader sees, cells as text."""
 
     stem: str
@@ -46,31 +68,37 @@ class Table:
     caption: str
     data: pd.DataFrame
     shown: pd.DataFrame
+    kind = "table"
 
     def _repr_html_(self) -> str:
         return _html(self, self.shown.to_html(index=False))
 
 
-@dataclass(frozen=True)
-class Page:
+@dataclass(frozen=True, repr=False)
+class Page(_Shown):
     """An HTML page of its own that holds everything itself."""
 
     stem: str
     title: str
     caption: str
     html: str
+    kind = "page"
 
     def _repr_html_(self) -> str:
         return _html(self, f'<iframe srcdoc="{html.escape(self.html)}" width="100%" height="900"></iframe>')
 
 
-@dataclass(frozen=True)
-class Absent:
+@dataclass(frozen=True, repr=False)
+class Absent(_Shown):
     """What these runs cannot show: why, and which command would change that."""
 
     stem: str
     title: str
     why: str
+    kind = "not drawn"
+
+    def __repr__(self) -> str:
+        return f"<{self.title}: not drawn. {self.why}>"
 
     def _repr_html_(self) -> str:
         return f"<h4>{html.escape(self.title)}</h4><p>{html.escape(self.why)}</p>"
@@ -81,6 +109,16 @@ Exhibit = Picture | Table | Page | Absent
 
 class Exhibits(list["Exhibit"]):
     """Several, which a notebook shows one below the other."""
+
+    def __repr__(self) -> str:
+        if not self:
+            return "<nothing of this sweep to show>"
+        listed = ", ".join(f"[{i}] {exhibit.title} ({exhibit.kind})" for i, exhibit in enumerate(self))
+        return f"<{listed}; a notebook shows them, and .save(FOLDER) writes their files>"
+
+    def save(self, folder: str | os.PathLike[str]) -> list[Path]:
+        """Write the files of all into the folder, which is made where it is missing; their paths."""
+        return [path for exhibit in self for path in exhibit.save(folder)]
 
     def _repr_html_(self) -> str:
         return "\n".join(exhibit._repr_html_() for exhibit in self)
@@ -163,6 +201,12 @@ def cells(line: pd.DataFrame, key: str, digits: int) -> dict[object, str]:
     """``cell`` of each row of means, by the row's value of ``key``, such as latent_dim."""
     columns = zip(line[key], line["mean"], line["sd"], line["n_seeds"], strict=True)
     return {of: cell(mean, sd, n, digits) for of, mean, sd, n in columns}
+
+
+def decimals(values: Iterable[float], least: int) -> int:
+    """How many decimals a column of these numbers shows: three digits of the median magnitude, and not less than ``least``."""
+    sizes = sorted(abs(value) for value in values if math.isfinite(value) and value)
+    return max(least, 2 - math.floor(math.log10(sizes[len(sizes) // 2]))) if sizes else least
 
 
 def seeds(means: pd.DataFrame) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from analysis.errors import AnalysisError
 from analysis.papers import PAPERS, Arguments
 from fishernet.commands import typed_as
 from fishernet.flags import Parser
@@ -25,6 +26,26 @@ class Flag:
     def keyword(self) -> str:
         """``--latent-dims`` as ``latent_dims``."""
         return self.name.removeprefix("--").replace("-", "_")
+
+    def checked(self, value: object) -> object:
+        """A value given in Python, as the command line would have made it of text; raises AnalysisError naming the argument."""
+        kind, choices = self.options.get("type", str), self.options.get("choices")
+        several = isinstance(value, list | tuple)
+        items = [str(item) for item in value] if isinstance(value, list | tuple) else [str(value)]
+        try:
+            if "nargs" in self.options:
+                return items
+            if isinstance(value, bool) or (several and (kind in (int, str) or not items)):
+                raise ValueError
+            made = kind(",".join(items))
+        except argparse.ArgumentTypeError as error:
+            raise AnalysisError(f"{self.keyword} takes {error}.") from None
+        except ValueError:
+            takes = "a whole number" if kind is int else "one value" if several else "a value"
+            raise AnalysisError(f"{self.keyword} ({self.options['help']}) takes {takes}; got {value!r}.") from None
+        if choices and made not in choices:
+            raise AnalysisError(f"{self.keyword} is one of {', '.join(map(str, choices))}; got {value!r}.")
+        return made
 
 
 def dims(text: str, most: int | None = None) -> list[int]:
@@ -105,7 +126,7 @@ PICTURES = (  # of what is drawn from stored models
 
 
 def parser(
-    name: str, prog: str, description: str, example: str, flags: Iterable[Flag], folder: str, usual: Iterable[Flag] = ()
+    name: str, description: str, example: str, flags: Iterable[Flag], folder: str, usual: Iterable[Flag] = ()
 ) -> Parser:
     """A parser with --name, --tracking-uri, --out, whose default is ``folder``, and these flags, each once.
 
@@ -114,10 +135,9 @@ def parser(
     shown = [flag.name for flag in usual]
     made = Parser(
         name=name,
-        prog=prog,
         usual=["--name", "--tracking-uri", "--out", *shown] if shown else [],
         description=description,
-        epilog=f"example:\n  {typed_as(name, prog)} {example}",
+        epilog=f"example:\n  {typed_as(name)} {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     help_of_out = f"where figures and CSV files go; default: {DEFAULT_STORAGE}/SWEEP/{folder}"

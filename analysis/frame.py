@@ -69,10 +69,10 @@ class Sweep:
         """The metric of that name on the held-out images, such as ``test/mse``."""
         return f"{self.held_out}/{name}"
 
-    def command(self, script: str, *words: str) -> str:
-        """The command that runs a script such as analysis/report.py on this sweep, from wherever it is pasted."""
+    def command(self, name: str, *words: str) -> str:
+        """The command ``fishernet NAME``, such as ``figures frechet``, on this sweep, from whichever folder it is pasted."""
         uri = hide_password(commands.absolute_uri(self.uri))
-        return commands.script(script, "--name", self.name, "--tracking-uri", uri, *words)
+        return shlex.join(commands.fishernet(*name.split(), "--name", self.name, "--tracking-uri", uri, *words))
 
     def driver_command(self, flag: str, *words: str) -> str:
         """The command that goes on with this sweep: ``flag`` is --resume, or --name to extend it."""
@@ -300,10 +300,17 @@ def _driver_command(kind: str, uri: str, storage: str | None, *words: str) -> st
     return shlex.join([*command, "--tracking-uri", hide_password(commands.absolute_uri(uri))])
 
 
+def place(model: str, variant: str) -> tuple[int, str]:
+    """What lines are sorted by in every figure and table: their model's place in FAMILIES, its paper's form first.
+
+    That is the bare model name, which sorts before every longer variant.
+    """
+    return [*FAMILIES].index(model), variant
+
+
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
-    """The rows by model as in FAMILIES, its paper's form first, then latent_dim, then epoch or seed."""
+    """The rows by ``place``, then latent_dim, then epoch or seed."""
     keys = [name for name in ("model", "variant", "latent_dim", "epoch", "seed") if name in frame]
-    # A model's usual form is the bare model name, which sorts before every longer variant.
     return frame.sort_values(
         keys,
         key=lambda column: column.map([*FAMILIES].index) if column.name == "model" else column,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from numbers import Integral
+
 import pandas as pd
 
 from analysis import figures, frame
@@ -9,6 +11,7 @@ from analysis.command import of_paper
 from analysis.errors import AnalysisError
 from analysis.exhibits import Exhibit, Exhibits
 from analysis.figures import FIGURES
+from analysis.flags import PICTURES
 from analysis.parts import Part
 from analysis.stored import StoredSweep
 from fishernet.services.mlflow_store import default_tracking_uri
@@ -44,10 +47,15 @@ class OpenSweep:
         Raises AnalysisError where no such run has finished.
         """
         found = self.runs
+        if line is not None and not isinstance(line, str):
+            raise AnalysisError(f"line is the name of one, such as {self._stored.variants[0]!r}; got {line!r}.")
         if line is not None:
             exact, model = (found[column].str.lower() == line.lower() for column in ("variant", "model"))
             found = found[exact if exact.any() else model]
         if latent_dim is not None:
+            whole = isinstance(latent_dim, Integral) and not isinstance(latent_dim, bool)
+            if not whole:
+                raise AnalysisError(f"latent_dim is a whole number; got {latent_dim!r}.")
             found = found[found["latent_dim"] == latent_dim]
         if found.empty:
             asked = " at ".join([line or "any model", *([f"d = {latent_dim}"] if latent_dim else [])])
@@ -60,13 +68,25 @@ class OpenSweep:
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)
 
     def figure(self, name: str, **arguments: object) -> Exhibits:
-        """The pictures and tables of a command of ``python -m analysis``, such as mse-curves; a notebook shows them."""
+        """The pictures and tables of a command of ``fishernet figures``, such as mse-curves; a notebook shows them.
+
+        ``arguments`` are that command's flags, as ``latent_dim=2`` or, where it takes several, ``latent_dims=[2, 5]``. Raises
+        AnalysisError for others, and for what cannot be drawn.
+        """
         if name not in FIGURES:
             raise AnalysisError(
-                f"There is no figure {name}; there are {', '.join(FIGURES)}{did_you_mean(name, FIGURES) or '.'}"
+                f"There is no figure {name}; there are {', '.join(FIGURES)}{did_you_mean(str(name), FIGURES) or '.'}"
             )
+        flags = {flag.keyword: flag for flag in FIGURES[name].flags if flag not in PICTURES}
+        for argument in arguments:
+            if argument not in flags:
+                takes = f"takes {', '.join(flags)}" if flags else "takes none"
+                raise AnalysisError(
+                    f"{argument} is no argument of {name}, which {takes}{did_you_mean(argument, flags) or '.'}"
+                )
+        checked = {argument: flags[argument].checked(value) for argument, value in arguments.items()}
         made: list[Exhibit] = []
-        for item in figures.parts(self._stored, name, **arguments):
+        for item in figures.parts(self._stored, name, **checked):
             made += self._stored.failures.exhibits(*item) if isinstance(item, Part) else [item]
         return Exhibits(of_paper(self._stored.paper, made))
 

@@ -17,6 +17,7 @@ from PIL import Image
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Page, Picture, Table
+from fishernet.wording import first_sentence
 
 PIXELS_PER_INCH = 110  # of the page: a figure of 6.4 inches is as wide as a line of text, its 9 pt letters 14 pixels
 DENSITY = 2  # image pixels per pixel of the page: sharp on the screens of phones, and 200 dpi on paper
@@ -143,8 +144,7 @@ def _image(picture: Picture) -> str:
     # 256 colours of its own: no eye tells the difference, and the page is less than half as large.
     Image.open(drawn).convert("RGB").quantize(256, dither=Image.Dither.NONE).save(png, "PNG", optimize=True)
     width, height = (round(PIXELS_PER_INCH * inches) for inches in picture.figure.get_size_inches())
-    first_sentence = re.split(r"(?<=[.!?])\s", picture.caption, maxsplit=1)[0]
-    alt = escape(f"{picture.title}. {first_sentence}")
+    alt = escape(f"{picture.title}. {first_sentence(picture.caption)}")
     source = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
     return f'<img src="{source}" width="{width}" height="{height}" alt="{alt}">'
 

@@ -48,6 +48,12 @@ def report(
         print(sweep.moved)
     folder = command.output_path(out, sweep.name, "report")
     stored.failures = failures = Failures(folder)
+    if scores is not None:
+        print(
+            "first come the scores that runs lack, computed from the stored weights once: a second to some minutes of a core for "
+            "each run; `fishernet report --no-scores` leaves them out",
+            flush=True,
+        )
     said = {} if scores is None else compute(stored, scores)
     remarks = [sentence for sentences in said.values() for sentence in sentences]
     drawn = sections(stored, searched)
@@ -181,9 +187,8 @@ def say_dimensions(stored: StoredSweep) -> str:
         for a in answers
         if a.dim is not None
     ]
-    return (
-        f"The latent dimension that a line needs, by the one-standard-error rule: {', '.join(found)}." if found else ""
-    )
+    rule = "The latent dimension that a line, one model with its options, needs by the one-standard-error rule"
+    return f"{rule}: {', '.join(found)}." if found else ""
 
 
 def _title(stored: StoredSweep) -> str:

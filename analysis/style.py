@@ -179,12 +179,16 @@ def whole_ticks(axes: Axes, values: Sequence[int]) -> None:
         axes.set_xlim(values[0] - 1, values[0] + 1)
 
 
-def plain_log_ticks(axes: Axes) -> None:
-    """0.01, 0.02, 0.05 rather than powers of ten, of which an axis of one decade shows hardly one."""
-    bottom, top = axes.get_ylim()
-    labelled = (1, 2, 5) if top / bottom > 8 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-    axes.yaxis.set_major_locator(LogLocator(subs=labelled))
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+def plain_log_ticks(axes: Axes, which: str = "y") -> None:
+    """0.01, 0.02, 0.05 rather than powers of ten, of which an axis of one decade shows hardly one; also of x, as ``xy``."""
+    for axis in which:
+        bottom, top = getattr(axes, f"get_{axis}lim")()
+        labelled = (1, 2, 5) if top / bottom > 8 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
+        drawn = getattr(axes, f"{axis}axis")
+        drawn.set_major_locator(
+            LogLocator(subs=labelled) if top / bottom > 1.6 else MaxNLocator(4, steps=[1, 2, 5, 10])
+        )
+        drawn.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.minorticks_off()
 
 

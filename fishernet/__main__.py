@@ -90,8 +90,7 @@ def make_parser() -> Parser:
     }
     width = max(map(len, listed)) + 2
     parser = Parser(
-        prog=commands.INSTALLED,
-        usage=f"{commands.started_as() or commands.INSTALLED} COMMAND ...",
+        usage=f"{commands.typed_as('COMMAND')} ...",
         description="Probabilistic autoencoders over latent dimensions, models and seeds.\n\nCOMMAND is one of:\n"
         + "\n".join(f"  {name:<{width}}{about}" for name, about in listed.items()),
         epilog="COMMAND --help lists its flags. Without a COMMAND, --plan FILE --out FOLDER are flags of train.",

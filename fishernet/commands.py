@@ -3,6 +3,7 @@
 import os
 import re
 import shlex
+import shutil
 import sys
 from pathlib import Path
 
@@ -11,7 +12,6 @@ INSTALLED = "fishernet"  # the command that has all others
 # Set where a driver runs in a container (docker-compose.yml): what is typed outside before the driver's kind, which adds
 # --address, --storage-path and the tracking server itself.
 COMMAND_VARIABLE = "FISHERNET_COMMAND"
-DRIVERS = {"sweep": "latent_sweep.py", "search": "hyperparameter_search.py"}  # kinds of experiments and what makes them
 
 
 def python(*words: str) -> str:
@@ -19,34 +19,32 @@ def python(*words: str) -> str:
     return shlex.join([sys.executable, *words])
 
 
-def script(path: str, *words: str) -> str:
-    """The script at ``path`` of these packages' folder, such as analysis/report.py, with that Python."""
-    return python(str(ROOT / path), *words)
+def program() -> list[str]:
+    """The words that start ``fishernet`` in any folder and shell: the installed program beside that Python, else its file."""
+    installed = Path(sys.executable).with_name(INSTALLED)
+    return [str(installed)] if installed.is_file() else [sys.executable, str(ROOT / INSTALLED / "__main__.py")]
 
 
-def started_as() -> str:
-    """``fishernet`` or ``python -m fishernet`` where one of these started this process, as their usage says it; else empty."""
-    path = Path(sys.argv[0])
-    if path.stem == INSTALLED:
-        return INSTALLED
-    return f"python -m {INSTALLED}" if path.parts[-2:] == (INSTALLED, "__main__.py") else ""
+def fishernet(*words: str) -> list[str]:
+    """``fishernet WORDS`` as one types it in this shell: by its name alone where the shell finds this one."""
+    found = shutil.which(INSTALLED)
+    start = program()
+    return [*([INSTALLED] if found and [str(Path(found).absolute())] == start else start), *words]
 
 
-def typed_as(name: str, otherwise: str) -> str:
-    """How one types the command of that name: ``fishernet sweep`` where fishernet was started, else ``otherwise``."""
-    return f"{started_as()} {name}".strip() if started_as() and name else otherwise
+def typed_as(name: str) -> str:
+    """The command of that name in usage lines, however it was started: ``fishernet sweep``.
 
-
-def command(*words: str) -> str:
-    """``fishernet WORDS`` with that Python, installed or not."""
-    return script("fishernet/__main__.py", *words)
+    ``python -m fishernet sweep`` where that was typed, or no such program is installed.
+    """
+    by_module = Path(sys.argv[0]).parts[-2:] == (INSTALLED, "__main__.py") or len(program()) > 1
+    return f"{f'python -m {INSTALLED}' if by_module else INSTALLED} {name}".strip()
 
 
 def driver(kind: str) -> list[str]:
     """The words that start the driver of that kind, sweep or search."""
-    if outside := os.environ.get(COMMAND_VARIABLE):
-        return [*shlex.split(outside), kind]
-    return [sys.executable, str(ROOT / "sweeps" / DRIVERS[kind])]
+    outside = os.environ.get(COMMAND_VARIABLE)
+    return [*shlex.split(outside), kind] if outside else fishernet(kind)
 
 
 def absolute_uri(uri: str) -> str:

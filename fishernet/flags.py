@@ -19,12 +19,12 @@ class Parser(argparse.ArgumentParser):
     In a path ``~`` is the home, which a shell leaves alone after an equals sign; ``1_000`` is no number. Words are text in
     UTF-8, as MLflow and Ray keep them. A misspelt flag or choice is answered with the nearest.
 
-    ``name`` is that of the command among ``fishernet``'s, ``prog`` what it is called where it is started otherwise. Where some
-    flags are ``usual``, ``--help`` shows these alone, and ``--help-all`` every flag.
+    ``name`` is that of the command among ``fishernet``'s. Where some flags are ``usual``, ``--help`` shows these alone, and
+    ``--help-all`` every flag.
     """
 
-    def __init__(self, *, name: str = "", prog: str, usual: Collection[str] = (), **kwargs: Any) -> None:
-        prog = typed_as(name, prog)
+    def __init__(self, *, name: str = "", usual: Collection[str] = (), **kwargs: Any) -> None:
+        prog = typed_as(name)
         if usual:
             kwargs["usage"] = f"{prog} [--FLAG VALUE ...]"
         super().__init__(prog=prog, allow_abbrev=False, **kwargs)
@@ -65,7 +65,7 @@ class Parser(argparse.ArgumentParser):
         for action in hidden:
             action.help = argparse.SUPPRESS
         for group in self._action_groups:
-            if all(a.help is argparse.SUPPRESS for a in group._group_actions):
+            if self.usual and all(a.help is argparse.SUPPRESS for a in group._group_actions):
                 group.description = None
         yield
         for action, text in zip(hidden, helps, strict=True):

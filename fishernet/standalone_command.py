@@ -19,16 +19,15 @@ def make_parser() -> Parser:
     """Of ``fishernet train``."""
     parser = Parser(
         name="train",
-        prog="python -m fishernet",
         description="Train every trial config of a plan on one device, with torch and numpy alone. Writes one record folder "
-        "per run; the same command again continues where it stopped. sweeps/import_records.py takes the records into MLflow.",
+        "per run; the same command again continues where it stopped. `fishernet import` takes the records into MLflow.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument(
         "--plan",
         type=Path,
         required=True,
-        help="JSON: a list of trial configs (latent_sweep.py --write-plan)",
+        help="JSON: a list of trial configs (fishernet sweep --write-plan)",
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the records")
     parser.add_argument(

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 def make_parser() -> Parser:
     """Of ``fishernet delete``."""
-    parser = Parser(name="delete", prog="fishernet delete", description=__doc__)
+    parser = Parser(name="delete", description=__doc__)
     parser.add_argument("name", metavar="NAME", help="the sweep or search; `fishernet list` lists them")
     parser.add_argument("--yes", action="store_true", help="do not ask")
     add_store_flags(parser)

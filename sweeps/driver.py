@@ -280,6 +280,8 @@ class Driver(ABC, Generic[P]):
         for line in self.details(plan):
             print(line)
         print(f"images     {images}")
+        if images.caution:
+            print(f"caution    {images.caution}")
         print(f"trials     {n} cohort{'s' * (n > 1)} of {sizes} member{'s' * (most > 1)}, on {devices}")
         print(f"tracking   {hide_password(self.uri)}")
         print(f"storage    {self.folder}")
@@ -480,13 +482,8 @@ class Driver(ABC, Generic[P]):
         return words
 
     def program(self) -> list[str]:
-        """The command itself as one would type it here."""
-        program = Path(sys.argv[0])
-        if program.stem == f"{commands.INSTALLED}-{self.kind}" and not os.environ.get(COMMAND_VARIABLE):
-            return [str(program.absolute())]
-        if program.stem == commands.INSTALLED and not os.environ.get(COMMAND_VARIABLE):
-            return [str(program.absolute()), self.kind]
-        return commands.driver(self.kind)
+        """The command itself, to be typed in any folder and shell: on another day, too."""
+        return commands.driver(self.kind) if os.environ.get(COMMAND_VARIABLE) else [*commands.program(), self.kind]
 
 
 def import_all() -> None:

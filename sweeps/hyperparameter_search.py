@@ -85,7 +85,6 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
     }
     parser = Parser(
         name="search",
-        prog="hyperparameter_search.py",
         usual=usual,
         description="Find each model's best setting with Optuna. Every trial is a suggested setting, trained with all "
         "the seeds and scored by their mean on "

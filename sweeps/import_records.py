@@ -1,6 +1,6 @@
-"""Import the records of runs trained without MLflow: python sweeps/import_records.py FOLDER --name SWEEP.
+"""Import the records of runs trained without MLflow: fishernet import FOLDER --name SWEEP.
 
-FOLDER is what ``python -m fishernet`` wrote: plan.json, and a sub-folder per run with record.json and its
+FOLDER is what ``fishernet train`` wrote: plan.json, and a sub-folder per run with record.json and its
 files. Importing again adds what is new and changes nothing else.
 """
 
@@ -98,7 +98,7 @@ def _blaming(path: Path) -> Iterator[Any]:
     try:
         yield json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise RecordError(f"{path} does not exist; python -m fishernet writes it") from None
+        raise RecordError(f"{path} does not exist; `fishernet train` writes it") from None
     except (OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
         reason = error.args[0] if isinstance(error, KeyError) else error
         raise RecordError(f"{path} is damaged or of another version: {reason}; nothing was imported") from error
@@ -177,7 +177,7 @@ def _describe(file: PlanFile, tracking: SweepTracking) -> SweepPlan:
     plan = there.joined(file.plan) if there else file.plan
     if plan != there:
         about = {"data_fingerprint": file.data_fingerprint, "held_out": file.held_out}
-        note = f"Imported from records of `python -m fishernet`.\n\n{plan.describe()}"
+        note = f"Imported from records of `fishernet train`.\n\n{plan.describe()}"
         tracking.log_parent_metrics([(schema.PCA, mse, d) for d, mse in file.pca_test_mse])
         tracking.describe(plan.to_dict() | about, plan.shared, file.command, note, file.provenance)
     return plan
@@ -200,11 +200,10 @@ def make_parser() -> Parser:
     """Of ``fishernet import``."""
     parser = Parser(
         name="import",
-        prog="import_records.py",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("folder", type=Path, help="what python -m fishernet wrote")
+    parser.add_argument("folder", type=Path, help="what `fishernet train` wrote")
     parser.add_argument("--name", required=True, help="name of the sweep in MLflow; made where it is missing")
     add_store_flags(parser)
     return parser

@@ -28,6 +28,7 @@ from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_fl
 from sweeps.planning import (
     Devices,
     add_plan_flags,
+    add_presets,
     import_models,
     make_cohorts,
     plan_from_flags,
@@ -56,7 +57,13 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
         *("--models", "--latent-dims", "--seeds", "--preset", "--dataset", "--image-size", "--epochs", "--likelihood"),
         *("--network", "--gpus", "--name", "--resume", "--storage-path", "--report", "--dry-run"),
     }
-    parser = Parser(name="sweep", prog="latent_sweep.py", usual=usual, description=ABOUT, epilog=EXIT_STATUS)
+    parser = Parser(
+        name="sweep",
+        usual=usual,
+        description=ABOUT,
+        epilog=EXIT_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     try:
         import_models(argv)
     except PlanError as error:
@@ -78,6 +85,7 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
         help="afterwards the model with the least error as the newest version of MODEL in MLflow's registry",
     )  # fmt: skip
     record.add_argument("--write-plan", type=Path, metavar="FILE", help="write the trial configs as JSON and stop")
+    add_presets(parser)
     return parser
 
 

@@ -110,7 +110,7 @@ def in_words(n_bytes: int) -> str:
 
 def make_parser() -> Parser:
     """Of ``fishernet list``."""
-    parser = Parser(name="list", prog="fishernet list", description=__doc__)
+    parser = Parser(name="list", description=__doc__)
     add_store_flags(parser)
     return parser
 

@@ -19,6 +19,7 @@ from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, m
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.wording import two_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,22 +40,22 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
     axes.add_argument(
         "--models", "--model", nargs="+", metavar="MODEL",
         help=f"any of {', '.join(FAMILIES)}, or a class from elsewhere as package.module:Class; MODEL:field=value,... sets "
-        f"fields for that line alone, such as likelihood=gaussian-learned {_preset_defaults('models')}",
+        f"fields for that line alone, such as likelihood=gaussian-learned {_default('models')}",
     )  # fmt: skip
     axes.add_argument(
         "--latent-dims", "--latent-dim", metavar="DIMS",
-        help=f"{_field('latent_dim').metadata['meaning']}: 2-20 or 2,5,10 {_preset_defaults('latent_dims')}",
+        help=f"{_field('latent_dim').metadata['meaning']}: 2-20 or 2,5,10 {_default('latent_dims')}",
     )  # fmt: skip
     axes.add_argument(
         "--seeds", "--seed", metavar="SEEDS",
-        help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _preset_defaults("seeds"),
+        help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _default("seeds"),
     )  # fmt: skip
     axes.add_argument(
         "--preset",
         choices=PRESETS,
         metavar="PRESET",
-        help=f"defaults for all of these: {', '.join(PRESETS)} (default: {DEFAULT_PRESET}; where --dataset is a path "
-        f"{OWN_IMAGES})",
+        help=f"defaults for all of these, which --help-all lists: {', '.join(PRESETS)} (default: {DEFAULT_PRESET}; where "
+        f"--dataset is a path {OWN_IMAGES})",
     )
     axes.add_argument("--plan", type=Path, metavar="FILE", help="instead: a JSON list of trial configs, taken as it is")
     groups: dict[str, argparse._ArgumentGroup] = {}
@@ -66,8 +67,17 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
                 f"--{f.name.replace('_', '-')}",
                 dest=f.name,
                 metavar=f"{{{','.join(f.metadata['choices'])}}}" if f.metadata["choices"] else f.name.upper(),
-                help=f"{f.metadata['meaning']} {_preset_defaults(f.name, _defaults_of(f.name))}".replace("%", "%%"),
+                help=f"{f.metadata['meaning']} {_default(f.name, _defaults_of(f.name))}".replace("%", "%%"),
             )
+
+
+def add_presets(parser: argparse.ArgumentParser) -> None:
+    """A group without flags: what each preset sets."""
+    flags = {
+        name: " ".join(f"--{key.replace('_', '-')} {_words(value)}" for key, value in preset.items())
+        for name, preset in PRESETS.items()
+    }
+    parser.add_argument_group("presets", f"What each sets; a flag beside it wins.\n\n{two_columns(flags)}")
 
 
 def owners(name: str) -> str:
@@ -98,29 +108,24 @@ def _field(name: str) -> Field[Value]:
 
 
 def _defaults_of(name: str) -> str:
-    """``gaussian-learned for FisherNet, bernoulli for VAE, CVAE``: the families' own defaults where they differ."""
+    """``bernoulli; gaussian-learned for FisherNet``: that of most families, then others' own."""
     models: dict[object, list[str]] = {}
     for model in models_with(name):
         models.setdefault(FAMILIES[model].config.__dataclass_fields__[name].default, []).append(model)
-    if len(models) == 1:
-        return str(next(iter(models)))
-    return ", ".join(f"{default} for {', '.join(of)}" for default, of in models.items())
+    usual, *others = sorted(models, key=lambda default: -len(models[default]))
+    return "; ".join([str(usual), *(f"{default} for {', '.join(models[default])}" for default in others)])
 
 
-def _preset_defaults(name: str, default: object = None) -> str:
-    """The default preset's, then those of others that have another."""
-    values = {preset: _words(of_preset.get(name, default)) for preset, of_preset in PRESETS.items()}
-    usual = values[DEFAULT_PRESET]
-    others = {preset: value for preset, value in values.items() if value != usual}
-    if not others:
-        return f"(default: {usual})"
-    return f"(default: {', '.join(f'{value} for {preset}' for preset, value in {DEFAULT_PRESET: usual, **others}.items())})"
+def _default(name: str, own: object = None) -> str:
+    """That of the usual preset, and whether others have another."""
+    values = [_words(of_preset.get(name, own)) for of_preset in (PRESETS[DEFAULT_PRESET], *PRESETS.values())]
+    return f"(default: {values[0]}{'; some presets have another' * (len({*values}) > 1)})"
 
 
 def _words(value: object) -> str:
     """A preset's value as help shows it; of lines with fields how many, as they would fill a screen."""
     if isinstance(value, list) and any(":" in line for line in value):
-        return f"{len(value)} lines"
+        return f"({len(value)} lines)"
     return " ".join(value) if isinstance(value, list) else str(value)
 
 

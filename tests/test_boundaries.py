@@ -308,3 +308,20 @@ def test_why_scores_are_missing_is_looked_up_by_the_row_of_the_score():
     }
     assert asked - {"features"} <= {*SCORES}  # image scores have theirs by the network that gave the features, too
     assert {"k-means", "corruptions", "t-sne-clusters"} <= asked
+
+
+FORMER_NAMES = re.compile(
+    r"python -m analysis|\b(analysis|sweeps)/[a-z_]+\.py|latent_sweep\.py|hyperparameter_search\.py"
+)
+
+
+def test_what_is_printed_names_commands_as_fishernet_has_them():
+    """No text names a script or module where there is a command, but docstrings that no program prints as its help."""
+    for path in (path for package in FORBIDDEN for path in (ROOT / package).rglob("*.py")):
+        tree = ast.parse(source := path.read_text())
+        kinds = (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, *(() if "=__doc__" in source else (ast.Module,)))
+        docs = {ast.get_docstring(node, clean=False) for node in ast.walk(tree) if isinstance(node, kinds)}
+        texts = {
+            node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+        }
+        assert [text for text in texts - docs if FORMER_NAMES.search(text)] == [], path

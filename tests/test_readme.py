@@ -103,7 +103,7 @@ def test_a_script_of_before_runs_the_command_of_its_name(script):
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert "usage: python -m analysis " in done.stdout
+    assert "usage: fishernet " in done.stdout
 
 
 @pytest.mark.parametrize("page", PAGES)

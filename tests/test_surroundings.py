@@ -24,7 +24,7 @@ from analysis import __main__ as analyses
 from analysis.flags import parser
 from analysis.frame import Sweep
 from fishernet import surroundings
-from fishernet.commands import absolute_uri, hide_password
+from fishernet.commands import absolute_uri, fishernet, hide_password
 from fishernet.progress import Progress
 from fishernet.services import ray_cluster
 from fishernet.services.mlflow_store import TrackingError, check_uri, prepare_mlflow
@@ -480,14 +480,15 @@ def test_the_command_that_resumes_works_in_another_folder_and_shell(installed, t
     there.mkdir()
     monkeypatch.chdir(here)
     if installed:
-        monkeypatch.setattr(sys, "argv", ["bin/fishernet-sweep"])
+        monkeypatch.setenv("PATH", str(Path(sys.executable).parent))  # in which the other shell need not find it
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///me@lab.db")
     for flags in ([], ["--storage-path=s t", "--data-dir=d"], ["--tracking-uri=sqlite+pysqlite:///x.db?timeout=9"]):
         monkeypatch.chdir(here)
         monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///me@lab.db")
         sweep = LatentSweep(_parse(flags), flags)
         command = shlex.split(sweep.resume_command("my sweep"))
-        assert all(Path(word).is_absolute() for word in command[: command.index("--resume")])
+        assert all(Path(word).is_absolute() for word in command[: command.index("sweep")])
+        assert command.index("--resume") == command.index("sweep") + 1
         monkeypatch.chdir(there)
         monkeypatch.delenv("MLFLOW_TRACKING_URI")
         argv = command[command.index("--resume") :]
@@ -510,12 +511,15 @@ def test_commands_of_an_analysis_name_the_store_and_the_storage_path(uri, tmp_pa
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("FISHERNET_COMMAND", raising=False)
     sweep = Sweep("my sweep", "1", "r", {"storage_path": "/kept here"}, {}, uri)
-    python, script, *words = shlex.split(sweep.command("analysis/frechet.py", "--features", "inception"))
-    assert (python, Path(script).is_file()) == (sys.executable, True)
-    options = parser("x", "x", "", "", (), "figures").parse_known_args(words)[0]
+    start = fishernet("figures", "frechet")
+    words = shlex.split(sweep.command("figures frechet", "--features", "inception"))
+    assert words[: len(start)] == start
+    words = words[len(start) :]
+    options = parser("x", "", "", (), "figures").parse_known_args(words)[0]
     assert (options.name, options.tracking_uri) == ("my sweep", absolute_uri(uri))
-    python, script, *words = shlex.split(sweep.driver_command("--resume"))
-    assert Path(script) == Path(latent_sweep.__file__)
+    start, words = fishernet("sweep"), shlex.split(sweep.driver_command("--resume"))
+    assert words[: len(start)] == start
+    words = words[len(start) :]
     again = LatentSweep(_parse(words), words)
     assert again.uri == absolute_uri(uri)
     assert again.storage == (tmp_path / "s" if "mlflow.db" in uri else Path("/kept here"))

@@ -57,7 +57,7 @@ def explorer(
     of = ", ".join(f"{run.name} ({run.about})" for run in shown.runs)
     caption = (
         f"Move through the latent space of {of}; the decoder is in the page. {len(shown.images)} {stored.sweep.held_out} images "
-        "are shown. `--models`, `--latent-dims` and `--seed` of `python -m analysis explore` choose other runs."
+        "are shown. `--models`, `--latent-dims` and `--seed` of `fishernet explore` choose other runs."
     )
     return Page(STEM, TITLE, caption, html)
 

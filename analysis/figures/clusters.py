@@ -42,7 +42,7 @@ def parts(
     """
     if "clusters/trace" not in stored.runs:
         why = stored.reasons.get("k-means") or (
-            f"No run has cluster scores; `{stored.sweep.command('analysis/cluster_table.py')}` computes them."
+            f"No run has cluster scores; `{stored.sweep.command('figures clusters')}` computes them."
         )
         yield Absent("cluster_trace", "Cluster trace", why)
         return

@@ -51,7 +51,8 @@ def embeddings(stored: StoredSweep, d: int) -> Exhibit:
     """A panel for each line; the variants of a model are embedded together."""
     stem, title = EMBEDDINGS
     if d <= 2:
-        return Absent(stem, title, "Two latents are a plane already: `python -m analysis latent-space` draws it.")
+        command = stored.sweep.command("figures latent-space")
+        return Absent(stem, title, f"Two latents are a plane already: `{command}` draws it.")
     runs = shown_runs(stored, stored.runs, d)
     by_model: dict[str, list[pd.Series[Any]]] = {}
     for run in runs:

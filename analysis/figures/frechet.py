@@ -10,7 +10,7 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from analysis.exhibits import Absent, Exhibit, Table, cells, seeds
+from analysis.exhibits import Absent, Exhibit, Table, cells, decimals, seeds
 from analysis.frame import CURVE, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
@@ -25,7 +25,7 @@ ABOUT = {
     "inception": "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to "
     "299.",
     "classifier": "The features are the last hidden layer's of a small classifier trained on the labels, so that these numbers "
-    "compare with each other and with no FID, such as a paper's in the rows between.",
+    "compare with each other and with no FID.",
     "random": "The features are 64 outputs of a small convolutional network with random weights, always the same (Naeem et al. "
     "2020), as the images have no labels. They see brightness, colours, edges and where these are, and know nothing of what is "
     "shown; the numbers compare with each other, on these images, and with no FID.",
@@ -65,7 +65,7 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
     if scores.empty:
         why = stored.reasons.get(features) or (
             "No run has these scores; "
-            f"`{stored.sweep.command('analysis/frechet.py', '--features', features)}` computes them."
+            f"`{stored.sweep.command('figures frechet', '--features', features)}` computes them."
         )
         yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
@@ -96,7 +96,7 @@ def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str
         return runs, []
     chosen = min(n_runs, key=lambda made: (-n_runs[made], not made[1], made))
     flags = ["--features", features, *(["--inception-weights", "FILE"] if features == "inception" else [])]
-    flattered = [] if chosen[1] else _say_flattered(runs, features, command("analysis/frechet.py", *flags))
+    flattered = [] if chosen[1] else _say_flattered(runs, features, command("figures frechet", *flags))
     others = [place for place, made in made_with.items() if made != chosen]
     if not others:
         return runs, flattered
@@ -107,7 +107,7 @@ def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str
     by = f"other weights of the {features} network"
     if len({how for _, how in n_runs}) > 1:
         by += ", or an older version with other numbers of images,"
-    again = command("analysis/frechet.py", *flags, "--latent-dims", format_numbers(dims))
+    again = command("figures frechet", *flags, "--latent-dims", format_numbers(dims))
     return kept, [
         f"Left out are scores of {n} run{'s' * (n > 1)}, as {by} made them; `{again}` scores all runs with the same.",
         *flattered,
@@ -215,12 +215,12 @@ def frechet_table(
     if said is None:
         said = pd.DataFrame(columns=["variant", "images", "latent_dim", "value"])
     dims = sorted({*data["latent_dim"], *(said["latent_dim"] if features == "inception" else ())})
-    rows = []
+    rows, digits = [], decimals(data["mean"], least=1)
     for variant in data["variant"].unique():
         for images, name in SETS.items():
             line = data[(data["variant"] == variant) & (data["images"] == images)]
             in_paper = said[(said["variant"] == variant) & (said["images"] == images)].set_index("latent_dim")["value"]
-            ours = cells(line, "latent_dim", 3 if features == "random" else 1)
+            ours = cells(line, "latent_dim", digits)
             head: dict[str, str] = {"model": variant, "images": name}
             if ours:
                 rows.append(head | {"source": "these runs"} | {f"d = {d}": ours.get(d, "") for d in dims})
@@ -239,7 +239,7 @@ def other_scores_table(scores: pd.DataFrame, features: str, remarks: Sequence[st
     """KID, precision, recall, density and coverage by variant, set of images and latent_dim."""
     data = spread(scores[scores["score"] != "frechet"], [*CURVE, "images", "score"])
     # KID grows with the cube of the features' scale: below 1 on Inception's, in the thousands on the classifier's.
-    kid_digits = 4 if data.loc[data["score"] == "kid", "mean"].max() < 10 else 0
+    kid_digits = decimals(data.loc[data["score"] == "kid", "mean"], least=0)
     rows = []
     for (variant, images, d), line in data.groupby(["variant", "images", "latent_dim"], sort=False):
         values = cells(line, "score", 3) | cells(line[line["score"] == "kid"], "score", kid_digits)

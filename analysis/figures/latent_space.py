@@ -42,7 +42,7 @@ Labels = npt.NDArray[np.int64]
 TITLES = {
     "latent_means": "Two-dimensional latent means by class",
     "uncertainty_of_one_image": "The uncertainty of one image",
-    "uncertainty_of_shoes": "The uncertainty of three classes",
+    "uncertainty_of_classes": "The uncertainty of three classes",
     "ellipse_sizes": "The uncertainty ellipses of d = 2 in numbers",
     "density_samples": "Samples of the latent density",
 }
@@ -88,7 +88,7 @@ def parts(
     makers: dict[str, Callable[[], Exhibit]] = {
         "latent_means": lambda: latent_means(stored, models),
         "uncertainty_of_one_image": lambda: uncertainty_of_one_image(stored, image, of_uncertainty),
-        "uncertainty_of_shoes": lambda: uncertainty_of_shoes(stored, of_uncertainty),
+        "uncertainty_of_classes": lambda: uncertainty_of_classes(stored, of_uncertainty),
         "ellipse_sizes": lambda: ellipse_sizes(stored),
         "density_samples": lambda: density_samples(stored, density, models),
     }
@@ -118,7 +118,7 @@ def uncertainty_of_one_image(stored: StoredSweep, image: int | None = None, mode
     """
     stem, images = "uncertainty_of_one_image", stored.images.test
     _check_index(stored, image)
-    if not (runs := _shown_runs(stored, models, with_posterior=True)[:MOST_PANELS]):
+    if not (runs := _shown_runs(stored, models, MOST_PANELS, with_posterior=True)):
         return _absent(stored, stem, with_posterior=True)
     chosen = "chosen by --image"
     if image is None:
@@ -143,10 +143,10 @@ def uncertainty_of_one_image(stored: StoredSweep, image: int | None = None, mode
     return Picture(stem, TITLES[stem], caption, plot_uncertainty_of_one_image(views), pd.DataFrame(rows))
 
 
-def uncertainty_of_shoes(stored: StoredSweep, models: Sequence[str] = ()) -> Exhibit:
+def uncertainty_of_classes(stored: StoredSweep, models: Sequence[str] = ()) -> Exhibit:
     """Means and 2-sigma ellipses of three classes, the shoes where there are shoes, else the first three."""
-    stem = "uncertainty_of_shoes"
-    if not (runs := _shown_runs(stored, models, with_posterior=True)[:MOST_PANELS]):
+    stem = "uncertainty_of_classes"
+    if not (runs := _shown_runs(stored, models, MOST_PANELS, with_posterior=True)):
         return _absent(stored, stem, with_posterior=True)
     if stored.images.test_labels is None:
         return _unlabelled(stored, stem)
@@ -199,7 +199,7 @@ def density_samples(stored: StoredSweep, density: str | None = None, models: Seq
     Raises AnalysisError when the density cannot be had here.
     """
     stem = "density_samples"
-    if not (runs := _shown_runs(stored, models)[:MOST_PANELS]):
+    if not (runs := _shown_runs(stored, models, MOST_PANELS)):
         return _absent(stored, stem)
     density, remark = (density, "") if density else usual_density(stored, runs)
     if density in BY_SVGD and not (runs := [run for run in runs if can_be_drawn(density, run)]):
@@ -449,13 +449,18 @@ def _has_ellipses(model: str) -> bool:
     return family(model).has_ellipses
 
 
-def _shown_runs(stored: StoredSweep, models: Sequence[str] = (), *, with_posterior: bool = False) -> list[RunRow]:
-    """The run at d = 2 that stands for each line, the usual forms of these models, by default of all, before the others."""
+def _shown_runs(
+    stored: StoredSweep, models: Sequence[str] = (), most: int | None = None, *, with_posterior: bool = False
+) -> list[RunRow]:
+    """The run at d = 2 that stands for each line, in order; of ``most`` lines the usual forms of these models, by default of all,
+    before others.
+    """
     lines = _runs_of_the_plane(stored, with_posterior=with_posterior).drop_duplicates("variant")
     usual = {config.variant for config in lines["config"] if config.variant == config.label}
     first = [trial_config(model=model).variant for model in models] or [v for v in lines["variant"] if v in usual]
     shown = [variant for variant in first if variant in usual]
-    return [stored.pick(variant, 2) for variant in (*shown, *(v for v in lines["variant"] if v not in shown))]
+    chosen = [*shown, *(v for v in lines["variant"] if v not in shown)][:most]
+    return [stored.pick(variant, 2) for variant in lines["variant"] if variant in chosen]
 
 
 def _absent(stored: StoredSweep, stem: str, *, with_posterior: bool = False) -> Absent:

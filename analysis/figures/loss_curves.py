@@ -25,13 +25,13 @@ ROW_INCHES = 2.0
 
 
 def parts(stored: StoredSweep, models: Sequence[str] = (), usual_dims: Sequence[int] = ()) -> Iterator[Part | Exhibit]:
-    """Loss and MSE for each variant of the models, by default of the sweep's first, and the loss by epoch of all variants.
+    """Loss and MSE for each variant of the models, by default of the first, and the loss by epoch of all variants.
 
     ``usual_dims`` are shown by epoch where they are there.
     """
     held_out, loss = stored.sweep.held_out, stored.sweep.score("loss")
     runs = frame.usable(stored.runs, loss)
-    models = models or [stored.sweep.configs[0].model]
+    models = models or [str(stored.runs["model"].iloc[0])]
     for nth, model in enumerate(models):
         of_model = runs[runs["model"] == model]
         for variant in of_model["variant"].unique():

@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis import frame, style
-from analysis.exhibits import Picture, Table, cells, seeds
+from analysis.exhibits import Picture, Table, cells, decimals, seeds
 from analysis.figures import MOST_EPOCH_DIMS
 from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
@@ -137,12 +137,15 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
     """
     data = _curves_data(sweep, frame.usable(runs, sweep.score("mse")))
     dims = sorted(data["latent_dim"].unique().tolist())
+    digits = decimals(data["mean"], least=5)
     rows: list[dict[str, str]] = []
     for variant, line in data.groupby("variant", sort=False):
-        by_dim = cells(line, "latent_dim", 5)
+        by_dim = cells(line, "latent_dim", digits)
         rows.append({"model": str(variant)} | {f"d = {d}": by_dim.get(d, "") for d in dims})
     if has_pca := any(d in sweep.pca for d in dims):
-        rows.append({"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.5f}" if d in sweep.pca else "" for d in dims})
+        rows.append(
+            {"model": "PCA"} | {f"d = {d}": f"{sweep.pca[d]:.{digits}f}" if d in sweep.pca else "" for d in dims}
+        )
     caption = (
         f"{sweep.held_out.capitalize()} MSE per pixel of the reconstruction from the posterior mean at the last epoch, "
         f"lower is better; mean ± standard deviation over {seeds(data)}. "
@@ -188,7 +191,8 @@ def dimension_table(stored: StoredSweep) -> Table:
         for row in shown:
             del row["bends at"]
     caption = (
-        "The smallest d whose mean error is within one standard error of the line's best, paired over seeds (one-standard-error "
+        "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
+        "paired over seeds (one-standard-error "
         f"rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its posterior mean varies over images by "
         "more than 0.01 (of the seed that pictures show)."
     )
@@ -202,7 +206,7 @@ def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> lis
     def against_latents() -> Picture:
         return Picture(
             *stems[0],
-            f"{sweep.held_out} MSE per pixel at the last epoch; the bands are one standard deviation over seeds.",
+            f"{sweep.held_out.capitalize()} MSE per pixel at the last epoch; the bands are one standard deviation over seeds.",
             plot_mse_against_latents(runs, sweep.pca, sweep.held_out),
             _curves_data(sweep, runs),
         )
@@ -211,7 +215,8 @@ def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> lis
         epochs = frame.load_epochs(sweep, runs, [sweep.score("mse")])
         return Picture(
             *stems[1],
-            f"{sweep.held_out} MSE per pixel after each epoch, d = {listed(epoch_dims)}; the file of numbers has every d.",
+            f"{sweep.held_out.capitalize()} MSE per pixel after each epoch, d = {listed(epoch_dims)}; the file of numbers has "
+            "every d.",
             plot_mse_by_epoch(epochs[epochs["latent_dim"].isin(epoch_dims)], sweep.held_out),
             frame.spread(epochs, [*frame.CURVE, "epoch"]).assign(held_out=sweep.held_out),
         )

@@ -66,7 +66,7 @@ def parts(
     emitting = stored.runs[stored.runs["config"].map(emits_more)]
     if emitting.empty:
         return
-    command = f"`{stored.sweep.command('analysis/distributions.py')}` computes them."
+    command = f"`{stored.sweep.command('figures distributions')}` computes them."
     if "outputs/l2_percent" in stored.runs:
         yield Part(TABLE, "Errors of what decoders emit", lambda: error_table(stored, said))
         yield Part(DISTRIBUTIONS, "What decoders' distributions say", lambda: distribution_table(stored.runs, said))

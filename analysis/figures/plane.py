@@ -19,11 +19,13 @@ from types import MappingProxyType
 from typing import TypeVar
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 
 from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
@@ -95,7 +97,7 @@ def _placed(rows: pd.DataFrame, entropy: pd.Series[float], information: pd.Serie
 
 def plane_picture(points: pd.DataFrame, without: Sequence[str] = ()) -> Picture:
     """``without`` are lines that have no place in it."""
-    absent = f" {listed(without)} have no place here, as they do not record both." if without else ""
+    absent = f" Without a place here, as they do not record both: {listed(without)}." if without else ""
     return Picture(
         *PLANE,
         "Entropy power N = exp(2H/d)/(2πe) of the posteriors against their Fisher information per latent, J = tr J/d, both from "
@@ -128,9 +130,8 @@ def plot_plane(points: pd.DataFrame) -> Figure:
             )
             model = str(line["model"].iloc[0])
             keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
-            for end in {0, len(line) - 1} if several else ():
-                place, text = (x.iloc[end], y.iloc[end]), f"{line['latent_dim'].iloc[end]}"
-                axes.annotate(text, place, xytext=(4, 4), textcoords="offset points", fontsize=8, color=look["color"])
+            if several:
+                _name_ends(axes, x.to_numpy(), y.to_numpy(), line["latent_dim"].to_list(), color=look["color"])
         n_seeds = means.assign(n_seeds=means["n_seeds_N"])
         figure.legend(handles=[*keys, *_keys_of_the_plane(), _bars_key(n_seeds)], loc="outside right upper")
     return figure
@@ -148,14 +149,32 @@ def _on_the_plane(axes: Axes, points: pd.DataFrame) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
     n, j = points["N"], points["J"]
-    low, high = min(n.min(), 1 / j.max()) / 1.6, max(n.max(), 1 / j.min()) * 1.6
-    bottom, top = min(j.min(), 1 / n.max()) / 1.6, j.max() * 1.6
+    room = min(
+        1.6, max(1.02, max(n.max() / n.min(), j.max() / j.min()) ** 0.5)
+    )  # half of what the points take, each side
+    low, high = min(n.min(), 1 / j.max()) / room, max(n.max(), 1 / j.min()) * room
+    bottom, top = min(j.min(), 1 / n.max()) / room, j.max() * room
     x = np.geomspace(low, high, 200)
     axes.fill_between(x, bottom, np.maximum(1 / x, bottom), color=BEYOND, linewidth=0, zorder=0)
     axes.plot(x, 1 / x, color=style.PCA_COLOUR, linewidth=1, zorder=1)
     axes.set(xlim=(low, high), ylim=(bottom, top))
+    style.plain_log_ticks(axes, "xy")
     axes.set_xlabel("entropy power $N$ (squared units of $z$)")
     axes.set_ylabel("Fisher information per latent $J$")
+
+
+def _name_ends(
+    axes: Axes, x: npt.NDArray[np.float64], y: npt.NDArray[np.float64], values: Sequence[float], what: str = "",
+    color: str | None = None,
+) -> None:  # fmt: skip
+    """The first and the last of the values beside their points, as one text where these are too near for two."""
+    shown = axes.transAxes.inverted().transform(axes.transData.transform(np.column_stack([x, y])[[0, -1]]))
+    apart = np.abs(shown[1] - shown[0]).max() > 0.08
+    names = [f"{what}{values[0]:g}", f"{what}{values[-1]:g}"] if apart else [f"{what}{values[0]:g} to {values[-1]:g}"]
+    for name, at in zip(names, (0, -1), strict=False):
+        axes.annotate(
+            name, (x[at], y[at]), xytext=(5, 4), textcoords="offset points", fontsize=8, color=color or style.KEY_COLOUR
+        )
 
 
 def _keys_of_the_plane() -> list[Line2D | Patch]:
@@ -187,16 +206,13 @@ def plot_path(path: pd.DataFrame) -> Figure:
         _on_the_plane(axes, path)
         axes.plot(path["N"], path["J"], color=style.KEY_COLOUR, linewidth=0.6, zorder=2)
         points = axes.scatter(path["N"], path["J"], c=path["epoch"], cmap="viridis", s=14, linewidths=0, zorder=3)
-        first, last = path.iloc[0], path.iloc[-1]
-        kept = float(last["NJ"])
+        kept = float(path["NJ"].iloc[-1])
         x = np.geomspace(*axes.get_xlim(), 200)
         (curve,) = axes.plot(x, kept / x, color=style.KEY_COLOUR, linestyle=":", linewidth=1, zorder=1)
         curve.set_label(f"$N\\,J$ = {kept:.3g}, as at the end")
-        for row in (first, last):
-            axes.annotate(
-                f"epoch {row['epoch']:g}", (row["N"], row["J"]), xytext=(6, 4), textcoords="offset points", fontsize=8
-            )
-        figure.colorbar(points, ax=axes, label="epoch").outline.set_visible(False)
+        _name_ends(axes, path["N"].to_numpy(), path["J"].to_numpy(), path["epoch"].to_list(), "epoch ")
+        ticks = MaxNLocator(6, integer=True)
+        figure.colorbar(points, ax=axes, label="epoch", ticks=ticks).outline.set_visible(False)
         axes.legend(handles=[curve, *_keys_of_the_plane()], loc="upper right")
     return figure
 
@@ -283,7 +299,7 @@ def of_one_estimate(runs: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     """NLL by line, latent_dim and set of images; what a paper says, ``said``, in a column beside."""
     runs, notes = of_one_estimate(stored.runs)
-    command = stored.sweep.command("analysis/report.py", "--draws", "1000")
+    command = stored.sweep.command("report", "--draws", "1000")
     found = nll_data(runs)
     if found.empty:
         return Absent(*NLL, stored.reasons.get("likelihood") or f"No run has it; `{command}` computes it.")

@@ -21,7 +21,6 @@ from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
 from analysis.stored import StoredSweep
-from fishernet import commands
 from fishernet.trained import decode
 
 NAME = re.compile(rf"{GROUP}/(?P<kind>[^/]+)/(?P<level>[^/]+)/(?P<score>\w+)")
@@ -39,7 +38,7 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
     """
     data = levels_of(stored.runs)
     if data.empty:
-        again = commands.python("-m", "analysis", "robustness", "--name", stored.sweep.name)
+        again = stored.sweep.command("figures robustness")
         why = stored.reasons.get("corruptions") or f"No run has these scores; `{again}` computes them."
         yield Absent("robustness_curves", TITLE, why)
         return

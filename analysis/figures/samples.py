@@ -20,7 +20,7 @@ from torch.nn.functional import interpolate
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
-from analysis.frame import RunRow
+from analysis.frame import RunRow, place
 from analysis.parts import Part
 from analysis.scores.sampling import (
     BY_SVGD,
@@ -34,7 +34,7 @@ from analysis.scores.sampling import (
 )
 from analysis.stored import StoredSweep, usual_form
 from fishernet.config import TrialConfig
-from fishernet.families import family
+from fishernet.families import FAMILIES, family
 from fishernet.trained import decode, reconstructed
 from fishernet.wording import listed
 
@@ -63,7 +63,7 @@ def parts(
 ) -> Iterator[Part]:  # fmt: skip
     """Samples of the prior, of a latent density beside them, and reconstructions; Absent each where no finished run shows it.
 
-    ``latent_dims`` and ``density`` as on the command line. ``models`` stand first and are missed where they have no run: by
+    ``latent_dims`` and ``density`` as on the command line. ``models`` are missed where they have no run: by
     default those of the plan; ``of_density``, by default the first with a prior, are shown with samples of the density. Without
     ``latent_dims`` prior samples are at ``prior_dims`` (two at most), where runs lack one of them also at an end of what is
     there; those of the density at ``density_dims``. Raises AnalysisError for a density that was asked for and cannot be had, and
@@ -351,14 +351,16 @@ def _ends(runs: pd.DataFrame, usual: Sequence[int] = ()) -> set[int]:
 
 
 def usual_models(stored: StoredSweep) -> list[str]:
-    """The models that the sweep has planned in their usual form."""
-    return list(dict.fromkeys(config.model for config in stored.sweep.configs if config.variant == config.label))
+    """The models that the sweep has planned in their usual form, in order."""
+    planned = {config.model for config in stored.sweep.configs if config.variant == config.label}
+    return [model for model in FAMILIES if model in planned]
 
 
 def _lines(stored: StoredSweep, models: Sequence[str]) -> dict[str, TrialConfig]:
-    """By label a config of each line: the models' usual forms, finished or not, before the others that have finished runs."""
-    first = {config.variant: config for config in map(usual_form, models or usual_models(stored))}
-    return first | {variant: stored.lines[variant] for variant in stored.variants if variant not in first}
+    """By label a config of each line, in order: the models' usual forms, finished or not, and those that have finished runs."""
+    found = {config.variant: config for config in map(usual_form, models or usual_models(stored))}
+    found |= {variant: stored.lines[variant] for variant in stored.variants}
+    return dict(sorted(found.items(), key=lambda line: place(line[1].model, line[0])))
 
 
 def _runs_at(stored: StoredSweep, variants: Sequence[str], d: int) -> list[RunRow]:

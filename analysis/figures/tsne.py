@@ -22,7 +22,6 @@ from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.tsne import ARTIFACT, GROUP, KIND
 from analysis.stored import StoredSweep
-from fishernet import commands
 
 NAME = re.compile(rf"{GROUP}/{KIND}/(?P<level>[^/]+)/(?P<score>nmi|latents_nmi)")
 KINDS_OF_SPACE = {
@@ -42,7 +41,7 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
     """NMI against the level after t-SNE and before, and panels of the places. Raises AnalysisError where d has no such scores."""
     data = levels_of(stored.runs)
     if data.empty:
-        again = commands.python("-m", "analysis", "t-sne", "--name", stored.sweep.name)
+        again = stored.sweep.command("figures t-sne")
         yield Absent(
             "tsne",
             TITLES["tsne"],

@@ -165,7 +165,8 @@ SCORES = {
                     "nargs": "+",
                     "choices": tuple(SETS),
                     "metavar": "SET",
-                    "help": f"which sets of images: {', '.join(SETS)}; default: all that can be had, but for svgd and tempered",
+                    "help": f"which sets of images: {', '.join(SETS)}; default: the paper's, else all but mkde, svgd and "
+                    "tempered, which take longer",
                 },
             ),
             Flag(

@@ -42,6 +42,8 @@ RECONSTRUCTION, DENSEST_MODE, DRAWS, RECTIFIED = "reconstruction", "densest_mode
 # How distances are made, for a run's tag: those made otherwise do not compare. As many samples as there are real images, as of
 # reconstructions: a Fréchet distance is the smaller the more images it is of. And 256 grey values in both.
 HOW = "as many as real, 256 grey values"
+# Ten seconds of a core for each run and more, where all other sets take one; MKDE may take minutes.
+SLOW = ("mkde", *BY_SVGD)
 OF_IMAGES = (RECONSTRUCTION, DENSEST_MODE, DRAWS)  # at the held-out images' own codes
 N_NOISE = 1000  # images of uniform noise, as many as the VPAE paper's released code draws
 NOISE_SIZE = (3, 299, 299)  # which it draws at the size that Inception sees
@@ -185,12 +187,14 @@ def some_real(test: Images) -> Images:
 
 def tasks(
     stored: StoredSweep, *, features: str = "auto", images: Sequence[str] | None = None,
-    latent_dims: Collection[int] = (), usual_dims: Collection[int] = (), inception_weights: Path | None = None,
+    latent_dims: Collection[int] = (), usual_dims: Collection[int] = (), slow_images: Sequence[str] = (),
+    inception_weights: Path | None = None,
     cache: Path | None = CACHE, gpus: int | None = None, to_noise: bool = False,
 ) -> Tasks:  # fmt: skip
     """Distances to the held-out images of every run's sets of images, where a run lacks them; with ``to_noise`` to noise too.
 
-    Arguments are the flags'; without ``latent_dims`` of runs at ``usual_dims``, where there are such, else of all. Scores by
+    Arguments are the flags'; without ``latent_dims`` of runs at ``usual_dims``, where there are such, else of all; without
+    ``images`` of all sets but the slow ones, of which ``slow_images`` are wanted where they can be had. Scores by
     other weights than are at hand count as lacking. A ``cache`` that cannot be kept costs time alone. Raises AnalysisError when
     the features cannot be had, test images are too few, or what is asked for is not there.
     """
@@ -201,9 +205,8 @@ def tasks(
         raise AnalysisError(
             f"--latent-dims asks for d = {listed(absent)}, of which no run has finished; there are d = {listed(sorted(swept))}."
         )
-    # SVGD takes half a minute a run for a thousand images, and is no better than exact draws: where it is asked for.
-    usual = [name for name in SETS if name not in BY_SVGD and (name != "mkde" or densities.mkde_installed())]
-    sets = images or usual
+    there = {name for name in slow_images if name != "mkde" or densities.mkde_installed()}
+    sets = images or [name for name in SETS if name not in SLOW or name in there]
     weights = inception_weights if features == "inception" else None
     return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise)
 

@@ -19,6 +19,7 @@ import pandas as pd
 import torch
 
 from analysis.errors import AnalysisError
+from analysis.papers import arguments
 from analysis.scores import densities
 from analysis.scores.density import Array, Settings
 from analysis.stored import DAMAGED, StoredSweep
@@ -144,13 +145,16 @@ def say_spread(value: float | None) -> str:
 def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, str]:
     """The density that figures show unless told otherwise: mkde as the paper where these runs have its samples, else mixture.
 
-    Also a sentence on why it is not the paper's. MKDE takes minutes a run: it is a matter for workers, not for a figure.
+    Also a sentence on why it is not the paper's, where it has MKDE. That takes minutes a run: it is a matter for workers, not
+    for a figure.
     """
     if all(find(stored, run, "mkde") is not None for run in runs):
         return "mkde", ""
+    if "mkde" not in arguments(stored.paper, "distances").get("slow_images", ()):
+        return "mixture", ""
     return "mixture", (
         "These runs have no samples of the paper's MKDE; with NIFTy installed "
-        f"`{stored.sweep.command('analysis/frechet.py', '--images', 'mkde')}` draws them."
+        f"`{stored.sweep.command('figures frechet', '--images', 'mkde')}` draws them."
     )
 
 

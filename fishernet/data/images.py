@@ -6,6 +6,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+FEW = 20  # images: with fewer to score on, a mean over them tells hardly anything of other images
+
 
 @dataclass(frozen=True)
 class ImageData:
@@ -40,6 +42,17 @@ class ImageData:
         if self.stopping is not None:
             counts += f", {len(self.stopping)} to stop by"
         return "; ".join([f"{counts}, {height}x{width} {'grey' if channels == 1 else 'colour'}", *self.remarks])
+
+    @property
+    def caution(self) -> str:
+        """A sentence where so few images are held out that scores of them are chance; else empty."""
+        n = len(self.test)
+        if n >= FEW:
+            return ""
+        of = "one image" if n == 1 else f"{n} images"
+        return (
+            f"errors and scores are of {of} held out for {self.held_out}: of so few they say hardly anything of others"
+        )
 
 
 @dataclass(frozen=True)

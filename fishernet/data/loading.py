@@ -4,12 +4,13 @@ import importlib
 import importlib.util
 import os
 from collections.abc import Callable
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from fishernet.config import TrialConfig
+from fishernet.config import TrialConfig, typed
 from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset
 from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.files import Array, Parts, fingerprint, load_arrays
@@ -35,7 +36,7 @@ REVERSED: dict[str, tuple[int, int, tuple[int, int] | None]] = {
 
 
 def load_data(
-    dataset: str, data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
+    dataset: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
     validation_size: int = 0, stopping_size: int = 0, crop: int = 0, image_size: int = 0, binarisation: str = "none",
     download: bool = True,
 ) -> ImageData:  # fmt: skip
@@ -58,6 +59,16 @@ def load_data(
     ``binarisation`` makes them black and white: ``binarised`` says how; with dynamic, training images stay grey here. Raises
     DataError.
     """
+    if not isinstance(dataset, str | os.PathLike):
+        raise DataError(
+            f"dataset is the name of a data set or a path; got {type(dataset).__name__}. An array is what fishernet.sweep takes "
+            "as images, or save it: numpy.save('images.npy', images)."
+        )
+    if not isinstance(data_dir, str | os.PathLike | None):
+        raise DataError(f"data_dir is the folder where the data sets are; got {data_dir!r}.")
+    dataset = os.fspath(dataset)
+    _check(train_size=train_size, validation_size=validation_size, stopping_size=stopping_size, crop=crop,
+           image_size=image_size, binarisation=binarisation)  # fmt: skip
     try:
         parts = _load(dataset, data_dir, Fit(crop, image_size), download)
     except ModuleNotFoundError as error:
@@ -124,6 +135,22 @@ def load_data(
         remarks,
         _tensor(stopping) if stopping_size else None,
     )
+
+
+def _check(**given: object) -> None:
+    """Raises DataError where one cannot be the config's field of its name; no number is made of text here.
+
+    How many images may be cut off, ``load_data`` says when it has counted them.
+    """
+    for name, value in given.items():
+        field = TrialConfig.__dataclass_fields__[name]
+        if field.type is int and (isinstance(value, bool) or not isinstance(value, Integral)):
+            raise DataError(f"{name} ({field.metadata['meaning']}) must be a whole number; got {value!r}.")
+        if name not in ("train_size", "validation_size"):
+            try:
+                typed(field, value)
+            except ValueError as error:
+                raise DataError(f"{error}{'' if str(error).endswith('?') else '.'}") from None
 
 
 def images_of(config: TrialConfig, data_dir: str | os.PathLike[str] | None = None) -> ImageData:

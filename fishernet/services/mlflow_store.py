@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 from urllib.request import url2pathname
 
-from fishernet.commands import command, hide_password, python
+from fishernet.commands import fishernet, hide_password, python
 from fishernet.services.schema import KIND, PLAN, ROLE
 from fishernet.surroundings import pass_by_proxy, proxy_of, wrong_variable
 
@@ -441,7 +441,8 @@ def restore_command(uri: str, experiment: Experiment) -> str:
 
 def forget_command(uri: str, name: str, storage: Path) -> str:
     """The command that deletes a sweep for good, from MLflow's trash too."""
-    return command("delete", name, "--storage-path", str(storage), "--tracking-uri", hide_password(uri))
+    words = ["delete", name, "--storage-path", str(storage), "--tracking-uri", hide_password(uri)]
+    return shlex.join(fishernet(*words))
 
 
 def moved_here(uri: str, experiment: Experiment) -> str:

@@ -1,5 +1,6 @@
 """What every command of the analyses does when it is interrupted or cannot write."""
 
+import re
 import sys
 
 import pytest
@@ -8,6 +9,7 @@ from analysis import command, exhibits
 from analysis.__main__ import COMMANDS, run, script
 from analysis.__main__ import main as analyse
 from analysis.figures import FIGURES
+from fishernet.commands import typed_as
 
 NO_SCORES = {"report": ["--no-scores"], "frechet": ["--images", "prior", "--features", "classifier"]}
 
@@ -64,7 +66,31 @@ def test_each_command_has_its_former_names(capsys):
             with pytest.raises(SystemExit) as stop:
                 script(path)(["--help"])
             assert stop.value.code == 0
-            assert capsys.readouterr().out.startswith(f"usage: python -m analysis {name} ")
+            below = "" if name == "report" else "figures "
+            assert capsys.readouterr().out.startswith(f"usage: {typed_as(below + name)} ")
+
+
+def test_a_command_that_stands_alone_is_named_so_however_it_is_asked_for(capsys, monkeypatch):
+    for argv in (["fishernet"], ["/x/analysis/script.py"], ["/x/bin/fishernet-report"]):
+        monkeypatch.setattr(sys, "argv", argv)
+        for name in ("explore", "report"):
+            with pytest.raises(SystemExit):
+                analyse([name, "--help"])
+            said = capsys.readouterr().out
+            assert said.startswith(f"usage: fishernet {name} ")
+            assert f"\n  fishernet {name} --name mine" in said
+
+
+def test_the_list_of_commands_says_a_whole_sentence_of_each_in_lines_that_fit(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "70")
+    with pytest.raises(SystemExit):
+        analyse([])
+    listed = capsys.readouterr().out.partition("NAME is one of:\n")[2].partition("\n\n")[0]
+    assert max(map(len, listed.splitlines())) <= 70
+    sentences = re.sub(r"\s+", " ", listed)
+    for name, row in COMMANDS.items():
+        about = " ".join(row.about.split())
+        assert f"{name} {about[: about.index('.') + 1]}" in sentences
 
 
 def test_a_figure_of_which_the_sweep_has_nothing_says_so(trained, tmp_path, capsys):

@@ -1,12 +1,13 @@
 """Exhibits become the files and the text that are promised."""
 
+import math
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from analysis.exhibits import Absent, Picture, Table, as_text, cell, cells, seeds, write
+from analysis.exhibits import Absent, Exhibits, Page, Picture, Table, as_text, cell, cells, decimals, seeds, write
 
 PROSE = "FisherNet − VAE, 95% at d_2: see `latent_sweep.py --name a_b` & more. " * 3
 
@@ -78,3 +79,32 @@ def test_cells_are_found_by_their_dimension_and_seeds_are_counted():
     assert seeds(means) == "1 to 3 seeds"
     assert seeds(means.iloc[:1]) == "3 seeds"
     assert seeds(means.iloc[1:]).startswith("one seed")
+
+
+@pytest.mark.parametrize("scale", [1e-9, 3e-4, 0.04, 1.0, 5e3])
+def test_no_column_of_numbers_is_all_zeros_to_the_digits_shown(scale):
+    values = [scale * factor for factor in (0.6, 1.0, 1.7)]
+    for least in (0, 1, 5):
+        shown = [f"{value:.{decimals(values, least)}f}" for value in values]
+        assert all(float(text) == pytest.approx(value, rel=0.1) for text, value in zip(shown, values, strict=True))
+    assert decimals([0.0, math.nan], 3) == 3
+
+
+@pytest.mark.parametrize("made", ["picture", "table", "page", "not drawn"])
+def test_in_python_an_exhibit_is_a_sentence_that_says_what_it_is_and_how_to_keep_it(made, tmp_path):
+    exhibit = {
+        "picture": Picture("curve", "Curve", "", Figure(), pd.DataFrame({"x": range(1000)})),
+        "table": table(a=[*range(1000)]),
+        "page": Page("explorer", "Explorer", "", "<html>" * 1000),
+        "not drawn": Absent("none", "None", "No run has finished."),
+    }[made]
+    said = repr(Exhibits([exhibit]))
+    assert exhibit.title in said
+    assert f"({made})" in said
+    assert ".save(FOLDER)" in said
+    for text in (repr(exhibit), said):
+        assert len(text) < 150
+        assert "\n" not in text
+    written = Exhibits([exhibit]).save(tmp_path / "new" / "folder")
+    assert sorted(written) == sorted((tmp_path / "new" / "folder").iterdir())
+    assert bool(written) == (made != "not drawn")

@@ -155,7 +155,7 @@ def test_what_is_missing_is_said_in_a_sentence_with_the_command_to_run(store, cu
     assert said.startswith("4 of 22 planned runs have not finished")
     for count in ("1 never started", "1 running", "1 failed", "1 killed"):
         assert count in said
-    assert "/sweeps/latent_sweep.py --resume curves --storage-path" in said
+    assert "fishernet sweep --resume curves --storage-path" in said
     complete = frame.find_sweep("validated", store.uri)
     assert frame.say_missing(complete, frame.missing_cells(complete, frame.load_runs(complete))) == ""
     assert len(complete.configs) == 1

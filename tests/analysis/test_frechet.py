@@ -48,7 +48,7 @@ def test_scores_by_other_weights_than_most_are_left_out_and_the_command_is_said(
     assert len(frechet.tidy(kept, features)) == 2 * 2 * 2
     assert said == [
         f"Left out are scores of 1 run, as other weights of the {features} network made them; "
-        f"`analysis/frechet.py --features {features} {flag}--latent-dims 2` scores all runs with the same."
+        f"`figures frechet --features {features} {flag}--latent-dims 2` scores all runs with the same."
     ]
     assert runs[f"{features}/prior/frechet"].tolist() == [100.0, 1.0, 100.0]  # the argument is as it was
 
@@ -111,7 +111,7 @@ def test_a_report_with_scores_of_two_classifiers_says_so_in_tables_and_claims(sc
     for exhibit in (table, others, verdicts):
         assert sentence in exhibit.caption
         assert "--features classifier --latent-dims 2,5`" in exhibit.caption
-        assert "analysis/frechet.py --name trained --tracking-uri " in exhibit.caption
+        assert "fishernet figures frechet --name trained --tracking-uri " in exhibit.caption
     counts = table.data[table.data["images"] == "reconstruction"].set_index(["variant", "latent_dim"])["n_seeds"]
     assert counts["VAE"].tolist() == [1, 1]
     assert counts["FisherNet"].tolist() == [2, 2]

@@ -66,9 +66,9 @@ def test_classes_are_the_labels_that_occur(sweep):
 def test_the_report_of_any_labels_is_whole(scored):
     exhibits = {exhibit.stem: exhibit for section in report.sections(scored) for exhibit in section.exhibits}
     assert not any(
-        isinstance(exhibits[stem], Absent) for stem in ("latent_means", "uncertainty_of_shoes", "cluster_overlap")
+        isinstance(exhibits[stem], Absent) for stem in ("latent_means", "uncertainty_of_classes", "cluster_overlap")
     )
-    assert set(exhibits["uncertainty_of_shoes"].data["class"]) == {"3", "6", "9"}
+    assert set(exhibits["uncertainty_of_classes"].data["class"]) == {"3", "6", "9"}
     (legend,) = exhibits["latent_means"].figure.legends
     assert [text.get_text() for text in legend.get_texts()][: len(LABELS)] == list(map(str, LABELS))
     assert exhibits["cluster_overlap"].data["label"].unique().tolist() == LABELS

@@ -211,7 +211,7 @@ def test_figure_5_chooses_a_typical_image_and_refuses_one_that_is_not_there(trai
 
 
 def test_figure_6_shows_two_sigma_ellipses_of_the_first_images_of_three_classes_in_one_scale(made, trained):
-    exhibit = made["uncertainty_of_shoes"]
+    exhibit = made["uncertainty_of_classes"]
     labels = trained.images.test_labels.numpy()
     chosen = np.sort(np.concatenate([np.flatnonzero(labels == label)[:100] for label in range(3)]))
     drawn = panels(exhibit.figure, 3)
@@ -239,7 +239,7 @@ def test_figure_6_shows_two_sigma_ellipses_of_the_first_images_of_three_classes_
 
 def test_figure_6_takes_the_first_images_of_each_class_where_there_are_many(trained, monkeypatch):
     monkeypatch.setattr(latent_space, "N_PER_CLASS", 5)
-    exhibit = latent_space.uncertainty_of_shoes(restricted(trained, lambda runs: runs["variant"] == "VAE"))
+    exhibit = latent_space.uncertainty_of_classes(restricted(trained, lambda runs: runs["variant"] == "VAE"))
     first = [np.flatnonzero(trained.images.test_labels.numpy() == label)[:5] for label in range(3)]
     assert exhibit.data["image"].tolist() == sorted(np.concatenate(first))
     assert "of the first 5 test images of each of 0, 1, 2, 15 in all: VAE (seed 0)" in exhibit.caption
@@ -312,7 +312,7 @@ def test_what_needs_a_posterior_is_absent_where_only_ae_has_two_dimensions(train
         "latent_means",
         "density_samples",
     ]
-    for stem in ("uncertainty_of_one_image", "uncertainty_of_shoes", "ellipse_sizes"):
+    for stem in ("uncertainty_of_one_image", "uncertainty_of_classes", "ellipse_sizes"):
         assert "no run of a model with a posterior" in made[stem].why
         assert "--models FisherNet VAE VAE:likelihood=gaussian-learned CVAE --latent-dims 2" in made[stem].why
 
@@ -326,7 +326,7 @@ def test_variants_without_two_dimensions_are_left_out(trained):
 def test_images_without_labels_have_no_figure_by_class(trained):
     stored = StoredSweep(trained.sweep)
     stored.images = replace(trained.images, test_labels=None)
-    for make in (latent_space.latent_means, latent_space.uncertainty_of_shoes):
+    for make in (latent_space.latent_means, latent_space.uncertainty_of_classes):
         exhibit = make(stored)
         assert isinstance(exhibit, Absent)
         assert "the images of sweep trained have no labels" in exhibit.why
@@ -344,9 +344,9 @@ def test_every_class_has_a_colour_of_its_own(n):
 def test_the_command_writes_every_file_and_says_what_it_wrote(trained, tmp_path, capsys):
     argv = ["--name", "trained", "--tracking-uri", trained.sweep.uri, "--out", str(tmp_path), "--density", "prior"]
     assert analyse(["latent-space", *argv, "--seed", "1", "--image", "7"]) == 0
-    pictures = ("latent_means", "uncertainty_of_one_image", "uncertainty_of_shoes", "density_samples")
+    pictures = ("latent_means", "uncertainty_of_one_image", "uncertainty_of_classes", "density_samples")
     expected = {f"{stem}.{kind}" for stem in pictures for kind in ("png", "pdf")}
-    expected |= {"uncertainty_of_one_image.csv", "uncertainty_of_shoes.csv", "ellipse_sizes.csv", "ellipse_sizes.tex"}
+    expected |= {"uncertainty_of_one_image.csv", "uncertainty_of_classes.csv", "ellipse_sizes.csv", "ellipse_sizes.tex"}
     assert {path.name for path in tmp_path.iterdir()} == expected
     said = capsys.readouterr().out
     assert all(str(tmp_path / name) in said for name in expected)

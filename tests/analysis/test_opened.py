@@ -84,3 +84,28 @@ def test_an_array_is_swept_opened_and_swept_on_and_an_interrupt_leaves_the_calle
     assert started.wait(timeout=120) == 0
     assert said.splitlines()[-1] == "alive"
     assert not np.isnan(sweep.runs["test/mse"]).any()
+
+
+def test_arguments_of_a_figure_are_those_of_its_command_and_others_are_refused_by_name(trained):
+    sweep = OpenSweep(StoredSweep(trained.sweep))
+    by_epoch = [sweep.figure("mse-curves", epoch_dims=dims)[-1].caption for dims in ([2, 5], (2, 5), "2,5")]
+    assert len({*by_epoch}) == 1
+    assert "d = 2, 5;" in by_epoch[0]
+    assert "d = 5;" in sweep.figure("mse-curves", epoch_dims=5)[-1].caption
+    for name, argument, value, said in (
+        ("mse-curves", "epoch_dim", 2, "takes epoch_dims. Did you mean epoch_dims"),
+        ("mse-curves", "epoch_dims", "two", "got 'two'"),
+        ("mse-curves", "epoch_dims", [], r"got \[\]"),
+        ("robustness", "latent_dim", [2], r"a whole number; got \[2\]"),
+        ("latent-space", "image", True, "a whole number; got True"),
+        ("samples", "density", "normal", "is one of mkde, .*; got 'normal'"),
+        ("claims", "paper", "none", "which takes none"),
+    ):
+        with pytest.raises(AnalysisError, match=f"^{argument} .*{said}"):
+            sweep.figure(name, **{argument: value})
+
+
+@pytest.mark.parametrize(("argument", "value"), [("line", 3), ("latent_dim", "2"), ("latent_dim", 2.0)])
+def test_the_best_model_of_what_cannot_be_is_refused_by_the_arguments_name(argument, value, trained):
+    with pytest.raises(AnalysisError, match=f"^{argument} is .*; got {value!r}"):
+        OpenSweep(StoredSweep(trained.sweep)).best(**{argument: value})

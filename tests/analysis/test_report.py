@@ -60,7 +60,7 @@ def test_parts_that_fail_leave_the_page_and_all_other_parts(made, trained, tmp_p
         lambda exhibit, folder: broken() if exhibit.stem == "loss_by_epoch" else write(exhibit, folder),
     )
     places = {
-        "uncertainty_of_shoes": (latent_space, "uncertainty_of_shoes"), "prior_samples_d02": (samples, "mosaic"),
+        "uncertainty_of_classes": (latent_space, "uncertainty_of_classes"), "prior_samples_d02": (samples, "mosaic"),
         "mse_curves": (mse_curves, "plot_mse_against_latents"), "claims": (claims, "parts"),
         "image_scores_classifier": (frechet, "other_scores_table"), "cluster_overlap": (cluster_table, "overlap_picture"),
         "facts": (report, "facts"), "k-means": (clusters, "tasks"),

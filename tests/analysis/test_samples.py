@@ -127,7 +127,7 @@ def test_a_model_without_a_run_is_left_out_with_the_command_that_trains_it(train
     picture = samples.prior_samples(subset(trained, lambda runs: runs["model"] != "CVAE"), 2)
     assert texts(picture.figure) == ["FisherNet", "VAE", "VAE gaussian-learned"]
     assert "No run of CVAE at d = 2 has finished; `" in picture.caption
-    assert "/sweeps/latent_sweep.py --name trained --models CVAE --latent-dims 2 --storage-path" in picture.caption
+    assert "fishernet sweep --name trained --models CVAE --latent-dims 2 --storage-path" in picture.caption
 
 
 def test_without_any_run_at_that_dimension_there_is_a_command_in_the_figures_place(trained):
@@ -188,7 +188,7 @@ def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(
     picture = samples.density_samples(trained, 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
     assert "no samples of the paper's MKDE; with NIFTy installed `" in picture.caption
-    assert "/analysis/frechet.py --name trained --tracking-uri sqlite:" in picture.caption
+    assert "fishernet figures frechet --name trained --tracking-uri sqlite:" in picture.caption
     monkeypatch.setitem(sys.modules, "nifty8", None)
     with pytest.raises(AnalysisError, match="needs NIFTy"):  # no substitute for what was asked for
         samples.density_samples(trained, 5, "mkde")

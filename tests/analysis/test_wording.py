@@ -5,7 +5,7 @@ import pandas as pd
 from analysis.exhibits import Absent, Table
 from analysis.page import Section
 from analysis.reporting import each_once, without_absent
-from fishernet.wording import grouped
+from fishernet.wording import first_sentence, grouped, two_columns
 
 ID = "0123456789abcdef" * 2
 
@@ -43,3 +43,20 @@ def test_what_a_page_without_a_paper_cannot_show_is_a_note_for_each_reason():
     kept, notes = without_absent(drawn)
     assert [(section.title, section.exhibits) for section in kept] == [("Latent space", [table])]
     assert notes == ["Means, Shoes, Trace: not drawn. No labels.", "FID: not drawn. Not computed."]
+
+
+def test_a_first_sentence_is_whole_and_on_one_line():
+    assert (
+        first_sentence("At d = 2:\nmeans, ellipses (0.5 wide). Writes files.")
+        == "At d = 2: means, ellipses (0.5 wide)."
+    )
+    assert first_sentence("  no end") == "no end"
+
+
+def test_two_columns_fit_the_terminal_and_lose_no_word(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "66")
+    rows = {"a": "word " * 40, "long-name": "--flag-one 1-2 --flag-two 3"}
+    text = two_columns(rows)
+    assert max(map(len, text.splitlines())) <= 64
+    assert text.split() == ["a", *rows["a"].split(), "long-name", *rows["long-name"].split()]
+    assert "--flag-one 1-2 --flag-two 3" in text

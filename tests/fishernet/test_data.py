@@ -6,6 +6,7 @@ import gzip
 import hashlib
 import http.server
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -801,3 +802,36 @@ def test_the_help_of_the_flag_names_every_built_in_dataset():
     (dataset,) = (field for field in dataclasses.fields(TrialConfig) if field.name == "dataset")
     assert dataset.metadata["meaning"].startswith(", ".join(DATASETS))
     assert dataset.default in DATASETS
+
+
+@pytest.mark.parametrize("name", ["image_size", "crop", "train_size", "validation_size", "stopping_size"])
+@pytest.mark.parametrize("value", ["16", 16.5, True, None, [16]])
+def test_what_is_no_whole_number_is_refused_by_its_name_before_anything_is_read(name, value):
+    with pytest.raises(DataError, match=rf"^{name} \(.*\) must be a whole number; got {re.escape(repr(value))}\."):
+        load_data("no-such-file.npz", **{name: value})
+
+
+def test_other_arguments_that_cannot_be_are_refused_by_their_names_too():
+    for given, said in (
+        ({"image_size": -1}, "image_size .* from 0 to 4096; got -1"),
+        ({"stopping_size": -1}, "stopping_size .* at least 0; got -1"),
+        ({"binarisation": "Static"}, "binarisation .* Did you mean static[?]$"),
+        ({"data_dir": 3}, "data_dir is the folder"),
+    ):
+        with pytest.raises(DataError, match=said):
+            load_data("digits", **given)
+    with pytest.raises(DataError, match="dataset is the name of a data set or a path; got ndarray"):
+        load_data(np.zeros((9, 4, 4)))
+
+
+def test_a_path_object_is_a_path(tmp_path):
+    np.save(tmp_path / "x.npy", np.full((12, 4, 4), 255, np.uint8))
+    assert len(load_data(tmp_path / "x.npy").train) == 10
+
+
+def test_a_small_test_set_is_said(tmp_path):
+    for n, small in ((12, True), (6 * 19, True), (6 * 20, False)):
+        np.save(tmp_path / "x.npy", np.full((n, 4, 4), 255, np.uint8))
+        assert bool(load_data(str(tmp_path / "x.npy")).caution) == small
+    np.save(tmp_path / "x.npy", np.full((4, 4, 4), 255, np.uint8))
+    assert "of one image held out for test" in load_data(str(tmp_path / "x.npy")).caution

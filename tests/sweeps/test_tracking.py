@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from fishernet.commands import fishernet, typed_as
 from fishernet.config import TrialConfig
 from fishernet.families import trial_config
 from fishernet.plan import SweepPlan
@@ -569,10 +570,11 @@ def test_commands_for_a_deleted_sweep_restore_it_and_forget_it(
         client(uri).delete_experiment(client(uri).get_experiment_by_name("s").experiment_id)
         with pytest.raises(TrackingError) as error:
             sweep()
-        (printed,) = re.findall(rf"\(((?:MLFLOW|/)[^()]* {command} [^()]*)\)", str(error.value))
+        (printed,) = re.findall(rf"\(((?:MLFLOW|/|fishernet)[^()]* {command} [^()]*)\)", str(error.value))
         if command == "delete":
-            python, program, *words = shlex.split(printed)
-            assert (python, program) == (sys.executable, str(ROOT / "fishernet/__main__.py"))
+            start = len(fishernet())
+            words = shlex.split(printed)[start:]
+            assert shlex.split(printed)[:start] == fishernet()
             assert main([*words, "--yes"]) == 0
         else:
             variables, words = printed.split(f"{shlex.quote(sys.executable)} -m mlflow ")
@@ -921,7 +923,7 @@ def test_the_script_runs_from_any_folder(folder: Path, tmp_path: Path) -> None:
     done = subprocess.run(script, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == (
-        f"import_records.py: error: {folder / 'plan.json'} does not exist; python -m fishernet writes it\n"
+        f"{typed_as('import')}: error: {folder / 'plan.json'} does not exist; `fishernet train` writes it\n"
     )
     assert not (tmp_path / "fishernet-results").exists()
 

@@ -93,8 +93,8 @@ ASKED = tuple(config for lines in LINES.values() for config in lines.values())
 NOTE = (
     "The paper has one run of each model and no numbers beside its curves; levels and margins are ours, and claims.csv has them. "
     "Its FID is by other weights, and where the prior is learned of images drawn by SVGD, whose clouds are too narrow. "
-    "A model that ignores its input has a flat curve: rises are read beside the clean error. `python -m analysis robustness`, "
-    "`t-sne` and `frechet` compute the scores."
+    "A model that ignores its input has a flat curve: rises are read beside the clean error. `fishernet figures "
+    "robustness`, `t-sne` and `frechet` compute the scores."
 )
 
 

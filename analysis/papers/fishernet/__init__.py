@@ -32,7 +32,7 @@ PAPER = Paper(
             "Ellipses are from M⁻¹ (equation 20) for FisherNet and from the encoder's variances for VAE and CVAE. The paper's "
             "Figure 5 shows one image of FisherNet, whose ellipse is smaller and tilted, and of the VAE.",
         ),
-        "uncertainty_of_shoes": (
+        "uncertainty_of_classes": (
             "Figure 6",
             "The paper's Figure 6 shows Fashion-MNIST's three classes of shoes for FisherNet, with tilted ellipses that are "
             "larger at the periphery, and for the VAE.",
@@ -61,7 +61,7 @@ PAPER = Paper(
         "latent-space": {"models": ("FisherNet", "VAE", "CVAE"), "of_uncertainty": ("FisherNet", "VAE")},
         "samples": {"models": ("FisherNet", "VAE", "CVAE"), "of_density": ("FisherNet",),
                     "prior_dims": (2, 15), "density_dims": (5,)},
-        "distances": {"usual_dims": DIMS},
+        "distances": {"usual_dims": DIMS, "slow_images": ("mkde",)},
         "clusters": {"usual_dims": (5,)},
     },
 )  # fmt: skip

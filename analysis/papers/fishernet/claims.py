@@ -52,7 +52,7 @@ ASKED = (LEARNED, EQ24)  # the lines that the questions are about
 NOTE = (
     "The paper has one run of each model. Its claims are as its text states them, about runs of 50 epochs where they name no "
     "epoch; the margins of FN3, FN4, FN6, FN7, FN9 to FN12 and of Q1 and Q2 are ours, and claims.csv has them. Scores that runs "
-    "lack are computed by `python -m analysis report`."
+    "lack are computed by `fishernet report`."
 )
 
 
