@@ -1,5 +1,6 @@
 """Places in the Fisher-Shannon plane against closed forms, tables of made runs, and verdicts from planted truths."""
 
+import itertools
 import math
 from types import SimpleNamespace
 
@@ -393,3 +394,20 @@ def test_lines_of_the_published_tables_are_those_of_the_presets():
     for dataset in ("mnist", REVERSED):
         assert set(published.tables(PAPER, dataset)["nll"]["variant"]) <= lines
     assert trial_config(model="FAE", fisher_target=0).variant in lines
+
+
+@pytest.mark.parametrize("reach", [1.001, 1.05, 3.0])
+def test_neither_ticks_nor_names_of_ends_lie_on_each_other(reach):
+    n = np.geomspace(1, reach, 3)
+    figure = plane.plot_path(pd.DataFrame({"epoch": [1, 2, 3], "N": n, "J": 1 / n, "NJ": 1.0}))
+    figure.draw_without_rendering()
+    axes, bar = figure.axes
+    named = {text.get_text() for text in axes.texts}
+    assert named in ({"epoch 1", "epoch 3"}, {"epoch 1 to 3"})
+    ticks = [tick for axis in (axes.xaxis, axes.yaxis) for tick in axis.get_ticklabels() if tick.get_text()]
+    assert len(ticks) >= 4
+    assert all(float(tick.get_text().replace("−", "-")) > 0 for tick in ticks)  # no powers of ten
+    assert all(float(tick.get_text()).is_integer() for tick in bar.get_yticklabels() if tick.get_visible())
+    for texts in (axes.texts, axes.xaxis.get_ticklabels(), axes.yaxis.get_ticklabels()):
+        boxes = [text.get_window_extent() for text in texts if text.get_text()]
+        assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))

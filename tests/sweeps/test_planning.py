@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from analysis.papers import PAPERS
+from analysis.papers import PAPERS, PRESETS
 from fishernet.config import TrialConfig
 from fishernet.data.loading import load_data
 from fishernet.families import MODEL_NAMES, family, trial_config
@@ -384,3 +384,19 @@ def test_a_plan_of_images_that_are_elsewhere_asks_for_a_preset(tmp_path, capsys)
     np.save(tmp_path / "x.npy", np.random.default_rng(0).integers(0, 255, (240, 4, 4), dtype=np.uint8))
     assert latent_sweep.main(words) == 0
     assert {config.epochs for config in SweepPlan.read(tmp_path / "plan.json").configs} == {572}
+
+
+def test_no_flag_of_a_sweep_lists_presets_defaults_and_a_table_lists_them_once():
+    parser = latent_sweep.make_parser()
+    helps = {action.option_strings[0]: action.help for action in parser._actions if action.option_strings}
+    for preset in PRESETS:
+        assert [flag for flag, text in helps.items() if f" for {preset}" in text] == []
+    assert helps["--epochs"].endswith("(default: 100; some presets have another)")
+    assert helps["--gpus"].endswith("(default: all there are)")
+    assert "What each sets" not in parser.format_help()
+    parser.usual = set()  # as --help-all
+    listed = " ".join(parser.format_help().partition("What each sets")[2].split())
+    for preset, sets in PRESETS.items():
+        assert f" {preset} --models " in listed
+        assert all(f"--{name.replace('_', '-')} " in listed for name in sets)
+    assert "--latent-dims 2,4,8 --seeds 2 --dataset digits --epochs 60 " in listed
