@@ -1,4 +1,4 @@
-"""How far training is: one live line on a terminal, a plain line a minute in a file."""
+"""How far training is: one live line on a terminal; in a file a plain line at once, at the first epoch, and each minute."""
 
 import os
 import shutil
@@ -43,13 +43,19 @@ class Progress:
     """
 
     def __init__(
-        self, n_runs: int, n_epochs: int, held_out: str, stream: TextIO | None = None, seconds: float = LINE_SECONDS
+        self,
+        n_runs: int,
+        n_epochs: int,
+        held_out: str,
+        stream: TextIO | None = None,
+        seconds: float = LINE_SECONDS,
+        note: str = "",
     ) -> None:
         stream = stream or sys.stderr  # asked for now: one that was closed has been replaced since the import
         self.n_runs, self.n_epochs, self.held_out, self.stream = n_runs, n_epochs, held_out, stream
         self.runs_done = self.epochs_done = self.failed = self.stopped_early = 0
         self.best: dict[str, float] = {}
-        self.note = ""  # until the first epoch
+        self.note = note  # until the first epoch
         self._first: tuple[float, int] | None = None
         self.live, self._seconds = is_live(stream), seconds
         self._lock, self._stack = threading.Lock(), ExitStack()
@@ -59,6 +65,8 @@ class Progress:
             self._stack.callback(lambda: self._write(""))
             self._stack.enter_context(repeating(lambda: self._write(self.line()), REDRAW_SECONDS))
         else:
+            if self.note:
+                self.say_line()
             self._stack.enter_context(repeating(self.say_line, self._seconds))
         return self
 
@@ -67,6 +75,7 @@ class Progress:
 
     def advance(self, variant: str, n_epochs: int, mse: float | None) -> None:
         """Count epochs of one run; mse is its newest, None where it was not evaluated."""
+        begins = bool(self.note)
         self.note = ""
         started, not_timed = self._first or (time.monotonic(), n_epochs)
         # Several at once are the history of a resumed run: trained before, so they say nothing about the speed now.
@@ -74,6 +83,8 @@ class Progress:
         self.epochs_done += n_epochs
         if mse is not None:
             self.best[variant] = min(mse, self.best.get(variant, mse))
+        if begins and not self.live:
+            self.say_line()
 
     def leave_out(self, n_epochs: int) -> None:
         """So many epochs will not be trained after all."""

@@ -374,8 +374,8 @@ class Driver(ABC, Generic[P]):
         if jobs.resumes:
             print(f"resuming   {jobs.ended}; {jobs.left}")
         self.note_images(plan, tracking, images)
-        with Progress(jobs.n_runs, jobs.n_epochs, images.held_out) as progress:
-            progress.note = "starting workers (half a minute the first time)"
+        starting = "starting workers (half a minute the first time)"
+        with Progress(jobs.n_runs, jobs.n_epochs, images.held_out, note=starting) as progress:
             tracking.say = progress.say
             with self.watched(tracking):
                 launched = launch(

@@ -1,5 +1,6 @@
 """Every command in the README is one that the programs accept."""
 
+import json
 import re
 import shlex
 import subprocess
@@ -7,6 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from fishernet import __main__
+from fishernet.data.loading import load_data
+from fishernet.families import trial_config
+from sweeps import import_records
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
@@ -59,9 +65,6 @@ def test_every_search_in_the_readme_is_accepted(argv):
 
 
 def test_the_other_commands_in_the_readme_name_flags_that_exist(capsys):
-    from fishernet import __main__
-    from sweeps import import_records
-
     fishernet = arguments("fishernet")
     named = [words for words in fishernet if not words[0].startswith("-")]
     commands = sorted({tuple(words[: 1 + (words[0] == "figures")]) for words in named})
@@ -119,16 +122,16 @@ def test_every_file_that_a_page_links_to_exists_and_no_line_is_long(page):
     assert [line for line in prose if len(line) > 120] == []
 
 
-def test_the_python_of_the_readme_runs_on_a_run_of_the_images_it_names(tmp_path):
-    from fishernet.cohort import Cohort
-    from fishernet.data.loading import load_data
-    from fishernet.families import trial_config
-    from fishernet.records import write_records
-
-    data, config = load_data("digits"), trial_config(dataset="digits", latent_dim=3, hidden_width=8, hidden_layers=1)
-    write_records(tmp_path, Cohort([config], data.image_shape, len(data.train)), data)
+def test_the_python_of_the_readme_runs_on_the_sweep_that_it_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    data = load_data("digits")
+    config = trial_config(model="VAE", dataset="digits", latent_dim=3, epochs=1, hidden_width=8, hidden_layers=1)
+    (tmp_path / "plan.json").write_text(json.dumps([config.to_dict()]))
+    assert __main__.main(["train", "--plan=plan.json", "--out=records", "--device=cpu"]) == 0
+    assert import_records.main(["records", "--name=quick"]) == 0
     code = re.findall(r"```python\n(.*?)```", README, re.DOTALL)[0]
     found: dict[str, object] = {}
-    exec(code.replace("RUN", str(tmp_path / config.run_name)), found)
+    exec(code, found)
     assert found["images"].shape == data.test.shape
     assert found["covariance"].shape == (len(data.test), 3, 3)

@@ -54,3 +54,14 @@ def test_what_is_repeated_is_so_in_the_block_alone():
     n = len(calls)
     time.sleep(0.02)
     assert len(calls) == n
+
+
+def test_a_file_is_told_at_once_what_is_waited_for_and_when_the_first_epoch_is_done():
+    file = io.StringIO()
+    with Progress(2, 20, "test", file, seconds=3600, note="starting workers") as progress:
+        assert re.fullmatch(r"\d\d:\d\d  0/2 runs  0/20 epochs  starting workers\n", file.getvalue())
+        for _ in range(3):
+            progress.advance("VAE", 1, 0.5)
+    assert [line[7:] for line in file.getvalue().splitlines()[1:]] == [
+        "0/2 runs  1/20 epochs  best test MSE VAE 0.5000"
+    ]

@@ -52,7 +52,11 @@ def fill_disk(place: Place, n: int) -> None:
 
 
 def run_out_of_memory(place: Place, n: int) -> None:
-    """Cohorts of three seeds, each out of memory from an epoch of its own on; parts sum in another order than the whole."""
+    """Cohorts of three seeds, each out of memory from an epoch of its own on; parts sum in another order than the whole.
+
+    There are as many cohorts of each model: one more than ``n`` where that is odd.
+    """
+    n += n % 2
     sweep = place.sweep(
         seeds=3 * n // 2, pause=0.1, flags=("--cohort-size=3",), environment={"CHAOS_FULL": str(place.random.random())}
     )
@@ -73,7 +77,11 @@ def run_out_of_memory(place: Place, n: int) -> None:
 
 
 def diverge(place: Place, n: int) -> None:
-    """In each cohort of three seeds one member; the others must be what they are in the same cohorts undisturbed."""
+    """In each cohort of three seeds one member; the others must be what they are in the same cohorts undisturbed.
+
+    There are as many cohorts of each model: one more than ``n`` where that is odd.
+    """
+    n += n % 2
     flags = ("--cohort-size=3",)
     whole = place.sweep(seeds=3 * n // 2, pause=0, flags=flags)
     sweep = place.sweep(
