@@ -1,4 +1,4 @@
-"""Commands as they are printed: to be pasted into any shell in any folder, and read by anyone."""
+"""Commands as they are printed: to be pasted in any folder, and read by anyone; what resumes a sweep, in any shell."""
 
 import os
 import re

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from analysis.frame import AnalysisError, find_sweep
+from analysis.papers import PAPERS, arguments
 from analysis.scores import clusters, distances, ensure, sampling, tasks
 from analysis.scores import images as scores_of_images
 from analysis.scores.features import Extractor
@@ -230,3 +231,17 @@ def test_more_gpus_than_there_are_is_a_sentence(trained, capsys):
     uri = ["--name", "trained", "--tracking-uri", trained.sweep.uri]
     assert main(["frechet", *uri, "--gpus", str(torch.cuda.device_count() + 1)]) == 2
     assert "--gpus" in capsys.readouterr().err
+
+
+def test_sets_of_images_that_take_longer_are_scored_where_a_paper_or_a_flag_asks_for_them(trained, monkeypatch):
+    def sets(**given):
+        lacking = scores_of_images.tasks(trained, features="random", cache=None, gpus=0, **given)
+        return {name for task in lacking.tasks for name in task.arguments.args[2]}
+
+    monkeypatch.setattr("analysis.scores.densities.mkde_installed", lambda: True)
+    assert sets() == {"reconstruction", "prior", "mixture", "kde"}
+    assert sets(slow_images=("mkde",)) == {"reconstruction", "prior", "mixture", "kde", "mkde"}
+    assert sets(images=("mkde",), slow_images=()) == {"mkde"}
+    assert [paper.key for paper in PAPERS.values() if arguments(paper, "distances").get("slow_images")] == ["fishernet"]
+    monkeypatch.setattr("analysis.scores.densities.mkde_installed", lambda: False)
+    assert "mkde" not in sets(slow_images=("mkde",))

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +15,8 @@ from PIL import Image
 from analysis import style
 from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent, Picture
-from analysis.figures import samples
-from analysis.frame import AnalysisError
+from analysis.figures import latent_space, loss_curves, samples
+from analysis.frame import AnalysisError, summary
 from analysis.scores.sampling import fit_and_draw, latent_samples
 from analysis.stored import StoredSweep
 from fishernet.trained import decode, posterior_means
@@ -23,7 +24,7 @@ from tests.analysis.conftest import TRAINED_DIMS, exhibits_of
 
 REPOSITORY = Path(samples.__file__).parents[2]
 SHAPE = (1, 8, 8)
-WITH_PRIOR = ["FisherNet", "VAE", "CVAE", "VAE gaussian-learned"]  # the paper's before the others
+WITH_PRIOR = ["FisherNet", "VAE", "VAE gaussian-learned", "CVAE"]
 
 
 @pytest.fixture(scope="module")
@@ -185,8 +186,9 @@ def test_figure_10_shows_prior_samples_on_the_left_and_density_samples_on_the_ri
 
 
 def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(trained, monkeypatch):
-    picture = samples.density_samples(trained, 5)
+    picture = samples.density_samples(StoredSweep(trained.sweep, paper="fishernet"), 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
+    assert "MKDE" not in samples.density_samples(trained, 5).caption  # of no paper
     assert "no samples of the paper's MKDE; with NIFTy installed `" in picture.caption
     assert "fishernet figures frechet --name trained --tracking-uri sqlite:" in picture.caption
     monkeypatch.setitem(sys.modules, "nifty8", None)
@@ -202,7 +204,7 @@ def test_reconstructions_are_below_the_first_test_images(trained):
     runs = [
         trained.pick(variant, d)
         for d in (2, 5)
-        for variant in ["FisherNet", "VAE", "CVAE", "VAE gaussian-learned", "AE"]
+        for variant in ["FisherNet", "VAE", "VAE gaussian-learned", "CVAE", "AE"]
     ]
     for strip, run in zip(strips, runs, strict=True):
         expected = decode(trained.model(run), trained.latents(run)[0][:10], SHAPE)
@@ -317,3 +319,19 @@ def test_help_imports_nothing_heavy():
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-2:] == ["0", "[]"]
     assert "--latent-dims" in done.stdout
+
+
+def test_pictures_and_curves_have_the_models_in_one_order_whatever_the_plans(trained):
+    sweep = replace(trained.sweep)
+    sweep.__dict__["configs"] = trained.sweep.configs[::-1]
+    stored = StoredSweep(sweep)
+    order = [name for name, _, _ in style.by_variant(summary(stored.runs))]
+    assert order == stored.variants == ["FisherNet", "VAE", "VAE gaussian-learned", "CVAE", "AE"]
+    assert list(samples._lines(stored, ())) == order
+    assert list(samples._lines(stored, ("CVAE", "FisherNet"))) == order
+    assert [run["variant"] for run in latent_space._shown_runs(stored, ("CVAE", "FisherNet"))] == order
+    assert [run["variant"] for run in latent_space._shown_runs(stored, ("CVAE", "FisherNet"), 2)] == [
+        "FisherNet",
+        "CVAE",
+    ]
+    assert next(iter(loss_curves.parts(stored))).title == "Loss and MSE of FisherNet against the latent dimension"
