@@ -160,4 +160,4 @@ def test_a_sweep_without_scores_says_what_computes_them():
     sweep.runs = sweep.runs[[name for name in sweep.runs if not name.startswith("outputs/")]]
     first = next(iter(outputs.parts(sweep)))
     assert isinstance(first, Absent)
-    assert "fishernet figures distributions" in first.why
+    assert "figures distributions" in first.why
