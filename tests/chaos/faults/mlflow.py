@@ -5,11 +5,11 @@ import os
 import re
 import shutil
 import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 from tests.chaos.place import Place, free_port
@@ -39,10 +39,12 @@ class Server:
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 200
-        while socket.socket().connect_ex(("127.0.0.1", self.port)):
-            if time.monotonic() > deadline or self.process.poll() is not None:
-                raise AssertionError("the MLflow server does not start")
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError):  # its port is there before its workers answer
+                urllib.request.urlopen(f"{self.uri}/health", timeout=2).close()
+                return
             time.sleep(0.2)
+        raise AssertionError("the MLflow server does not start")
 
     def stop(self, number: int = signal.SIGKILL) -> None:
         with contextlib.suppress(ProcessLookupError):

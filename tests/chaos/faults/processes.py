@@ -1,6 +1,7 @@
 """Processes that are killed or interrupted, and several sweeps at once."""
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import re
@@ -101,7 +102,9 @@ def share_cluster(place: Place, n: int) -> None:
     auth = {"RAY_AUTH_MODE": "disabled", "RAY_worker_niceness": "0", "PYTHONUNBUFFERED": "1"}
     words = [
         "start", "--head", "--block", "--num-cpus=2", f"--port={port}", "--node-ip-address=127.0.0.1",
-        "--include-dashboard=false", f"--ray-client-server-port={free_port()}", "--disable-usage-stats",
+        "--include-dashboard=false", "--disable-usage-stats",
+        # Ray's client server, which it starts where grpc is installed, would take port 10001.
+        *([f"--ray-client-server-port={free_port()}"] if importlib.util.find_spec("grpc") else []),
     ]  # fmt: skip
     with (first.folder / "ray-output").open("wb") as output:
         head = subprocess.Popen(
