@@ -61,8 +61,8 @@ def load_data(
     """
     if not isinstance(dataset, str | os.PathLike):
         raise DataError(
-            f"dataset is the name of a data set or a path; got {type(dataset).__name__}. An array is what fishernet.sweep takes "
-            "as images, or save it: numpy.save('images.npy', images)."
+            f"dataset is the name of a data set or a path; got {type(dataset).__name__}. A sweep in Python takes an array "
+            "as its images; elsewhere save it: numpy.save('images.npy', images)."
         )
     if not isinstance(data_dir, str | os.PathLike | None):
         raise DataError(f"data_dir is the folder where the data sets are; got {data_dir!r}.")

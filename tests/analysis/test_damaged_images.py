@@ -63,7 +63,7 @@ def test_without_scores_a_sentence_stands_there_on_a_page_only_where_the_paper_a
     bare = made_sweep({"model": "VAE"}, seeds=(0,))
     (absent,) = exhibits_of(robustness, bare)
     assert isinstance(absent, Absent)
-    assert "robustness --name made" in absent.why
+    assert "`figures robustness` computes them" in absent.why
     monkeypatch.setattr(reporting, "FIGURES", {name: FIGURES[name] for name in ("robustness", "prior-densities")})
     bare.failures = reporting.Failures()
     bare.runs["setting"] = ""

@@ -196,7 +196,7 @@ def test_the_parent_says_what_was_planned_and_where_it_ran(sweep):
     parent = Store(sweep[0]).parent("one")
     assert parent.info.status == "FINISHED"
     assert json.loads(parent.data.tags["fishernet.plan"])["base"]["dataset"] == "digits"
-    assert "latent_sweep.py" in parent.data.tags["fishernet.command"]
+    assert "fishernet sweep --name=one" in parent.data.tags["fishernet.command"]
     assert {"python", "torch", "ray"} <= set(json.loads(parent.data.tags["fishernet.versions"]))
     assert json.loads(parent.data.tags["fishernet.machine"])["hostname"]
     floors = Store(sweep[0]).history(parent, "pca/test_mse")

@@ -174,7 +174,7 @@ def test_models_that_see_the_image_are_asked_for_no_images_of_latents_alone():
 def test_the_flags_of_the_score_are_numbers_that_make_sense():
     from analysis.flags import parser
 
-    made = parser("x", "x", "", "", scores.SCORES["likelihood"].flags, "figures")
+    made = parser("x", "", "", scores.SCORES["likelihood"].flags, "figures")
     given = made.parse_args(["--draws", "5", "--nll-images", "0", "--nll-of", "training"])
     assert (given.draws, given.nll_images, given.nll_of) == (5, 0, ["training"])
     for words in (["--draws", "0"], ["--draws", "1.5"], ["--nll-images", "-1"]):

@@ -69,7 +69,7 @@ def test_curve_and_panels_show_what_is_stored_and_say_what_tsne_does(tmp_path):
     stored = made_sweep({"model": "VAE"}, {"model": "WAE"}, seeds=(0, 1))
     (absent,) = exhibits_of(figure, stored_without(stored))
     assert isinstance(absent, Absent)
-    assert "t-sne --name made" in absent.why
+    assert "`figures t-sne` computes them" in absent.why
     curves, panels = exhibits_of(figure, computed(stored, tmp_path))
     assert isinstance(curves, Picture)
     of_vae = stored.runs[stored.runs["variant"] == "VAE"]
