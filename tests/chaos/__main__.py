@@ -70,7 +70,7 @@ def main() -> NoReturn:
     try:
         kept = (args.undisturbed or folder / "undisturbed").absolute()
         usual, timed = Sweep(kept / "usual"), kept / "seconds"
-        undisturbed = Sweep(kept / "all", seeds=max(8, 3 * args.repetitions // 2), pause=0)
+        undisturbed = Sweep(kept / "all", seeds=max(8, 3 * -(-args.repetitions // 2)), pause=0)
         if not timed.exists():
             usual.finish()
             timed.write_text(str(time.monotonic() - began))
