@@ -42,7 +42,7 @@ def check(notebook):
     assert float(error) < 0.2 * float(mean)
     assert "<sweep blobs: 30 of 30 runs finished>" in outputs(notebook, "again = fishernet.open_sweep")
     assert "image/png" in outputs(notebook, "import matplotlib")
-    assert "FisherNet" in outputs(notebook, "digits.runs.pivot_table")
+    assert "<th>t</th>" in outputs(notebook, "runs = digits.runs")
 
 
 def test_the_notebook_holds_the_outputs_of_its_own_run_and_is_small():

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tests.chaos.place import Place, free_port
 from tests.chaos.sweep import EPOCHS, Sweep, environment, processes_of
+from tests.mlflow_server import SETTINGS
 
 AWAY_SECONDS = 60  # how long MLflow is stopped
 
@@ -35,7 +36,7 @@ class Server:
         ]  # fmt: skip
         with (self.folder / "output").open("ab") as output:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "mlflow", *words], cwd=self.folder, env=environment(self.folder), stdout=output,
+                [sys.executable, "-m", "mlflow", *words], cwd=self.folder, env=environment(self.folder) | SETTINGS, stdout=output,
                 stderr=subprocess.STDOUT, start_new_session=True,
             )  # fmt: skip
         deadline = time.monotonic() + 200
