@@ -20,7 +20,6 @@ from fishernet.likelihoods.logistic import LEAST_MEAN, Logistic
 from fishernet.likelihoods.maf import MAF
 from fishernet.likelihoods.pixels import Bernoulli, Gaussian
 from fishernet.models.base import Autoencoder
-from fishernet.models.fishernet import FisherNet
 from fishernet.networks import conv, dense
 from fishernet.networks.activations import gated_layers
 
@@ -53,7 +52,7 @@ def information_of(model: Autoencoder) -> dict[str, float] | None:
     None for posteriors that are none of M, and for likelihoods whose information is not of one number a pixel.
     """
     likelihood = model.likelihood
-    if not isinstance(model, FisherNet) or not isinstance(likelihood, Bernoulli | Gaussian | MAF):
+    if not model.by_information or not isinstance(likelihood, Bernoulli | Gaussian | MAF):
         return None
     if isinstance(likelihood, Bernoulli):
         return {"slopes": 1, "precision": 1.0}

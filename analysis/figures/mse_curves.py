@@ -192,9 +192,8 @@ def dimension_table(stored: StoredSweep) -> Table:
             del row["bends at"]
     caption = (
         "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
-        "paired over seeds (one-standard-error "
-        f"rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its posterior mean varies over images by "
-        "more than 0.01 (of the seed that pictures show)."
+        f"paired over seeds (one-standard-error rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its "
+        "posterior mean varies over images by more than 0.01 (of the seed that pictures show)."
     )
     return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 

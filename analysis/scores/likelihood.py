@@ -25,7 +25,6 @@ from fishernet.families import family
 from fishernet.importance import Evidence, drawn_at_once, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
-from fishernet.models.fisher_shannon import FAE
 from fishernet.priors import ImproperPriorError
 
 GROUP = "likelihood"
@@ -111,7 +110,8 @@ def score_likelihood(
 ) -> Scored:
     """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
 
-    Of FAE also likelihood/nll_penalised: with the penalty in every weight, as the Fisher-Shannon paper's code has it.
+    Of models with a ``penalty_alone`` also likelihood/nll_penalised: with it in every weight, as the Fisher-Shannon paper's
+    code has it.
     Bits per dimension are of probabilities alone. Raises AnalysisError where the model's draws or its prior have no density.
     """
     scored = Scored({}, {})
@@ -129,15 +129,16 @@ def score_likelihood(
             for score, value in found.scores(model.n_pixels).items()
             if probability or not score.startswith("bits_per_dim")
         }
-        if isinstance(model, FAE):
-            scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + penalty(model, pixels)
+        if (added := penalty(model, pixels)) is not None:
+            scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + added
         scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": probability}
     return scored
 
 
 @torch.no_grad()
-def penalty(model: FAE, pixels: ResidentImages) -> float:
-    """The mean over images of the penalty of each alone, nats."""
+def penalty(model: Autoencoder, pixels: ResidentImages) -> float | None:
+    """The mean over images of the penalty of each alone, nats; None where the model has none."""
     x, generator = pixels.take(torch.arange(len(pixels))[None]), torch.Generator().manual_seed(0)
     with evaluating(model):
-        return float(model.penalty_alone(x, DRAWS, generator).double().mean())
+        alone = model.penalty_alone(x, DRAWS, generator)
+    return None if alone is None else float(alone.double().mean())

@@ -48,6 +48,7 @@ class Autoencoder(nn.Module, ABC):
 
     heads: ClassVar[tuple[str, ...]] = ("mean",)  # what the encoder gives, d numbers each
     recordable = True  # a step has no branch that looks at its numbers, so that a CUDA graph can replay it
+    by_information: ClassVar[bool] = False  # the posterior's precision is M, the decoder's Fisher information plus 1
     config: Any
     own: Tensor
     annealing: Tensor
@@ -163,6 +164,13 @@ class Autoencoder(nn.Module, ABC):
         Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
         """
         return means["loss"]
+
+    def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor | None:
+        """What the loss adds to minus the bound of each image in a batch of itself alone, (n_members, n); None where nothing.
+
+        ``n_draws`` are those that it is the mean of where it is drawn, by ``generator``.
+        """
+        return None
 
     def other_reconstructions(self, z: Tensor) -> dict[str, Tensor]:
         """By name, what else could be shown of each z where the likelihood is a mixture, (n_members, n, n_pixels)."""

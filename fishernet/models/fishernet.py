@@ -30,6 +30,7 @@ class FisherNet(Autoencoder):
     eq24 also ln|M|/2. The term elbo stays the ELBO.
     """
 
+    by_information = True
     decoder: Any  # has ``linearise``
     largest: Tensor
 
