@@ -311,9 +311,8 @@ def test_after_kill_9_of_a_worker_and_of_the_driver_nothing_is_lost_or_doubled_a
 @pytest.mark.long
 @pytest.mark.timeout(1200)
 def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_if_nothing_had_been(tmp_path):
-    inside = Path(__file__).parents[1] / "chaos" / "inside"
-    # 52: out of memory from this cohort's third epoch on.
-    env = environment() | {"PYTHONPATH": str(inside), "CHAOS_FULL": "52"}
+    # 157: out of memory from this cohort's third epoch on.
+    env = paused(0.2) | {"CHAOS_FULL": "157"}
     argv = command(
         "--name=full",
         "--models=VAE",
@@ -321,25 +320,27 @@ def test_a_cohort_that_runs_out_of_memory_is_split_and_after_kill_9_goes_on_as_i
         "--seeds=4",
         "--cohort-size=4",
         "--checkpoint-every=2",
-        epochs=200,
+        epochs=60,
     )
     process = subprocess.Popen(argv, cwd=tmp_path, env=env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    wait_until(lambda: n_epochs_recorded(tmp_path, "full") >= 4 * 20, process)
+    wait_until(lambda: n_epochs_recorded(tmp_path, "full") >= 4 * 10, process)
     process.kill()
     assert "split into cohorts of 2 and 2" in process.communicate()[1]
     store = Store(tmp_path)
-    assert max(len(store.history(run, "test/mse")) for run in store.children("full").values()) < 200, "killed too late"
+    assert max(len(store.history(run, "test/mse")) for run in store.children("full").values()) < 60, "killed too late"
     resume = [sys.executable, SCRIPT, "--resume=full", "--gpus=0", "--cohort-size=4", "--checkpoint-every=2"]
-    done = subprocess.run(resume, cwd=tmp_path, env=env, capture_output=True, text=True, timeout=900, check=False)
+    done = subprocess.run(
+        resume, cwd=tmp_path, env=env | {"CHAOS_PAUSE": "0"}, capture_output=True, text=True, timeout=900, check=False
+    )
     assert done.returncode == 0, done.stderr
     assert "1 cohorts from checkpoints" in done.stdout
     assert "split into cohorts of 2 and 2" in done.stderr
     for seed in range(4):
-        config = trial_config(model="VAE", latent_dim=2, seed=seed, epochs=200, **SETTINGS)
+        config = trial_config(model="VAE", latent_dim=2, seed=seed, epochs=60, **SETTINGS)
         run_ = store.children("full")[config.run_name]
         history = store.history(run_, "test/mse")
         assert run_.info.status == "FINISHED"
-        assert [step for step, _ in history] == list(range(1, 201))
+        assert [step for step, _ in history] == list(range(1, 61))
         # A cohort of another size sums in another order.
         assert [mse for _, mse in history] == pytest.approx([mse for _, mse in undisturbed(config)], rel=1e-3)
 
