@@ -1,6 +1,7 @@
 """``load``: a trained model from what a run stored, and what one does with it in Python; NumPy arrays in and out."""
 
 import json
+import operator
 import os
 import re
 from collections.abc import Iterator, Sequence
@@ -92,14 +93,14 @@ class TrainedModel:
                 f"{self.config.label} has no prior to draw from: its codes have no density. Interpolate between images, "
                 "or fit a density to encode(images) and decode its draws"
             )
+        n = _count("n", n, "how many images to draw", 1)
         device = next(self.network.parameters()).device
         with torch.no_grad():
             return self.decode(self.network.prior.sample(0, n, torch.Generator(device).manual_seed(seed)))
 
     def interpolate(self, first: npt.ArrayLike | Tensor, last: npt.ArrayLike | Tensor, steps: int = 8) -> Array:
         """Images on the straight line between two images' latents, both ends included: (steps, channels, height, width)."""
-        if steps < 2:
-            raise ModelError(f"steps is how many images there are with both ends, at least 2; got {steps}")
+        steps = _count("steps", steps, "how many images there are with both ends", 2)
         ends = []
         for image in (first, last):
             x = np.asarray(_on_cpu(image))
@@ -231,6 +232,17 @@ def _batches(network: Autoencoder, images: Tensor) -> Iterator[Tensor]:
     device = next(network.parameters()).device
     for part in images.split(images_at_once(network)):
         yield part.flatten(1).to(device).float().div(255)[None]
+
+
+def _count(name: str, value: int, meaning: str, least: int) -> int:
+    """An integer of any type; raises ModelError for another number, text, or less than ``least``."""
+    try:
+        count = operator.index(value)
+    except TypeError:
+        count = least - 1
+    if count < least:
+        raise ModelError(f"{name} is {meaning}, a whole number from {least}; got {value!r}")
+    return count
 
 
 def _on_cpu(values: Any) -> Any:

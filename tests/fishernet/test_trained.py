@@ -112,6 +112,9 @@ def test_samples_are_decoded_draws_of_the_prior_and_a_plain_autoencoder_has_none
     assert not np.array_equal(first, model.sample(6, seed=4))
     z = model.network.prior.sample(0, 6, torch.Generator().manual_seed(3))
     np.testing.assert_array_equal(first, model.decode(z))
+    for n in (0, -1, "6", 2.5, None):
+        with pytest.raises(ModelError, match=f"n is .* from 1; got {n!r}"):
+            model.sample(n)
     with pytest.raises(ModelError, match="AE has no prior to draw from"):
         load(digits.runs["AE"]).sample(1)
 
@@ -122,8 +125,9 @@ def test_interpolation_begins_and_ends_at_the_reconstructions(digits):
     np.testing.assert_allclose(between[[0, -1]], model.reconstruct(digits.images[:2]), atol=1e-5)
     middle = model.encode(digits.images[:2]).mean(0, keepdims=True)
     np.testing.assert_allclose(between[2:3], model.decode(middle), atol=1e-5)
-    with pytest.raises(ModelError, match="at least 2; got 1"):
-        model.interpolate(a, b, steps=1)
+    for steps in (1, "5", 2.5):
+        with pytest.raises(ModelError, match=f"steps is .* from 2; got {steps!r}"):
+            model.interpolate(a, b, steps=steps)
     with pytest.raises(ModelError, match="from one image to one other; got 3 and 1"):
         model.interpolate(digits.images[:3], b)
 
