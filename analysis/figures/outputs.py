@@ -109,6 +109,12 @@ def _rows_of(said: pd.DataFrame | None) -> list[Told]:
     return [] if said is None else [{str(k): v for k, v in told.items()} for told in said.to_dict("records")]
 
 
+def _in_order(runs: pd.DataFrame, said: pd.DataFrame | None) -> pd.DataFrame:
+    """The runs in the order of the paper's rows; those that it has not go last, as they were."""
+    place = {variant: i for i, variant in enumerate(dict.fromkeys(told["variant"] for told in _rows_of(said)))}
+    return runs.sort_values("variant", key=lambda column: column.map(place).fillna(len(place)), kind="stable")
+
+
 def _row(told: Told) -> str:
     """A paper's name of a row: ``N_mu, K = 10``, of one component ``N_mu``."""
     return f"{told['row']}, K = {told['components']}" if told["components"] > 1 else str(told["row"])
@@ -116,7 +122,7 @@ def _row(told: Told) -> str:
 
 def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     """Errors by variant and latent_dim, mean and sd over seeds, below what needs no model."""
-    runs = stored.runs
+    runs = _in_order(stored.runs, said)
     means, why = _means(runs, ERRORS), ""
     if "train_seconds" in runs:
         means["seconds"] = spread(runs.assign(value=runs["train_seconds"]), CURVE).assign(score="seconds")
@@ -193,6 +199,7 @@ def distance_columns(runs: pd.DataFrame) -> tuple[dict[str, tuple[str, int]], st
 
 def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Table:
     """Bits, calibration and use of components by variant and latent_dim, mean and sd over seeds."""
+    runs = _in_order(runs, said)
     means = _means(runs, SPREADS)
     rows, alike = _rows(runs, means, SPREADS, said)
     data = pd.concat(means.values(), ignore_index=True)
@@ -279,7 +286,7 @@ def variances(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     images = stored.images.test[:N_SHOWN]
     names, alike = said_names(stored.runs, said)
     rows, parts = [], []
-    for run in _runs(stored, lambda config: config.components < 2):
+    for run in _runs(stored, lambda config: config.components < 2, said):
         distribution = _distribution(stored, run, images)
         marginals = distribution.marginals()
         if marginals is None:  # a flow has none
@@ -341,7 +348,7 @@ def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit
     images = stored.images.test[:1]
     names, alike = said_names(stored.runs, said)
     rows, parts = [], []
-    for run in _runs(stored, lambda config: config.components > 1):
+    for run in _runs(stored, lambda config: config.components > 1, said):
         marginals = _distribution(stored, run, images).marginals()
         if marginals is None:
             continue
@@ -489,9 +496,10 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
     return figure
 
 
-def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool]) -> list[RunRow]:
+def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool], said: pd.DataFrame | None) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
+    runs = _in_order(runs, said)
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 

@@ -63,7 +63,7 @@ def test_the_table_has_our_mean_and_the_papers_number_beside_it_and_floors_first
     shown, runs = made["outputs"].shown, stored().runs
     assert shown["model"].tolist() == [
         "black image", "mean image", "PCA, 2 components",
-        "AE", "AE student-t diagonal K=3", "AE diagonal", "AE student-t K=1",
+        "AE student-t diagonal K=3", "AE", "AE diagonal", "AE student-t K=1",
     ]  # fmt: skip
     assert "All lines: linear." in made["outputs"].caption
     mixture = shown[shown["model"] == "AE student-t diagonal K=3"].iloc[0]
@@ -75,6 +75,18 @@ def test_the_table_has_our_mean_and_the_papers_number_beside_it_and_floors_first
     weights = made["output_distributions"].shown.set_index("paper's row")
     assert weights.loc["t_df_mu_diagSigma, K = 3", "model"] == "AE student-t diagonal K=3"
     assert len(as_text(made["outputs"]).split("\n\n")[1].splitlines()) == 1 + len(shown)  # a line a row
+
+
+def test_lines_stand_in_the_order_of_the_papers_rows_and_those_that_it_has_not_come_last():
+    rows = [(HEAVY, "t_df_mu", 1), (MIXTURE, "t_df_mu_diagSigma", 3), (HEAVY, "T_df_mu", 1)]  # the last by another name
+    said = pd.DataFrame(
+        [{"variant": v, "latent_dim": 2, "value": 1.0, "row": row, "components": k} for v, row, k in rows]
+    )
+    made = {exhibit.stem: exhibit for exhibit in all_of(outputs.parts(stored(), published={"outputs": said}))}
+    order = ["AE student-t K=1", "AE student-t diagonal K=3", "AE", "AE diagonal"]
+    assert made["outputs"].shown["model"].tolist()[3:] == order
+    assert made["output_distributions"].shown["model"].tolist() == order
+    assert made["variances"].data["variant"].unique().tolist() == [HEAVY, DIAGONAL]
 
 
 def test_floors_are_the_errors_of_images_that_no_model_makes():
