@@ -16,7 +16,7 @@ from matplotlib.colors import to_hex, to_rgb
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator
+from matplotlib.ticker import FuncFormatter, Locator, LogFormatterMathtext, LogLocator, MaxNLocator
 from matplotlib.typing import CapStyleType, LineStyleType
 
 from fishernet.families import FAMILIES, family
@@ -180,15 +180,27 @@ def whole_ticks(axes: Axes, values: Sequence[int]) -> None:
 
 
 def plain_log_ticks(axes: Axes, which: str = "y") -> None:
-    """0.01, 0.02, 0.05 rather than powers of ten, of which an axis of one decade shows hardly one; also of x, as ``xy``."""
+    """0.01, 0.02, 0.05 rather than powers of ten, of which an axis of one decade shows hardly one; also of x, as ``xy``.
+
+    Beyond two decades along x and three along y, powers of ten alone, and of many decades some.
+    """
     for axis in which:
         bottom, top = getattr(axes, f"get_{axis}lim")()
-        labelled = (1, 2, 5) if top / bottom > 8 else (1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8)
-        drawn = getattr(axes, f"{axis}axis")
-        drawn.set_major_locator(
-            LogLocator(subs=labelled) if top / bottom > 1.6 else MaxNLocator(4, steps=[1, 2, 5, 10])
+        drawn, ratio = getattr(axes, f"{axis}axis"), top / bottom
+        few, some, many = (5, 5, 1e2) if axis == "x" else (1.6, 8, 1e3)  # labels are wider than high
+        locator: Locator
+        if ratio > many:
+            locator = LogLocator(numticks=7)
+        elif ratio > some:
+            locator = LogLocator(subs=(1, 2, 5))
+        elif ratio > few:
+            locator = LogLocator(subs=(1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8))
+        else:
+            locator = MaxNLocator(4, steps=[1, 2, 5, 10])
+        drawn.set_major_locator(locator)
+        drawn.set_major_formatter(
+            LogFormatterMathtext() if ratio > many else FuncFormatter(lambda value, _: f"{value:.4g}")
         )
-        drawn.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
     axes.minorticks_off()
 
 
