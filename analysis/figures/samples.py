@@ -63,15 +63,13 @@ def parts(
 ) -> Iterator[Part]:  # fmt: skip
     """Samples of the prior, of a latent density beside them, and reconstructions; Absent each where no finished run shows it.
 
-    ``latent_dims`` and ``density`` as on the command line. ``models`` are missed where they have no run: by
-    default those of the plan; ``of_density``, by default the first with a prior, are shown with samples of the density. Without
+    ``latent_dims`` and ``density`` as on the command line. ``models`` are missed where they have no run: by default those of
+    the plan; ``of_density``, by default the first line's with a prior, are shown with samples of the density. Without
     ``latent_dims`` prior samples are at ``prior_dims`` (two at most), where runs lack one of them also at an end of what is
-    there; those of the density at ``density_dims``. Raises AnalysisError for a density that was asked for and cannot be had, and
-    what StoredSweep raises.
+    there; those of the density at ``density_dims``. Raises AnalysisError for a density that was asked for and cannot be had,
+    and what StoredSweep raises.
     """
     runs = stored.runs
-    models = models or usual_models(stored)
-    of_density = of_density or [model for model in models if is_sampled(model)][:1]
     with_prior = runs[runs["model"].map(is_sampled)]
     for d in latent_dims or sorted({*prior_dims, *_ends(with_prior, prior_dims)}):
         yield Part(*_prior_samples(d), partial(prior_samples, stored, d, models))
@@ -154,9 +152,9 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     be had.
     """
     stem, title = _density_samples(d)
-    models = models or [model for model in usual_models(stored) if is_sampled(model)][:1]
     known = _lines(stored, models)
-    variants = [variant for variant in known if known[variant].model in models]
+    models = models or [line.model for line in known.values() if is_sampled(line.model)][:1]
+    variants = [variant for variant, line in known.items() if line.model in models]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}) or NOTHING_SAMPLED)

@@ -185,6 +185,22 @@ def test_figure_10_shows_prior_samples_on_the_left_and_density_samples_on_the_ri
     )
 
 
+def test_a_density_is_sampled_of_the_first_line_with_a_prior_where_none_is_in_its_usual_form(trained):
+    """As of a sweep of one's own images, whose options are chosen for them."""
+    sweep = replace(trained.sweep)
+    sweep.__dict__["configs"] = [c for c in trained.sweep.configs if c.variant == "VAE gaussian-learned"]
+    stored = StoredSweep(sweep)
+    stored.runs = trained.runs[trained.runs["variant"].isin(["VAE gaussian-learned", "AE"])]
+    assert samples.usual_models(stored) == []
+    made = {exhibit.stem: exhibit for exhibit in exhibits_of(samples, stored, density="mixture")}
+    shown = made["density_samples_images_d05"]
+    assert texts(shown.figure) == ["VAE gaussian-learned, prior", "VAE gaussian-learned, mixture"]
+    assert "No run" not in shown.caption
+    stored.runs = trained.runs[trained.runs["model"] == "AE"]
+    nothing = samples.density_samples(stored, 5, "mixture")
+    assert isinstance(nothing, Absent)
+
+
 def test_figure_10_shows_a_mixture_and_says_why_where_runs_have_no_mkde_samples(trained, monkeypatch):
     picture = samples.density_samples(StoredSweep(trained.sweep, paper="fishernet"), 5)
     assert texts(picture.figure) == ["FisherNet, prior", "FisherNet, mixture"]
