@@ -16,7 +16,7 @@ from analysis.errors import AnalysisError
 from analysis.figures import FIGURES
 from analysis.flags import PAPER, PICTURES, Flag, given, parser
 from analysis.papers import PAPERS, n_runs
-from analysis.scores import SCORES
+from analysis.scores import DRAWS_FLAG, SCORES
 from fishernet.flags import Parser
 from fishernet.services import mlflow_store
 from fishernet.services.mlflow_store import READING, set_environment
@@ -75,7 +75,7 @@ COMMANDS = {
         "page, and each as PNG, PDF, CSV and LaTeX. Scores are computed from the stored weights, once, and kept with their runs\n"
         "in MLflow.",
         _report, "--name mine --out report", (PAPER, *SCORE_FLAGS, NO_SCORES, SEARCH, *PICTURES), "report",
-        (PAPER, SEARCH, NO_SCORES),
+        (PAPER, SEARCH, DRAWS_FLAG, NO_SCORES),
     ),
     **{
         name: Command(row.about, _figure, f"--name mine {row.example}".strip(), (PAPER, *row.all_flags))

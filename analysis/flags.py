@@ -13,6 +13,7 @@ from fishernet.commands import typed_as
 from fishernet.flags import Parser
 from fishernet.plan import parse_numbers
 from fishernet.services.mlflow_store import DEFAULT_STORAGE
+from fishernet.spelling import did_you_mean
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,10 @@ class Flag:
             takes = "a whole number" if kind is int else "one value" if several else "a value"
             raise AnalysisError(f"{self.keyword} ({self.options['help']}) takes {takes}; got {value!r}.") from None
         if choices and made not in choices:
-            raise AnalysisError(f"{self.keyword} is one of {', '.join(map(str, choices))}; got {value!r}.")
+            raise AnalysisError(
+                f"{self.keyword} is one of {', '.join(map(str, choices))}; got {value!r}"
+                + (did_you_mean(str(made), map(str, choices)) or ".")
+            )
         return made
 
 

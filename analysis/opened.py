@@ -62,7 +62,7 @@ class OpenSweep:
             raise AnalysisError(
                 f"No run of {asked} has finished in {self.name}; it has {', '.join(self._stored.variants)} at d = "
                 f"{', '.join(map(str, sorted(self.runs['latent_dim'].unique())))}"
-                + (did_you_mean(line or "", self._stored.variants) or ".")
+                + (did_you_mean(line or "", [*self._stored.variants, *self.runs["model"]]) or ".")
             )
         run = found.sort_values(self._stored.sweep.score("mse")).iloc[0]
         return TrainedModel(self._stored.model(run), self._stored.images.image_shape)

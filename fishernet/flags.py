@@ -81,6 +81,23 @@ class Parser(argparse.ArgumentParser):
             raise
 
 
+class Listed(argparse.Action):
+    """``--latent-dims 2,4 8`` as ``2,4,8``: values with commas or spaces between. ``type`` takes them all as one text."""
+
+    def __init__(
+        self, option_strings: Sequence[str], dest: str, type: Callable[[str], Any] = str, **kwargs: Any
+    ) -> None:
+        super().__init__(option_strings, dest, nargs="+", **kwargs)
+        self.of_text = type
+
+    def __call__(self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, *_: Any) -> None:
+        text = values[0] if len(values) == 1 else ",".join(word.strip(",") for word in values)  # "3," is seed 3 alone
+        try:
+            setattr(namespace, self.dest, self.of_text(text))
+        except argparse.ArgumentTypeError as error:
+            raise argparse.ArgumentError(self, str(error)) from None
+
+
 class _HelpAll(argparse.Action):
     """``--help-all`` prints the help of every flag and ends."""
 

@@ -23,8 +23,9 @@ from fishernet import commands
 from fishernet.config import Fields, TrialConfig, Values
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
-from fishernet.flags import Parser
+from fishernet.flags import Listed, Parser
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, format_numbers, parse_numbers
+from fishernet.spelling import did_you_mean
 from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
 from sweeps.driver import Driver, duration
@@ -99,7 +100,7 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
     add_place_flags(parser)
     record = add_record_flags(parser, "search", "more trials or studies")
     record.add_argument(
-        "--test-seeds", metavar="SEEDS",
+        "--test-seeds", action=Listed, metavar="SEEDS",
         help="seeds of the runs in the plan of the best settings, written at the end (default: as many as --seeds, none of "
         "which the search has seen)",
     )  # fmt: skip
@@ -122,7 +123,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         "fields for that study alone (default: all but what is installed beside them)",
     )  # fmt: skip
     what.add_argument(
-        "--latent-dims", "--latent-dim", metavar="DIMS",
+        "--latent-dims", "--latent-dim", action=Listed, metavar="DIMS",
         help=f"2,5,10 or 2-5: a study for each; 2..20: one study in which it is varied (default: {DEFAULTS['latent_dims']})",
     )  # fmt: skip
     for name, meaning in {
@@ -136,7 +137,7 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
         "reduction_factor": "of the trials that reach a rung, the best 1/N go on (ASHA)",
     }.items():
         what.add_argument(
-            f"--{name.replace('_', '-')}", dest=name, metavar=name.upper(),
+            f"--{name.replace('_', '-')}", dest=name, metavar=name.upper(), action=Listed if name == "seeds" else "store",
             help=f"{meaning} (default: {DEFAULTS[name]})".replace("%", "%%"),
         )  # fmt: skip
     what.add_argument(
@@ -193,7 +194,7 @@ def plan_from_flags(args: argparse.Namespace, validation_size: int) -> SearchPla
 
     sampler = given("sampler")
     if sampler not in SAMPLERS:
-        raise PlanError(f"--sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}")
+        raise PlanError(f"--sampler is one of {', '.join(SAMPLERS)}; got {sampler!r}{did_you_mean(sampler, SAMPLERS)}")
     settings = {name: given(name) for name in ("epochs", "train_size")} | {"validation_size": validation_size}
     base = {"dataset": dataset_from_flag(given("dataset")), **settings}
     try:
@@ -273,7 +274,10 @@ def _fixed(pairs: Sequence[str]) -> Fields:
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name not in fixable():
-            raise PlanError(f"--fix takes NAME=VALUE, where NAME is one of {', '.join(fixable())}; got {pair!r}")
+            raise PlanError(
+                f"--fix takes NAME=VALUE, where NAME is one of {', '.join(fixable())}; got {pair!r}"
+                + did_you_mean(name, fixable())
+            )
         if name in fixed:
             raise PlanError(f"--fix names {name} twice")
         try:

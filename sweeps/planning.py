@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING, Any
 from analysis.papers import OWN_IMAGES, PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig, Value
 from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
+from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.spelling import did_you_mean
 from fishernet.wording import two_columns
 
 if TYPE_CHECKING:
@@ -43,11 +45,11 @@ def add_plan_flags(parser: argparse.ArgumentParser) -> None:
         f"fields for that line alone, such as likelihood=gaussian-learned {_default('models')}",
     )  # fmt: skip
     axes.add_argument(
-        "--latent-dims", "--latent-dim", metavar="DIMS",
+        "--latent-dims", "--latent-dim", action=Listed, metavar="DIMS",
         help=f"{_field('latent_dim').metadata['meaning']}: 2-20 or 2,5,10 {_default('latent_dims')}",
     )  # fmt: skip
     axes.add_argument(
-        "--seeds", "--seed", metavar="SEEDS",
+        "--seeds", "--seed", action=Listed, metavar="SEEDS",
         help="how many seeds, counted from 0, or which: 5, or 0,1,7 ('3,' is seed 3 alone) " + _default("seeds"),
     )  # fmt: skip
     axes.add_argument(
@@ -286,15 +288,23 @@ def model_overrides(text: str) -> dict[str, str]:
     """``VAE:likelihood=gaussian`` as {"model": "VAE", "likelihood": "gaussian"}; raises PlanError."""
     outside = OUTSIDE.match(text)
     word = outside[0] if outside else text.partition(":")[0]
+    if "," in word:
+        raise PlanError(
+            f"--models takes models with spaces between, as in --models {word.replace(',', ' ')}{text[len(word) :]}; got {text!r}"
+        )
     model, rest = spelled(word), text[len(word) :].removeprefix(":")
     overrides = {"model": model}
     for pair in filter(None, rest.split(",")):
         name, equals, value = pair.partition("=")
         name = name.strip().replace("-", "_")
         if not equals or name in TrialConfig.names("axis") or name not in all_fields():
+            own = FAMILIES[model].config.names() if model in FAMILIES else all_fields()
+            meant = did_you_mean(name, [field for field in own if field not in TrialConfig.names("axis")])
+            if spelled(pair.strip().partition(":")[0]) in FAMILIES:
+                meant = ". Another model follows after a space"
             raise PlanError(
                 f"--models {text}: after the colon come fields of a trial config, such as likelihood=gaussian-learned; "
-                f"got {pair!r}"
+                f"got {pair!r}{meant}"
             )
         if model in FAMILIES and name not in FAMILIES[model].config.__dataclass_fields__:
             raise PlanError(

@@ -40,6 +40,7 @@ from fishernet.services.mlflow_store import (
     sqlite_path,
     sweeps,
 )
+from fishernet.spelling import did_you_mean
 from sweeps.tracking_queue import Entry, Epoch, Log, Queue, Refused
 
 if TYPE_CHECKING:
@@ -136,8 +137,9 @@ class SweepTracking:
                         f"{n_deleted} runs of {name} were deleted, too; what is not restored in MLflow is trained again"
                     )
             if parent is None and not create:
-                names = ", ".join(known for known, _, _ in list_sweeps(uri, kind)) or "none"
-                raise TrackingError(f"{missing}; the {PLURAL[kind]} there: {names}")
+                known = [known for known, _, _ in list_sweeps(uri, kind)]
+                there = f"the {PLURAL[kind]} there: {', '.join(known) or 'none'}"
+                raise TrackingError(f"{missing}; {there}{did_you_mean(name, known)}")
             if experiment and artifact_root and (said := follow_files(uri, client, experiment, artifact_root)):
                 log(said)
             if not ids:

@@ -39,7 +39,10 @@ def said(capsys, words):
         ("sweep --models VAE:likelihood=gausian", "gaussian"),
         ("sweep --likelihood gausian", "gaussian"),
         ("sweep --dataset fashion_mnist", "fashion-mnist"),
+        ("sweep --models VAE:likelihod=gaussian", "likelihood"),
         ("search --trails 3", "--trials"),
+        ("search --fix hiden_width=9", "hidden_width"),
+        ("search --sampler cma", "cma-es"),
         ("report --nme x", "--name"),
         ("report --paper fishernat", "fishernet"),
         ("figures mse", "mse-curves"),
@@ -79,6 +82,12 @@ def test_help_shows_the_usual_flags_and_help_all_every_flag(make, capsys):
     assert named["--help"] - {"-h"} == parser.usual - {"-h"}
     assert len(named["--help"]) < 20
     assert parser.format_help() == shown["--help"]  # asking once hides and shows nothing for good
+
+
+def test_flags_that_a_page_recommends_are_shown_by_its_commands_help(capsys):
+    shown = said(capsys, "report --help")[1]
+    assert all(f"  {flag}" in shown for flag in ("--draws", "--no-scores", "--paper"))
+    assert "--nll-images" not in shown
 
 
 def test_every_usual_flag_is_one_of_the_flags():

@@ -12,6 +12,7 @@ from analysis.explorer import gather, page
 from analysis.parts import Part
 from analysis.stored import StoredSweep, model_flag
 from fishernet.families import family
+from fishernet.spelling import did_you_mean
 from fishernet.wording import listed
 
 STEM, TITLE = "explorer", "Latent explorer"
@@ -70,8 +71,11 @@ def _line(runs: pd.DataFrame, asked: str, stored: StoredSweep) -> str:
         for variant, name in zip(rows["variant"], names, strict=True):
             if name.casefold() == asked.casefold():
                 return str(variant)
+    known = [*rows["variant"], *filter(None, flags), *rows["model"]]
+    several = "," in asked and {part.casefold() for part in asked.split(",")} <= {name.casefold() for name in known}
     raise AnalysisError(
-        f"--models {asked}: no run of such a line has finished in {stored.sweep.name}; it has {', '.join(rows['variant'])}."
+        f"--models {asked}: no run of such a line has finished in {stored.sweep.name}; it has {', '.join(rows['variant'])}"
+        + (". Several lines have spaces between." if several else did_you_mean(asked, known) or ".")
     )
 
 

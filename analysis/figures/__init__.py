@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from analysis import papers
 from analysis.flags import PICTURES, Flag, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
+from fishernet.flags import Listed
 
 if TYPE_CHECKING:
     from analysis.exhibits import Exhibit
@@ -93,6 +94,7 @@ FIGURES = {
             Flag(
                 "--epoch-dims",
                 {
+                    "action": Listed,
                     "type": partial(dims, most=MOST_EPOCH_DIMS),
                     "metavar": "D,D,D",
                     "help": "latent dimensions drawn by epoch; default: those of the paper, else up to three of those that were "
@@ -179,6 +181,7 @@ FIGURES = {
             Flag(
                 "--latent-dims",
                 {
+                    "action": Listed,
                     "type": dims,
                     "metavar": "D,D",
                     "help": "latent dimensions, up to 64; default: the smallest that all these lines have",
@@ -273,6 +276,7 @@ FIGURES = {
             Flag(
                 "--latent-dims",
                 {
+                    "action": Listed,
                     "type": dims,
                     "metavar": "D,D",
                     "help": "latent dimensions of all these pictures; default: those of the paper, else the smallest and the "

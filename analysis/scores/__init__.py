@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from analysis import papers
 from analysis.flags import Flag, count, dims, levels
+from fishernet.flags import Listed
 
 if TYPE_CHECKING:
     from analysis.stored import StoredSweep
@@ -38,6 +39,16 @@ NLL_SETS = ("held-out", "training")
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
 INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")
+DRAWS_FLAG = Flag(
+    "--draws",
+    {
+        "type": count,
+        "metavar": "K",
+        "help": "importance samples of each image for the negative log-likelihood (NLL), which falls with them; also "
+        "scores runs whose likelihood is a density; default: "
+        f"{DRAWS}, or what a run has",
+    },
+)
 FEATURES_FLAG = Flag(
     "--features",
     {
@@ -75,6 +86,7 @@ SCORES = {
             Flag(
                 "--noise-levels",
                 {
+                    "action": Listed,
                     "type": levels,
                     "metavar": "V,V",
                     "help": "variances of the noise on images, in squared units of x in [0, 1]; 0, the clean image, is among "
@@ -84,6 +96,7 @@ SCORES = {
             Flag(
                 "--mask-levels",
                 {
+                    "action": Listed,
                     "type": partial(levels, most=1.0),
                     "metavar": "P,P",
                     "help": "shares of the pixels that a mask hides; default: 0.1,0.3,0.5,0.7,0.8,0.9",
@@ -101,16 +114,7 @@ SCORES = {
         "analysis.scores.likelihood",
         "runs of models with a posterior, on black and white images or with a likelihood of grey values",
         (
-            Flag(
-                "--draws",
-                {
-                    "type": count,
-                    "metavar": "K",
-                    "help": "importance samples of each image for the negative log-likelihood (NLL), which falls with them; also "
-                    "scores runs whose likelihood is a density; default: "
-                    f"{DRAWS}, or what a run has",
-                },
-            ),
+            DRAWS_FLAG,
             Flag(
                 "--nll-images",
                 {
@@ -153,6 +157,7 @@ SCORES = {
             Flag(
                 "--latent-dims",
                 {
+                    "action": Listed,
                     "type": dims,
                     "metavar": "D,D-D",
                     "help": "of the runs to score, as in 2,5,10-20; default: those of the paper if there are such, else all",

@@ -93,6 +93,6 @@ def unknown_dataset(dataset: str) -> DataError:
     """What to raise where a dataset is neither a name nor a path that images can be read from."""
     found = "is another kind of file" if os.path.exists(os.path.expanduser(dataset)) else "does not exist"  # noqa: PTH110, PTH111
     return DataError(
-        f"dataset is {', '.join(DATASETS)}, or the path of an .npz or .npy file or of a folder of images; "
-        f"{dataset} {found}{did_you_mean(dataset, DATASETS) or '.'}"
+        f"dataset {dataset} {found}; it is the path of an .npz or .npy file or of a folder of images, or one of "
+        f"{', '.join(DATASETS)}{did_you_mean(dataset, DATASETS) or '.'}"
     )

@@ -196,6 +196,9 @@ def test_lines_are_named_as_labels_flags_or_models_and_seeds_are_chosen(trained)
     ("flags", "said"),
     [
         (["--models", "GPT"], "--models GPT: no run of such a line has finished in trained; it has FisherNet, VAE,"),
+        (["--models", "VEA"], "AE. Did you mean VAE?"),
+        (["--models", "FisherNet,VAE"], "AE. Several lines have spaces between."),
+        (["--latent-dims", "2", "65"], "--latent-dims 65: the explorer has"),
         (["--latent-dims", "2,65"], "--latent-dims 65: the explorer has a slider for each latent and takes up to 64"),
         (["--latent-dims", "7"], "No run of FisherNet at d = 7 has finished; `"),
         (["--seed", "9"], "--seed 9"),

@@ -48,6 +48,8 @@ def test_a_sweep_is_opened_with_its_runs_best_models_and_figures(trained):
     assert shown._repr_html_().count("<h4>") == len(shown) > 2
     with pytest.raises(AnalysisError, match="No run of VAE at d = 99 has finished in trained; it has "):
         sweep.best("VAE", 99)
+    with pytest.raises(AnalysisError, match=r"it has .*\. Did you mean VAE\?$"):
+        sweep.best("VEA")
     with pytest.raises(AnalysisError, match="There is no figure nothing; there are "):
         sweep.figure("nothing")
     with pytest.raises(AnalysisError, match="Did you mean mse-curves"):
@@ -59,6 +61,8 @@ def test_a_models_name_is_enough_where_none_of_its_lines_is_named_so(trained):
     stored = StoredSweep(trained.sweep)
     stored.__dict__["runs"] = trained.runs[trained.runs["variant"] == "VAE gaussian-learned"]
     assert OpenSweep(stored).best("VAE").config.variant == "VAE gaussian-learned"
+    with pytest.raises(AnalysisError, match=r"Did you mean VAE\?$"):
+        OpenSweep(stored).best("VEA")
 
 
 @pytest.mark.long
@@ -99,6 +103,7 @@ def test_arguments_of_a_figure_are_those_of_its_command_and_others_are_refused_b
         ("robustness", "latent_dim", [2], r"a whole number; got \[2\]"),
         ("latent-space", "image", True, "a whole number; got True"),
         ("samples", "density", "normal", "is one of mkde, .*; got 'normal'"),
+        ("samples", "density", "mixtur", r"got 'mixtur'\. Did you mean mixture\?$"),
         ("claims", "paper", "none", "which takes none"),
     ):
         with pytest.raises(AnalysisError, match=f"^{argument} .*{said}"):

@@ -704,7 +704,7 @@ def test_a_folder_that_cannot_be_used_is_a_sentence(make, tmp_path):
     ("given", "meant"), [("Fashion-MNIST", "fashion-mnist"), ("fashon_mnist", "fashion-mnist"), ("digit", "digits")]
 )
 def test_a_misspelt_name_is_answered_with_the_nearest(given, meant):
-    with pytest.raises(DataError, match=rf"{given} does not exist\. Did you mean {meant}\?$"):
+    with pytest.raises(DataError, match=rf"^dataset {given} does not exist; .*\. Did you mean {meant}\?$"):
         load_data(given)
 
 

@@ -543,8 +543,10 @@ def test_a_missing_sweep_is_answered_with_those_there_are(sweep: Callable[..., S
     with pytest.raises(TrackingError, match=r"no sweep named s in .*; the sweeps there: none"):
         sweep(create=False)
     sweep()
-    with pytest.raises(TrackingError, match=r"no sweep named t in .*; the sweeps there: s"):
+    with pytest.raises(TrackingError, match=r"no sweep named t in .*; the sweeps there: s$"):
         SweepTracking.open("t", uri, artifact_root=None, create=False)
+    with pytest.raises(TrackingError, match=r"the sweeps there: s\. Did you mean s\?$"):
+        SweepTracking.open("sx", uri, artifact_root=None, create=False)
 
 
 def test_names_that_mlflow_has_given_away_are_refused(sweep: Callable[..., SweepTracking], uri: str) -> None:
