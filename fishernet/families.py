@@ -448,15 +448,15 @@ class FisherNetConfig(ELBOConfig):
         if left > 1.001 * self.cg_tolerance:  # whose square is what is compared
             return (
                 f"conjugate gradients stopped after {self.cg_iterations} iterations at a residual of {left:.2g}, and "
-                f"cg_tolerance is {self.cg_tolerance:g}: draws are too narrow in the widest directions; set cg_iterations to "
-                f"{max(5 * self.latent_dim, 2 * self.cg_iterations)}, or sampler to cholesky, which costs as much as "
-                f"{-(-self.latent_dim // 2)} iterations"
+                f"cg_tolerance is {self.cg_tolerance:g}: the draws that it learns and is scored by are too narrow in the widest "
+                f"directions; take --cg-iterations {max(5 * self.latent_dim, 2 * self.cg_iterations)}, or --sampler cholesky, "
+                f"which costs as much as {-(-self.latent_dim // 2)} iterations"
             )
         largest = metrics.get(LARGEST_PRECISION, 0)
         if largest > LARGEST_IN_FLOAT32 and self.sampler == "cholesky":
             return (
-                f"M's diagonal reaches {largest:.2g}; beyond {LARGEST_IN_FLOAT32:g} float32 may leave draws and ln|M| off by "
-                "more than 1%; sampler cholesky-float64 forms and factors M in float64"
+                f"M's diagonal reaches {largest:.3g}; beyond {LARGEST_IN_FLOAT32:.0e} the draws that it learns and is scored by, "
+                "and ln|M|, may be off by more than 1% in float32; --sampler cholesky-float64 has both in float64"
             )
         return ""
 
@@ -768,7 +768,9 @@ def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     config = family(values["model"]).config
     own = config.__dataclass_fields__
     if unknown := sorted(set(values) - set(own) - set(all_fields())):
-        raise KeyError(f"not fields of TrialConfig: {unknown}; the fields are {list(own)}")
+        raise KeyError(
+            f"not fields of TrialConfig: {unknown}; the fields are {list(own)}{did_you_mean(unknown[0], own)}"
+        )
     return config(**{name: value for name, value in values.items() if name in own})
 
 
