@@ -140,9 +140,18 @@ class Driver(ABC, Generic[P]):
         """Lines on the plan, beside the one that it describes itself with."""
         return []
 
+    def cautions(self, plan: P, images: ImageData) -> list[str]:
+        """A sentence each on what can be trained and may not be meant."""
+        return [images.caution] if images.caution else []
+
     def say_time(self, plan: P, seconds: float, images: ImageData) -> str:
         """How long it takes where its cohorts take so many seconds in all."""
-        return f"about {duration(seconds)} by a measured step of each model"
+        return f"about {duration(seconds)}{self.on_an_idle_machine()}, by a measured step of each model"
+
+    def on_an_idle_machine(self) -> str:
+        """What a time is said under, and whether this machine is so."""
+        load = 0.0 if self.args.address or not hasattr(os, "getloadavg") else os.getloadavg()[0]
+        return " if nothing else computes" + (f" (the load is {load:.1f} now)" if load > 1 else "")
 
     def places(self) -> dict[str, str]:
         """Where the records are, for the plan in MLflow."""
@@ -280,8 +289,8 @@ class Driver(ABC, Generic[P]):
         for line in self.details(plan):
             print(line)
         print(f"images     {images}")
-        if images.caution:
-            print(f"caution    {images.caution}")
+        for caution in self.cautions(plan, images):
+            print(f"caution    {caution}")
         print(f"trials     {n} cohort{'s' * (n > 1)} of {sizes} member{'s' * (most > 1)}, on {devices}")
         print(f"tracking   {hide_password(self.uri)}")
         print(f"storage    {self.folder}")

@@ -22,6 +22,9 @@ WARM_UP_STEPS, MEASURED_STEPS = 2, 4
 STEPS_ON_A_GPU = 10, 30  # the first are not yet a CUDA graph's, and each takes a millisecond
 # An image is evaluated without gradients but decoded twice (from the mean and from a sample): about half a training pass.
 EVALUATION_COST = 0.5
+# Seconds that no step shows: of a sweep's start and end, and of a trial. Measured on two slow cores that did nothing else, by
+# sweeps of short runs (docs/performance-scheduling.md).
+START_AND_END, TRIAL = 27.0, 0.04
 
 
 def estimate_or_say_why_not(
@@ -41,7 +44,10 @@ def estimate_or_say_why_not(
 
 
 def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices, data: ImageData) -> float:
-    """Wall time of the cohorts on the devices: a step at each stackable group's smallest and largest d, linear in between."""
+    """Wall time of the cohorts on the devices, start and end included, where nothing else computes.
+
+    Measured is a step at each stackable group's smallest and largest d, by itself; what lies in between is taken as linear.
+    """
     keep_freed_memory()
     threads = torch.get_num_threads()
     torch.set_num_threads(devices.cpus_per_trial)
@@ -63,7 +69,7 @@ def estimate_seconds(cohorts: Sequence[Sequence[TrialConfig]], devices: Devices,
         total, longest = total + seconds, max(longest, seconds)
     torch.set_num_threads(threads)
     give_freed_memory_back()  # the driver lives as long as the sweep, beside those who train
-    return max(total / devices.slots, longest)
+    return START_AND_END + TRIAL * len(cohorts) + max(total / devices.slots, longest)
 
 
 def _step_seconds(members: Sequence[TrialConfig], devices: Devices, data: ImageData) -> float:

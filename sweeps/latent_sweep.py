@@ -19,7 +19,7 @@ from analysis.papers import OWN_IMAGES, of_preset
 from fishernet.config import TrialConfig
 from fishernet.data import DataError
 from fishernet.flags import Parser
-from fishernet.plan import PlanError, SweepPlan
+from fishernet.plan import PlanError, SweepPlan, format_numbers
 from fishernet.services import ray_cluster, schema
 from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
@@ -124,6 +124,14 @@ class LatentSweep(Driver[SweepPlan]):
     def details(self, plan: SweepPlan) -> list[str]:
         return [f"defaults   {self.chosen}"] if self.chosen else []
 
+    def cautions(self, plan: SweepPlan, images: ImageData) -> list[str]:
+        n_pixels, said = images.train[0].numel(), super().cautions(plan, images)
+        if large := [d for d in plan.latent_dims if d >= n_pixels]:
+            said.append(
+                f"d = {format_numbers(large)} is no fewer than the {n_pixels} numbers of an image: such runs compress nothing"
+            )
+        return said
+
     def run(self, asked: SweepPlan | None) -> int:
         if asked and self.args.write_plan:  # which goes without --resume
             return self._write_plan(asked)
@@ -166,7 +174,8 @@ class LatentSweep(Driver[SweepPlan]):
         from fishernet.pca import pca_seconds
 
         seconds += pca_seconds(images.train, images.test, plan.latent_dims)
-        return f"about {duration(seconds)} by a measured step of each model, evaluation included"
+        idle = self.on_an_idle_machine()
+        return f"about {duration(seconds)}{idle}, by a measured step of each model; evaluation, start and end included"
 
     def jobs(self, plan: SweepPlan, tracking: SweepTracking, images: ImageData) -> JobList:
         from sweeps.launch import JobList

@@ -4,6 +4,7 @@ import contextlib
 import gzip
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -447,12 +448,13 @@ def test_a_second_driver_of_the_same_sweep_is_refused(tmp_path, here):
 
 
 def test_a_dry_run_says_what_would_happen_and_writes_nothing(tmp_path, here):
-    argv = command("--dry-run", "--models", "VAE", "FisherNet", "--latent-dims=2-4", "--seeds=2", epochs=3)
+    argv = command("--dry-run", "--models", "VAE", "FisherNet", "--latent-dims", "2-4", "64", "--seeds=2", epochs=3)
     status, said, why = here(tmp_path, argv)
     assert status == 0, why
-    assert "VAE, FisherNet x d = 2-4 x seeds 0-1 on digits, 3 epochs: 12 runs" in said
+    assert "VAE, FisherNet x d = 2-4,64 x seeds 0-1 on digits, 3 epochs: 16 runs" in said
+    assert "caution    d = 64 is no fewer than the 64 numbers of an image" in said
     assert "2 CPU cores" in said or "CPU cores" in said
-    assert "time       about" in said
+    assert re.search(r"time       about \d+ (s|minutes) if nothing else computes( \(the load is .* now\))?, by ", said)
     assert not list(tmp_path.iterdir())
 
 

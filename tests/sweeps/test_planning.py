@@ -12,7 +12,7 @@ from fishernet.config import TrialConfig
 from fishernet.data.loading import load_data
 from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
-from sweeps import latent_sweep
+from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, suited
 
@@ -173,6 +173,11 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--latent-dims", "2-1000000"], "a sweep has at most 100,000"),
         (["--models", "vea"], "--models .*one of FisherNet, VAE, CVAE, .*AE.*, or package.module:Class; got 'vea'"),
         (["--models", "VAE:beta=2"], "after the colon.*'beta=2'"),
+        (["--models", "VAE:likelihod=gaussian"], r"after the colon.*Did you mean likelihood\?$"),
+        (["--models", "FisherNet,VAE"], "takes models with spaces between, as in --models FisherNet VAE; got"),
+        (["--models", "VAE,AE:hidden_width=9"], "as in --models VAE AE:hidden_width=9; got"),
+        (["--models", "VAE:likelihood=gaussian,AE"], r"got 'AE'\. Another model follows after a space"),
+        (["--latent-dims", "2", "many"], "--latent-dims: expected.*got 'many'"),
         (["--models", "VAE:latent_dim=2"], "after the colon"),
         (
             ["--models", "VAE", "AE", "--objective", "eq24"],
@@ -400,3 +405,22 @@ def test_no_flag_of_a_sweep_lists_presets_defaults_and_a_table_lists_them_once()
         assert f" {preset} --models " in listed
         assert all(f"--{name.replace('_', '-')} " in listed for name in sets)
     assert "--latent-dims 2,4,8 --seeds 2 --dataset digits --epochs 60 " in listed
+
+
+@pytest.mark.parametrize("words", [["2,4,8"], ["2", "4", "8"], ["2,4", "8"], ["2,", "4,", "8"], ["2", ",4", ",", "8"]])
+def test_numbers_are_listed_with_commas_or_spaces(words):
+    configs = flags("--models", "VAE", "--latent-dims", *words, "--seeds", *words)
+    assert [(c.latent_dim, c.seed) for c in configs] == list(itertools.product((2, 4, 8), repeat=2))
+    assert [c.seed for c in flags("--models", "VAE", "--latent-dims", "2", "--seeds", "3,")] == [3]
+
+
+def test_an_estimate_counts_start_and_end_and_each_trial_beside_the_steps(monkeypatch):
+    """3 epochs of 1,437 images in steps of 50, and evaluation at half the cost of training."""
+    data = load_data("digits")
+    monkeypatch.setattr(estimate, "_step_seconds", lambda members, *_: 0.01 * members[0].latent_dim)
+    configs = flags("--models", "VAE", "--latent-dims", "2-4", "--seeds", "1", "--epochs", "3", "--batch-size", "50")
+    cohorts = [[config] for config in configs]
+    epoch = (len(data.train) + len(data.test) / 2) / 50
+    assert estimate.estimate_seconds(cohorts, Devices(0, 1, 1, 1), data) == pytest.approx(
+        estimate.START_AND_END + 3 * estimate.TRIAL + 3 * epoch * (0.02 + 0.03 + 0.04)
+    )
