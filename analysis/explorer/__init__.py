@@ -12,6 +12,7 @@ from analysis.explorer import gather, page
 from analysis.parts import Part
 from analysis.stored import StoredSweep, model_flag
 from fishernet.families import family
+from fishernet.services import schema
 from fishernet.spelling import did_you_mean
 from fishernet.wording import listed
 
@@ -95,7 +96,11 @@ def _smallest(runs: pd.DataFrame) -> int:
 
 def _best(stored: StoredSweep, line: str, latent_dim: int, seed: int | None) -> pd.Series:
     """The run of the line with the least error, or of that seed."""
-    stored.pick(line, latent_dim)  # raises where there is none
+    try:
+        stored.pick(line, latent_dim)
+    except AnalysisError as error:  # there is none
+        own = stored.sweep.tags.get(schema.COMMAND)
+        raise AnalysisError(f"{error} The sweep's own command was `{own}`." if own else str(error)) from None
     runs = stored.runs[(stored.runs["variant"] == line) & (stored.runs["latent_dim"] == latent_dim)]
     if seed is not None:
         runs = runs[runs["seed"] == seed]

@@ -201,6 +201,7 @@ def test_lines_are_named_as_labels_flags_or_models_and_seeds_are_chosen(trained)
         (["--latent-dims", "2", "65"], "--latent-dims 65: the explorer has"),
         (["--latent-dims", "2,65"], "--latent-dims 65: the explorer has a slider for each latent and takes up to 64"),
         (["--latent-dims", "7"], "No run of FisherNet at d = 7 has finished; `"),
+        (["--latent-dims", "7"], "what is missing. The sweep's own command was `"),
         (["--seed", "9"], "--seed 9"),
         (["--name", "nothing"], "nothing"),
     ],
