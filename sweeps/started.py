@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -80,7 +80,11 @@ def sweep(
 
 
 def _text(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, Sequence) and not isinstance(value, str) else str(value)
+    """A list with commas, one of a single number too: ``--seeds 7`` would be seven seeds, ``--seeds 7,`` is that one."""
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        return str(value)
+    values = [*map(str, value)]
+    return ",".join(values) + "," * (len(values) == 1)
 
 
 def _root() -> Path:

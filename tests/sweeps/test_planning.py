@@ -14,7 +14,8 @@ from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
 from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, suited
+from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, seeds_from_flag, suited
+from sweeps.started import _text
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
 
@@ -424,3 +425,9 @@ def test_an_estimate_counts_start_and_end_and_each_trial_beside_the_steps(monkey
     assert estimate.estimate_seconds(cohorts, Devices(0, 1, 1, 1), data) == pytest.approx(
         estimate.START_AND_END + 3 * estimate.TRIAL + 3 * epoch * (0.02 + 0.03 + 0.04)
     )
+
+
+@pytest.mark.parametrize("seeds", [[7], (7,), [0, 7], range(2, 4), np.array([5]), {3: None}])
+def test_lists_of_python_mean_on_the_command_line_what_they_hold(seeds):
+    assert seeds_from_flag(_text(seeds)) == [*seeds]
+    assert seeds_from_flag(_text(3)) == [0, 1, 2]
