@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 
 import pandas as pd
@@ -16,7 +15,7 @@ from analysis.figures import MOST_EPOCH_DIMS
 from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
 from analysis.stored import StoredSweep
-from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little, which_dimension
+from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little
 from fishernet.families import family
 from fishernet.wording import listed
 
@@ -123,19 +122,20 @@ def parts(
     stored: StoredSweep, epoch_dims: Sequence[int] | None = None, usual_dims: Sequence[int] = ()
 ) -> Iterator[Part]:
     """The table of means, MSE against d, and by epoch; ``usual_dims`` are what that shows where they are there."""
-    yield Part("mse", "Reconstruction error", lambda: mse_table(stored.sweep, stored.all_runs))
+    yield Part("mse", "Reconstruction error", lambda: mse_table(stored))
     if stored.runs["latent_dim"].nunique() > 1:
         yield Part("which_dimension", "Which latent dimension", lambda: dimension_table(stored))
     dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims, usual_dims)
     yield from pictures(stored.sweep, stored.runs, dims)
 
 
-def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
+def mse_table(stored: StoredSweep) -> Table:
     """MSE per pixel by variant and latent_dim, with PCA, the best linear autoencoder of the training images, beside them.
 
-    ``runs`` are all that were started: the caption says what is not counted.
+    The caption says which runs are not counted.
     """
-    data = _curves_data(sweep, frame.usable(runs, sweep.score("mse")))
+    sweep = stored.sweep
+    data = _curves_data(sweep, stored.runs)
     dims = sorted(data["latent_dim"].unique().tolist())
     digits = decimals(data["mean"], least=5)
     rows: list[dict[str, str]] = []
@@ -154,20 +154,19 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
         * has_pca
         + "".join(
             f"{model} samples nothing: what is left of the gap to it is the price of a posterior."
-            for model in runs["model"].unique()
+            for model in stored.runs["model"].unique()
             if not family(model).posterior
         )
     )
-    caption = " ".join([caption.strip(), *_remarks(sweep, runs)])
+    caption = " ".join([caption.strip(), *_remarks(stored)])
     return Table("mse", "Reconstruction error", caption, data, pd.DataFrame(rows))
 
 
 def dimension_table(stored: StoredSweep) -> Table:
     """The smallest sufficient latent_dim of each line, and how many latents are in use there."""
     sweep, runs = stored.sweep, stored.runs
-    answers = which_dimension(runs, sweep.score("mse"), sweep.pca.get(0, math.inf))
     rows, shown = [], []
-    for answer in answers:
+    for answer in stored.dimensions:
         active = (
             None if answer.dim is None else active_units(stored.latents(stored.pick(answer.variant, answer.dim))[0])
         )
@@ -234,9 +233,9 @@ def _curves_data(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
     return data.assign(held_out=sweep.held_out)
 
 
-def _remarks(sweep: Sweep, runs: pd.DataFrame) -> list[str]:
-    """Sentences on what a reader of the means would otherwise take for granted; ``runs`` are all that were started."""
-    finished = frame.usable(runs, sweep.score("mse"))
+def _remarks(stored: StoredSweep) -> list[str]:
+    """Sentences on what a reader of the means would otherwise take for granted."""
+    sweep, runs, finished = stored.sweep, stored.all_runs, stored.runs
     n_odd = int((runs["status"] == "FINISHED").sum()) - len(finished)
     n_short = int((finished["n_epochs"] < finished["epochs"]).sum())
     n_repeated = int((runs["n_runs"] > 1).sum())
@@ -247,8 +246,8 @@ def _remarks(sweep: Sweep, runs: pd.DataFrame) -> list[str]:
         remarks.append(f"Finished before the last epoch planned, and shown as they are: {n_short}.")
     if n_repeated:
         remarks.append(f"Run more than once, of which the most advanced is shown: {n_repeated}.")
-    known = sweep.pca | ({} if sweep.mean_image is None else {0: sweep.mean_image})
-    return [*learned_too_little(finished, sweep.score("mse"), known), *remarks, *_say_inexact(finished)]
+    too_little = learned_too_little(finished, sweep.score("mse"), sweep.pca, stored.learned_nothing)
+    return [*too_little, *remarks, *_say_inexact(finished)]
 
 
 def _say_inexact(runs: pd.DataFrame) -> list[str]:

@@ -331,12 +331,14 @@ def test_help_and_usage_errors_import_nothing_heavy():
 
 
 def test_runs_whose_draws_were_not_exact_are_counted_under_the_table(curves, runs):
+    stored = StoredSweep(curves)
+    assert not any("M's diagonal" in line for line in mse_curves._remarks(stored))
     steep = runs.assign(**{"train/largest_precision": runs["model"].map({"FisherNet": 2e5})})
-    said = [line for line in mse_curves._remarks(curves, steep) if "M's diagonal" in line]
+    stored.all_runs, stored.runs = steep, frame.usable(steep)
+    said = [line for line in mse_curves._remarks(stored) if "M's diagonal" in line]
     assert [line.split(";")[0] for line in said] == [
         "Draws of 6 runs were not exact in the last epoch, as in one where M's diagonal reaches 2e+05"
     ]
-    assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs))
 
 
 def test_each_lines_dimension_is_named_and_a_line_that_learned_nothing_is_said(trained):
@@ -346,6 +348,5 @@ def test_each_lines_dimension_is_named_and_a_line_that_learned_nothing_is_said(t
     n = stored.runs.groupby("variant")["seed"].nunique()
     assert all(answer["n_seeds"] <= n[answer["variant"]] for _, answer in table.data.iterrows())
     assert (table.data["dim"].notna() == (table.data["n_seeds"] >= 3)).all()
-    sweep = dataclasses.replace(trained.sweep, mean_image=1e-6)
-    said = mse_curves._remarks(sweep, stored.all_runs)
+    said = mse_curves._remarks(StoredSweep(dataclasses.replace(trained.sweep, mean_image=1e-6)))
     assert any("has learned nothing at d = " in line for line in said)
