@@ -20,10 +20,10 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.frame import AnalysisError, Sweep, load_epochs, load_runs, missing_cells, say_missing, usable
 from analysis.papers import PAPERS, Paper, of_sweep, published
 from analysis.parts import Failures
-from analysis.which_dimension import Answer, Cell, active_units, at_mean_image, which_dimension
+from analysis.which_dimension import Answer, Cell, active_units, at_mean_image, still_falling, which_dimension
 from fishernet.config import Fields, TrialConfig
 from fishernet.data import DATASETS, DataError
 from fishernet.families import FAMILIES, family, trial_config
@@ -83,7 +83,7 @@ class StoredSweep:
 
     def reload(self) -> None:
         """Read the runs again, after scores were logged to them."""
-        for name in ("all_runs", "runs", "learned_nothing", "dimensions"):
+        for name in ("all_runs", "runs", "mse_by_epoch", "learned_nothing", "dimensions"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -96,6 +96,11 @@ class StoredSweep:
                 f"Sweep {self.sweep.name} has no finished run with a {self.sweep.score('mse')} to draw. {missing}".strip()
             )
         return finished
+
+    @cached_property
+    def mse_by_epoch(self) -> pd.DataFrame:
+        """The history of the runs' MSE, as ``frame.load_epochs`` gives it."""
+        return load_epochs(self.sweep, self.runs, [self.sweep.score("mse")])
 
     @cached_property
     def learned_nothing(self) -> dict[Cell, str]:
@@ -120,7 +125,8 @@ class StoredSweep:
         """Which latent dimension each line needs; nothing where there is one alone."""
         if self.runs["latent_dim"].nunique() == 1:
             return []
-        return which_dimension(self.runs, self.sweep.score("mse"), self.learned_nothing)
+        falling = still_falling(self.mse_by_epoch)
+        return which_dimension(self.runs, self.sweep.score("mse"), self.learned_nothing, falling)
 
     @property
     def variants(self) -> list[str]:

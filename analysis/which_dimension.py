@@ -1,7 +1,8 @@
 """Which latent dimension a line needs, and which lines have learned less than principal components know."""
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from types import MappingProxyType
 from typing import NamedTuple
 
 import numpy as np
@@ -12,8 +13,17 @@ from fishernet.wording import listed
 LEAST_SEEDS = 3  # below, a standard error over seeds says nothing
 ACTIVE = 0.01  # variance over images of a latent's posterior mean, above which it is in use (Burda et al. 2016)
 NOTHING_LEARNED = 0.98  # of the mean image's error; what lies above is that image, seen through a network
+LEAST_FALL = 0.01  # share of its error by which one that still falls does so, at least, in a tenth of the epochs
+WIDE = 0.25  # a standard error, as a share of the error: the 95% interval of three seeds, 4.3 of them each way, then reaches 0
 
 Cell = tuple[str, int]  # variant and latent_dim
+
+
+class Fall(NamedTuple):
+    """By what share an error fell over the last epochs, against as many before, in the mean over seeds."""
+
+    share: float
+    epochs: int
 
 
 class Answer(NamedTuple):
@@ -26,6 +36,8 @@ class Answer(NamedTuple):
     n_seeds: int  # that all of these d have
     bend: int | None = None  # the d of the ``knee`` of its means, from which on more buys little
     learned: bool = True  # something, at one d at least
+    standard_error: float = math.nan  # of its mean error at ``dim``, as a share of that
+    falling: Mapping[int, Fall] = MappingProxyType({})  # the d at which its error still falls at the end of training
 
     @property
     def reason(self) -> str:
@@ -49,13 +61,15 @@ def at_mean_image(runs: pd.DataFrame, value: str, mean_image: float) -> dict[Cel
     return {(str(variant), int(d)): why for variant, d, mse in rows if mse >= NOTHING_LEARNED * mean_image}
 
 
-def which_dimension(runs: pd.DataFrame, value: str, nothing: Collection[Cell] = ()) -> list[Answer]:
+def which_dimension(
+    runs: pd.DataFrame, value: str, nothing: Collection[Cell] = (), falling: Mapping[Cell, Fall] = MappingProxyType({})
+) -> list[Answer]:
     """For each line of ``runs``, its smallest sufficient latent_dim by column ``value``, of those that are not in ``nothing``.
 
     Of seeds s that every d of the line has, Delta_s(d) = value_s(d) - value_s(best), best the d of the least mean. The answer
     is the smallest d with mean Delta <= sd(Delta)/sqrt(n): the one-standard-error rule (Breiman et al. 1984, section 3.4.3),
     paired, as seeds share initial weights and batches. It is a rule of thumb and no test: best is chosen on the same runs.
-    ``nothing`` are the cells that have learned nothing, which no line needs.
+    ``nothing`` are the cells that have learned nothing, which no line needs; ``falling`` is what ``still_falling`` gives.
     """
     answers = []
     for variant, line in runs.groupby("variant", sort=False):
@@ -70,8 +84,57 @@ def which_dimension(runs: pd.DataFrame, value: str, nothing: Collection[Cell] = 
         best = int(np.argmin(table.mean()))
         above = table.sub(table.iloc[:, best], axis=0)
         within = (above.mean() <= above.std() / math.sqrt(n)).tolist()
-        answers.append(Answer(str(variant), learned[within.index(True)], learned[best], largest, n, bend))
+        dim = learned[within.index(True)]
+        share = float(table[dim].std() / math.sqrt(n) / table[dim].mean())
+        own = {d: fall for (name, d), fall in falling.items() if name == variant}
+        answers.append(Answer(str(variant), dim, learned[best], largest, n, bend, True, share, own))
     return answers
+
+
+def still_falling(history: pd.DataFrame) -> dict[Cell, Fall]:
+    """The cells whose error still falls at the end of training, by ``history``: variant, latent_dim, seed, epoch, value.
+
+    Of each seed s, f_s = 1 - (mean error of the last w epochs) / (mean error of the w before), w a tenth of its epochs and at
+    least one: means, as the error of single epochs jumps. It still falls where the mean f over three seeds or more is above
+    ``LEAST_FALL`` and above its standard error sd(f)/sqrt(n). That is a hint and no test, as is the rule for d.
+    """
+    found = {}
+    for _, cell in history.groupby(["variant", "latent_dim"], sort=False):
+        falls, epochs = [], 0
+        for _, curve in cell.sort_values("epoch").groupby("seed"):
+            errors = curve["value"].to_numpy()
+            w = max(1, round(len(errors) / 10))
+            if len(errors) >= 2 * w:
+                falls.append(1 - errors[-w:].mean() / errors[-2 * w : -w].mean())
+                epochs = max(epochs, w)
+        if len(falls) >= LEAST_SEEDS:
+            share = float(np.mean(falls))
+            if share > max(LEAST_FALL, float(np.std(falls, ddof=1)) / math.sqrt(len(falls))):
+                found[str(cell["variant"].iloc[0]), int(cell["latent_dim"].iloc[0])] = Fall(share, epochs)
+    return found
+
+
+def cautions(answers: Iterable[Answer]) -> list[str]:
+    """What may change the answers: errors that still fall, a sentence for those of as many epochs, and wide spreads."""
+    falls: dict[int, list[str]] = {}
+    wide = []
+    for answer in answers:
+        if answer.falling:
+            shares = sorted(fall.share for fall in answer.falling.values())
+            low, high = f"{shares[0]:.0%}", f"{shares[-1]:.0%}"
+            by = low if low == high else f"{low[:-1]} to {high}"
+            epochs = max(fall.epochs for fall in answer.falling.values())
+            falls.setdefault(epochs, []).append(f"{answer.variant} at d = {listed(sorted(answer.falling))} by {by}")
+        if answer.standard_error > WIDE:
+            wide.append(
+                f"{answer.variant} at d = {answer.dim}: the standard error over {answer.n_seeds} seeds is "
+                f"{answer.standard_error:.0%} of the error, so that their spread decides; more --seeds would tell."
+            )
+    return [
+        f"Errors still fall, over the last {f'{n} epochs' if n > 1 else 'epoch'} against {f'the {n}' if n > 1 else 'the one'} "
+        f"before: {'; '.join(lines)}. More --epochs may change d."
+        for n, lines in falls.items()
+    ] + wide
 
 
 def knee(errors: Mapping[int, float]) -> int | None:

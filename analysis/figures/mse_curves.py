@@ -15,7 +15,7 @@ from analysis.figures import MOST_EPOCH_DIMS
 from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
 from analysis.stored import StoredSweep
-from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little
+from analysis.which_dimension import LEAST_SEEDS, WIDE, active_units, cautions, knee, learned_too_little
 from fishernet.families import family
 from fishernet.wording import listed
 
@@ -126,7 +126,7 @@ def parts(
     if stored.runs["latent_dim"].nunique() > 1:
         yield Part("which_dimension", "Which latent dimension", lambda: dimension_table(stored))
     dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims, usual_dims)
-    yield from pictures(stored.sweep, stored.runs, dims)
+    yield from pictures(stored, dims)
 
 
 def mse_table(stored: StoredSweep) -> Table:
@@ -170,13 +170,18 @@ def dimension_table(stored: StoredSweep) -> Table:
         active = (
             None if answer.dim is None else active_units(stored.latents(stored.pick(answer.variant, answer.dim))[0])
         )
-        rows.append({**answer._asdict(), "active_units": active, "held_out": sweep.held_out})
+        falling = listed(f"{d} ({fall.share:.1%})" for d, fall in sorted(answer.falling.items()))
+        rows.append({
+            **answer._asdict(), "falling": falling, "active_units": active, "held_out": sweep.held_out,
+        })  # fmt: skip
         shown.append({
             "model": answer.variant,
             "d": str(answer.dim or "not decided"),
             "bends at": str(answer.bend or ""),
             "least error at": str(answer.best or ""),
             "seeds": str(answer.n_seeds),
+            "still falling": f"at {len(answer.falling)} d" if answer.falling else "",
+            "spread": "wide" if answer.standard_error > WIDE else "",
             "latents in use": "" if active is None else f"{active} of {answer.dim}",
             "remark": answer.reason,
         })  # fmt: skip
@@ -187,18 +192,22 @@ def dimension_table(stored: StoredSweep) -> Table:
     ) + (f" PCA's, of these d, bends at {bend}." if bend else "")
     if not any(row["bends at"] for row in shown):
         about_bends = ""
-        for row in shown:
-            del row["bends at"]
+    for column in ("bends at", "least error at", "still falling", "spread", "latents in use"):
+        if not any(row[column] for row in shown):
+            for row in shown:
+                del row[column]
     caption = (
-        "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
+        "".join(f"{sentence} " for sentence in cautions(stored.dimensions))
+        + "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
         f"paired over seeds (one-standard-error rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its "
         "posterior mean varies over images by more than 0.01 (of the seed that pictures show)."
     )
     return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 
 
-def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> list[Part]:
+def pictures(stored: StoredSweep, epoch_dims: Sequence[int]) -> list[Part]:
     """MSE against d and by epoch of finished runs, with their data."""
+    sweep, runs = stored.sweep, stored.runs
     stems = ("mse_curves", "MSE against the latent dimension"), ("mse_by_epoch", "MSE by epoch")
 
     def against_latents() -> Picture:
@@ -210,7 +219,7 @@ def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> lis
         )
 
     def by_epoch() -> Picture:
-        epochs = frame.load_epochs(sweep, runs, [sweep.score("mse")])
+        epochs = stored.mse_by_epoch
         return Picture(
             *stems[1],
             f"{sweep.held_out.capitalize()} MSE per pixel after each epoch, d = {listed(epoch_dims)}; the file of numbers has "

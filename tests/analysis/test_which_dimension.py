@@ -9,7 +9,15 @@ import pytest
 from analysis import frame, reporting
 from analysis.figures import mse_curves
 from analysis.stored import StoredSweep
-from analysis.which_dimension import active_units, at_mean_image, knee, learned_too_little, which_dimension
+from analysis.which_dimension import (
+    active_units,
+    at_mean_image,
+    cautions,
+    knee,
+    learned_too_little,
+    still_falling,
+    which_dimension,
+)
 from fishernet.plan import SweepPlan
 from tests.analysis.conftest import MEAN_IMAGE, Store, cells
 
@@ -92,6 +100,45 @@ def test_a_line_that_needs_all_dimensions_by_a_hair_bends_where_its_factors_end(
     runs = runs_of({d: [error + noise for noise in (0, 1e-6, 2e-6)] for d, error in errors.items()})
     (answer,) = which_dimension(runs, "test/mse")
     assert (answer.dim, answer.bend) == (6, 3)
+
+
+def history_of(curves, variant="VAE", d=4):
+    """Rows of a curve for each seed."""
+    rows = [
+        {"variant": variant, "latent_dim": d, "seed": seed, "epoch": epoch, "value": value}
+        for seed, curve in enumerate(curves)
+        for epoch, value in enumerate(curve, 1)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_an_error_that_still_falls_does_so_by_more_than_a_hundredth_and_than_the_seeds_differ():
+    """Of 20 epochs the last two against the two before; by hand 10%, 20% and 30%, whose standard error is 5.8%."""
+    falling = [[9.0] * 16 + [1, 1, last, last] for last in (0.9, 0.8, 0.7)]
+    fall = still_falling(history_of(falling))["VAE", 4]
+    assert (fall.share, fall.epochs) == (pytest.approx(0.2), 2)
+    settled = [[9.0] * 16 + [1, 1, last, last] for last in (0.999, 0.998, 0.997)]
+    assert still_falling(history_of(settled)) == {}
+    jumping = [[9.0] * 16 + [1, 1, last, last] for last in (0.9, 1.1, 0.8)]  # mean 6.7%, standard error 8.8%
+    assert still_falling(history_of(jumping)) == {}
+    assert still_falling(history_of(falling[:2])) == {}
+    assert still_falling(history_of([[1.0], [1.0], [1.0]])) == {}
+
+
+def test_what_may_change_the_answer_stands_beside_it():
+    runs = runs_of({2: [9, 9.1, 9.2], 4: [0.4, 0.5, 1.3], 8: [0.46, 0.45, 0.5]})
+    halves = [[1.0] * 18 + [0.5, 0.5]] * 3
+    falling = still_falling(pd.concat([history_of(halves), history_of(halves, d=8), history_of(halves, "AE")]))
+    (answer,) = which_dimension(runs, "test/mse", falling=falling)
+    # sd / sqrt 3 of 0.4, 0.5, 1.3 is 0.285, over their mean 0.733
+    assert (answer.dim, answer.standard_error, [*answer.falling]) == (4, pytest.approx(0.388, abs=5e-4), [4, 8])
+    assert cautions([answer]) == [
+        "Errors still fall, over the last 2 epochs against the 2 before: VAE at d = 4, 8 by 50%. More --epochs may change d.",
+        "VAE at d = 4: the standard error over 3 seeds is 39% of the error, so that their spread decides; more --seeds would "
+        "tell.",
+    ]
+    (settled,) = which_dimension(runs_of({2: [9, 9.1, 9.2], 4: [0.4, 0.5, 0.6]}), "test/mse")
+    assert cautions([settled]) == []
 
 
 def test_a_line_that_has_learned_nothing_needs_no_dimension_that_could_be_told():
