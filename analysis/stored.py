@@ -129,6 +129,11 @@ class StoredSweep:
         return which_dimension(self.runs, self.sweep.score("mse"), self.learned_nothing, falling)
 
     @property
+    def needed_dims(self) -> dict[str, int]:
+        """The latent dimension that each line needs, of those of which that is decided."""
+        return {answer.variant: answer.dim for answer in self.dimensions if answer.dim is not None}
+
+    @property
     def variants(self) -> list[str]:
         """The labels of the finished runs' lines, in the order of figures."""
         return list(self.runs["variant"].unique())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,13 +21,21 @@ from analysis.which_dimension import LEAST_SEEDS, WIDE, active_units, cautions, 
 from fishernet.families import family
 from fishernet.wording import listed
 
+RING = 12  # points across: of a mark around a line's own markers
 
-def plot_mse_against_latents(runs: pd.DataFrame, pca: Mapping[int, float], held_out: str = "test") -> Figure:
+
+def plot_mse_against_latents(
+    runs: pd.DataFrame,
+    pca: Mapping[int, float],
+    held_out: str = "test",
+    needed: Mapping[str, int] = MappingProxyType({}),
+) -> Figure:
     """MSE per pixel at the last epoch against latent_dim: a line per variant, band ± one standard deviation.
 
     The reconstruction is decoded from the posterior mean; the spread is over seeds.
     ``pca``, the MSE of a PCA with d components, is a line of reference that may leave the figure at the top;
-    where all of it lies far above every model, the legend gives its lowest value instead.
+    where all of it lies far above every model, the legend gives its lowest value instead. ``needed``: the latent_dim of each
+    variant that a ring marks.
     """
     means = frame.summary(runs, f"{held_out}/mse")
     dims = sorted(means["latent_dim"].unique().tolist())
@@ -37,6 +47,12 @@ def plot_mse_against_latents(runs: pd.DataFrame, pca: Mapping[int, float], held_
                 line = line.assign(latent_dim=line["latent_dim"] + 0.12 * (nth - (len(variants) - 1) / 2))
             look["label"] = style.label(variant, line["model"].iloc[0])
             keys.append(style.line_with_band(axes, line, "latent_dim", look))
+            if variant in needed:
+                at = line[line["latent_dim"] == needed[variant]]
+                (ring,) = axes.plot(
+                    at["latent_dim"], at["mean"], "o", markersize=RING, markerfacecolor="none", label="_"
+                )
+                ring.set_markeredgecolor(look["color"])
         linear = {d: pca[d] for d in dims if d in pca}
         if linear:
             best = min(linear, key=lambda d: linear[d])
@@ -99,10 +115,14 @@ def plot_mse_by_epoch(epochs: pd.DataFrame, held_out: str = "test") -> Figure:
 
 
 def choose_epoch_dims(
-    present: Sequence[int], wanted: Sequence[int] | None, usual_dims: Sequence[int] = ()
+    present: Sequence[int],
+    wanted: Sequence[int] | None,
+    usual_dims: Sequence[int] = (),
+    needed: Iterable[int] = (),
 ) -> list[int]:
-    """The latent dimensions to draw by epoch: those wanted, else those of the usual that are there, else three of all.
+    """The latent dimensions to draw by epoch: those wanted, else those of the usual that are there, else some of all.
 
+    These are the ends, and between them what most lines ``needed``, one or two d, or the middle where none is known.
     Raises AnalysisError when one that was asked for has no finished run.
     """
     present = sorted(present)
@@ -115,7 +135,13 @@ def choose_epoch_dims(
     if wanted:
         return sorted(wanted)
     usual = [d for d in usual_dims if d in present]
-    return usual or sorted({present[0], present[len(present) // 2], present[-1]})
+    between = most_needed(needed) or [present[len(present) // 2]]
+    return usual or sorted({present[0], *between, present[-1]})
+
+
+def most_needed(needed: Iterable[int]) -> list[int]:
+    """Of the latent dimensions that lines need, the one or two that most of them do."""
+    return [d for d, _ in Counter(needed).most_common(MOST_EPOCH_DIMS - 2)]
 
 
 def parts(
@@ -125,7 +151,8 @@ def parts(
     yield Part("mse", "Reconstruction error", lambda: mse_table(stored))
     if stored.runs["latent_dim"].nunique() > 1:
         yield Part("which_dimension", "Which latent dimension", lambda: dimension_table(stored))
-    dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims, usual_dims)
+    present = stored.runs["latent_dim"].unique().tolist()
+    dims = choose_epoch_dims(present, epoch_dims, usual_dims, stored.needed_dims.values())
     yield from pictures(stored, dims)
 
 
@@ -213,8 +240,9 @@ def pictures(stored: StoredSweep, epoch_dims: Sequence[int]) -> list[Part]:
     def against_latents() -> Picture:
         return Picture(
             *stems[0],
-            f"{sweep.held_out.capitalize()} MSE per pixel at the last epoch; the bands are one standard deviation over seeds.",
-            plot_mse_against_latents(runs, sweep.pca, sweep.held_out),
+            f"{sweep.held_out.capitalize()} MSE per pixel at the last epoch; the bands are one standard deviation over seeds."
+            + " A ring marks the d that a line needs (one-standard-error rule)." * bool(stored.needed_dims),
+            plot_mse_against_latents(runs, sweep.pca, sweep.held_out, stored.needed_dims),
             _curves_data(sweep, runs),
         )
 

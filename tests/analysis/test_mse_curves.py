@@ -88,6 +88,14 @@ def test_a_pca_better_than_every_model_is_inside_the_figure(runs):
     assert figure.axes[0].get_ylim()[0] < 0.0001
 
 
+def test_a_ring_marks_the_dimension_that_a_line_needs(runs):
+    axes = mse_curves.plot_mse_against_latents(runs, {}, needed={"VAE": 5}).axes[0]
+    (ring,) = [line for line in axes.lines if line.get_markersize() == mse_curves.RING]
+    means = frame.summary(runs[(runs["variant"] == "VAE") & (runs["latent_dim"] == 5)])
+    assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([5], means["mean"].tolist())
+    assert to_hex(ring.get_markeredgecolor()).upper() == style.colour("VAE")
+
+
 def test_figure_2_has_labels_linear_axes_and_whole_dimensions(figure_2):
     axes = figure_2.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("latent dimension $d$", "test MSE per pixel")
@@ -194,6 +202,10 @@ def test_epoch_dimensions_are_the_papers_or_those_there_are():
     assert mse_curves.choose_epoch_dims([3], None) == [3]
     assert mse_curves.choose_epoch_dims([20, 16, 12, 8, 4], None) == [4, 12, 20]
     assert mse_curves.choose_epoch_dims([3, 4, 7], [7, 3]) == [3, 7]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, needed=[4, 5, 4]) == [2, 4, 5, 8]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, needed=[3, 4, 5, 5, 4]) == [2, 4, 5, 8]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, (2, 5), needed=[4]) == [2, 5]
+    assert mse_curves.choose_epoch_dims(range(2, 9), [3], needed=[4]) == [3]
     with pytest.raises(frame.AnalysisError, match=r"d = 9.*d = 3, 4"):
         mse_curves.choose_epoch_dims([3, 4], [3, 9])
 

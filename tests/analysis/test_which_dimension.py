@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from analysis import frame, reporting
-from analysis.figures import mse_curves
+from analysis.figures import mse_curves, samples
 from analysis.stored import StoredSweep
 from analysis.which_dimension import (
+    Answer,
     active_units,
     at_mean_image,
     cautions,
@@ -185,3 +186,15 @@ def test_where_the_mean_image_is_not_known_a_posterior_without_a_latent_in_use_h
     monkeypatch.setattr(of_before, "latents", lambda run: (np.zeros((9, run["latent_dim"])), None))
     assert [*of_before.learned_nothing] == [("FisherNet", 2), ("FisherNet", 4), ("FisherNet", 8)]
     assert "none of its latents is in use" in mse_curves.mse_table(of_before).caption
+
+
+def test_reconstructions_are_shown_at_the_dimension_that_is_needed(poor, monkeypatch):
+    def titles(**arguments):
+        return [part.title for part in samples.parts(poor, **arguments) if part.stem == "reconstructions"]
+
+    monkeypatch.setitem(poor.__dict__, "dimensions", [])
+    assert titles() == ["Reconstructions at d = 2, 8"]
+    monkeypatch.setitem(poor.__dict__, "dimensions", [Answer("VAE", 4, 4, 8, 3)])
+    assert titles() == ["Reconstructions at d = 2, 4, 8"]
+    assert titles(latent_dims=[8]) == ["Reconstructions at d = 8"]
+    assert titles(prior_dims=(2, 8)) == ["Reconstructions at d = 2, 8"]
