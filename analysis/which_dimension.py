@@ -155,6 +155,17 @@ def active_units(means: np.ndarray, least: float = ACTIVE) -> int:
     return int((means.var(axis=0) > least).sum())
 
 
+def say_nothing_learned(nothing: Collection[Cell], shown: pd.DataFrame) -> list[str]:
+    """A sentence on the cells among those ``shown`` (variant, latent_dim) that have learned nothing; none where all have."""
+    dims_of: dict[str, list[int]] = {}
+    for variant, d in sorted(zip(shown["variant"], shown["latent_dim"], strict=True), key=lambda cell: cell[1]):
+        if (variant, d) in nothing and d not in dims_of.setdefault(variant, []):
+            dims_of[variant].append(d)
+    lines = "; ".join(f"{variant} at d = {listed(dims)}" for variant, dims in dims_of.items() if dims)
+    said = f"Nothing was learned by {lines}: these numbers are of models that do not reconstruct yet, however good they look."
+    return [said] if lines else []
+
+
 def learned_too_little(
     runs: pd.DataFrame, value: str, pca: Mapping[int, float], nothing: Mapping[Cell, str]
 ) -> list[str]:

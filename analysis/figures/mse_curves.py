@@ -181,12 +181,21 @@ def mse_table(stored: StoredSweep) -> Table:
         * has_pca
         + "".join(
             f"{model} samples nothing: what is left of the gap to it is the price of a posterior."
-            for model in stored.runs["model"].unique()
-            if not family(model).posterior
+            for model in _models_with_a_gap(stored)
         )
     )
     caption = " ".join([caption.strip(), *_remarks(stored)])
     return Table("mse", "Reconstruction error", caption, data, pd.DataFrame(rows))
+
+
+def _models_with_a_gap(stored: StoredSweep) -> list[str]:
+    """The models without a posterior that have learned at a d at which one with a posterior has too."""
+    runs = stored.runs
+    cells = zip(runs["variant"], runs["latent_dim"], strict=True)
+    learned = runs[[cell not in stored.learned_nothing for cell in cells]]
+    posterior = learned["model"].map(lambda model: family(model).posterior).astype(bool)
+    at = learned[~posterior & learned["latent_dim"].isin(learned.loc[posterior, "latent_dim"])]
+    return at["model"].unique().tolist()
 
 
 def dimension_table(stored: StoredSweep) -> Table:

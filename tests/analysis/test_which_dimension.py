@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from analysis import frame, reporting
-from analysis.figures import mse_curves, samples
+from analysis.figures import clusters, mse_curves, samples
 from analysis.stored import StoredSweep
 from analysis.which_dimension import (
     Answer,
@@ -16,6 +16,7 @@ from analysis.which_dimension import (
     cautions,
     knee,
     learned_too_little,
+    say_nothing_learned,
     still_falling,
     which_dimension,
 )
@@ -198,3 +199,30 @@ def test_reconstructions_are_shown_at_the_dimension_that_is_needed(poor, monkeyp
     assert titles() == ["Reconstructions at d = 2, 4, 8"]
     assert titles(latent_dims=[8]) == ["Reconstructions at d = 8"]
     assert titles(prior_dims=(2, 8)) == ["Reconstructions at d = 2, 8"]
+
+
+def test_numbers_of_what_has_learned_nothing_are_said_to_be_that(poor):
+    nothing = {("VAE", 8), ("VAE", 2), ("AE", 2)}
+    shown = pd.DataFrame({"variant": ["VAE", "VAE", "AE", "VAE"], "latent_dim": [8, 2, 4, 8]})
+    (sentence,) = say_nothing_learned(nothing, shown)
+    assert sentence.startswith("Nothing was learned by VAE at d = 2, 8: ")
+    assert say_nothing_learned({}, shown) == []
+    table = clusters.cluster_table(
+        poor.runs.assign(**{f"clusters/{score}": 0.5 for score in clusters.SCORES}),
+        remarks=say_nothing_learned(poor.learned_nothing, poor.runs),
+    )
+    assert table.caption.startswith("Nothing was learned by FisherNet at d = 2, 4, 8: ")
+
+
+def test_a_gap_to_a_model_without_a_posterior_is_explained_where_both_have_learned(poor):
+    """Of the sweep's FisherNet nothing is learned, of its VAE all."""
+    for without_posterior, explained in (("FisherNet", False), ("VAE", False)):
+        stored = StoredSweep(poor.sweep)
+        stored.runs = stored.runs.assign(model=stored.runs["model"].replace(without_posterior, "AE"))
+        assert ("price of a posterior" in mse_curves.mse_table(stored).caption) == explained
+    stored = StoredSweep(dataclasses.replace(poor.sweep, mean_image=1.0))
+    stored.runs = stored.runs.assign(model=stored.runs["model"].replace("VAE", "AE"))
+    assert (
+        "AE samples nothing: what is left of the gap to it is the price of a posterior."
+        in mse_curves.mse_table(stored).caption
+    )
