@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,8 @@ from torch import Tensor
 from fishernet.cohort import load_model
 from fishernet.config import TrialConfig
 from fishernet.data.files import pixels
+from fishernet.data.fitting import Fit
+from fishernet.data.folders import read_images
 from fishernet.families import family, trial_config
 from fishernet.models.base import Autoencoder
 from fishernet.state import checksum
@@ -27,6 +29,9 @@ WEIGHTS = "weights.safetensors"
 RUN_ID = re.compile(r"(?:runs:/)?([0-9a-f]{32})(?:/artifacts)?/?")
 # Images per forward pass, their pixels, and the numbers that a decoder emits for them; they decide memory alone.
 BATCH, NUMBERS, OUTPUTS = 2000, 2000 * 1024, 2**26
+
+Paths = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+Images = npt.ArrayLike | Tensor | Paths
 
 
 class ModelError(ValueError):
@@ -44,7 +49,9 @@ class TrainedModel:
     """One trained model. Images are (n, channels, height, width) or (n, height, width), latents (n, d).
 
     What is given as images passes the checks that a data set passes: uint8, floats in [0, 1] or booleans, as an array, a
-    tensor or nested lists; channels may come last. What comes out as images is float32 in [0, 1], (n, channels, height, width).
+    tensor or nested lists; channels may come last. Or it is the path of an image file, a list of these, or a folder, whose
+    images go by sorted path: they are cropped and resized as those of the model's data set. What comes out as images is float32
+    in [0, 1], (n, channels, height, width).
     """
 
     def __init__(self, network: Autoencoder, image_shape: tuple[int, int, int]) -> None:
@@ -58,9 +65,10 @@ class TrainedModel:
     def __repr__(self) -> str:
         channels, height, width = self.image_shape
         colour = "grey" if channels == 1 else "colour"
-        return f"<{self.config.label} d={self.config.latent_dim} of {height}x{width} {colour} images>"
+        config = self.config
+        return f"<{config.variant} d={config.latent_dim} seed {config.seed} of {height}x{width} {colour} images>"
 
-    def encode(self, images: npt.ArrayLike | Tensor) -> Array:
+    def encode(self, images: Images) -> Array:
         """The posterior means of images, or the codes of a model without a posterior, (n, d)."""
         return posterior_means(self.network, self._pixels(images))
 
@@ -74,11 +82,11 @@ class TrainedModel:
             )
         return decode(self.network, z, self.image_shape).numpy()
 
-    def reconstruct(self, images: npt.ArrayLike | Tensor) -> Array:
+    def reconstruct(self, images: Images) -> Array:
         """decode(encode(images))."""
         return self.decode(self.encode(images))
 
-    def posterior(self, images: npt.ArrayLike | Tensor) -> LatentGaussian:
+    def posterior(self, images: Images) -> LatentGaussian:
         """q(z given x); raises ModelError for a model without one.
 
         FisherNet's covariance is M^-1 (equation 20), that of VAE and CVAE the encoder's variances.
@@ -98,36 +106,40 @@ class TrainedModel:
         with torch.no_grad():
             return self.decode(self.network.prior.sample(0, n, torch.Generator(device).manual_seed(seed)))
 
-    def interpolate(self, first: npt.ArrayLike | Tensor, last: npt.ArrayLike | Tensor, steps: int = 8) -> Array:
+    def interpolate(self, first: Images, last: Images, steps: int = 8) -> Array:
         """Images on the straight line between two images' latents, both ends included: (steps, channels, height, width)."""
         steps = _count("steps", steps, "how many images there are with both ends", 2)
         ends = []
         for image in (first, last):
-            x = np.asarray(_on_cpu(image))
-            ends.append(self.encode(x if x.ndim == 4 else x[None]))
+            if not _are_paths(image):
+                x = np.asarray(_on_cpu(image))
+                image = x if x.ndim == 4 else x[None]
+            ends.append(self.encode(image))
         if any(len(z) != 1 for z in ends):
             raise ModelError(f"interpolate goes from one image to one other; got {len(ends[0])} and {len(ends[1])}")
         share = np.linspace(0, 1, steps, dtype=np.float32)[:, None]
         return self.decode((1 - share) * ends[0] + share * ends[1])
 
-    def _pixels(self, images: npt.ArrayLike | Tensor) -> Tensor:
+    def _pixels(self, images: Images) -> Tensor:
         """Uint8 (n, channels, height, width); raises DataError, or ModelError where they are of another shape."""
-        if isinstance(images, str | os.PathLike):
-            height = self.image_shape[1]
-            raise ModelError(
-                f"images are an array, and {images} is a path: fishernet.load_data({os.fspath(images)!r}, image_size={height}) "
-                "reads the images there, as .train and, of the last sixth, .test"
-            )
-        try:
-            array = np.asarray(_on_cpu(images))
-        except ValueError as error:  # lists of several lengths
-            raise ModelError(f"images must form one array: {error}") from None
-        if array.shape == self.image_shape[self.image_shape[0] == 1 :]:  # grey images need no axis of channels
-            raise ModelError(f"this is one image, {array.shape}; give it an axis before: images[None]")
-        x = pixels(array, "the array of images")
+        n_channels, height, width = self.image_shape
+        if _are_paths(images):
+            x = read_images(images, Fit(self.config.crop, self.config.image_size))
+            if x.shape[1] == 1:  # a grey file among colour ones is three equal channels in a data set too
+                x = np.repeat(x, n_channels, axis=1)
+        else:
+            try:
+                array = np.asarray(_on_cpu(images))
+            except ValueError as error:  # lists of several lengths
+                raise ModelError(f"images must form one array: {error}") from None
+            one = [(n_channels, height, width), (height, width, n_channels)] if n_channels > 1 else [(height, width)]
+            if array.shape in one:
+                raise ModelError(f"this is one image, {array.shape}; give it an axis before: images[None]")
+            x = pixels(array, "the array of images")
         if x.shape[1:] != self.image_shape:
             raise ModelError(
-                f"this model is of images with the shape (channels, height, width) = {self.image_shape}; got {x.shape[1:]}"
+                f"this model is of images with the shape (channels, height, width) = {self.image_shape}; got {x.shape[1:]}. "
+                + (f"Resize them to {height} x {width}" if x.shape[1] == n_channels else "Convert them to its colours")
             )
         return torch.from_numpy(np.array(x, order="C"))
 
@@ -232,6 +244,12 @@ def _batches(network: Autoencoder, images: Tensor) -> Iterator[Tensor]:
     device = next(network.parameters()).device
     for part in images.split(images_at_once(network)):
         yield part.flatten(1).to(device).float().div(255)[None]
+
+
+def _are_paths(images: Any) -> TypeGuard[Paths]:
+    """Whether a path, or a list of paths."""
+    some = images if isinstance(images, list | tuple) and images else [images]
+    return all(isinstance(path, str | os.PathLike) for path in some)
 
 
 def _count(name: str, value: int, meaning: str, least: int) -> int:

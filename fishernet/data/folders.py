@@ -4,7 +4,7 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 from pathlib import Path
@@ -73,6 +73,27 @@ def load_folder(folder: Path, fit: Fit) -> Parts:
         n_train = len(files["train"])
         return Parts(images[:n_train], images[n_train:], labels["train"], labels["test"], tuple(remarks))
     return split(images, labels[""], tuple(remarks))
+
+
+def read_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]], fit: Fit) -> Array:
+    """Images as they are, uint8 (n_images, channels, height, width): of a file, of files in their order, or of a folder.
+
+    A folder's are all below it, by sorted path, whatever their folders are called. Raises DataError.
+    """
+    if not isinstance(source, str | os.PathLike):
+        paths = [Path(path) for path in source]
+    elif (top := Path(source)).is_dir():
+        inside = (path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+        paths = sorted(path for path in inside if not any(map(_is_nobodys, path.relative_to(top).parts)))
+        if not paths:
+            raise DataError(f"{top} holds no images ({', '.join(IMAGE_SUFFIXES)}). Put some there.")
+    else:
+        paths = [top]
+    for path in paths:
+        if not path.is_file():
+            what = "is a folder among files" if path.is_dir() else "does not exist"
+            raise DataError(f"{path} {what}. Give an image file, a list of these, or a folder of them.")
+    return decode(paths, fit)[0]
 
 
 def part_of(name: str, siblings: Iterator[str] | tuple[str, ...] = ()) -> str:

@@ -9,7 +9,7 @@ from torch import Tensor
 FEW = 20  # images: with fewer to score on, a mean over them tells hardly anything of other images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageData:
     """Images, uint8 (n_images, channels, height, width), in memory; labels, int64 (n_images,), or None.
 
@@ -34,6 +34,9 @@ class ImageData:
     def image_shape(self) -> tuple[int, int, int]:
         channels, height, width = self.train.shape[1:]
         return channels, height, width
+
+    def __repr__(self) -> str:
+        return f"<{self.name}: {self}>"
 
     def __str__(self) -> str:
         """``60000 to train, 10000 for test, 28x28 grey``, and the remarks."""

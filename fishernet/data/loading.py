@@ -15,7 +15,7 @@ from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_datas
 from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
-from fishernet.data.folders import load_folder
+from fishernet.data.folders import IMAGE_SUFFIXES, load_folder
 from fishernet.data.idx import load_idx
 from fishernet.data.images import ImageData
 
@@ -187,6 +187,11 @@ def _load_path(dataset: str, fit: Fit) -> Parts:
     elif os.path.isfile(path) and path.lower().endswith((".npz", ".npy")):  # noqa: PTH113
         parts = load_arrays(Path(path))
         parts = parts._replace(train=fit.array(parts.train, path), test=fit.array(parts.test, path))
+    elif os.path.isfile(path) and path.lower().endswith(IMAGE_SUFFIXES):  # noqa: PTH113
+        raise DataError(
+            f"{path} is one image, and a data set is a folder of them, an .npz or an .npy file. Name its folder. A trained "
+            "model takes the file as it is: model.encode(path)."
+        )
     else:
         raise unknown_dataset(dataset)
     brightest = max(int(parts.train.max()), int(parts.test.max(initial=0)))

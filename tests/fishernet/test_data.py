@@ -735,6 +735,9 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     path.write_text("1,2")
     with pytest.raises(DataError, match=r"x\.csv is another kind of file"):
         load_data(str(path))
+    (one,) = Path(save_images(tmp_path / "images", grey(1))).iterdir()
+    with pytest.raises(DataError, match=r"png is one image, and a data set is a folder of them.*model\.encode\(path\)"):
+        load_data(one)
 
 
 def test_train_size_keeps_the_first_training_images():

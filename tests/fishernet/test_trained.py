@@ -1,20 +1,23 @@
 """The Python door: a model from its file alone, and the same checks for whatever is given as images."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import fishernet
 from fishernet.cohort import Cohort
 from fishernet.data import DataError
 from fishernet.data.loading import load_data
-from fishernet.families import trial_config
+from fishernet.families import family, trial_config
 from fishernet.records import write_records
-from fishernet.trained import ModelError, load
+from fishernet.trained import ModelError, TrainedModel, load
 from fishernet.training import train
 
 SETTINGS = {
@@ -79,7 +82,10 @@ def test_the_same_images_in_any_form_have_the_same_latents(digits):
         (lambda x: x.repeat(3, axis=1), r"= \(1, 8, 8\); got \(3, 8, 8\)"),
         (lambda x: x[0, 0, 0], "must have the axes"),
         (lambda x: x[0, 0], r"this is one image, \(8, 8\); give it an axis before"),
-        (lambda x: "some-folder", r"some-folder is a path: fishernet.load_data\('some-folder', image_size=8\)"),
+        (lambda x: "some-folder", "some-folder does not exist. Give an image file, a list of these, or a folder"),
+        (lambda x: ["a.png", Path(__file__).parent], "a.png does not exist"),
+        (lambda x: [Path(__file__).parent], "is a folder among files"),
+        (lambda x: __file__, "cannot be read as an image"),
         (lambda x: x[:0], "holds no images"),
         (lambda x: np.where(x > 100, np.nan, 0.5), "NaN or infinite"),
         (lambda x: x.astype(str), "must hold uint8"),
@@ -91,6 +97,42 @@ def test_what_are_no_such_images_is_refused_in_a_sentence(digits, wrong, sentenc
     for method in (model.encode, model.reconstruct, model.posterior):
         with pytest.raises((ModelError, DataError), match=sentence):
             method(wrong(digits.images))
+
+
+def save(folder, images):
+    folder.mkdir(parents=True)
+    for i, image in enumerate(images):
+        Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(folder / f"{i:03}.png")
+    return sorted(folder.iterdir())
+
+
+def test_image_files_are_encoded_as_their_pixels_are_in_their_order(digits, tmp_path):
+    model, images = load(digits.runs["VAE"]), digits.images[:5]
+    paths = save(tmp_path / "new" / "train", images)  # a part's name is any folder's here
+    expected = model.encode(images)
+    np.testing.assert_array_equal(model.encode(tmp_path / "new"), expected)
+    np.testing.assert_array_equal(model.encode(os.fspath(paths[2])), model.encode(images[2:3]))
+    np.testing.assert_array_equal(model.encode(paths[::-1]), model.encode(images[::-1]))
+    np.testing.assert_array_equal(model.interpolate(paths[0], paths[1]), model.interpolate(images[0], images[1]))
+    wide = save(tmp_path / "wide", images.repeat(2, axis=3))
+    with pytest.raises(ModelError, match=r"got \(1, 8, 16\). Resize them to 8 x 8"):
+        model.encode(wide)
+    with pytest.raises(ModelError, match=r"got \(3, 8, 8\). Convert them to its colours"):
+        model.encode(save(tmp_path / "colour", images.repeat(3, axis=1)))
+
+
+def test_files_are_cropped_and_resized_and_grey_ones_shown_in_colour_as_in_the_models_data_set(tmp_path):
+    config = trial_config(model="AE", latent_dim=2, hidden_width=4, hidden_layers=1, crop=16, image_size=8, dataset="x")
+    model = TrainedModel(family("AE").load()([config], (3, 8, 8), 10).eval(), (3, 8, 8))
+    values = np.random.default_rng(0).integers(0, 256, (12, 1, 20, 24), dtype=np.uint8)
+    paths = save(tmp_path / "folder", [values[0], *values[1:].repeat(3, axis=1)])
+    data = load_data(tmp_path / "folder", crop=16, image_size=8)
+    np.testing.assert_array_equal(model.encode(paths), model.encode(torch.cat([data.train, data.test])))
+    assert len(model.encode(paths[0])) == 1
+    assert repr(model) == "<AE d=2 seed 0 of 8x8 colour images>"
+    assert repr(data) == f"<{tmp_path / 'folder'}: 10 to train, 2 for test, 8x8 colour>"
+    with pytest.raises(ModelError, match=r"this is one image, \(8, 8, 3\); give it an axis before"):
+        model.encode(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_the_posterior_of_fishernet_is_the_inverse_of_its_precision(digits):
