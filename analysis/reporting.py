@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
@@ -22,7 +21,7 @@ from analysis.scores import SCORES
 from analysis.scores.images import chosen_features
 from analysis.scores.tasks import one_ray
 from analysis.stored import StoredSweep
-from analysis.which_dimension import which_dimension
+from analysis.which_dimension import cautions
 from fishernet.services import mlflow_store, schema
 from fishernet.wording import grouped
 
@@ -177,18 +176,20 @@ def introduction(stored: StoredSweep) -> list[str]:
 
 
 def say_dimensions(stored: StoredSweep) -> str:
-    """Which latent dimension each line needs, in a sentence; empty where there is one alone, or none is decided."""
-    if stored.runs["latent_dim"].nunique() == 1:
-        return ""
-    answers = which_dimension(stored.runs, stored.sweep.score("mse"), stored.sweep.pca.get(0, math.inf))
+    """Which latent dimension each line needs, and what may change that; empty where there is one alone."""
     found = [
         f"{a.variant} {a.dim}{' or more' if a.dim == a.largest else ''}"
         + (f" (its curve bends at {a.bend})" if a.bend not in (None, a.dim) else "")
-        for a in answers
+        for a in stored.dimensions
         if a.dim is not None
     ]
+    undecided = grouped(((a.variant, a.reason) for a in stored.dimensions if a.dim is None), "lines")
+    found += [
+        f"not decided for {lines}, {'' if lines in stored.variants else 'each of '}which {reason}"
+        for lines, reason in undecided
+    ]
     rule = "The latent dimension that a line, one model with its options, needs by the one-standard-error rule"
-    return f"{rule}: {', '.join(found)}." if found else ""
+    return " ".join([f"{rule}: {'; '.join(found)}.", *cautions(stored.dimensions)]) if found else ""
 
 
 def _title(stored: StoredSweep) -> str:

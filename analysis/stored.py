@@ -10,6 +10,7 @@ import tempfile
 import weakref
 import zlib
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,12 +20,13 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.frame import AnalysisError, Sweep, load_runs, missing_cells, say_missing, usable
+from analysis.frame import AnalysisError, Sweep, load_epochs, load_runs, missing_cells, say_missing, usable
 from analysis.papers import PAPERS, Paper, of_sweep, published
 from analysis.parts import Failures
+from analysis.which_dimension import Answer, Cell, active_units, at_mean_image, still_falling, which_dimension
 from fishernet.config import Fields, TrialConfig
 from fishernet.data import DATASETS, DataError
-from fishernet.families import FAMILIES, trial_config
+from fishernet.families import FAMILIES, family, trial_config
 from fishernet.services import mlflow_store
 from fishernet.services.schema import PAPER
 
@@ -81,7 +83,7 @@ class StoredSweep:
 
     def reload(self) -> None:
         """Read the runs again, after scores were logged to them."""
-        for name in ("all_runs", "runs"):
+        for name in ("all_runs", "runs", "mse_by_epoch", "learned_nothing", "dimensions"):
             self.__dict__.pop(name, None)
 
     @cached_property
@@ -94,6 +96,42 @@ class StoredSweep:
                 f"Sweep {self.sweep.name} has no finished run with a {self.sweep.score('mse')} to draw. {missing}".strip()
             )
         return finished
+
+    @cached_property
+    def mse_by_epoch(self) -> pd.DataFrame:
+        """The history of the runs' MSE, as ``frame.load_epochs`` gives it."""
+        return load_epochs(self.sweep, self.runs, [self.sweep.score("mse")])
+
+    @cached_property
+    def learned_nothing(self) -> dict[Cell, str]:
+        """The lines and latent dimensions that have learned nothing, with why: the one judgement of it.
+
+        The error beside the mean image's decides. A store of before lacks that; there it is that a model with a posterior has no
+        latent in use. Else that says nothing, as a decoder may work with latents that hardly vary.
+        """
+        if self.sweep.mean_image is not None:
+            return at_mean_image(self.runs, self.sweep.score("mse"), self.sweep.mean_image)
+        found: dict[Cell, str] = {}
+        for _, runs in self.runs.groupby(["variant", "latent_dim"], sort=False):
+            run = runs.iloc[0]
+            if family(run["model"]).posterior:
+                with suppress(AnalysisError):  # no latents, no evidence
+                    if not active_units(self.latents(self.pick(run["variant"], run["latent_dim"]))[0]):
+                        found[str(run["variant"]), int(run["latent_dim"])] = "none of {its} latents is in use"
+        return found
+
+    @cached_property
+    def dimensions(self) -> list[Answer]:
+        """Which latent dimension each line needs; nothing where there is one alone."""
+        if self.runs["latent_dim"].nunique() == 1:
+            return []
+        falling = still_falling(self.mse_by_epoch)
+        return which_dimension(self.runs, self.sweep.score("mse"), self.learned_nothing, falling)
+
+    @property
+    def needed_dims(self) -> dict[str, int]:
+        """The latent dimension that each line needs, of those of which that is decided."""
+        return {answer.variant: answer.dim for answer in self.dimensions if answer.dim is not None}
 
     @property
     def variants(self) -> list[str]:

@@ -5,7 +5,7 @@ with equal seeds saw the images in the same order. Its mean over seeds has the 9
 says where the mean lies: below 0, above 0, within a margin.
 
 What an interval says. The comparison *holds* where the whole interval lies where the claim says, is *contrary* where the whole
-interval lies beyond, and else *reaches across*. Fewer than three seeds say nothing: Student's factor is 12.7 for two.
+interval lies beyond, and else *reaches across* the bound. Fewer than three seeds say nothing: Student's factor is 12.7 for two.
 
 A comparison's verdict is the first of these that applies:
 
@@ -67,8 +67,8 @@ KEPT_SHARE, LOST_SHARE = 0.5, 0.25  # a share of the gain above the one remains,
 CAPTION = (
     "Comparisons are paired: differences of runs with equal seeds, which saw the images in the same order, averaged over seeds, "
     "with the 95% interval of Student's t in brackets. A comparison holds where the whole interval lies where the claim says, "
-    "is contrary where all of it lies beyond, and else reaches across (as when it includes zero). A claim is confirmed when "
-    "all its comparisons hold, contradicted when one is contrary, undecided when an interval reaches across or fewer than "
+    "is contrary where all of it lies beyond, and else reaches across the bound (as when it includes zero). A claim is confirmed "
+    "when all its comparisons hold, contradicted when one is contrary, undecided when an interval reaches across or fewer than "
     f"{LEAST_SEEDS} seeds are there, too short when runs were trained for fewer epochs than it is about, and not asked of these "
     "data when runs have other images or settings than it is about. Numbers are shown in any case; of runs that are too short or "
     "not asked they decide nothing. Intervals are per comparison and not corrected: as a claim needs all of its comparisons, it "
@@ -145,6 +145,7 @@ class Comparison:
     of: tuple[float, ...] = ()
     denied: Region | None = None
     lacking: tuple[Cell, ...] = ()  # cells to train, where too few seeds have them all
+    untrained: tuple[Cell, ...] = ()  # cells without a run, be it a failed one
     unscored: tuple[str, ...] = ()  # metrics that too few of the runs have
     unequal: tuple[str, ...] = ()  # "A 25", "B 12", where the epochs differ
     failed: tuple[str, ...] = ()  # "A d = 10 seed 4 (failed: the loss is not finite)": runs that would belong here
@@ -201,7 +202,7 @@ class Comparison:
         if self.short:
             return _say_short(self.short)
         if self.reading == ACROSS:
-            return "the interval reaches across"
+            return "the interval reaches across the bound"
         if self.reading:
             return ""
         return (
@@ -347,6 +348,8 @@ def compare(
     values = _finite(combine(*(together[i] for i in together))).sort_index()
     per = _finite(of(*(together[i] for i in together))).sort_index() if of else values
     values = values[values.index.isin(per.index)]
+    failed = _failed(evidence, list(runs_of))
+    untrained = tuple(cell for cell, of_cell in runs_of.items() if of_cell.empty and not _failed(evidence, [cell]))
     there = pd.concat(list(runs_of.values()))
     if there.empty:  # as the sweep's other runs are, so these would be
         there = runs[runs["variant"].isin({variant for variant, _ in runs_of})]
@@ -372,7 +375,8 @@ def compare(
         lacking=() if apart or short else lacking,
         unscored=() if short else unscored,
         unequal=_unequal_epochs(used) if evidence.epoch is None else (),
-        failed=_failed(evidence, list(runs_of)),
+        failed=failed,
+        untrained=untrained,
         apart=apart,
         short=short,
     )
@@ -568,18 +572,28 @@ def _summary(parts: Sequence[Comparison]) -> str:
     contrary, across, few = ([part for part in parts if part.reading == r] for r in (CONTRARY, ACROSS, ""))
     holding = sorted((part for part in parts if part.reading == HOLDS), key=lambda part: part.clarity)
     measured = [part for part in few if part.values]
+    untrained = [part for part in few if part.untrained]
+    cells = dict.fromkeys(cell for part in untrained for cell in part.untrained)
+    where = "; ".join(f"{', '.join(variants)} at d = {listed(dims)}" for variants, dims in _grouped([*cells]))
     pieces = []
     if len(parts) > 1:
         pieces.append(f"{len(holding)} of {len(parts)} comparisons hold")
-        pieces += [f"{len(contrary)} contrary"] * bool(contrary) + [f"{len(across)} reach across"] * bool(across)
-        if few:
+        pieces += [f"{len(contrary)} contrary"] * bool(contrary)
+        if across:
+            pieces.append(
+                f"{len(across)} {'intervals reach' if len(across) > 1 else 'interval reaches'} across the bound"
+            )
+        pieces += [f"{len(untrained)} not trained ({where})"] * bool(untrained)
+        if n_few := len(few) - len(untrained):
             leaning = f", {sum(p.leans for p in measured)} of {len(measured)} leaning as claimed" if measured else ""
-            pieces.append(f"{len(few)} with fewer than {LEAST_SEEDS} seeds{leaning}")
-    listed = [*contrary, *across] or measured or (holding if len(parts) <= LISTED else [])
-    pieces += [str(part) for part in listed[:LISTED]]
-    if len(listed) > LISTED:
-        pieces.append(f"and {len(listed) - LISTED} more")
-    if not listed and holding:
+            pieces.append(f"{n_few} with fewer than {LEAST_SEEDS} seeds{leaning}")
+    elif untrained:
+        pieces.append(f"Not trained: {where}")
+    written = [*contrary, *across] or measured or (holding if len(parts) <= LISTED else [])
+    pieces += [str(part) for part in written[:LISTED]]
+    if len(written) > LISTED:
+        pieces.append(f"and {len(written) - LISTED} more")
+    if not written and holding:
         pieces.append(f"least clear: {holding[0]}")
     return "; ".join(pieces) or "Nothing measured"
 

@@ -97,8 +97,8 @@ FIGURES = {
                     "action": Listed,
                     "type": partial(dims, most=MOST_EPOCH_DIMS),
                     "metavar": "D,D,D",
-                    "help": "latent dimensions drawn by epoch; default: those of the paper, else up to three of those that were "
-                    "swept",
+                    "help": "latent dimensions drawn by epoch; default: those of the paper, else the ends of those swept and "
+                    "what lines need",
                 },
             ),
         ),
@@ -280,7 +280,7 @@ FIGURES = {
                     "type": dims,
                     "metavar": "D,D",
                     "help": "latent dimensions of all these pictures; default: those of the paper, else the smallest and the "
-                    "largest that most lines have",
+                    "largest that most lines have; of reconstructions also what lines need",
                 },
             ),
             Flag(

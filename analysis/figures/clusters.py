@@ -20,6 +20,7 @@ from analysis.frame import CURVE, AnalysisError, chosen_dim, summary
 from analysis.parts import Part
 from analysis.scores.clusters import stored_clusters
 from analysis.stored import StoredSweep
+from analysis.which_dimension import say_nothing_learned
 
 SCORES = {"trace": "trace", "nmi": "NMI", "ari": "ARI"}
 LEAST_NUMBER = 0.05  # share from which a cell says its value: smaller ones are hardly coloured, and are most
@@ -48,14 +49,16 @@ def parts(
         return
     yield Part(
         "cluster_trace", "Cluster trace",
-        lambda: cluster_table(stored.runs, published.get("cluster_trace")),
+        lambda: cluster_table(
+            stored.runs, published.get("cluster_trace"), say_nothing_learned(stored.learned_nothing, stored.runs)
+        ),
     )  # fmt: skip
     dims = sorted(stored.runs["latent_dim"].unique())
     d = chosen_dim(stored.runs, latent_dim or next((d for d in usual_dims if d in dims), dims[0]))
     yield Part("cluster_overlap", "Labels against clusters", lambda: overlap_picture(stored, d))
 
 
-def cluster_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Exhibit:
+def cluster_table(runs: pd.DataFrame, said: pd.DataFrame | None = None, remarks: Sequence[str] = ()) -> Exhibit:
     """Each score by variant and latent_dim, mean ± sd over seeds; the traces that a paper says in rows of their own."""
     dims = sorted(runs["latent_dim"].unique())
     parts = [summary(runs, f"clusters/{score}").assign(score=score) for score in SCORES]
@@ -73,6 +76,7 @@ def cluster_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Exhib
         "the overlap of labels and clusters, columns matched so that it is largest: as many as there are labels is perfect, 1 is "
         "an encoder that tells nothing apart. NMI and ARI: 1 is perfect, 0 is chance."
     )
+    caption = " ".join([*remarks, caption])
     return Table("cluster_trace", "Clusters against labels", caption, data, pd.DataFrame(rows))
 
 

@@ -16,6 +16,7 @@ from analysis.parts import Part
 from analysis.scores import FEATURES, SETS
 from analysis.scores.sampling import BY_SVGD, say_spread
 from analysis.stored import StoredSweep
+from analysis.which_dimension import say_nothing_learned
 from fishernet.plan import Json, format_numbers
 
 OTHER_TITLE = "KID, precision and recall, density and coverage"
@@ -70,6 +71,7 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
         yield Absent(f"frechet_{features}", FEATURES[features], why)
         return
     held_out = stored.sweep.held_out
+    left_out += say_nothing_learned(stored.learned_nothing, scores)
     notes = [*say_images(runs, features, held_out), *say_spreads(runs, features), *left_out, *remarks(runs, features)]
     yield Part(
         f"frechet_{features}", FEATURES[features],

@@ -33,6 +33,7 @@ from analysis.parts import Part
 from analysis.scores.ellipses import ellipse_axes, ellipse_statistics, sigma_points, typical_image
 from analysis.scores.sampling import BY_SVGD, can_be_drawn, samples_of, usual_density
 from analysis.stored import SHOE_CLASSES, StoredSweep
+from analysis.which_dimension import say_nothing_learned
 from fishernet.families import FAMILIES, family, trial_config
 from fishernet.trained import decode, posterior_covariances
 
@@ -190,6 +191,7 @@ def ellipse_sizes(stored: StoredSweep) -> Table | Absent:
         "are as likely. Periphery / centre: median area in the outermost quarter of the means, divided by that in the "
         "innermost."
     )
+    caption = " ".join([*say_nothing_learned(stored.learned_nothing, data), caption])
     return exhibits.Table(stem, TITLES[stem], caption, data, shown)
 
 

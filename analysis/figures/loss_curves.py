@@ -125,9 +125,9 @@ def loss_mse_correlation(runs: pd.DataFrame, held_out: str = "test") -> pd.DataF
 
 
 def loss_by_epoch(stored: StoredSweep, usual_dims: Sequence[int] = ()) -> Picture:
-    """Training and held-out loss of every variant by epoch, at up to three latent dimensions."""
+    """Training and held-out loss of every variant by epoch, at some latent dimensions."""
     sweep, runs = stored.sweep, stored.runs
-    dims = choose_epoch_dims(runs["latent_dim"].unique().tolist(), None, usual_dims)
+    dims = choose_epoch_dims(runs["latent_dim"].unique().tolist(), None, usual_dims, stored.needed_dims.values())
     drawn = runs[runs["latent_dim"].isin(dims)]
     epochs = frame.load_epochs(sweep, drawn, ["train/loss", sweep.score("loss")])
     means = frame.spread(epochs, [*frame.CURVE, "metric", "epoch"])

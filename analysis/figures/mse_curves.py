@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,17 +17,25 @@ from analysis.figures import MOST_EPOCH_DIMS
 from analysis.frame import AnalysisError, Sweep
 from analysis.parts import Part
 from analysis.stored import StoredSweep
-from analysis.which_dimension import LEAST_SEEDS, active_units, knee, learned_too_little, which_dimension
+from analysis.which_dimension import LEAST_SEEDS, WIDE, active_units, cautions, knee, learned_too_little
 from fishernet.families import family
 from fishernet.wording import listed
 
+RING = 12  # points across: of a mark around a line's own markers
 
-def plot_mse_against_latents(runs: pd.DataFrame, pca: Mapping[int, float], held_out: str = "test") -> Figure:
+
+def plot_mse_against_latents(
+    runs: pd.DataFrame,
+    pca: Mapping[int, float],
+    held_out: str = "test",
+    needed: Mapping[str, int] = MappingProxyType({}),
+) -> Figure:
     """MSE per pixel at the last epoch against latent_dim: a line per variant, band ± one standard deviation.
 
     The reconstruction is decoded from the posterior mean; the spread is over seeds.
     ``pca``, the MSE of a PCA with d components, is a line of reference that may leave the figure at the top;
-    where all of it lies far above every model, the legend gives its lowest value instead.
+    where all of it lies far above every model, the legend gives its lowest value instead. ``needed``: the latent_dim of each
+    variant that a ring marks.
     """
     means = frame.summary(runs, f"{held_out}/mse")
     dims = sorted(means["latent_dim"].unique().tolist())
@@ -38,6 +47,12 @@ def plot_mse_against_latents(runs: pd.DataFrame, pca: Mapping[int, float], held_
                 line = line.assign(latent_dim=line["latent_dim"] + 0.12 * (nth - (len(variants) - 1) / 2))
             look["label"] = style.label(variant, line["model"].iloc[0])
             keys.append(style.line_with_band(axes, line, "latent_dim", look))
+            if variant in needed:
+                at = line[line["latent_dim"] == needed[variant]]
+                (ring,) = axes.plot(
+                    at["latent_dim"], at["mean"], "o", markersize=RING, markerfacecolor="none", label="_"
+                )
+                ring.set_markeredgecolor(look["color"])
         linear = {d: pca[d] for d in dims if d in pca}
         if linear:
             best = min(linear, key=lambda d: linear[d])
@@ -100,10 +115,14 @@ def plot_mse_by_epoch(epochs: pd.DataFrame, held_out: str = "test") -> Figure:
 
 
 def choose_epoch_dims(
-    present: Sequence[int], wanted: Sequence[int] | None, usual_dims: Sequence[int] = ()
+    present: Sequence[int],
+    wanted: Sequence[int] | None,
+    usual_dims: Sequence[int] = (),
+    needed: Iterable[int] = (),
 ) -> list[int]:
-    """The latent dimensions to draw by epoch: those wanted, else those of the usual that are there, else three of all.
+    """The latent dimensions to draw by epoch: those wanted, else those of the usual that are there, else some of all.
 
+    These are the ends, and between them what most lines ``needed``, one or two d, or the middle where none is known.
     Raises AnalysisError when one that was asked for has no finished run.
     """
     present = sorted(present)
@@ -116,26 +135,34 @@ def choose_epoch_dims(
     if wanted:
         return sorted(wanted)
     usual = [d for d in usual_dims if d in present]
-    return usual or sorted({present[0], present[len(present) // 2], present[-1]})
+    between = most_needed(needed) or [present[len(present) // 2]]
+    return usual or sorted({present[0], *between, present[-1]})
+
+
+def most_needed(needed: Iterable[int]) -> list[int]:
+    """Of the latent dimensions that lines need, the one or two that most of them do."""
+    return [d for d, _ in Counter(needed).most_common(MOST_EPOCH_DIMS - 2)]
 
 
 def parts(
     stored: StoredSweep, epoch_dims: Sequence[int] | None = None, usual_dims: Sequence[int] = ()
 ) -> Iterator[Part]:
     """The table of means, MSE against d, and by epoch; ``usual_dims`` are what that shows where they are there."""
-    yield Part("mse", "Reconstruction error", lambda: mse_table(stored.sweep, stored.all_runs))
+    yield Part("mse", "Reconstruction error", lambda: mse_table(stored))
     if stored.runs["latent_dim"].nunique() > 1:
         yield Part("which_dimension", "Which latent dimension", lambda: dimension_table(stored))
-    dims = choose_epoch_dims(stored.runs["latent_dim"].unique().tolist(), epoch_dims, usual_dims)
-    yield from pictures(stored.sweep, stored.runs, dims)
+    present = stored.runs["latent_dim"].unique().tolist()
+    dims = choose_epoch_dims(present, epoch_dims, usual_dims, stored.needed_dims.values())
+    yield from pictures(stored, dims)
 
 
-def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
+def mse_table(stored: StoredSweep) -> Table:
     """MSE per pixel by variant and latent_dim, with PCA, the best linear autoencoder of the training images, beside them.
 
-    ``runs`` are all that were started: the caption says what is not counted.
+    The caption says which runs are not counted.
     """
-    data = _curves_data(sweep, frame.usable(runs, sweep.score("mse")))
+    sweep = stored.sweep
+    data = _curves_data(sweep, stored.runs)
     dims = sorted(data["latent_dim"].unique().tolist())
     digits = decimals(data["mean"], least=5)
     rows: list[dict[str, str]] = []
@@ -154,30 +181,43 @@ def mse_table(sweep: Sweep, runs: pd.DataFrame) -> Table:
         * has_pca
         + "".join(
             f"{model} samples nothing: what is left of the gap to it is the price of a posterior."
-            for model in runs["model"].unique()
-            if not family(model).posterior
+            for model in _models_with_a_gap(stored)
         )
     )
-    caption = " ".join([caption.strip(), *_remarks(sweep, runs)])
+    caption = " ".join([caption.strip(), *_remarks(stored)])
     return Table("mse", "Reconstruction error", caption, data, pd.DataFrame(rows))
+
+
+def _models_with_a_gap(stored: StoredSweep) -> list[str]:
+    """The models without a posterior that have learned at a d at which one with a posterior has too."""
+    runs = stored.runs
+    cells = zip(runs["variant"], runs["latent_dim"], strict=True)
+    learned = runs[[cell not in stored.learned_nothing for cell in cells]]
+    posterior = learned["model"].map(lambda model: family(model).posterior).astype(bool)
+    at = learned[~posterior & learned["latent_dim"].isin(learned.loc[posterior, "latent_dim"])]
+    return at["model"].unique().tolist()
 
 
 def dimension_table(stored: StoredSweep) -> Table:
     """The smallest sufficient latent_dim of each line, and how many latents are in use there."""
     sweep, runs = stored.sweep, stored.runs
-    answers = which_dimension(runs, sweep.score("mse"), sweep.pca.get(0, math.inf))
     rows, shown = [], []
-    for answer in answers:
+    for answer in stored.dimensions:
         active = (
             None if answer.dim is None else active_units(stored.latents(stored.pick(answer.variant, answer.dim))[0])
         )
-        rows.append({**answer._asdict(), "active_units": active, "held_out": sweep.held_out})
+        falling = listed(f"{d} ({fall.share:.1%})" for d, fall in sorted(answer.falling.items()))
+        rows.append({
+            **answer._asdict(), "falling": falling, "active_units": active, "held_out": sweep.held_out,
+        })  # fmt: skip
         shown.append({
             "model": answer.variant,
             "d": str(answer.dim or "not decided"),
             "bends at": str(answer.bend or ""),
             "least error at": str(answer.best or ""),
             "seeds": str(answer.n_seeds),
+            "still falling": f"at {len(answer.falling)} d" if answer.falling else "",
+            "spread": "wide" if answer.standard_error > WIDE else "",
             "latents in use": "" if active is None else f"{active} of {answer.dim}",
             "remark": answer.reason,
         })  # fmt: skip
@@ -188,30 +228,35 @@ def dimension_table(stored: StoredSweep) -> Table:
     ) + (f" PCA's, of these d, bends at {bend}." if bend else "")
     if not any(row["bends at"] for row in shown):
         about_bends = ""
-        for row in shown:
-            del row["bends at"]
+    for column in ("bends at", "least error at", "still falling", "spread", "latents in use"):
+        if not any(row[column] for row in shown):
+            for row in shown:
+                del row[column]
     caption = (
-        "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
+        "".join(f"{sentence} " for sentence in cautions(stored.dimensions))
+        + "Of each line, one model with its options, the smallest d whose mean error is within one standard error of its least, "
         f"paired over seeds (one-standard-error rule); it takes {LEAST_SEEDS} seeds.{about_bends} A latent is in use where its "
         "posterior mean varies over images by more than 0.01 (of the seed that pictures show)."
     )
     return Table("which_dimension", "Which latent dimension", caption, pd.DataFrame(rows), pd.DataFrame(shown))
 
 
-def pictures(sweep: Sweep, runs: pd.DataFrame, epoch_dims: Sequence[int]) -> list[Part]:
+def pictures(stored: StoredSweep, epoch_dims: Sequence[int]) -> list[Part]:
     """MSE against d and by epoch of finished runs, with their data."""
+    sweep, runs = stored.sweep, stored.runs
     stems = ("mse_curves", "MSE against the latent dimension"), ("mse_by_epoch", "MSE by epoch")
 
     def against_latents() -> Picture:
         return Picture(
             *stems[0],
-            f"{sweep.held_out.capitalize()} MSE per pixel at the last epoch; the bands are one standard deviation over seeds.",
-            plot_mse_against_latents(runs, sweep.pca, sweep.held_out),
+            f"{sweep.held_out.capitalize()} MSE per pixel at the last epoch; the bands are one standard deviation over seeds."
+            + " A ring marks the d that a line needs (one-standard-error rule)." * bool(stored.needed_dims),
+            plot_mse_against_latents(runs, sweep.pca, sweep.held_out, stored.needed_dims),
             _curves_data(sweep, runs),
         )
 
     def by_epoch() -> Picture:
-        epochs = frame.load_epochs(sweep, runs, [sweep.score("mse")])
+        epochs = stored.mse_by_epoch
         return Picture(
             *stems[1],
             f"{sweep.held_out.capitalize()} MSE per pixel after each epoch, d = {listed(epoch_dims)}; the file of numbers has "
@@ -234,9 +279,9 @@ def _curves_data(sweep: Sweep, runs: pd.DataFrame) -> pd.DataFrame:
     return data.assign(held_out=sweep.held_out)
 
 
-def _remarks(sweep: Sweep, runs: pd.DataFrame) -> list[str]:
-    """Sentences on what a reader of the means would otherwise take for granted; ``runs`` are all that were started."""
-    finished = frame.usable(runs, sweep.score("mse"))
+def _remarks(stored: StoredSweep) -> list[str]:
+    """Sentences on what a reader of the means would otherwise take for granted."""
+    sweep, runs, finished = stored.sweep, stored.all_runs, stored.runs
     n_odd = int((runs["status"] == "FINISHED").sum()) - len(finished)
     n_short = int((finished["n_epochs"] < finished["epochs"]).sum())
     n_repeated = int((runs["n_runs"] > 1).sum())
@@ -247,12 +292,14 @@ def _remarks(sweep: Sweep, runs: pd.DataFrame) -> list[str]:
         remarks.append(f"Finished before the last epoch planned, and shown as they are: {n_short}.")
     if n_repeated:
         remarks.append(f"Run more than once, of which the most advanced is shown: {n_repeated}.")
-    known = sweep.pca | ({} if sweep.mean_image is None else {0: sweep.mean_image})
-    return [*learned_too_little(finished, sweep.score("mse"), known), *remarks, *_say_inexact(finished)]
+    too_little = learned_too_little(finished, sweep.score("mse"), sweep.pca, stored.learned_nothing)
+    return [*too_little, *remarks, *_say_inexact(finished)]
 
 
 def _say_inexact(runs: pd.DataFrame) -> list[str]:
     """How many runs' last epochs were not what their configs promise, by what their configs say; nothing where none were."""
     rows = ((run["config"], {str(name): value for name, value in run.items()}) for _, run in runs.iterrows())
     said = [words for config, own in rows if (words := config.remark(own))]
-    return [f"Draws of {len(said)} runs were not exact in the last epoch, as in one where {said[0]}."] if said else []
+    if len(said) < 2:
+        return [f"Draws of one run were not exact in its last epoch: {words}." for words in said]
+    return [f"Draws of {len(said)} runs were not exact in the last epoch, as in one where {said[0]}."]

@@ -20,6 +20,7 @@ from torch.nn.functional import interpolate
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures import DENSITIES
+from analysis.figures.mse_curves import most_needed
 from analysis.frame import RunRow, place
 from analysis.parts import Part
 from analysis.scores.sampling import (
@@ -66,8 +67,8 @@ def parts(
     ``latent_dims`` and ``density`` as on the command line. ``models`` are missed where they have no run: by default those of
     the plan; ``of_density``, by default the first line's with a prior, are shown with samples of the density. Without
     ``latent_dims`` prior samples are at ``prior_dims`` (two at most), where runs lack one of them also at an end of what is
-    there; those of the density at ``density_dims``. Raises AnalysisError for a density that was asked for and cannot be had,
-    and what StoredSweep raises.
+    there; those of the density at ``density_dims``. Reconstructions are at all of these, without ``prior_dims`` also at what
+    lines need. Raises AnalysisError for a density that was asked for and cannot be had, and what StoredSweep raises.
     """
     runs = stored.runs
     with_prior = runs[runs["model"].map(is_sampled)]
@@ -76,7 +77,8 @@ def parts(
     sampled = density_dims or sorted(_ends(with_prior))[-1:]
     for d in latent_dims or sampled:
         yield Part(*_density_samples(d), partial(density_samples, stored, d, density, of_density))
-    dims = latent_dims or sorted(_ends(runs, prior_dims) | {*density_dims} & set(runs["latent_dim"]))
+    needed = [] if prior_dims else most_needed(stored.needed_dims.values())
+    dims = latent_dims or sorted(_ends(runs, prior_dims) | {*density_dims, *needed} & set(runs["latent_dim"]))
     yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims, models))
 
 

@@ -409,7 +409,9 @@ def test_a_cell_names_what_fails_with_the_contrary_first(true_world):
 
     shown = text("FN8", world(change=change))
     # contrary: FisherNet and CVAE against the VAE at 10; reaching beyond: CVAE at 20 against both others
-    assert shown.startswith("10 of 14 comparisons hold; 2 contrary; 2 reach across; FisherNet − VAE, d = 10: ")
+    assert shown.startswith(
+        "10 of 14 comparisons hold; 2 contrary; 2 intervals reach across the bound; FisherNet − VAE, d = 10: "
+    )
     assert shown.index("CVAE − VAE, d = 10") < shown.index("FisherNet − CVAE, d = 20")
     assert "and 1 more" in shown
     assert text("FN8", true_world).startswith("14 of 14 comparisons hold; least clear: CVAE − VAE, d = 5: −1.94 [")

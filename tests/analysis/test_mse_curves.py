@@ -88,6 +88,14 @@ def test_a_pca_better_than_every_model_is_inside_the_figure(runs):
     assert figure.axes[0].get_ylim()[0] < 0.0001
 
 
+def test_a_ring_marks_the_dimension_that_a_line_needs(runs):
+    axes = mse_curves.plot_mse_against_latents(runs, {}, needed={"VAE": 5}).axes[0]
+    (ring,) = [line for line in axes.lines if line.get_markersize() == mse_curves.RING]
+    means = frame.summary(runs[(runs["variant"] == "VAE") & (runs["latent_dim"] == 5)])
+    assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([5], means["mean"].tolist())
+    assert to_hex(ring.get_markeredgecolor()).upper() == style.colour("VAE")
+
+
 def test_figure_2_has_labels_linear_axes_and_whole_dimensions(figure_2):
     axes = figure_2.axes[0]
     assert (axes.get_xlabel(), axes.get_ylabel()) == ("latent dimension $d$", "test MSE per pixel")
@@ -194,6 +202,10 @@ def test_epoch_dimensions_are_the_papers_or_those_there_are():
     assert mse_curves.choose_epoch_dims([3], None) == [3]
     assert mse_curves.choose_epoch_dims([20, 16, 12, 8, 4], None) == [4, 12, 20]
     assert mse_curves.choose_epoch_dims([3, 4, 7], [7, 3]) == [3, 7]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, needed=[4, 5, 4]) == [2, 4, 5, 8]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, needed=[3, 4, 5, 5, 4]) == [2, 4, 5, 8]
+    assert mse_curves.choose_epoch_dims(range(2, 9), None, (2, 5), needed=[4]) == [2, 5]
+    assert mse_curves.choose_epoch_dims(range(2, 9), [3], needed=[4]) == [3]
     with pytest.raises(frame.AnalysisError, match=r"d = 9.*d = 3, 4"):
         mse_curves.choose_epoch_dims([3, 4], [3, 9])
 
@@ -331,12 +343,14 @@ def test_help_and_usage_errors_import_nothing_heavy():
 
 
 def test_runs_whose_draws_were_not_exact_are_counted_under_the_table(curves, runs):
+    stored = StoredSweep(curves)
+    assert not any("M's diagonal" in line for line in mse_curves._remarks(stored))
     steep = runs.assign(**{"train/largest_precision": runs["model"].map({"FisherNet": 2e5})})
-    said = [line for line in mse_curves._remarks(curves, steep) if "M's diagonal" in line]
+    stored.all_runs, stored.runs = steep, frame.usable(steep)
+    said = [line for line in mse_curves._remarks(stored) if "M's diagonal" in line]
     assert [line.split(";")[0] for line in said] == [
         "Draws of 6 runs were not exact in the last epoch, as in one where M's diagonal reaches 2e+05"
     ]
-    assert not any("M's diagonal" in line for line in mse_curves._remarks(curves, runs))
 
 
 def test_each_lines_dimension_is_named_and_a_line_that_learned_nothing_is_said(trained):
@@ -346,6 +360,5 @@ def test_each_lines_dimension_is_named_and_a_line_that_learned_nothing_is_said(t
     n = stored.runs.groupby("variant")["seed"].nunique()
     assert all(answer["n_seeds"] <= n[answer["variant"]] for _, answer in table.data.iterrows())
     assert (table.data["dim"].notna() == (table.data["n_seeds"] >= 3)).all()
-    sweep = dataclasses.replace(trained.sweep, mean_image=1e-6)
-    said = mse_curves._remarks(sweep, stored.all_runs)
+    said = mse_curves._remarks(StoredSweep(dataclasses.replace(trained.sweep, mean_image=1e-6)))
     assert any("has learned nothing at d = " in line for line in said)

@@ -79,12 +79,27 @@ def test_a_conjunction_takes_the_first_word_of_its_comparisons():
 
 
 def test_a_comparison_says_why_it_is_not_decided():
-    assert WORDS["undecided"].why == "the interval reaches across"
+    assert WORDS["undecided"].why == "the interval reaches across the bound"
     assert WORDS["too short"].why == "12 epochs (VAE), where the claim is about 50"
     assert WORDS["not asked of these data"].why == "images of digits"
     assert WORDS["confirmed"].why == WORDS["contradicted"].why == ""
     assert Comparison("", ABOVE, (1.0,), lacking=(("VAE", 2),)).why == "not enough runs"
     assert Comparison("", ABOVE, (1.0,), unscored=("clusters/trace",)).why == "too few runs have clusters/trace"
+
+
+def test_what_was_never_trained_is_said_to_be_that_and_not_to_lack_seeds():
+    evidence = evidence_of({("A", 2): [1, 2, 1], ("A", 4): [1, 2], ("B", 2): [1, 1.1, 1.2]})
+    failed = pd.DataFrame([("A", 16, 0, "failed")], columns=["variant", "latent_dim", "seed", "state"])
+    evidence = replace(evidence, failed=failed)
+    parts = [
+        difference(evidence, "x", ("A", 2), other, BELOW)
+        for other in (("B", 2), ("A", 4), ("A", 8), ("A", 10), ("B", 8), ("A", 16))
+    ]
+    shown = Finding(parts, conclude(parts)).text(lambda variants, dims: "train them.")
+    assert "1 interval reaches across the bound" in shown
+    assert "3 not trained (A at d = 8, 10; B at d = 8); 2 with fewer than 3 seeds, " in shown
+    alone = Finding(parts[2:3], conclude(parts[2:3])).text(lambda variants, dims: "train them.")
+    assert "Not trained: A at d = 8." in alone
 
 
 def test_a_region_decides_by_the_whole_interval():
