@@ -38,12 +38,15 @@ class Answer(NamedTuple):
     learned: bool = True  # something, at one d at least
     standard_error: float = math.nan  # of its mean error at ``dim``, as a share of that
     falling: Mapping[int, Fall] = MappingProxyType({})  # the d at which its error still falls at the end of training
+    alone: bool = False  # no other d was trained
 
     @property
     def reason(self) -> str:
         """Why, as a phrase."""
         if not self.learned:
             return "has learned nothing at any d"
+        if self.alone:
+            return "was trained at one d alone"
         if self.dim is None:
             return f"takes {LEAST_SEEDS} seeds at each d"
         if self.dim == self.largest:
@@ -77,8 +80,10 @@ def which_dimension(
         n, largest = len(table), int(line["latent_dim"].max())
         learned = [int(d) for d in sorted(line["latent_dim"].unique()) if (variant, d) not in nothing]
         bend = knee({int(str(d)): float(mean) for d, mean in line.groupby("latent_dim")[value].mean().items()})
-        if n < LEAST_SEEDS or not learned:
-            answers.append(Answer(str(variant), None, 0, largest, n, bend if learned else None, bool(learned)))
+        alone = line["latent_dim"].nunique() == 1
+        if n < LEAST_SEEDS or not learned or alone:
+            bend = bend if learned else None
+            answers.append(Answer(str(variant), None, 0, largest, n, bend, bool(learned), alone=alone))
             continue
         table = table[learned]
         best = int(np.argmin(table.mean()))

@@ -17,7 +17,7 @@ from sweeps import import_records
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = (
     "install", "using", "cluster", "searching", "metrics", "papers", "report", "explorer", "results/fisher-shannon/README",
-    "results/fisher-ae/README", "results/vpae/README", "results/fashion-mnist-fifty/README",
+    "results/fisher-ae/README", "results/vpae/README", "results/fashion-mnist/README",
 )  # fmt: skip
 PAGES = ["README.md", *(f"docs/{name}.md" for name in NAMES)]
 README = "\n".join((ROOT / page).read_text() for page in PAGES)

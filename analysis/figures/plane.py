@@ -213,7 +213,9 @@ def plot_path(path: pd.DataFrame) -> Figure:
         _name_ends(axes, path["N"].to_numpy(), path["J"].to_numpy(), path["epoch"].to_list(), "epoch ")
         ticks = MaxNLocator(6, integer=True)
         figure.colorbar(points, ax=axes, label="epoch", ticks=ticks).outline.set_visible(False)
-        axes.legend(handles=[curve, *_keys_of_the_plane()], loc="upper right")
+        # The corner below the line is empty, as nothing can lie there.
+        keys = [curve, *_keys_of_the_plane()]
+        axes.legend(handles=keys, loc="lower left", frameon=True, facecolor="white", framealpha=1, edgecolor="none")
     return figure
 
 

@@ -58,6 +58,13 @@ def test_below_three_common_seeds_nothing_is_decided():
     assert (decided.variant, decided.dim) == ("AE", 2)
 
 
+def test_a_line_of_one_d_has_nothing_to_choose_from():
+    runs = pd.concat([runs_of({4: [1.0, 1.1, 0.9]}, "AE"), runs_of({2: [2.0, 2.1, 2.2], 4: [1.0, 1.1, 1.2]})])
+    alone, chosen = which_dimension(runs, "test/mse")
+    assert (alone.dim, alone.reason) == (None, "was trained at one d alone")
+    assert chosen.dim == 4
+
+
 def test_the_knee_is_where_a_broken_line_breaks():
     broken = {d: 10 - d if d <= 4 else 6 - 0.1 * (d - 4) for d in range(1, 20)}
     assert knee(broken) == 4
