@@ -26,8 +26,9 @@ PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00", "#8
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 PCA_COLOUR = "#7F7F7F"
 DASHES: tuple[LineStyleType, ...] = ("-", (0, (5, 1.5)), (0, (1, 1.2)), (0, (5, 1.5, 1, 1.5)))
-# The second, third, … variant of a model: its colour towards black (negative) or towards white.
-SHADES = (0.0, -0.45, 0.4, -0.7)
+# The second, third, … variant of a model: its colour towards black (negative) or towards white. One more than dashes, so that
+# both begin anew together only after twenty.
+SHADES = (0.0, -0.45, 0.4, -0.7, -0.25)
 KEY_COLOUR = "#333333"  # of legend entries that stand for every colour
 BAND_ALPHA = 0.22
 INCHES = (6.4, 3.6)

@@ -151,6 +151,12 @@ def test_every_model_has_a_colour_of_its_own_and_its_variants_shades_of_it():
         assert looks[name]["color"].upper() == style.colour(name)
 
 
+def test_no_two_of_many_variants_look_alike():
+    names = ["VAE", *(f"VAE {i}" for i in range(1, 20))]
+    looks = [look for _, look, _ in style.by_variant(pd.DataFrame({"variant": names, "model": "VAE"}))]
+    assert len({(look["color"], str(look["linestyle"])) for look in looks}) == len(names)
+
+
 def test_an_autoencoder_is_labelled_as_drawing_no_sample(figure_2):
     assert "AE (no sampling)" in legend(figure_2)
     assert style.label("VAE", "VAE") == "VAE"
