@@ -50,7 +50,7 @@ class Answer(NamedTuple):
         if self.dim is None:
             return f"takes {LEAST_SEEDS} seeds at each d"
         if self.dim == self.largest:
-            return "or more: the error still falls at the largest d trained"
+            return "or more: it is the largest d trained"
         if self.dim == self.best:
             return "has the least error"
         return f"is within one standard error of d = {self.best}"

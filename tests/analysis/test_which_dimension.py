@@ -47,7 +47,7 @@ def test_the_smallest_d_within_one_standard_error_of_the_best_is_chosen_paired_o
 
 def test_the_best_at_the_largest_d_says_that_there_may_be_more_to_gain():
     (answer,) = which_dimension(runs_of({2: [9, 9.1, 9.2], 5: [3, 3.1, 3]}), "test/mse")
-    assert (answer.dim, answer.reason) == (5, "or more: the error still falls at the largest d trained")
+    assert (answer.dim, answer.reason) == (5, "or more: it is the largest d trained")
 
 
 def test_below_three_common_seeds_nothing_is_decided():
