@@ -8,12 +8,12 @@ import math
 import os
 import tempfile
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from io import BytesIO
 from itertools import zip_longest
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -59,6 +59,15 @@ class Picture(_Shown):
         return _html(self, f'<img src="data:image/png;base64,{source}" alt="{html.escape(self.title)}">')
 
 
+class Unfolding(NamedTuple):
+    """What a page shows of a table of long texts: ``shown`` is shorter, and below it ``table`` and ``notes`` unfold."""
+
+    shown: pd.DataFrame
+    title: str  # what is clicked
+    table: pd.DataFrame
+    notes: Sequence[str]
+
+
 @dataclass(frozen=True, repr=False)
 class Table(_Shown):
     """A table: ``data`` are its numbers, one observation a row, for the CSV; ``shown`` is what a reader sees, cells as text."""
@@ -68,6 +77,7 @@ class Table(_Shown):
     caption: str
     data: pd.DataFrame
     shown: pd.DataFrame
+    unfolding: Unfolding | None = None
     kind = "table"
 
     def _repr_html_(self) -> str:

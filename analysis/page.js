@@ -50,3 +50,6 @@ const observer = new ResizeObserver((entries) => {
   }
 });
 document.querySelectorAll(".scroll").forEach((box) => observer.observe(box));
+
+// Paper has nothing to click on.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((part) => (part.open = true)));

@@ -13,6 +13,7 @@ from io import BytesIO
 from urllib.parse import quote
 
 import matplotlib
+import pandas as pd
 from PIL import Image
 
 from analysis import style
@@ -150,23 +151,38 @@ def _image(picture: Picture) -> str:
 
 
 def _table(table: Table) -> tuple[str, str]:
-    """Its class, and its cells in a box that scrolls where they are wider than the page; the first column names the rows."""
-    columns = [(str(name), [str(cell).strip() for cell in cells]) for name, cells in table.shown.items()]
+    """Its class, its cells, and below them what unfolds."""
+    more = table.unfolding
+    kind, body = _cells(more.shown if more else table.shown, f"{escape(table.stem)}-title")
+    if more is None:
+        return kind, body
+    inner = _cells(more.table, f"{escape(table.stem)}-more")[1]
+    notes = f"<ul>\n{_joined(f'<li>{_inline(note)}</li>' for note in more.notes)}\n</ul>" if more.notes else ""
+    title = f'<summary id="{escape(table.stem)}-more">{_inline(more.title)}</summary>'
+    return kind, f"{body}\n<details>\n{title}\n{inner}\n{notes}\n</details>"
+
+
+def _cells(shown: pd.DataFrame, title: str) -> tuple[str, str]:
+    """Its class, and its cells in a box that scrolls where they are wider than the page; the first column names the rows.
+
+    ``title`` is the id of the element that names the box.
+    """
+    columns = [(str(name), [str(cell).strip() for cell in cells]) for name, cells in shown.items()]
     kinds = [_kind(cells) for _, cells in columns]
     head = "".join(
         f'<th scope="col"{_class(kind)}>{_inline(name)}</th>' for (name, _), kind in zip(columns, kinds, strict=True)
     )
-    shown = [
+    by_column = [
         [_cell(cell, kind, name, "td" if i else 'th scope="row"') for cell in cells]
         for i, ((name, cells), kind) in enumerate(zip(columns, kinds, strict=True))
     ]
-    rows = _joined(f"<tr>{''.join(row)}</tr>" for row in zip(*shown, strict=True))
+    rows = _joined(f"<tr>{''.join(row)}</tr>" for row in zip(*by_column, strict=True))
     # What a line of the table takes, so that letters on paper can be as small as it needs to fit.
     characters = sum(min(LONG, max(map(len, [name, *cells]))) + 3 for name, cells in columns)
     return (
         "table broad" if characters > BROAD else "table",
         '<p class="hint" hidden>Wider than the page: scroll sideways.</p>\n'
-        f'<div class="scroll" role="region" aria-labelledby="{escape(table.stem)}-title">\n'
+        f'<div class="scroll" role="region" aria-labelledby="{title}">\n'
         f'<table style="--characters: {characters}">\n'
         f"<thead>\n<tr>{head}</tr>\n</thead>\n<tbody>\n{rows}\n</tbody>\n</table>\n</div>",
     )

@@ -129,11 +129,8 @@ def sections(stored: StoredSweep, searched: Sweep | None = None) -> list[Section
             if row.usual or asked or not all(isinstance(exhibit, exhibits.Absent) for exhibit in shown):
                 made[row.section] += command.of_paper(stored.paper, shown)
     made["Tuning"] += tuning(stored, searched)
-    if stored.paper is None:  # the answer in a picture, and then in words
-        first = ("mse_curves", "which_dimension")
-        made["Reconstruction"].sort(
-            key=lambda exhibit: first.index(exhibit.stem) if exhibit.stem in first else len(first)
-        )
+    first = ("mse_curves", "which_dimension")  # the answer in a picture, and then in words
+    made["Reconstruction"].sort(key=lambda exhibit: first.index(exhibit.stem) if exhibit.stem in first else len(first))
     return [Section(title, SECTIONS[title], shown) for title, shown in made.items() if shown]
 
 
@@ -172,7 +169,7 @@ def introduction(stored: StoredSweep) -> list[str]:
     if stored.paper:
         text += f" Numbers that the {stored.paper.name} gives ({stored.paper.citation}) stand beside these."
     missing = say_missing(stored.sweep, missing_cells(stored.sweep, stored.all_runs))
-    return list(filter(None, [text, "" if stored.paper else say_dimensions(stored), missing]))
+    return list(filter(None, [text, say_dimensions(stored), missing]))
 
 
 def say_dimensions(stored: StoredSweep) -> str:

@@ -40,9 +40,9 @@ import numpy as np
 import pandas as pd
 from scipy import special, stats
 
-from analysis.exhibits import Table
+from analysis.exhibits import Table, Unfolding
 from fishernet.services.schema import CLOCKS
-from fishernet.wording import listed
+from fishernet.wording import grouped, listed
 
 Cell = tuple[str, int]  # variant and latent_dim
 Region = tuple[float, float]  # where a claim says that a mean lies
@@ -224,14 +224,19 @@ class Comparison:
     def __str__(self) -> str:
         """``FisherNet − VAE, d = 5: −0.00021 [−0.00030, −0.00012], 3 seeds``; without the interval below three."""
         n = len(self.values)
+        return f"{self.name}: {self.number}, {n} seed{'s' * (n > 1)}"
+
+    @property
+    def number(self) -> str:
+        """``−0.00021 [−0.00030, −0.00012]``, with digits as the interval needs them."""
+        n = len(self.values)
         scale, unit = (100, "%") if self.of else (1, "")
         mean, low, high = (scale * number for number in (self.mean, *self.interval))
-        seeds = f"{n} seed{'s' * (n > 1)}"
         if self.of and not math.isfinite(high - low if n >= LEAST_SEEDS else mean):
-            return f"{self.name}: none, as the gain may be none, {seeds}"
+            return "none, as the gain may be none"
         digits = min(_decimals((high - low) / 2, 2), _decimals(mean, 3))
         interval = f" [{_fixed(low, digits)}{unit}, {_fixed(high, digits)}{unit}]" if n >= LEAST_SEEDS else ""
-        return f"{self.name}: {_fixed(mean, digits)}{unit}{interval}, {seeds}"
+        return f"{_fixed(mean, digits)}{unit}{interval}"
 
 
 def conclude(parts: Sequence[Comparison]) -> str:
@@ -257,32 +262,47 @@ class Finding:
             for what, parts in self.beside.items()
             if any(part.values or part.lacking for part in parts)
         ]
-        sentences += self.notes
-        every = [part for parts in (self.parts, *self.beside.values()) for part in parts]
-        if failed := list(dict.fromkeys(run for part in every for run in part.failed)):
+        return _joined([*sentences, *self.remarks(), *self.commands(command_for)])
+
+    def brief(self) -> str:
+        """The same in a sentence or two, with one number at the most."""
+        return _joined([*self._unlike(), _summary(self.parts, most=1)])
+
+    def remarks(self) -> list[str]:
+        """Notes, and runs and scores that are not counted."""
+        sentences = [*self.notes]
+        if failed := list(dict.fromkeys(run for part in self._every for run in part.failed)):
             sentences.append(f"Not counted, as they gave no number: {_some(failed)}")
-        if unequal := dict.fromkeys(epochs for part in every for epochs in part.unequal):
+        if unequal := dict.fromkeys(epochs for part in self._every for epochs in part.unequal):
             sentences.append(f"Unequal epochs: {', '.join(unequal)}")
         if unscored := dict.fromkeys(metric for part in self.parts for metric in part.unscored):
             sentences.append(f"Too few runs have {', '.join(unscored)}")
-        if self.verdict not in (NOT_ASKED, TOO_SHORT):  # which more runs like these would not change
-            sentences += [
-                f"With --seeds {LEAST_SEEDS}, {command_for(variants, dims)}"
-                for variants, dims in _grouped([cell for part in every for cell in part.lacking])
-            ]
-        return " ".join(sentence if sentence.endswith(".") else f"{sentence}." for sentence in sentences)
+        return sentences
+
+    def commands(self, command_for: Command) -> list[str]:
+        """What trains the runs that are lacking; none where more runs like these would not change the verdict."""
+        if self.verdict in (NOT_ASKED, TOO_SHORT):
+            return []
+        lacking = _grouped([cell for part in self._every for cell in part.lacking])
+        return [f"With --seeds {LEAST_SEEDS}, {command_for(variants, dims)}" for variants, dims in lacking]
+
+    @property
+    def _every(self) -> list[Comparison]:
+        return [part for parts in (self.parts, *self.beside.values()) for part in parts]
 
     def _reasons(self) -> list[str]:
         """Sentences on why the runs do not decide."""
+        few = sum(bool(part.lacking) for part in self.parts)
+        of = f" for {few} of {len(self.parts)} comparisons" if len(self.parts) > 1 else ""
+        return [*self._unlike(), *[f"Not enough runs{of}"] * bool(few and self.verdict == UNDECIDED)]
+
+    def _unlike(self) -> list[str]:
+        """Sentences on what sets the runs apart from those that the claim is about."""
         reasons = []
         if apart := by_what(pair for part in self.parts for pair in part.apart):
             reasons.append(f"Outside the claim: {_some(apart)}")
         if short := _say_short(run for part in self.parts for run in part.short):
             reasons.append(f"Too short: {short}")
-        few = sum(bool(part.lacking) for part in self.parts)
-        if few and self.verdict == UNDECIDED:
-            of = f" for {few} of {len(self.parts)} comparisons" if len(self.parts) > 1 else ""
-            reasons.append(f"Not enough runs{of}")
         return reasons
 
 
@@ -320,7 +340,33 @@ def table(
     ]
     columns = "claim verdict part beside claimed mean low high n_seeds interval comparison why"
     data = pd.DataFrame(rows, columns=columns.split())
-    return Table("claims", title, " ".join([*remarks, *_say_failed(evidence), *evidence.notes, CAPTION]), data, shown)
+    caption = " ".join([*remarks, *_say_failed(evidence), *evidence.notes, CAPTION])
+    return Table("claims", title, caption, data, shown, _unfolding(shown, findings, command_for))
+
+
+def _unfolding(shown: pd.DataFrame, findings: Mapping[Claim, Finding], command_for: Command) -> Unfolding:
+    """On a page: a sentence a claim, and below it each comparison's numbers, and once each what trains what is missing."""
+    numbers = pd.DataFrame(
+        [
+            (
+                *(claim.id, f"{beside}: {part.name}" if beside else part.name, _say(part)),
+                *(part.number, len(part.values), part.reading or part.why),
+            )
+            for claim, finding in findings.items()
+            for beside, parts in {"": finding.parts, **finding.beside}.items()
+            for part in parts
+            if part.values
+        ],
+        columns=["claim", "comparison", "claimed", "mean [95% interval]", "seeds", "interval"],
+    )
+    notes = grouped(
+        ((claim.id, note) for claim, f in findings.items() for note in [*f.remarks(), *f.commands(command_for)]),
+        "claims",
+    )
+    brief = shown.assign(**{"these runs show": [finding.brief() for finding in findings.values()]})
+    return Unfolding(
+        brief, "The numbers of each comparison", numbers, [f"{ids}: {_joined([note])}" for ids, note in notes]
+    )
 
 
 def compare(
@@ -567,7 +613,11 @@ def _grouped(cells: Sequence[Cell]) -> list[tuple[list[str], list[int]]]:
     return [(variants, list(dims)) for dims, variants in blocks.items()]
 
 
-def _summary(parts: Sequence[Comparison]) -> str:
+def _joined(sentences: Iterable[str]) -> str:
+    return " ".join(sentence if sentence.endswith(".") else f"{sentence}." for sentence in sentences)
+
+
+def _summary(parts: Sequence[Comparison], most: int = LISTED) -> str:
     """How many hold, and those that decide: what does not hold, else what too few seeds have, else the least clear."""
     contrary, across, few = ([part for part in parts if part.reading == r] for r in (CONTRARY, ACROSS, ""))
     holding = sorted((part for part in parts if part.reading == HOLDS), key=lambda part: part.clarity)
@@ -589,10 +639,10 @@ def _summary(parts: Sequence[Comparison]) -> str:
             pieces.append(f"{n_few} with fewer than {LEAST_SEEDS} seeds{leaning}")
     elif untrained:
         pieces.append(f"Not trained: {where}")
-    written = [*contrary, *across] or measured or (holding if len(parts) <= LISTED else [])
-    pieces += [str(part) for part in written[:LISTED]]
-    if len(written) > LISTED:
-        pieces.append(f"and {len(written) - LISTED} more")
+    written = [*contrary, *across] or measured or (holding if len(parts) <= most else [])
+    pieces += [str(part) for part in written[:most]]
+    if len(written) > most:
+        pieces.append(f"and {len(written) - most} more")
     if not written and holding:
         pieces.append(f"least clear: {holding[0]}")
     return "; ".join(pieces) or "Nothing measured"

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from analysis.stored import StoredSweep
 
 SECTIONS = {  # of a page, in its order -> what is above its figures
-    "Claims": "What the paper says, what these runs show, and whether that bears it out.",
     "Reconstruction": "How error and loss change with the latent dimension and during training.",
+    "Claims": "What the paper says, what these runs show, and whether that bears it out.",
     "Outputs": "What decoders say of an image beside its expectation: spread, components, and whether they are right.",
     "Tuning": "What the best setting of each model gains, and what is left of the differences between models.",
     "Latent space": "Where the images lie, and how certain the models are of it.",

@@ -159,8 +159,10 @@ def plot_loss_by_epoch(means: pd.DataFrame, held_out: str = "test") -> Figure:
     n_rows = -(-len(variants) // n_columns)
     with matplotlib.rc_context(style.RC):
         figure = Figure(figsize=(style.INCHES[0], ROW_INCHES * n_rows + 0.6), layout="constrained")
-        panels = figure.subplots(n_rows, n_columns, squeeze=False).flat
-        for axes, (variant, look, lines) in zip(panels, variants, strict=False):
+        panels = figure.subplots(n_rows, n_columns, squeeze=False)
+        for axes in panels.flat[len(variants) :]:
+            axes.set_axis_off()
+        for axes, (variant, look, lines) in zip(panels.flat, variants, strict=False):
             for (d, metric), line in lines.groupby(["latent_dim", "metric"]):
                 of_line = (training if metric == "train/loss" else looks[d]) | {"marker": "o" if len(line) == 1 else ""}
                 axes.plot(line["epoch"], line["mean"], color=look["color"], label=f"{metric}, d = {d}", **of_line)

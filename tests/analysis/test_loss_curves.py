@@ -214,6 +214,7 @@ def test_every_variant_has_a_panel_with_its_losses_by_epoch(trained, made):
             assert line.get_xdata().tolist() == [1, 2]
             assert line.get_ydata().tolist() == pytest.approx(own.groupby("epoch")["value"].mean().tolist())
     assert len({axes.get_ylim() for axes in panels}) == len(panels)  # each its own
+    assert not any(axes.axison for axes in picture.figure.axes if axes not in panels)
     assert [text.get_text() for text in picture.figure.legends[0].get_texts()] == [
         "test, $d$ = 2",
         "test, $d$ = 5",

@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib import resources
 from io import BytesIO
@@ -17,7 +18,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from analysis import page
-from analysis.exhibits import Absent, Exhibit, Picture, Table, write
+from analysis.exhibits import Absent, Exhibit, Picture, Table, Unfolding, write
 from tests.analysis.browser import Browser
 
 HOSTILE = "<script>window.ran = 1</script> <img src=x onerror='window.ran = 1'> \"&amp;\" --> `</code><b>`"
@@ -77,12 +78,19 @@ CLAIMS = {
 }
 
 
+def unfolding() -> Unfolding:
+    numbers = pd.DataFrame({"claim": ["FN1", "FN2"], HOSTILE: ["0.1 [0.0, 0.2]", HOSTILE], "seeds": [3, 2]})
+    return Unfolding(
+        pd.DataFrame(CLAIMS), "The numbers", numbers, [HOSTILE, "FN2: `python x.py` trains what is missing."]
+    )
+
+
 def exhibits() -> list[Exhibit]:
     return [
         picture("curves", "Figure 2. MSE", "Test MSE. Lower is better.", pd.DataFrame({"d": [2]})),
         table("scores", "Table 1. Scores", "See `python x.py --name a`.", **SCORES),
         table("wide", "Every dimension", "All.", **WIDE),
-        table("claims", "Claims", "All.", **CLAIMS),
+        replace(table("claims", "Claims", "All.", **CLAIMS), unfolding=unfolding()),
         Absent("fid", "Table 3. FID", "No run has it; `python analysis/frechet.py` computes it."),
         picture("strips", "Figure 7. Images", "One seed."),
         table("hostile", f"T {HOSTILE}", f"C {HOSTILE}", **{f"H {HOSTILE}": [f"D {HOSTILE}"], LONG_NAME: [LONG_NAME]}),
@@ -285,6 +293,20 @@ def test_it_opens_from_a_folder_without_a_complaint_or_a_request(browser, file):
     assert browser.js("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
 
 
+def test_numbers_unfold_below_their_table_and_are_open_on_paper(browser, file):
+    browser.open(file)
+    inner = "document.querySelector('#claims details table')"
+    assert browser.js(f"{inner}.checkVisibility()") is False
+    assert browser.js("document.querySelector('#claims > .scroll table').tBodies[0].rows.length") == 5
+    browser.js("document.querySelector('#claims summary').click()")
+    assert browser.js(f"{inner}.checkVisibility()") is True
+    assert browser.js(f"[...{inner}.tBodies[0].rows].map(row => row.cells[0].textContent)") == ["FN1", "FN2"]
+    assert browser.js("document.querySelector('#claims details li:last-child code').textContent") == "python x.py"
+    browser.js("document.querySelector('#claims summary').click()")
+    browser.js("dispatchEvent(new Event('beforeprint'))")
+    assert browser.js(f"{inner}.checkVisibility()") is True
+
+
 def test_what_is_smuggled_in_neither_runs_nor_asks_the_network(browser, file):
     browser.open(file)
     browser.js("document.body.append(Object.assign(document.createElement('script'), {text: 'window.ran = 1'}))")
@@ -328,7 +350,7 @@ def test_on_a_phone_the_page_does_not_scroll_sideways_and_wide_tables_do_with_a_
     assert browser.js("innerWidth") == 360
     assert browser.js("document.documentElement.scrollWidth") == 360
     boxes = browser.js(
-        "Object.fromEntries([...document.querySelectorAll('.scroll')].map(box => [box.closest('figure').id,"
+        "Object.fromEntries([...document.querySelectorAll('figure > .scroll')].map(box => [box.closest('figure').id,"
         " [box.scrollWidth > box.clientWidth, box.previousElementSibling.checkVisibility(), box.tabIndex]]))"
     )
     assert boxes["wide"] == boxes["claims"] == boxes["hostile"] == [True, True, 0]

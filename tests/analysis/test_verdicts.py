@@ -177,6 +177,26 @@ def test_the_table_says_the_verdict_everywhere_it_is_written(tmp_path):
         assert all(text.count(word) >= 2 for word in WORDS)
 
 
+def test_a_page_has_a_short_sentence_a_claim_and_the_numbers_unfold():
+    holds, contrary = WORDS["confirmed"], WORDS["contradicted"]
+    untrained = replace(holds, values=(), lacking=(("A", 2),), untrained=(("A", 2),))
+    finding = Finding([holds, contrary, untrained], "contradicted", {"Beside": [holds]})
+    claims = [Claim(id, "It is above 0.", lambda evidence: finding) for id in ("A1", "A2")]
+    made = table("Claims", claims, Evidence(pd.DataFrame(), pd.DataFrame()), lambda variants, dims: f"`train {dims}`.")
+    assert made.unfolding
+    brief, said = made.unfolding.shown["these runs show"].iloc[0], made.shown["these runs show"].iloc[0]
+    assert brief.startswith("1 of 3 comparisons hold; 1 contrary; 1 not trained (A at d = 2); ")
+    assert brief.count("[") == 1
+    assert "train" not in brief.replace("not trained", "")
+    assert "`train [2]`" in said
+    numbers = made.unfolding.table
+    assert numbers["claim"].tolist() == ["A1"] * 3 + ["A2"] * 3  # without what was not trained
+    assert numbers["comparison"].tolist()[2].startswith("Beside: ")
+    assert numbers["interval"].tolist()[:3] == ["holds", "contrary", "holds"]
+    assert numbers["mean [95% interval]"].tolist()[0] == holds.number
+    assert made.unfolding.notes == ["A1, A2: With --seeds 3, `train [2]`."]  # once
+
+
 # intervals
 
 
