@@ -39,7 +39,7 @@ def is_live(stream: TextIO) -> bool:
 class Progress:
     """Counts runs and epochs and redraws a line twice a second, or, where it is no terminal, writes one every ``seconds``.
 
-    7/24 runs  312/1440 epochs  41.3 epochs/s  0:27 left  best test MSE FisherNet 0.0123, VAE 0.0145
+    7/24 runs  312/1440 epochs  41.3 epochs/s  0:27 left  best test MSE A 0.0123, B 0.0145
     """
 
     def __init__(
@@ -112,7 +112,7 @@ class Progress:
                 left = int((self.n_epochs - self.epochs_done) / speed)
                 parts.append(f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left")
         if self.best:
-            best = ", ".join(f"{variant} {mse:.4f}" for variant, mse in sorted(self.best.items()))
+            best = ", ".join(f"{variant} {mse:.3g}" for variant, mse in sorted(self.best.items()))
             parts.append(f"best {self.held_out} MSE {best}")
         return "  ".join([*parts, *([self.note] if self.note else [])])
 

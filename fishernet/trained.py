@@ -89,7 +89,7 @@ class TrainedModel:
     def posterior(self, images: Images) -> LatentGaussian:
         """q(z given x); raises ModelError for a model without one.
 
-        FisherNet's covariance is M^-1 (equation 20), that of VAE and CVAE the encoder's variances.
+        By the decoder's Fisher information it is M^-1 (FisherNet paper, equation 20), else the encoder's variances.
         """
         x = self._pixels(images)
         return LatentGaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))

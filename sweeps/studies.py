@@ -388,7 +388,7 @@ class StudySearcher(Searcher):
         mse = metrics[f"{self._held_out}/mse"]
         if not self.plan.multi_objective:
             return (mse,)
-        # ELBO = ln p(x given z) - KL, of VAE exactly and of FisherNet by one sample an image.
+        # ELBO = ln p(x given z) - KL, exactly or by one sample an image.
         return mse, metrics[f"{self._held_out}/log_likelihood"] - metrics[f"{self._held_out}/elbo"]
 
     def _next(self) -> Attempt | None:

@@ -56,7 +56,7 @@ class Grid:
 class Run:
     """One run as the page has it."""
 
-    name: str  # "FisherNet, d = 2"
+    name: str  # the line and its d
     about: str  # "seed 0, test MSE 0.031"
     colour: str
     codes: Array  # (n, d) of the images

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import MappingProxyType
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -49,10 +50,7 @@ def plot_mse_against_latents(
             keys.append(style.line_with_band(axes, line, "latent_dim", look))
             if variant in needed:
                 at = line[line["latent_dim"] == needed[variant]]
-                (ring,) = axes.plot(
-                    at["latent_dim"], at["mean"], "o", markersize=RING, markerfacecolor="none", label="_"
-                )
-                ring.set_markeredgecolor(look["color"])
+                axes.add_line(_ring(at["latent_dim"], at["mean"], look["color"], "_"))
         linear = {d: pca[d] for d in dims if d in pca}
         if linear:
             best = min(linear, key=lambda d: linear[d])
@@ -70,11 +68,17 @@ def plot_mse_against_latents(
                 markersize=14,
                 label="PCA, $d$ components" if in_reach else f"PCA above: {linear[best]:.3g} at $d$ = {best}",
             )
+        if needed:
+            keys.append(_ring([], [], style.KEY_COLOUR, "the $d$ that a line needs"))
         axes.set_xlabel("latent dimension $d$")
         axes.set_ylabel(f"{held_out} MSE per pixel")
         style.whole_ticks(axes, dims)
         figure.legend(handles=[*keys, style.spread_key(means)], loc="outside right upper")
     return figure
+
+
+def _ring(x: Any, y: Any, colour: str, label: str) -> Line2D:
+    return Line2D(x, y, color=colour, label=label, marker="o", linestyle="", markersize=RING, markerfacecolor="none")
 
 
 def plot_mse_by_epoch(epochs: pd.DataFrame, held_out: str = "test") -> Figure:

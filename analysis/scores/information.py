@@ -5,8 +5,8 @@ Of the first n held-out images, I the mutual information of an image among them 
     NJ                   N J of the Fisher-Shannon plane (``analysis.figures.plane``), at least 1
     active               latents the variance of whose posterior mean is above 0.01 (Burda, Grosse, Salakhutdinov 2016)
     precision_active     mean 1/s^2 of these latents and of the others, in inverse squared units of z. s^2 is the variance of the
-    precision_unused     latent alone, on the diagonal of the covariance: of FisherNet (M^-1)_ii, not the 1/M_ii that is left
-                         of it where all other latents are known
+    precision_unused     latent alone, on the diagonal of the covariance: (M^-1)_ii, where M is the precision, not the 1/M_ii that
+                         is left of it where all other latents are known
     kl                   mean KL(q(z given x) || p(z)), which I does not exceed
     from_below           mean_i [ln r_i(z_i) - ln mean_j r_j(z_i)], z_i ~ q(z given x_i), r_i the posterior of image i. I does not
                          fall below its mean, whatever r; it is at most ln n (van den Oord, Li, Vinyals 2018, eq. 5 and A.1)

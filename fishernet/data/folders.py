@@ -81,8 +81,8 @@ def read_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
     A folder's are all below it, by sorted path, whatever their folders are called. Raises DataError.
     """
     if not isinstance(source, str | os.PathLike):
-        paths = [Path(path) for path in source]
-    elif (top := Path(source)).is_dir():
+        paths = [_at_home(path) for path in source]
+    elif (top := _at_home(source)).is_dir():
         inside = (path for path in top.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
         paths = sorted(path for path in inside if not any(map(_is_nobodys, path.relative_to(top).parts)))
         if not paths:
@@ -94,6 +94,10 @@ def read_images(source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]
             what = "is a folder among files" if path.is_dir() else "does not exist"
             raise DataError(f"{path} {what}. Give an image file, a list of these, or a folder of them.")
     return decode(paths, fit)[0]
+
+
+def _at_home(path: str | os.PathLike[str]) -> Path:
+    return Path(os.path.expanduser(path))  # noqa: PTH111 (for a word like ~nobody)
 
 
 def part_of(name: str, siblings: Iterator[str] | tuple[str, ...] = ()) -> str:

@@ -34,9 +34,9 @@ class Network:
     module: str
     n_products: Callable[[Sizes, int, int], float]  # of a config, n_pixels and n_outputs
     stacked_below: float = 0
-    heads: bool = True  # linear layers from features to latents; else the features are the code, which the AE alone has
+    heads: bool = True  # linear layers from features to latents; else the features are the code: no posterior
     image_side: int = 0  # of the only images it takes, square ones; 0 is any
-    tangents: bool = True  # its decoder has ``linearise``, which FisherNet's posterior needs
+    tangents: bool = True  # its decoder has ``linearise``, which posteriors by its Fisher information need
 
     def problem(self, image_shape: tuple[int, int, int]) -> str:
         """Why it does not take images of this shape, the end of a sentence; empty where it does."""

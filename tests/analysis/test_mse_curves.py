@@ -89,11 +89,13 @@ def test_a_pca_better_than_every_model_is_inside_the_figure(runs):
 
 
 def test_a_ring_marks_the_dimension_that_a_line_needs(runs):
-    axes = mse_curves.plot_mse_against_latents(runs, {}, needed={"VAE": 5}).axes[0]
-    (ring,) = [line for line in axes.lines if line.get_markersize() == mse_curves.RING]
+    figure = mse_curves.plot_mse_against_latents(runs, {}, needed={"VAE": 5})
+    (ring,) = [line for line in figure.axes[0].lines if line.get_markersize() == mse_curves.RING]
     means = frame.summary(runs[(runs["variant"] == "VAE") & (runs["latent_dim"] == 5)])
     assert (ring.get_xdata().tolist(), ring.get_ydata().tolist()) == ([5], means["mean"].tolist())
     assert to_hex(ring.get_markeredgecolor()).upper() == style.colour("VAE")
+    assert "the $d$ that a line needs" in legend(figure)
+    assert "the $d$ that a line needs" not in legend(mse_curves.plot_mse_against_latents(runs, {}))
 
 
 def test_figure_2_has_labels_linear_axes_and_whole_dimensions(figure_2):

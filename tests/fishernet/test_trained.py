@@ -106,13 +106,16 @@ def save(folder, images):
     return sorted(folder.iterdir())
 
 
-def test_image_files_are_encoded_as_their_pixels_are_in_their_order(digits, tmp_path):
+def test_image_files_are_encoded_as_their_pixels_are_in_their_order(digits, tmp_path, monkeypatch):
     model, images = load(digits.runs["VAE"]), digits.images[:5]
     paths = save(tmp_path / "new" / "train", images)  # a part's name is any folder's here
     expected = model.encode(images)
     np.testing.assert_array_equal(model.encode(tmp_path / "new"), expected)
     np.testing.assert_array_equal(model.encode(os.fspath(paths[2])), model.encode(images[2:3]))
     np.testing.assert_array_equal(model.encode(paths[::-1]), model.encode(images[::-1]))
+    monkeypatch.setenv("HOME", os.fspath(tmp_path))
+    for at_home in ("~/new", ["~/new/train/" + path.name for path in paths], Path("~/new")):
+        np.testing.assert_array_equal(model.encode(at_home), expected)
     np.testing.assert_array_equal(model.interpolate(paths[0], paths[1]), model.interpolate(images[0], images[1]))
     wide = save(tmp_path / "wide", images.repeat(2, axis=3))
     with pytest.raises(ModelError, match=r"got \(1, 8, 16\). Resize them to 8 x 8"):
