@@ -350,12 +350,11 @@ class Emitting(Likelihood):
 
     def split(self, a: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
         """Raw numbers (..., n_outputs) as locations (..., K, n_pixels), scales (..., K, numbers), and df and logits (..., K)."""
-        k = self.n_components
-        maps = a[..., : self.maps * self.n_pixels].unflatten(-1, (self.maps, self.n_pixels))
-        counts = [k * self.mixed, k * self.row.heavy, k * self.scale_others]
-        logits, df, others = a[..., self.maps * self.n_pixels :].split(counts, dim=-1)
-        scale = maps[..., k:, :] if self.scale_maps else others.unflatten(-1, (k, self.scale_others))
-        return maps[..., :k, :], scale, df if self.row.heavy else None, logits if self.mixed else None
+        k, d = self.n_components, self.n_pixels
+        sizes = [k * d, k * self.scale_maps * d, k * self.mixed, k * self.row.heavy, k * self.scale_others]
+        loc, maps, logits, df, others = a.split(sizes, dim=-1)  # in one cut, whose gradient is one concatenation
+        scale = maps.unflatten(-1, (k, d)) if self.scale_maps else others.unflatten(-1, (k, self.scale_others))
+        return loc.unflatten(-1, (k, d)), scale, df if self.row.heavy else None, logits if self.mixed else None
 
     def scale_of(self, raw: Tensor, loc: Tensor) -> Scale:
         """The scale of these raw numbers, (..., K, numbers)."""
