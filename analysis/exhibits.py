@@ -78,6 +78,7 @@ class Table(_Shown):
     data: pd.DataFrame
     shown: pd.DataFrame
     unfolding: Unfolding | None = None
+    commands: Sequence[str] = ()  # that would fill it, each a line, so that it can be copied
     kind = "table"
 
     def _repr_html_(self) -> str:
@@ -174,7 +175,8 @@ def as_text(exhibit: Exhibit) -> str:
     if isinstance(exhibit, Page):
         return f"{exhibit.title}\n\n{textwrap.fill(exhibit.caption, WIDTH)}\n"
     if isinstance(exhibit, Table):
-        return f"{exhibit.title}\n\n{_rows_as_text(exhibit.shown)}\n\n{textwrap.fill(exhibit.caption, WIDTH)}\n"
+        rows, caption = _rows_as_text(exhibit.shown), textwrap.fill(exhibit.caption, WIDTH)
+        return "\n".join([f"{exhibit.title}\n\n{rows}\n\n{caption}\n", *(f"{line}\n" for line in exhibit.commands)])
     return exhibit.title if isinstance(exhibit, Picture) else f"{exhibit.title}: not drawn. {exhibit.why}"
 
 

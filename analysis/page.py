@@ -157,9 +157,10 @@ def _table(table: Table) -> tuple[str, str]:
     if more is None:
         return kind, body
     inner = _cells(more.table, f"{escape(table.stem)}-more")[1]
-    notes = f"<ul>\n{_joined(f'<li>{_inline(note)}</li>' for note in more.notes)}\n</ul>" if more.notes else ""
+    notes = [*more.notes, *table.commands]
+    below = f"<ul>\n{_joined(f'<li>{_inline(note)}</li>' for note in notes)}\n</ul>" if notes else ""
     title = f'<summary id="{escape(table.stem)}-more">{_inline(more.title)}</summary>'
-    return kind, f"{body}\n<details>\n{title}\n{inner}\n{notes}\n</details>"
+    return kind, f"{body}\n<details>\n{title}\n{inner}\n{below}\n</details>"
 
 
 def _cells(shown: pd.DataFrame, title: str) -> tuple[str, str]:

@@ -254,15 +254,15 @@ class Finding:
     beside: Mapping[str, Sequence[Comparison]] = field(default_factory=dict)
     notes: Sequence[str] = ()
 
-    def text(self, command_for: Command) -> str:
-        """The cell of the table: what keeps the runs from deciding, numbers, what is measured beside, notes, what is lacking."""
+    def text(self) -> str:
+        """The cell of the table: what keeps the runs from deciding, numbers, what is measured beside, notes."""
         sentences = [*self._reasons(), _summary(self.parts)]
         sentences += [
             f"{what}: {_summary(parts)}"
             for what, parts in self.beside.items()
             if any(part.values or part.lacking for part in parts)
         ]
-        return _joined([*sentences, *self.remarks(), *self.commands(command_for)])
+        return _joined([*sentences, *self.remarks()])
 
     def brief(self) -> str:
         """The same in a sentence or two, with one number at the most."""
@@ -279,12 +279,12 @@ class Finding:
             sentences.append(f"Too few runs have {', '.join(unscored)}")
         return sentences
 
-    def commands(self, command_for: Command) -> list[str]:
-        """What trains the runs that are lacking; none where more runs like these would not change the verdict."""
+    @property
+    def lacking(self) -> list[Cell]:
+        """The cells whose runs are lacking; none where more runs like these would not change the verdict."""
         if self.verdict in (NOT_ASKED, TOO_SHORT):
             return []
-        lacking = _grouped([cell for part in self._every for cell in part.lacking])
-        return [f"With --seeds {LEAST_SEEDS}, {command_for(variants, dims)}" for variants, dims in lacking]
+        return [cell for part in self._every for cell in part.lacking]
 
     @property
     def _every(self) -> list[Comparison]:
@@ -326,7 +326,7 @@ def table(
     """
     findings = {claim: claim.find(evidence) for claim in claims}
     shown = pd.DataFrame(
-        [(c.id, c.paper, finding.text(command_for), finding.verdict) for c, finding in findings.items()],
+        [(c.id, c.paper, finding.text(), finding.verdict) for c, finding in findings.items()],
         columns=["claim", "the paper says", "these runs show", "verdict"],
     )
     rows = [
@@ -341,11 +341,18 @@ def table(
     columns = "claim verdict part beside claimed mean low high n_seeds interval comparison why"
     data = pd.DataFrame(rows, columns=columns.split())
     caption = " ".join([*remarks, *_say_failed(evidence), *evidence.notes, CAPTION])
-    return Table("claims", title, caption, data, shown, _unfolding(shown, findings, command_for))
+    unfolding, filling = _unfolding(shown, findings), commands([*findings.values()], command_for)
+    return Table("claims", title, caption, data, shown, unfolding, filling)
 
 
-def _unfolding(shown: pd.DataFrame, findings: Mapping[Claim, Finding], command_for: Command) -> Unfolding:
-    """On a page: a sentence a claim, and below it each comparison's numbers, and once each what trains what is missing."""
+def commands(findings: Sequence[Finding], command_for: Command) -> list[str]:
+    """What trains the runs that these lack, one sentence for lines that lack the same latent dimensions."""
+    lacking = _grouped([cell for finding in findings for cell in finding.lacking])
+    return [f"With --seeds {LEAST_SEEDS}, {command_for(variants, dims)}" for variants, dims in lacking]
+
+
+def _unfolding(shown: pd.DataFrame, findings: Mapping[Claim, Finding]) -> Unfolding:
+    """On a page: a sentence a claim, and below it each comparison's numbers, and once each what was noted."""
     numbers = pd.DataFrame(
         [
             (
@@ -359,10 +366,7 @@ def _unfolding(shown: pd.DataFrame, findings: Mapping[Claim, Finding], command_f
         ],
         columns=["claim", "comparison", "claimed", "mean [95% interval]", "seeds", "interval"],
     )
-    notes = grouped(
-        ((claim.id, note) for claim, f in findings.items() for note in [*f.remarks(), *f.commands(command_for)]),
-        "claims",
-    )
+    notes = grouped(((claim.id, note) for claim, f in findings.items() for note in f.remarks()), "claims")
     brief = shown.assign(**{"these runs show": [finding.brief() for finding in findings.values()]})
     return Unfolding(
         brief, "The numbers of each comparison", numbers, [f"{ids}: {_joined([note])}" for ids, note in notes]
@@ -624,10 +628,11 @@ def _summary(parts: Sequence[Comparison], most: int = LISTED) -> str:
     measured = [part for part in few if part.values]
     untrained = [part for part in few if part.untrained]
     cells = dict.fromkeys(cell for part in untrained for cell in part.untrained)
-    where = "; ".join(f"{', '.join(variants)} at d = {listed(dims)}" for variants, dims in _grouped([*cells]))
+    where = "; ".join(f"{_few(variants)} at d = {listed(dims)}" for variants, dims in _grouped([*cells]))
     pieces = []
     if len(parts) > 1:
-        pieces.append(f"{len(holding)} of {len(parts)} comparisons hold")
+        if len(few) < len(parts):
+            pieces.append(f"{len(holding)} of {len(parts)} comparisons hold")
         pieces += [f"{len(contrary)} contrary"] * bool(contrary)
         if across:
             pieces.append(
@@ -652,6 +657,11 @@ def _some(items: Sequence[str]) -> str:
     """The first of them, and how many more there are."""
     more = len(items) - LISTED
     return "; ".join([*items[:LISTED], *([f"and {more} more"] if more > 0 else [])])
+
+
+def _few(names: Sequence[str]) -> str:
+    more = len(names) - LISTED
+    return ", ".join(names) if more <= 1 else f"{', '.join(names[:LISTED])} and {more} more"
 
 
 def _difference_name(a: Cell, b: Cell) -> str:

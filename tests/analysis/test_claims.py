@@ -17,7 +17,7 @@ from analysis.papers.fishernet import PAPER
 from analysis.papers.fishernet.claims import ASKED as LINES
 from analysis.papers.fishernet.claims import CLAIMS, TRACE_MARGIN
 from analysis.stored import StoredSweep
-from analysis.verdicts import Evidence
+from analysis.verdicts import Evidence, commands
 from fishernet.families import trial_config
 
 DIMS = (2, 3, 5, 10, 15, 20)
@@ -93,6 +93,11 @@ def held_against_the_paper(sweep):
     return StoredSweep(sweep, paper="fishernet")
 
 
+def told(finding):
+    """What the table says of it, and the commands below the table."""
+    return " ".join([finding.text(), *commands([finding], command_for)])
+
+
 def command_for(variants, dims):
     return f"`train {' '.join(variants)} at {','.join(map(str, dims))}` trains what is missing."
 
@@ -102,7 +107,7 @@ def find(name, evidence):
 
 
 def text(name, evidence):
-    return find(name, evidence).text(command_for)
+    return told(find(name, evidence))
 
 
 def setting(column, value, variant, *dims):
@@ -162,9 +167,9 @@ def test_fewer_than_three_seeds_decide_nothing(few_seeds, name, n_seeds):
     assert finding.verdict == "undecided"
     assert all(not part.reading and np.isnan(part.interval).all() for part in finding.parts)
     assert {part.why for part in finding.parts} == {"not enough runs"}
-    assert finding.text(command_for).startswith("Not enough runs")
-    assert f"{n_seeds} seed" in finding.text(command_for)
-    assert "With --seeds 3, `train " in finding.text(command_for)
+    assert told(finding).startswith("Not enough runs")
+    assert f"{n_seeds} seed" in told(finding)
+    assert "With --seeds 3, `train " in told(finding)
 
 
 # What each claim is about, by what it says or, where it says none, by the 50 epochs of the paper's Figure 3.
@@ -178,7 +183,7 @@ def test_a_claim_is_decided_from_the_epochs_it_is_about_and_not_one_earlier(epoc
         assert find(name, enough).verdict == ("confirmed" if name in OF_PAPER else "remains")
         finding = find(name, short)
         assert finding.verdict == "too short", name
-        said = finding.text(command_for)
+        said = told(finding)
         assert f"Too short: {epochs - 1} epochs (" in said
         assert f", where the claim is about {epochs}" in said
         assert "train " not in said  # more runs like these would not help
@@ -208,7 +213,7 @@ def test_other_images_and_settings_are_not_what_a_claim_is_about_even_where_all_
         finding = find(name, evidence)
         assert finding.verdict == "not asked of these data", name
         assert all(part.verdict == "not asked of these data" and said in part.why for part in finding.parts)
-        shown = finding.text(command_for)
+        shown = told(finding)
         assert shown.startswith(f"Outside the claim: {said}")
         assert "3 seeds" in shown  # the numbers are shown
         assert "train " not in shown
@@ -221,8 +226,8 @@ def test_runs_that_are_lacking_would_be_of_the_sweeps_other_images_and_epochs():
         for name in ("FN2", "FN3", "FN9", "FN10"):  # of which there is no run
             finding = find(name, evidence)
             assert finding.verdict == ("too short" if said == "12 epochs" else "not asked of these data")
-            assert said in finding.text(command_for)
-            assert "train " not in finding.text(command_for)
+            assert said in told(finding)
+            assert "train " not in told(finding)
 
 
 def test_other_images_contradict_nothing():
@@ -236,7 +241,7 @@ def test_images_that_are_not_the_test_set_are_not_what_a_claim_is_about(true_wor
     renamed = true_world.runs.rename(columns=lambda name: name.replace("test/", "validation/"))
     finding = find("FN6", replace(true_world, runs=renamed, held_out="validation"))
     assert finding.verdict == "not asked of these data"
-    assert "Outside the claim: scores on validation images." in finding.text(command_for)
+    assert "Outside the claim: scores on validation images." in told(finding)
 
 
 def test_a_setting_counts_where_its_model_is_compared_and_only_there():
@@ -274,8 +279,8 @@ def test_a_comparison_of_the_claims_own_runs_contradicts_it_whatever_the_others_
 def test_both_reasons_are_said_where_runs_are_short_and_not_what_the_claim_is_about():
     finding = find("FN5", world(epochs=12, dataset="digits"))
     assert finding.verdict == "not asked of these data"
-    assert "images of digits" in finding.text(command_for)
-    assert "12 epochs (FisherNet), where the claim is about 50" in finding.text(command_for)
+    assert "images of digits" in told(finding)
+    assert "12 epochs (FisherNet), where the claim is about 50" in told(finding)
 
 
 def test_numbers_that_a_claim_names_are_tested_with_its_margin():
@@ -333,9 +338,9 @@ def test_ellipses_are_compared_with_the_spread_of_their_means_beside_the_claim(t
 def test_a_missing_cell_leaves_a_claim_open_and_names_the_command(name, variant, d):
     finding = find(name, world(change=setting("dropped", True, variant, d)))
     assert finding.verdict == "undecided"
-    assert finding.text(command_for).startswith("Not enough runs for ")
-    assert finding.text(command_for).count("train ") == 1
-    assert f"With --seeds 3, `train {variant} at {d}`" in finding.text(command_for)
+    assert told(finding).startswith("Not enough runs for ")
+    assert told(finding).count("train ") == 1
+    assert f"With --seeds 3, `train {variant} at {d}`" in told(finding)
 
 
 def test_variants_that_lack_the_same_dimensions_share_a_command():
@@ -355,8 +360,8 @@ def test_one_comparison_that_is_contrary_contradicts_a_claim_whose_others_lack_r
 
     finding = find("FN8", world(change=change))
     assert finding.verdict == "contradicted"
-    assert "VAE, d = 10" in finding.text(command_for)
-    assert "`train FisherNet VAE CVAE at 15`" in finding.text(command_for)
+    assert "VAE, d = 10" in told(finding)
+    assert "`train FisherNet VAE CVAE at 15`" in told(finding)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
@@ -368,8 +373,8 @@ def test_values_that_are_not_finite_count_as_not_there(value):
     n_seeds = {part.name: len(part.values) for part in finding.parts}
     assert n_seeds["FisherNet − VAE, d = 5"] == n_seeds["VAE − CVAE, d = 5"] == 1
     assert n_seeds["FisherNet − CVAE, d = 5"] == 5
-    assert "Too few runs have clusters/trace" in finding.text(command_for)
-    assert "train" not in finding.text(command_for)  # there are runs enough
+    assert "Too few runs have clusters/trace" in told(finding)
+    assert "train" not in told(finding)  # there are runs enough
 
 
 def test_a_metric_that_no_run_has_leaves_a_claim_open(true_world):
@@ -378,9 +383,9 @@ def test_a_metric_that_no_run_has_leaves_a_claim_open(true_world):
     for name in ("FN7", "FN8", "FN9", "FN10", "FN11", "FN12"):
         finding = find(name, bare)
         assert finding.verdict == "undecided"
-        assert "Too few runs have" in finding.text(command_for)
-        assert "Not enough runs" not in finding.text(command_for)
-        assert "train" not in finding.text(command_for)
+        assert "Too few runs have" in told(finding)
+        assert "Not enough runs" not in told(finding)
+        assert "train" not in told(finding)
     assert "No run has a Fréchet distance" in text("FN8", bare)
 
 
@@ -395,8 +400,8 @@ def test_runs_too_short_for_a_claim_about_epoch_40_say_so():
     evidence = world(epochs=12)
     finding = find("FN2", evidence)
     assert finding.verdict == "too short"
-    assert "Too short: 12 epochs (FisherNet, VAE, CVAE), where the claim is about 40." in finding.text(command_for)
-    assert "Too few runs have" not in finding.text(command_for)
+    assert "Too short: 12 epochs (FisherNet, VAE, CVAE), where the claim is about 40." in told(finding)
+    assert "Too few runs have" not in told(finding)
     assert "train " not in text("FN2", world(n_seeds=1, epochs=12))
     assert find("FN1", evidence).verdict == "confirmed"
 
@@ -424,7 +429,7 @@ def test_distances_on_classifier_features_are_not_called_fid(true_world):
         for name in ("FN8", "FN9", "FN10"):
             finding = find(name, replace(true_world, runs=runs))
             assert finding.verdict == "not asked of these data"  # a claim about the FID
-            assert "Fréchet distance on classifier features, not FID" in finding.text(command_for)
+            assert "Fréchet distance on classifier features, not FID" in told(finding)
             assert all(len(part.values) == 5 for part in finding.parts)
     both = renamed.assign(
         **{"inception/reconstruction/frechet": true_world.runs["inception/reconstruction/frechet"] + 1}
@@ -437,8 +442,8 @@ def test_without_mkde_the_mixture_is_shown_but_decides_nothing(true_world):
     runs = true_world.runs.rename(columns={"inception/mkde/frechet": "inception/mixture/frechet"})
     finding = find("FN10", replace(true_world, runs=runs))
     assert finding.verdict == "undecided"
-    assert "No run has samples from MKDE." in finding.text(command_for)
-    assert "With a Gaussian mixture: 3 of 3 comparisons hold" in finding.text(command_for)
+    assert "No run has samples from MKDE." in told(finding)
+    assert "With a Gaussian mixture: 3 of 3 comparisons hold" in told(finding)
 
 
 def test_the_saturation_of_the_vae_is_shown_with_learned_noise_beside_it():
@@ -446,7 +451,7 @@ def test_the_saturation_of_the_vae_is_shown_with_learned_noise_beside_it():
     finding = find("FN3", world(change=falling))
     assert finding.verdict == "confirmed"
     assert {part.reading for part in finding.beside["With learned noise"]} == {"contrary"}
-    assert "With learned noise: 0 of 3 comparisons hold; 3 contrary" in finding.text(command_for)
+    assert "With learned noise: 0 of 3 comparisons hold; 3 contrary" in told(finding)
 
 
 def test_the_share_of_the_gain_is_that_of_the_mean_differences(true_world):
@@ -464,8 +469,8 @@ def test_a_gain_that_remains_at_some_dimensions_remains_in_part_and_one_that_is_
     lower = setting("test/mse", lambda run: run["test/mse"] - 6e-3, "VAE gaussian-learned", 10, 20)
     finding = find("Q1", world(change=lower))
     assert finding.verdict == "remains in part"
-    assert "Remains at d = 2, 3, 5, 15, by Holm's correction over 6 latent dimensions." in finding.text(command_for)
-    assert "Does not remain at d = 10, 20, by Holm's correction" in finding.text(command_for)
+    assert "Remains at d = 2, 3, 5, 15, by Holm's correction over 6 latent dimensions." in told(finding)
+    assert "Does not remain at d = 10, 20, by Holm's correction" in told(finding)
     no_gain = setting("test/mse", lambda run: run["test/mse"] - 9e-3, "VAE")
     assert find("Q1", world(change=no_gain)).verdict == "no gain to begin with"
     never = setting("dropped", True, "FisherNet eq24")
@@ -477,7 +482,7 @@ def test_a_gain_that_is_not_clear_is_no_gain_of_which_nothing_remains():
     unclear = setting("test/mse", lambda run: run["test/mse"] + 0.02 * (-1) ** run["seed"], "VAE")
     finding = find("Q1", world(change=unclear))
     assert finding.verdict == "undecided"
-    assert "share of the gain, d = 2: none, as the gain may be none, 5 seeds" in finding.text(command_for)
+    assert "share of the gain, d = 2: none, as the gain may be none, 5 seeds" in told(finding)
 
 
 def test_a_curve_is_followed_over_the_dimensions_of_the_sweep_that_must_reach_from_2_to_20():
@@ -512,7 +517,7 @@ def test_loss_and_mse_correlate_as_numpy_says():
 def test_a_loss_that_is_the_same_everywhere_has_no_correlation():
     finding = find("FN7", world(change=setting("test/loss", 1.0, "FisherNet")))
     assert finding.verdict == "undecided"
-    assert finding.text(command_for)
+    assert told(finding)
 
 
 def test_margins_lie_between_what_the_paper_calls_near_and_far():

@@ -59,7 +59,7 @@ def find(name, evidence):
 
 
 def text(name, evidence):
-    return find(name, evidence).text(lambda variants, dims: f"train {variants} at {dims}")
+    return find(name, evidence).text()
 
 
 def of(line, **values):

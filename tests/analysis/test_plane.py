@@ -162,7 +162,7 @@ def test_deep_networks_are_judged_by_active_latents_and_neighbours_in_sweeps_of_
     assert verdicts(deeply)["FA5"] == "confirmed"
     assert verdicts(deeply)["FA1"] == "not asked of these data"
     (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA5")
-    assert "hidden_layers 5" in claim.find(evidence(trained())).text(lambda variants, dims: "")
+    assert "hidden_layers 5" in claim.find(evidence(trained())).text()
     for variant, change in (
         ("FAE", {"information/active": 1.0}),
         ("FAE", {"information/nearest_neighbours": 0.4}),
@@ -194,7 +194,7 @@ def test_fae_is_held_against_the_vae_of_the_nearest_divergence_that_is_chosen_by
         evidence(trained(change=lambda run: run.update({"test/kl": 30.0}) if run["variant"] == "FAE" else None))
     )
     assert far.verdict.startswith("FAE undecided")
-    assert "No VAE has the KL divergence of FAE within 0.5 nats" in far.text(lambda variants, dims: "")
+    assert "No VAE has the KL divergence of FAE within 0.5 nats" in far.text()
     alone = trained()
     alone = alone[alone["model"] == "FAE"]
     assert claim.find(evidence(alone)).verdict == "FAE undecided; FAE F=0 undecided"
@@ -267,7 +267,7 @@ def test_a_flow_without_information_in_closed_form_leaves_its_claim_open_and_say
     (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA6")
     found = claim.find(evidence(runs))
     assert found.verdict == "undecided"
-    assert "test/fisher_information" in found.text(lambda variants, dims: "")
+    assert "test/fisher_information" in found.text()
 
 
 def test_settings_of_the_preset_are_the_papers_and_others_are_not():

@@ -95,10 +95,10 @@ def test_what_was_never_trained_is_said_to_be_that_and_not_to_lack_seeds():
         difference(evidence, "x", ("A", 2), other, BELOW)
         for other in (("B", 2), ("A", 4), ("A", 8), ("A", 10), ("B", 8), ("A", 16))
     ]
-    shown = Finding(parts, conclude(parts)).text(lambda variants, dims: "train them.")
+    shown = Finding(parts, conclude(parts)).text()
     assert "1 interval reaches across the bound" in shown
     assert "3 not trained (A at d = 8, 10; B at d = 8); 2 with fewer than 3 seeds, " in shown
-    alone = Finding(parts[2:3], conclude(parts[2:3])).text(lambda variants, dims: "train them.")
+    alone = Finding(parts[2:3], conclude(parts[2:3])).text()
     assert "Not trained: A at d = 8." in alone
 
 
@@ -182,19 +182,24 @@ def test_a_page_has_a_short_sentence_a_claim_and_the_numbers_unfold():
     untrained = replace(holds, values=(), lacking=(("A", 2),), untrained=(("A", 2),))
     finding = Finding([holds, contrary, untrained], "contradicted", {"Beside": [holds]})
     claims = [Claim(id, "It is above 0.", lambda evidence: finding) for id in ("A1", "A2")]
-    made = table("Claims", claims, Evidence(pd.DataFrame(), pd.DataFrame()), lambda variants, dims: f"`train {dims}`.")
+    made = table(
+        "Claims", claims, Evidence(pd.DataFrame(), pd.DataFrame()), lambda variants, dims: f"`train {variants} {dims}`."
+    )
     assert made.unfolding
     brief, said = made.unfolding.shown["these runs show"].iloc[0], made.shown["these runs show"].iloc[0]
     assert brief.startswith("1 of 3 comparisons hold; 1 contrary; 1 not trained (A at d = 2); ")
     assert brief.count("[") == 1
     assert "train" not in brief.replace("not trained", "")
-    assert "`train [2]`" in said
+    assert said.startswith(brief.rpartition("; ")[0])
+    assert "`train" not in said
     numbers = made.unfolding.table
     assert numbers["claim"].tolist() == ["A1"] * 3 + ["A2"] * 3  # without what was not trained
     assert numbers["comparison"].tolist()[2].startswith("Beside: ")
     assert numbers["interval"].tolist()[:3] == ["holds", "contrary", "holds"]
     assert numbers["mean [95% interval]"].tolist()[0] == holds.number
-    assert made.unfolding.notes == ["A1, A2: With --seeds 3, `train [2]`."]  # once
+    assert made.unfolding.notes == []
+    assert list(made.commands) == ["With --seeds 3, `train ['A'] [2]`."]  # once for all claims
+    assert as_text(made).endswith(f"\n{made.commands[0]}\n")  # in one line
 
 
 # intervals
