@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import shlex
 import sys
 from collections import Counter
@@ -300,22 +301,21 @@ def _driver_command(kind: str, uri: str, storage: str | None, *words: str) -> st
     return shlex.join([*command, "--tracking-uri", hide_password(commands.absolute_uri(uri))])
 
 
-def place(model: str, variant: str) -> tuple[int, str]:
+def place(model: str, variant: str) -> tuple[int, list[str | float]]:
     """What lines are sorted by in every figure and table: their model's place in FAMILIES, its paper's form first.
 
-    That is the bare model name, which sorts before every longer variant.
+    That is the bare model name, which sorts before every longer variant. Numbers in names count as numbers: 5 before 10.
     """
-    return [*FAMILIES].index(model), variant
+    words = re.split(r"(\d+(?:\.\d+)?(?:e[+-]?\d+)?)", variant)  # text and numbers, in turns
+    return [*FAMILIES].index(model), [float(word) if i % 2 else word for i, word in enumerate(words)]
 
 
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows by ``place``, then latent_dim, then epoch or seed."""
-    keys = [name for name in ("model", "variant", "latent_dim", "epoch", "seed") if name in frame]
-    return frame.sort_values(
-        keys,
-        key=lambda column: column.map([*FAMILIES].index) if column.name == "model" else column,
-        kind="stable",
-    ).reset_index(drop=True)
+    lines = sorted(set(zip(frame["model"], frame["variant"], strict=True)), key=lambda line: place(*line))
+    nth = [lines.index(line) for line in zip(frame["model"], frame["variant"], strict=True)]
+    keys = ["_line", *(name for name in ("latent_dim", "epoch", "seed") if name in frame)]
+    return frame.assign(_line=nth).sort_values(keys, kind="stable").drop(columns="_line").reset_index(drop=True)
 
 
 def _say_if_deleted(client: mlflow_store.MlflowClient, name: str, uri: str, kind: str) -> None:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-import textwrap
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,7 +18,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.figures import frechet
-from analysis.figures.samples import GAP, LABEL, LETTER, LINE, SPACE, Sheet, mosaic
+from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES
@@ -311,11 +310,11 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     """The originals above a pair of strips for each row, its name on the left."""
     strip = mosaic(originals, len(originals))
     height, width = strip.shape[:2]
-    labels, left = _labels(row.name for row in rows)
+    labels, left = row_labels(row.name for row in rows)
     sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
     sheet.image(strip, left, 0)
-    sheet.text("original", left - LETTER, height / 2, ha="right")
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True)):
+    sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
+    for i, row in enumerate(rows):
         top = height + i * (2 * (height + GAP) + SPACE) + SPACE
         sheet.image(mosaic(row.mean, len(row.mean)), left, top)
         if row.sd.isfinite().any():
@@ -323,16 +322,8 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
             sheet.image(mosaic(shown, len(shown)), left, top + height + GAP)
         else:
             sheet.text("no finite standard deviation", left, top + 1.5 * height + GAP)
-        sheet.text("\n".join(label), left - LETTER, top + height, ha="right")
+        sheet.text(labels[row.name], left - LETTER, top + height, ha="right")
     return sheet.figure
-
-
-def _labels(names: Iterable[str]) -> tuple[list[list[str]], int]:
-    """Each name in lines, ``K = 10`` unbroken, and the width that they take left of a picture, capitals being wide."""
-    kept = [name.replace(" = ", "\u00a0=\u00a0") for name in names]
-    labels = [textwrap.wrap(name, LABEL, break_on_hyphens=False) for name in kept]
-    longest = max([LABEL, *(len(line) + sum(map(str.isupper, line)) // 2 for lines in labels for line in lines)])
-    return labels, LETTER * (1 + longest)
 
 
 class Mixture(NamedTuple):
@@ -371,14 +362,14 @@ def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
     """A row of images for each mixture, weights below them; the original at the top."""
     first = mosaic(original, 1)
     height, width = first.shape[:2]
-    labels, left = _labels(row.name for row in rows)
+    labels, left = row_labels(row.name for row in rows)
     most = max(len(row.weights) for row in rows)
     across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
     sheet = Sheet(left + most * across, (1 + len(rows)) * down)
     sheet.image(first, left, 0)
-    sheet.text("original", left - LETTER, height / 2, ha="right")
-    for i, (row, label) in enumerate(zip(rows, labels, strict=True), 1):
-        sheet.text("\n".join(label), left - LETTER, i * down + height / 2, ha="right")
+    sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
+    for i, row in enumerate(rows, 1):
+        sheet.text(labels[row.name], left - LETTER, i * down + height / 2, ha="right")
         for k, (image, weight) in enumerate(zip(row.images, row.weights, strict=True)):
             sheet.image(mosaic(image[None], 1), left + k * across, i * down)
             sheet.text(f"{weight:.2f}", left + k * across + width / 2, i * down + height + LINE / 2, ha="center")

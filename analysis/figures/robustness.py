@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import re
-import textwrap
 from collections.abc import Iterator, Mapping
 
 import numpy as np
@@ -16,7 +15,7 @@ from matplotlib.lines import Line2D
 
 from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
-from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic
+from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
@@ -215,12 +214,11 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
 
 def plot_groups(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Figure:
     """Rows of images, each under its group's name and beside its own."""
-    labels = {name: textwrap.wrap(name, LETTERS, break_on_hyphens=False) for rows in groups.values() for name in rows}
+    labels, left = row_labels((name for rows in groups.values() for name in rows), LETTERS)
     first = next(iter(next(iter(groups.values())).values()))
     strip = mosaic(first, len(first))
     height, width = strip.shape[:2]
-    heights = {name: max(height, LINE * len(lines)) for name, lines in labels.items()}
-    left = LETTER * (1 + max(len(line) for lines in labels.values() for line in lines))
+    heights = {name: max(height, LINE * len(text.splitlines())) for name, text in labels.items()}
     below = {name: sum(heights[label] + GAP for label in rows) for name, rows in groups.items()}
     sheet = Sheet(left + width, sum(below.values()) + len(groups) * (SPACE + LINE) - SPACE)
     top = 0
@@ -228,7 +226,7 @@ def plot_groups(groups: Mapping[str, Mapping[str, torch.Tensor]]) -> Figure:
         sheet.text(name, left, top + LINE / 2)
         top += LINE
         for label, images in rows.items():
-            sheet.text("\n".join(labels[label]), left - LETTER, top + heights[label] / 2, ha="right")
+            sheet.text(labels[label], left - LETTER, top + heights[label] / 2, ha="right")
             sheet.image(mosaic(images, len(images)), left, top + (heights[label] - height) // 2)
             top += heights[label] + GAP
         top += SPACE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import groupby, zip_longest
 from typing import NamedTuple
@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.textpath import TextPath
 from torch.nn.functional import interpolate
 
 from analysis import style
@@ -55,6 +56,7 @@ SPACE = 36  # between panels, and between groups of rows
 LINE = 36  # of text
 LETTER = 14  # the width of one, about
 LABEL = 20  # letters in a line of a row's label
+FONT = 9  # points
 
 
 def parts(
@@ -260,8 +262,7 @@ def plot_reconstructions(originals: torch.Tensor, rows: Sequence[Row]) -> Figure
     strip = mosaic(originals, len(originals))
     height, width = strip.shape[:2]
     down = height + GAP
-    labels = {row.variant: textwrap.wrap(row.variant, LABEL, break_on_hyphens=False) for row in rows}
-    left = LETTER * (1 + max(len(line) for lines in ([ORIGINAL], *labels.values()) for line in lines))
+    labels, left = row_labels(row.variant for row in rows)
     right = left + width + LETTER
     sheet = Sheet(right + LETTER * len(" 0.1234"), (1 + len(rows)) * down + len(groups) * (SPACE + LINE) - GAP)
     sheet.image(strip, left, 0)
@@ -272,7 +273,7 @@ def plot_reconstructions(originals: torch.Tensor, rows: Sequence[Row]) -> Figure
         sheet.text(f"$d$ = {d}", left, top + SPACE + LINE / 2)
         top += SPACE + LINE
         for row in group:
-            sheet.text("\n".join(labels[row.variant]), left - LETTER, top + height / 2, ha="right")
+            sheet.text(labels[row.variant], left - LETTER, top + height / 2, ha="right")
             sheet.image(mosaic(row.images, len(row.images)), left, top)
             sheet.text(f"{row.mse:.3g}", right, top + height / 2)
             top += down
@@ -298,7 +299,19 @@ class Sheet:
 
     def text(self, text: str, x: float, y: float, ha: str = "left") -> None:
         """The text with its middle line at y."""
-        self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va="center", fontsize=9)
+        self.figure.text(x / self.width, 1 - y / self.height, text, ha=ha, va="center", fontsize=FONT)
+
+
+def row_labels(names: Iterable[str], letters: int = LABEL) -> tuple[dict[str, str], int]:
+    """Each name in lines, ``K = 10`` unbroken, and the dots that the widest takes left of a picture, a letter's gap with it."""
+    labels = {
+        name: "\n".join(textwrap.wrap(name.replace(" = ", "\u00a0=\u00a0"), letters, break_on_hyphens=False))
+        for name in names
+    }
+    with matplotlib.rc_context(style.RC):
+        lines = (line for text in (ORIGINAL, *labels.values()) for line in text.splitlines())
+        points = max(TextPath((0, 0), line, size=FONT).get_extents().x1 for line in lines)
+    return labels, 2 * LETTER + round(1.05 * points * style.DPI / 72)  # letters are drawn at whole dots, up to 5% wider
 
 
 def mosaic(images: torch.Tensor, n_columns: int) -> npt.NDArray[np.floating]:

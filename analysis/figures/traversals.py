@@ -14,7 +14,7 @@ import torch
 from matplotlib.figure import Figure
 
 from analysis.exhibits import Absent, Exhibit, Picture
-from analysis.figures.samples import GAP, LABEL, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic
+from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.stored import StoredSweep
@@ -167,9 +167,8 @@ def interpolations(stored: StoredSweep, d: int) -> Picture:
 
 def plot_interpolations(originals: torch.Tensor, strips: Sequence[Mapping[str, torch.Tensor]]) -> Figure:
     """A block for each pair of originals: both at its ends, and below a row of images for each line."""
-    labels = {name: textwrap.wrap(name, LABEL, break_on_hyphens=False) for name in strips[0]}
+    labels, left = row_labels(strips[0])
     height, width = mosaic(next(iter(strips[0].values())), N_STEPS).shape[:2]
-    left = LETTER * (1 + max(len(line) for lines in ([ORIGINAL], *labels.values()) for line in lines))
     down = height + GAP
     block = (1 + len(labels)) * down + SPACE
     sheet = Sheet(left + width, len(strips) * block - SPACE)
@@ -180,6 +179,6 @@ def plot_interpolations(originals: torch.Tensor, strips: Sequence[Mapping[str, t
         sheet.image(ends[0], left, top)
         sheet.image(ends[1], left + width - ends[1].shape[1], top)
         for row, (name, images) in enumerate(strip.items(), 1):
-            sheet.text("\n".join(labels[name]), left - LETTER, top + row * down + height / 2, ha="right")
+            sheet.text(labels[name], left - LETTER, top + row * down + height / 2, ha="right")
             sheet.image(mosaic(images, N_STEPS), left, top + row * down)
     return sheet.figure

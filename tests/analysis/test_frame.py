@@ -51,6 +51,15 @@ def test_rows_are_ordered_by_model_then_latent_dim_then_seed(runs):
         assert list(group["latent_dim"]) == sorted(group["latent_dim"])
 
 
+def test_numbers_in_the_names_of_lines_are_in_the_order_of_numbers():
+    names = ["VAE", "FAE F=10", "FAE F=0.1", "FAE F=5", "FAE lambda=1e-05", "FAE", "FAE lambda=0.01", "FAE F=0"]
+    lines = pd.DataFrame({"model": [name.split()[0] for name in names], "variant": names, "latent_dim": 2})
+    expected = ["FAE", "FAE F=0", "FAE F=0.1", "FAE F=5", "FAE F=10", "FAE lambda=1e-05", "FAE lambda=0.01"]
+    ordered = frame.in_order(lines)
+    assert ordered[ordered["model"] == "FAE"]["variant"].tolist() == expected
+    assert ordered.columns.tolist() == lines.columns.tolist()
+
+
 def test_summary_is_mean_and_sample_deviation_over_seeds(store, runs):
     means = frame.summary(runs)
     assert len(means) == 9

@@ -15,7 +15,7 @@ from PIL import Image
 from analysis import style
 from analysis.__main__ import main as analyse
 from analysis.exhibits import Absent, Picture
-from analysis.figures import latent_space, loss_curves, samples
+from analysis.figures import latent_space, loss_curves, outputs, robustness, samples, traversals
 from analysis.frame import AnalysisError, summary
 from analysis.scores.sampling import fit_and_draw, latent_samples
 from analysis.stored import StoredSweep
@@ -287,6 +287,25 @@ def test_panels_of_any_images_fit_the_width_and_do_not_overlap(shape, n_panels):
     assert all(0 <= box.x0 < box.x1 <= 1 + 1e-9 and -1e-9 <= box.y0 < box.y1 <= 1 for box in boxes)
     for i, one in enumerate(boxes):
         assert not any(one.overlaps(other) for other in boxes[:i])
+
+
+@pytest.mark.parametrize("name", ["MMMM WWWW=10 MMMM WWWW MMMM", "AE", "FAE F=0.1"])
+def test_names_of_rows_lie_whole_within_the_sheet_and_left_of_the_images(name):
+    images = torch.rand(4, 1, 8, 8)
+    spread = outputs.Spread(name, images, images)
+    mixture = outputs.Mixture(name, images, [0.25] * 4)
+    for sheet in (
+        samples.plot_reconstructions(images, [samples.Row(2, name, images, 0.1234)]),
+        traversals.plot_interpolations(images[:2], [{name: torch.rand(traversals.N_STEPS, 1, 8, 8)}]),
+        robustness.plot_groups({"noise": {name: images}}),
+        outputs.plot_variances(images, [spread]),
+        outputs.plot_components(images[:1], [mixture]),
+    ):
+        sheet.draw_without_rendering()
+        first_image = min(axes.get_window_extent().x0 for axes in sheet.axes)
+        (label,) = [text for text in sheet.texts if "".join(text.get_text().split()) == "".join(name.split())]
+        assert label.get_window_extent().x0 >= 0
+        assert label.get_window_extent().x1 < first_image
 
 
 def test_the_command_writes_pictures_and_data_without_a_warning(trained, tmp_path, capsys):
