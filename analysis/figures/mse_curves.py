@@ -196,7 +196,7 @@ def _models_with_a_gap(stored: StoredSweep) -> list[str]:
     """The models without a posterior that have learned at a d at which one with a posterior has too."""
     runs = stored.runs
     cells = zip(runs["variant"], runs["latent_dim"], strict=True)
-    learned = runs[[cell not in stored.learned_nothing for cell in cells]]
+    learned = runs.loc[[cell not in stored.learned_nothing for cell in cells]]
     posterior = learned["model"].map(lambda model: family(model).posterior).astype(bool)
     at = learned[~posterior & learned["latent_dim"].isin(learned.loc[posterior, "latent_dim"])]
     return at["model"].unique().tolist()

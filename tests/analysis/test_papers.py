@@ -13,16 +13,19 @@ import pytest
 from analysis import papers
 from analysis import reporting as report
 from analysis.exhibits import Absent, Picture, annotated
-from analysis.figures import FIGURES
+from analysis.figures import FIGURES, claims
 from analysis.flags import PICTURES
 from analysis.frame import find_sweep
 from analysis.papers import PAPERS, PRESETS, Paper, published
 from analysis.papers.fishernet import PAPER
 from analysis.scores import SCORES
 from analysis.stored import StoredSweep
+from analysis.verdicts import CONFIRMED, CONTRADICTED, Evidence
 from fishernet.families import FAMILIES, trial_config
 from sweeps.planning import model_overrides
 
+SCORED = ("test/kl", "test/loss", "test/fisher_information", "test/posterior_entropy", "nll", "train_seconds")
+HISTORY = ["run_id", "epoch", "metric", "value"]
 BEFORE = Path(__file__).parents[1] / "fixtures" / "before"
 
 
@@ -142,3 +145,18 @@ def test_an_exhibit_gets_its_number_and_last_sentence_and_what_is_absent_its_num
     assert (absent.title, absent.why) == ("Figure 4. Means", "No run.")
     picture = annotated(Picture("a", "Means", "All means.", None), "", "The paper's shows it.")
     assert (picture.title, picture.caption) == ("Means", "All means. The paper's shows it.")
+
+
+@pytest.mark.parametrize("paper", PAPERS.values(), ids=PAPERS)
+@pytest.mark.parametrize(("model", "d", "scored"), [("VAE", 2, True), ("FisherNet", 40, True), ("AE", 2, False)])
+def test_the_claims_of_every_paper_say_something_of_any_sweep(paper, model, d, scored):
+    numbers = {"test/mse": 0.02} | (dict.fromkeys(SCORED, 1.0) if scored else {})
+    configs = [trial_config(model=model, latent_dim=d, seed=seed, dataset="digits") for seed in range(3)]
+    runs = [
+        c.to_dict() | {"run_id": str(c.seed), "variant": c.variant, "config": c, "choices": c.choices} | numbers
+        for c in configs
+    ]
+    evidence = Evidence(pd.DataFrame(runs), pd.DataFrame(columns=HISTORY), scope=claims.scope_of(paper))
+    shown = claims.table(paper, evidence, lambda variants, dims: "train them.").shown
+    assert shown["claim"].tolist() == [claim.id for claim in claims.claims_of(paper).CLAIMS]
+    assert not shown["verdict"].isin([CONFIRMED, CONTRADICTED]).any()

@@ -306,7 +306,7 @@ def _nearest(evidence: Evidence, config: TrialConfig) -> tuple[str, float]:
     ]
     if kl not in runs:
         return VAE.variant, math.nan
-    means = runs[plain].groupby("variant")[kl].mean() - runs.loc[runs["variant"] == config.variant, kl].mean()
+    means = runs.loc[plain].groupby("variant")[kl].mean() - runs.loc[runs["variant"] == config.variant, kl].mean()
     means = means.dropna()
     if means.empty:
         return VAE.variant, math.nan
