@@ -628,7 +628,7 @@ def _summary(parts: Sequence[Comparison], most: int = LISTED) -> str:
     measured = [part for part in few if part.values]
     untrained = [part for part in few if part.untrained]
     cells = dict.fromkeys(cell for part in untrained for cell in part.untrained)
-    where = "; ".join(f"{_few(variants)} at d = {listed(dims)}" for variants, dims in _grouped([*cells]))
+    where = "; ".join(f"{_some(variants, ', ')} at d = {listed(dims)}" for variants, dims in _grouped([*cells]))
     pieces = []
     if len(parts) > 1:
         if len(few) < len(parts):
@@ -653,15 +653,10 @@ def _summary(parts: Sequence[Comparison], most: int = LISTED) -> str:
     return "; ".join(pieces) or "Nothing measured"
 
 
-def _some(items: Sequence[str]) -> str:
+def _some(items: Sequence[str], separator: str = "; ") -> str:
     """The first of them, and how many more there are."""
     more = len(items) - LISTED
-    return "; ".join([*items[:LISTED], *([f"and {more} more"] if more > 0 else [])])
-
-
-def _few(names: Sequence[str]) -> str:
-    more = len(names) - LISTED
-    return ", ".join(names) if more <= 1 else f"{', '.join(names[:LISTED])} and {more} more"
+    return separator.join([*items[:LISTED], *([f"and {more} more"] if more > 0 else [])])
 
 
 def _difference_name(a: Cell, b: Cell) -> str:

@@ -7,19 +7,17 @@ Every figure is the smallest of several repetitions, the models taking turns. To
 """
 
 import argparse
-import itertools
 import math
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import torch
 
+from benchmarks.likelihoods import least_times
 from benchmarks.step_speed import Product, Products, bare
 from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
@@ -54,10 +52,11 @@ def main() -> None:
         steps[model] = partial(Step(cohort, images), torch.arange(BATCH)[None], noise)
         cohorts[model] = cohort
     found = {model: _products(step) for model, step in steps.items()}
-    best = _least_seconds({**steps, **{(model, "products"): bare(found[model]) for model in steps}}, args.repetitions)
+    alone = {f"{model}'s products": bare(found[model]) for model in steps}
+    best = least_times({**steps, **alone}, args.repetitions)
     for model in steps:
         aim = "" if math.isinf(MODELS[model]) else f", aimed at {MODELS[model]:.1f}"
-        seconds, share = best[model], best[model, "products"] / best[model]
+        seconds, share = best[model], best[f"{model}'s products"] / best[model]
         print(
             f"step of {model}: {1e3 * seconds:.1f} ms, {seconds / best['VAE']:.2f} of the VAE's{aim}; "
             f"{share:.2f} of sgemm",
@@ -70,7 +69,7 @@ def main() -> None:
     def likelihood() -> None:
         next(evidence(cohorts["VAE"].model, some, few, at_once=n))
 
-    best = _least_seconds({"likelihood": likelihood, "products": bare(_products(likelihood))}, 3)
+    best = least_times({"likelihood": likelihood, "products": bare(_products(likelihood))}, 3)
     seconds = best["likelihood"] / n * args.draws / few
     print(
         f"likelihood at {args.draws} draws: {seconds:.3f} s an image, by {few} of them; "
@@ -83,16 +82,6 @@ def _products(run: Callable[[], object]) -> list[Product]:
     with Products() as noted:
         run()
     return noted.found
-
-
-def _least_seconds(parts: Mapping[Any, Callable[[], object]], repetitions: int) -> dict[Any, float]:
-    """Of each, the parts taking turns."""
-    best = dict.fromkeys(parts, math.inf)
-    for _, (name, part) in itertools.product(range(repetitions), parts.items()):
-        start = time.perf_counter()
-        part()
-        best[name] = min(best[name], time.perf_counter() - start)
-    return best
 
 
 if __name__ == "__main__":

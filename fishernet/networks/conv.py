@@ -14,7 +14,7 @@ from fishernet.config import TrialConfig
 from fishernet.networks.activations import ACTIVATIONS, GATES, Activation, gated_layers
 from fishernet.networks.stacked import Linear, StackedLayer, each_member
 
-# FisherNet paper, Table A1: filters and strides of the CVAE's encoder; its decoder is their mirror image. Kernels are 3x3.
+# Zacherl, Frank, Enßlin 2021, Table A1: filters and strides of the encoder; its decoder is their mirror image. Kernels are 3x3.
 CONV_FILTERS = (32, 32, 64)
 CONV_STRIDES = (2, 1, 2)
 
