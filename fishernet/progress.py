@@ -112,7 +112,7 @@ class Progress:
                 left = int((self.n_epochs - self.epochs_done) / speed)
                 parts.append(f"{left // 3600}:{left // 60 % 60:02d}:{left % 60:02d} left")
         if self.best:
-            best = ", ".join(f"{variant} {mse:.3g}" for variant, mse in sorted(self.best.items()))
+            best = ", ".join(f"{variant} {mse:#.3g}" for variant, mse in sorted(self.best.items()))
             parts.append(f"best {self.held_out} MSE {best}")
         return "  ".join([*parts, *([self.note] if self.note else [])])
 

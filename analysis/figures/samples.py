@@ -275,7 +275,7 @@ def plot_reconstructions(originals: torch.Tensor, rows: Sequence[Row]) -> Figure
         for row in group:
             sheet.text(labels[row.variant], left - LETTER, top + height / 2, ha="right")
             sheet.image(mosaic(row.images, len(row.images)), left, top)
-            sheet.text(f"{row.mse:.3g}", right, top + height / 2)
+            sheet.text(f"{row.mse:#.3g}", right, top + height / 2)
             top += down
     return sheet.figure
 

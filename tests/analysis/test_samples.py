@@ -228,7 +228,7 @@ def test_reconstructions_are_below_the_first_test_images(trained):
         own = picture.data[picture.data["run_id"] == run["run_id"]]
         assert own["mse"].tolist() == pytest.approx(((strip - original) ** 2).mean((1, 2, 3)).tolist(), rel=1e-4)
     assert [text for text in texts(picture.figure) if text.startswith("0.")] == [
-        f"{run['test/mse']:.3g}" for run in runs
+        f"{run['test/mse']:#.3g}" for run in runs
     ]
     tops = [axes.get_position().y0 for axes in picture.figure.axes]
     assert tops == sorted(tops, reverse=True)

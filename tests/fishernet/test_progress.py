@@ -33,7 +33,7 @@ def test_a_file_gets_a_plain_line_again_and_again_with_runs_epochs_best_and_what
         assert file.there.wait(60)
     said = file.getvalue()
     assert re.fullmatch(
-        r"\d\d:\d\d  1/4 runs  10/40 epochs  0\.\d+ epochs/s  0:00:3\d left  best test MSE VAE 0\.25",
+        r"\d\d:\d\d  1/4 runs  10/40 epochs  0\.\d+ epochs/s  0:00:3\d left  best test MSE VAE 0\.250",
         said.splitlines()[-1],
     )
     assert not re.search(r"[\r\x1b]", said)
@@ -62,4 +62,4 @@ def test_a_file_is_told_at_once_what_is_waited_for_and_when_the_first_epoch_is_d
         assert re.fullmatch(r"\d\d:\d\d  0/2 runs  0/20 epochs  starting workers\n", file.getvalue())
         for _ in range(3):
             progress.advance("VAE", 1, 0.5)
-    assert [line[7:] for line in file.getvalue().splitlines()[1:]] == ["0/2 runs  1/20 epochs  best test MSE VAE 0.5"]
+    assert [line[7:] for line in file.getvalue().splitlines()[1:]] == ["0/2 runs  1/20 epochs  best test MSE VAE 0.500"]
