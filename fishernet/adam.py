@@ -41,10 +41,13 @@ class Adam:
         # On the device, as a CUDA graph needs it there; one for all parameters, where torch counts for each.
         self.n_steps = torch.zeros((), device=self.groups[0].parameters[0].device) if self.groups else torch.zeros(())
 
+    @property
+    def parameters(self) -> list[Tensor]:
+        return [parameter for group in self.groups for parameter in group.parameters]
+
     def zero_grad(self) -> None:
-        for group in self.groups:
-            for parameter in group.parameters:
-                parameter.grad = None
+        for parameter in self.parameters:
+            parameter.grad = None
 
     @torch.no_grad()
     def step(self) -> None:

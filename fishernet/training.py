@@ -144,7 +144,7 @@ class Step:
             optimiser = self.cohort.optimisers[player]
             optimiser.zero_grad()
             # Each member's own mean loss: members share no parameter, so the sum gives every one its own gradient.
-            loss.mean(1).sum().backward()
+            loss.mean(1).sum().backward(inputs=optimiser.parameters)
             optimiser.step()
             losses[player] = loss.detach().sum(1)
         return losses[""]

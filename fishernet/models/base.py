@@ -48,6 +48,7 @@ class Autoencoder(nn.Module, ABC):
 
     heads: ClassVar[tuple[str, ...]] = ("mean",)  # what the encoder gives, d numbers each
     recordable = True  # a step has no branch that looks at its numbers, so that a CUDA graph can replay it
+    pulls_back = False  # the loss has gradients in images or latents, of which it then wants gradients in the weights
     by_information: ClassVar[bool] = False  # the posterior's precision is M, the decoder's Fisher information plus 1
     config: Any
     own: Tensor
@@ -81,6 +82,8 @@ class Autoencoder(nn.Module, ABC):
                         layer.initialisation = self.config.initialisation
                     layer.initialise(generators)
                     initialised.add(layer)
+                if isinstance(layer, Linear):
+                    layer.pulls_back = self.pulls_back
 
     def build_networks(self, image_shape: tuple[int, int, int]) -> None:
         """Those of ``config.network``; a model with networks of its own calls ``use_networks`` with them."""

@@ -25,6 +25,8 @@ class FisherAE(VAE):
     elbo, in nats, are given where the prior is a density, so that all models share a scale.
     """
 
+    pulls_back = True
+
     def forward(self, x: Tensor, noise: Mapping[str, Tensor]) -> Outcome:
         learns, eta, config = torch.is_grad_enabled(), noise["eta"], self.config
         with torch.enable_grad():

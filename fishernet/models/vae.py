@@ -48,6 +48,10 @@ class VAE(Autoencoder):
         """Of families that have the term."""
         return getattr(self.config, "stability_weight", 0.0)
 
+    @property
+    def pulls_back(self) -> bool:  # type: ignore[override]
+        return bool(self.stability_weight)
+
     def posterior(self, x: Tensor) -> DiagonalGaussian:
         return self.gaussian(self.encode(x))
 

@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Protocol, Self, cast
+from typing import Any, Protocol, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +100,14 @@ def _corner(tensor: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 class Linear(StackedLayer):
-    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy."""
+    """x W + b per member; x is (n_members, n, n_in), W (n_members, n_in, n_out): so its gradient needs no transposed copy.
+
+    ``pulls_back`` where gradients of gradients in x are wanted: autograd's own would give W's transposed, whose copies cost as
+    much as the products.
+    """
 
     dense = True
+    pulls_back = False
 
     def __init__(self, n_in: Sequence[int], n_out: Sequence[int]) -> None:
         super().__init__(list(zip(n_in, n_out, strict=True)), n_out)
@@ -114,4 +119,35 @@ class Linear(StackedLayer):
         return shape[1]
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.baddbmm(self.bias[:, None], x, self.weight)
+        if not self.pulls_back or not x.requires_grad or torch.is_autocast_enabled(x.device.type):
+            return torch.baddbmm(self.bias[:, None], x, self.weight)
+        y = torch.baddbmm(self.bias[:, None], x.detach(), self.weight)
+        return cast("Tensor", _Pulled.apply(y, x, self.weight))
+
+
+class _Pulled(torch.autograd.Function):
+    """y = x W + b, whose gradient in W and b is y's own, with that in x."""
+
+    @staticmethod
+    def forward(ctx: Any, y: Tensor, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(weight)
+        return y.view_as(y)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor, None]:
+        (weight,) = ctx.saved_tensors
+        return cotangent, _Pull.apply(cotangent, weight), None
+
+
+class _Pull(torch.autograd.Function):
+    """w W^T, whose gradient in W comes as W lies in memory."""
+
+    @staticmethod
+    def forward(ctx: Any, cotangent: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(cotangent, weight)
+        return torch.bmm(cotangent, weight.mT)
+
+    @staticmethod
+    def backward(ctx: Any, pulled: Tensor) -> tuple[Tensor, Tensor]:
+        cotangent, weight = ctx.saved_tensors
+        return torch.bmm(pulled, weight), torch.bmm(pulled.mT, cotangent)

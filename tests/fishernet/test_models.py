@@ -407,3 +407,32 @@ def test_the_mean_importance_weight_of_a_vae_is_its_evidence_and_not_its_square(
     assert error < 0.1
     assert abs(ratio.mean() - 1) < 5 * error
     assert abs(2 * ratio.mean() - 1) > 5 * error
+
+
+@pytest.mark.parametrize("pulls_back", [False, True])
+def test_a_layers_gradients_of_gradients_are_those_of_its_formula_and_lie_as_its_weights_do(pulls_back):
+    """y = x W + b, w pulled back by it is w W^T. Autograd's own second derivative in W comes transposed, to be copied."""
+    generator = torch.Generator().manual_seed(0)
+    layer = Linear([4, 3], [5, 2]).double()
+    layer.initialise([generator] * 2)
+    layer.pulls_back = pulls_back
+    x, w = (torch.randn(2, 6, n, generator=generator, dtype=torch.float64).requires_grad_() for n in (4, 5))
+
+    def both(x, w, weight, bias):
+        y = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, x)
+        (pulled,) = torch.autograd.grad(y.tanh(), x, w, create_graph=True)
+        return y, pulled
+
+    y, pulled = both(x, w, *layer.parameters())
+    torch.testing.assert_close(y, x @ layer.weight + layer.bias[:, None])
+    torch.testing.assert_close(pulled, (w / y.cosh().square()) @ layer.weight.mT)
+    assert torch.autograd.gradcheck(both, (x, w, *layer.parameters()))
+    (gradient,) = torch.autograd.grad(torch.autograd.grad(layer(x), x, w, create_graph=True)[0].sum(), layer.weight)
+    assert gradient.is_contiguous() == pulls_back
+
+
+def test_layers_of_losses_with_gradients_in_their_inputs_are_told_so():
+    for fields, told in (({"model": "FisherAE"}, True), ({"stability_weight": 0.5}, True), ({}, False)):
+        config = trial_config(**{"model": "VAE"} | fields)
+        model = family(config.model).load()([config], (1, 4, 4), 10)
+        assert {layer.pulls_back for layer in model.modules() if type(layer) is Linear} == {told}

@@ -6,8 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from fishernet.cohort import Cohort
+from fishernet.data.images import ResidentImages
 from fishernet.families import trial_config
 from fishernet.models.wae import CLIP, SCALES, WAE, mmd_squared
+from fishernet.training import Step
 
 SMALL = {"hidden_width": 6, "hidden_layers": 1}
 
@@ -51,6 +54,23 @@ def test_the_players_losses_and_whom_they_move():
                 name for name, _ in model.named_parameters() if model.player_of(name) == ""
             }
     assert k == 2
+
+
+def test_a_players_step_computes_no_gradient_of_anothers_weights(small, images):
+    """They would be thrown away at that player's own step."""
+    cohort = Cohort([trial_config(model="WAE", latent_dim=2, **small)], images.image_shape, len(images.train))
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    model, seen = cohort.model, []
+    for optimiser in cohort.optimisers.values():
+        optimiser.step = lambda: seen.append(
+            {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
+        )
+    Step(cohort, resident)(torch.arange(10)[None], cohort.draw_noise(cohort.streams("noise", 1), 10))
+    discriminators, last = seen
+    assert discriminators
+    assert all(name.startswith("discriminator.") for name in discriminators)
+    assert len(last) == len(list(model.parameters()))
+    assert all(torch.equal(last[name], gradient) for name, gradient in discriminators.items())
 
 
 def test_the_losses_are_finite_at_any_logit_with_the_gradients_of_their_formulas():
