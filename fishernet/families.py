@@ -261,6 +261,8 @@ EXPONENTIAL = {"prior": "exponential"}
 class DiagonalConfig(NoisyInputConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
+    needs_density: ClassVar[bool] = True  # the loss has ln p(z), so that the prior must be a density
+
     posterior_sd: str = field(
         "log-variance",
         "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
@@ -318,10 +320,19 @@ class DiagonalConfig(NoisyInputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior == "exponential" and self.prior_top == "negative" and self.prior_order % 2:
+        if self.prior != "exponential":
+            return
+        if self.prior_top == "free" and self.needs_density:
+            raise ValueError(
+                f"prior_top free leaves the exponential prior no density, and the loss of {self.label} is made of its KL "
+                "divergence. Give prior_top negative with an even prior_order; FisherAE, whose loss has its score alone, "
+                "takes free"
+            )
+        if self.prior_top == "negative" and self.prior_order % 2:
+            free = "" if self.needs_density else ", or prior_top free, as the paper's order 5 has it"
             raise ValueError(
                 f"prior_order {self.prior_order} is odd, and no odd power makes a density whatever the sign of its "
-                "coefficient. Give an even prior_order, or prior_top free, as the paper's order 5 has it"
+                f"coefficient. Give an even prior_order{free}"
             )
 
     @classmethod
@@ -464,6 +475,8 @@ class FisherNetConfig(ELBOConfig):
 @dataclass(frozen=True)
 class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
+
+    needs_density: ClassVar[bool] = False
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
     stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)

@@ -196,6 +196,17 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
             "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
         ),
+        *(
+            (
+                ["--models", f"{model}:prior=exponential,prior_top=free"],
+                f"--prior-top free .* {model} is made of its KL.*FisherAE",
+            )
+            for model in ("VAE", "CVAE", "FAE", "PixelVAE")
+        ),
+        (
+            ["--models", "VAE", "--prior", "exponential", "--prior-order", "5"],
+            "--prior-order 5 is odd.* even prior_order$",
+        ),
         (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
         (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
