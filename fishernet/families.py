@@ -25,7 +25,8 @@ LARGEST_IN_FLOAT32 = 1e5
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
-EMITTED = with_scale("diagonal")
+EMITTED = {"scale": SCALES[1:]}
+HEAVY = tuple(name for name, row in LIKELIHOODS.items() if row.heavy)
 DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
 MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
@@ -75,7 +76,7 @@ class LikelihoodConfig(TrialConfig):
         role="rate",
         valid=positive,
         must="positive",
-        when={"likelihood": (*EMITTED, *DISCRETISED)},
+        when=(EMITTED, {"likelihood": DISCRETISED}),
     )
     maf_width: int = field(
         10,
@@ -193,6 +194,7 @@ class CodeConfig(LikelihoodConfig):
         "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
         role="choice",
         choices=("none", "sigmoid"),
+        when={"network": ("dense", "conv")},
     )
 
 
@@ -305,6 +307,7 @@ class DiagonalConfig(NoisyInputConfig):
         "z moving along (total, as released), or the mean of partial over z (expected)",
         role="choice",
         choices=("partial", "total", "expected"),
+        when={"stability_weight": positive},
     )
     stability_weight: float = field(
         0.0, "factor of the stability term; 0 leaves it out", role="choice", valid=at_least(0), must="at least 0",
@@ -334,12 +337,6 @@ class DiagonalConfig(NoisyInputConfig):
                 f"prior_order {self.prior_order} is odd, and no odd power makes a density whatever the sign of its "
                 f"coefficient. Give an even prior_order{free}"
             )
-
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name == "stability" and float(values["stability_weight"]) == 0:
-            return False
-        return super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -389,7 +386,7 @@ class FisherNetConfig(ELBOConfig):
         "were known",
         role="choice",
         choices=("all-outputs", "location"),
-        when={"likelihood": EMITTED},
+        when=(EMITTED, {"likelihood": HEAVY}),
     )
     cg_tolerance: float = field(
         1e-4,
@@ -501,6 +498,9 @@ class FisherAEConfig(DiagonalConfig):
             )
 
 
+DISCRIMINATES = {"penalty": ("gan", "critic")}
+
+
 @dataclass(frozen=True)
 class WAEConfig(CodeConfig):
     """A deterministic code, whose distribution over images is brought to the prior's."""
@@ -519,25 +519,20 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
     discriminator_width: int = field(
         256, "neurons of each hidden layer of the discriminator", role="size", valid=between(1, 2**16),
-        must="from 1 to 65536",
+        must="from 1 to 65536", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_layers: int = field(
         1, "hidden layers of the discriminator", role="size", valid=between(0, 100), must="from 0 to 100",
+        when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_steps: int = field(
         1, "steps of the discriminator before each of the autoencoder", role="rate", valid=between(1, 100),
-        must="from 1 to 100",
+        must="from 1 to 100", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_learning_rate: float = field(
         0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
-        must="at least 0", search="1e-5..1e-2:log",
+        must="at least 0", when=DISCRIMINATES, search="1e-5..1e-2:log",
     )  # fmt: skip
-
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name.startswith("discriminator_") and values["penalty"] == "mmd":
-            return False
-        return super().matters(name, values)
 
 
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
@@ -627,6 +622,7 @@ class MAEConfig(NormalPriorConfig):
 class IAFConfig(NormalPriorConfig):
     """The VAE whose posterior is moved by an inverse autoregressive flow."""
 
+    activation: str = with_default(TrialConfig, "activation", "relu", when=())  # the flow's too
     flow_steps: int = field(
         2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
     )  # fmt: skip
