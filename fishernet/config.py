@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fishernet.data import DATASETS
 from fishernet.networks import NETWORKS
@@ -87,6 +87,8 @@ class TrialConfig:
     the plan's keys, the MLflow parameters and the DataFrame's columns.
     Raises ValueError with the field, its meaning, the value given and what is allowed.
     """
+
+    loss_unit: ClassVar[str] = "nats"
 
     model: str = field(dataclasses.MISSING, "which autoencoder", role="axis", valid=bool, must="a name")
     latent_dim: int = field(

@@ -474,6 +474,7 @@ class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
     needs_density: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "inverse squared units of z and x"
 
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
     stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
@@ -496,6 +497,26 @@ class FisherAEConfig(DiagonalConfig):
                 f"images where ln p is quadratic in x alone, so likelihood of {self.label} must be gaussian or gaussian-learned, "
                 "of scale identity and without components"
             )
+
+    @property
+    def loss_in_words(self) -> str:
+        """Equation 11, as ``fishernet.models.fisher_ae.FisherAE`` computes it."""
+        v, range_of = "1" if self.likelihood == "gaussian" else "the learned variance of the noise", ""
+        if self.pixel_range == "symmetric":
+            range_of = "; x and f are in [−1, 1]"
+        weight, of_stability = ("" if w == 1 else f"{w:g} · " for w in (self.posterior_weight, self.stability_weight))
+        form = {
+            "partial": "|∇_x ln q(z given x)|²/2 with z held",
+            "total": "|∇_x ln q(z given x)|²/2 with z moving along, as released",
+            "expected": "the mean over z of |∇_x ln q(z given x)|²/2",
+        }[self.stability]
+        steady = f" + {of_stability}{form}" if self.stability_weight else ""
+        held = ", whose gradient in the decoder is left out" if self.posterior_gradient == "held" else ""
+        return (
+            f"The loss is that of the Fisher auto-encoder's equation 11 at one posterior sample z per image, {weight}|∇_z ln q(z "
+            f"given x) − ∇_z ln p(x, z)|²/2{held} + |x − f(z)|²/(2v²) − k/v{steady}, with k pixels and v = {v}{range_of}. It "
+            "is in inverse squared units of z and x, not in nats, and compares with no ELBO."
+        )
 
 
 DISCRIMINATES = {"penalty": ("gan", "critic")}
@@ -533,6 +554,19 @@ class WAEConfig(CodeConfig):
         0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
         must="at least 0", when=DISCRIMINATES, search="1e-5..1e-2:log",
     )  # fmt: skip
+
+    @property
+    def loss_in_words(self) -> str:
+        """The autoencoder's loss, as ``fishernet.models.wae.WAE`` computes it."""
+        penalty = {
+            "gan": "ln(1 + exp(−l(z))), l being the logit of a discriminator that tells codes from draws of N(0, 1)",
+            "critic": "−D(z), D being a critic with clipped weights between 0 (codes) and 1 (draws of N(0, 1))",
+            "mmd": "the squared maximum mean discrepancy of a batch's codes and draws of N(0, 1), which is no number of an "
+            "image and so no part of the held-out loss",
+        }[self.penalty]
+        return (
+            f"The loss is −ln p(x given f(z)) at the code z of each image, + {self.penalty_weight:g} times {penalty}."
+        )
 
 
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
