@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from fishernet.data import DATASETS
 from fishernet.networks import NETWORKS
@@ -27,6 +27,7 @@ Value = str | int | float  # of a field
 Fields = dict[str, Value]  # by name
 Values = Mapping[str, Any]  # by name, still to be made of the fields' types: text of flags, numbers of JSON
 Rule = Callable[[Any], bool]  # whether a value of the field's type is allowed
+When = Mapping[str, str | tuple[str, ...] | Rule]  # by field, the values with which another matters
 
 
 def at_least(minimum: float) -> Rule:
@@ -53,7 +54,7 @@ def field(
     choices: tuple[str, ...] = (),
     valid: Rule | None = None,
     must: str = "",
-    when: Mapping[str, str | tuple[str, ...]] | None = None,
+    when: When | tuple[When, ...] = (),
     search: str | None = "",
     search_with: str = "",
     symbol: str = "",
@@ -62,18 +63,18 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}, a tuple where several do; ``search`` is the range that a search varies by default, ""
-    where only a flag varies it, None where nothing may; ``search_with`` names what a search must score beside the MSE for
-    that default to hold; ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in
-    a ``per_member`` number.
+    {"likelihood": "gaussian-learned"}, a tuple of words where several do, ``positive`` of a number; of a tuple of such any is
+    enough. ``search`` is the range that a search varies by default, "" where only a flag varies it, None where nothing may;
+    ``search_with`` names what a search must score beside the MSE for that default to hold; ``symbol`` stands before a number in a
+    label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
     """
     if role not in ROLES:
         raise ValueError(f"a field's role is one of {', '.join(ROLES)}; got {role!r}")
     metadata = {
-        "meaning": meaning, "role": role, "choices": choices, "valid": valid, "must": must, "when": dict(when or {}),
-        "search": search if role in VARIABLE_ROLES else None, "search_with": search_with, "symbol": symbol,
-        "per_member": per_member,
+        "meaning": meaning, "role": role, "choices": choices, "valid": valid, "must": must,
+        "when": (when,) if isinstance(when, Mapping) else when, "search": search if role in VARIABLE_ROLES else None,
+        "search_with": search_with, "symbol": symbol, "per_member": per_member,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -86,6 +87,8 @@ class TrialConfig:
     the plan's keys, the MLflow parameters and the DataFrame's columns.
     Raises ValueError with the field, its meaning, the value given and what is allowed.
     """
+
+    loss_unit: ClassVar[str] = "nats"
 
     model: str = field(dataclasses.MISSING, "which autoencoder", role="axis", valid=bool, must="a name")
     latent_dim: int = field(
@@ -280,9 +283,36 @@ class TrialConfig:
     def matters(cls, name: str, values: Values) -> bool:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
-        return f is not None and all(
-            values[other] in ((needed,) if isinstance(needed, str) else needed) and cls.matters(other, values)
-            for other, needed in f.metadata["when"].items()
+        return f is not None and (not f.metadata["when"] or any(cls._meet(when, values) for when in f.metadata["when"]))
+
+    @classmethod
+    def _meet(cls, when: When, values: Values) -> bool:
+        for other, needed in when.items():
+            value = values[other]
+            if callable(needed):
+                met = needed(typed(cls.__dataclass_fields__[other], value))
+            else:
+                met = value == needed if isinstance(needed, str) else value in needed
+            if not met or not cls.matters(other, values):
+                return False
+        return True
+
+    @classmethod
+    def waits_for(cls, name: str) -> tuple[str, ...]:
+        """The fields that decide whether a field matters."""
+        return tuple(dict.fromkeys(other for when in cls.__dataclass_fields__[name].metadata["when"] for other in when))
+
+    @classmethod
+    def takes(cls, name: str) -> str:
+        """With what a field matters, in words: ``likelihood gaussian-learned and noise learned``; empty where it always does."""
+        return ", or ".join(
+            " and ".join(
+                f"{other} above 0"
+                if callable(needed)
+                else f"{other} {needed if isinstance(needed, str) else ' or '.join(needed)}"
+                for other, needed in when.items()
+            )
+            for when in cls.__dataclass_fields__[name].metadata["when"]
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:

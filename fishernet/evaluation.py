@@ -39,7 +39,7 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
     """One dict of scores per member, means over the images.
 
     mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
-    mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, nats per image.
+    mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, per image.
     Of a mixture mse is of its mean; mse_densest_mode and mse_likeliest are of one component's image. Where the likelihood is
     of 8-bit values, bits_per_dim.
     The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of

@@ -323,7 +323,10 @@ def _conditions(usual: Values, space: Mapping[str, Domain]) -> Iterator[Json]:
 
 def can_matter(name: str, study: StudyPlan) -> bool:
     """Whether a field changes what some trial of the study computes."""
-    return any(matters(name, values) for values in _conditions(study.base.to_dict(), dict(study.space)))
+    space = dict(study.space)
+    largest = {of: d.high if isinstance(d, Range) else max(d.values) for of, d in space.items()}
+    numbers = {of: value for of, value in largest.items() if not isinstance(value, str)}
+    return any(matters(name, values) for values in _conditions({**study.base.to_dict(), **numbers}, space))
 
 
 def grid_size(space: Sequence[tuple[str, Domain]]) -> float:

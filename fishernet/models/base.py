@@ -30,9 +30,9 @@ class Noise(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one pass of a batch gives; nats per image, (n_members, n)."""
+    """What one pass of a batch gives, per image, (n_members, n)."""
 
-    loss: Tensor  # lower is better
+    loss: Tensor  # lower is better; nats, or what its config's ``loss_unit`` says
     terms: dict[str, Tensor]  # what the loss is made of, and the ELBO where it is known
     mean: Tensor  # the posterior mean, (n_members, n, d)
     output: Tensor  # the decoder's raw output at one posterior sample, (n_members, n, n_outputs)

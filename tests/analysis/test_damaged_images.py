@@ -21,7 +21,7 @@ from tests.analysis.scores.test_sampling import N, Pixels, RealFeatures
 
 LINES = ({"model": "VAE"}, {"model": "FisherAE"}, {"model": "WAE"})
 EXPONENTIAL = {"model": "VAE", "prior": "exponential"}
-IMPROPER = {**EXPONENTIAL, "prior_order": 5, "prior_top": "free"}
+IMPROPER = {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"}
 LEVELS = {"gaussian": (0.0, 0.2, 0.5), "mask": (0.0, 0.8)}
 
 
@@ -127,7 +127,9 @@ def test_a_learned_prior_is_drawn_as_a_density_over_the_codes_and_an_improper_on
     (picture,) = exhibits_of(prior_densities, stored)
     assert isinstance(picture, Picture)
     assert set(picture.data["variant"]) == {"VAE exponential"}
-    assert "VAE exponential free order=5 is left out: the prior is no density in 3 of 3 dimensions" in picture.caption
+    assert (
+        "FisherAE exponential free order=5 is left out: the prior is no density in 3 of 3 dimensions" in picture.caption
+    )
     # K = 4 with an eta_4 of -0.001 is close to N(0, 1) where that has its mass.
     at = np.linspace(-2, 2, 9)
     of_normal = np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
@@ -175,11 +177,13 @@ def test_samples_of_the_prior_are_the_runs_own_and_those_of_n01_what_they_were()
 def test_a_run_with_an_improper_prior_takes_no_others_along():
     stored = made_sweep({"model": "VAE"}, EXPONENTIAL, IMPROPER, seeds=(0,))
     with pytest.raises(ImproperPrior, match="no density in 3 of 3 dimensions"):
-        latent_samples(stored, stored.pick("VAE exponential free order=5", 3), "prior")
+        latent_samples(stored, stored.pick("FisherAE exponential free order=5", 3), "prior")
     drawn, said = samples.samples_of(stored, [run for _, run in stored.runs.iterrows()], "prior")
     assert [run["variant"] for run, _ in drawn] == ["VAE", "VAE exponential"]
     (sentence,) = said
-    assert sentence.startswith("VAE exponential free order=5 at d = 3 is left out: the prior is no density in 3 of 3")
+    assert sentence.startswith(
+        "FisherAE exponential free order=5 at d = 3 is left out: the prior is no density in 3 of 3"
+    )
     stored.variants, stored.seed = list(stored.lines), None
     picture = samples.prior_samples(stored, 3, ["VAE"])
     assert set(picture.data["variant"]) == {"VAE", "VAE exponential"}

@@ -196,6 +196,17 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
             "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
         ),
+        *(
+            (
+                ["--models", f"{model}:prior=exponential,prior_top=free"],
+                f"--prior-top free .* {model} is made of its KL.*FisherAE",
+            )
+            for model in ("VAE", "CVAE", "FAE", "PixelVAE")
+        ),
+        (
+            ["--models", "VAE", "--prior", "exponential", "--prior-order", "5"],
+            "--prior-order 5 is odd.* even prior_order$",
+        ),
         (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
         (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
@@ -205,6 +216,46 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
 def test_a_flag_that_cannot_be_is_named_in_a_sentence(argv, words):
     with pytest.raises(PlanError, match=words):
         flags(*argv)
+
+
+def another(f):
+    """A value that is not the field's default."""
+    if f.metadata["choices"]:
+        return next(word for word in f.metadata["choices"] if word != f.default)
+    return next(value for value in (f.default + 1, f.default + 2, 0.5) if f.metadata["valid"](value))
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_field_of_a_line_that_changes_nothing_of_it_is_refused_with_what_would_make_it_matter(model):
+    """It would be a second line of the same numbers. A plain flag is of all lines, and left alone."""
+    usual, refused = trial_config(model=model), 0
+    for name, f in ((f.name, f) for f in dataclasses.fields(usual)):
+        value = another(f) if f.metadata["when"] else None
+        if value is None or usual.matters(name, usual.to_dict()):
+            continue
+        try:
+            trial_config(model=model, **{name: value})
+        except ValueError:  # its family has a sentence of its own
+            continue
+        refused += 1
+        with pytest.raises(PlanError, match=f"{name} changes nothing of this line: it matters with .*Leave {name} out"):
+            flags("--models", model, f"{model}:{name}={value}")
+        flag = f"--{name.replace('_', '-')}"
+        assert len(flags("--models", model, flag, str(value))) == len(flags("--models", model))
+    assert refused
+
+
+def test_a_field_of_a_line_that_its_other_fields_make_matter_is_taken():
+    for line in (
+        "VAE:stability_weight=1,stability=total",
+        "VAE:prior=exponential,prior_order=6",
+        "AE:network=pooled-cnn,output_order=channels-last",
+        "AE:likelihood=gaussian,scale=full,cholesky_of=covariance",
+        "FisherNet:likelihood=student-t,information_about=location",
+        "WAE:penalty=critic,discriminator_steps=5",
+        "VAE:likelihood=discretised-normal,least_scale=0.1",
+    ):
+        assert len(flags("--models", line, "--latent-dims", "2", "--seeds", "1")) == 1
 
 
 def test_a_sweep_is_extended_by_what_is_new():

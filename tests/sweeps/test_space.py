@@ -202,8 +202,8 @@ def test_a_value_that_does_not_matter_is_not_suggested():
 def met(name):
     """Values with which all that a field waits for is there."""
     found = {}
-    for other, words in all_fields()[name].metadata["when"].items():
-        found |= met(other) | {other: words if isinstance(words, str) else words[0]}
+    for other, words in (all_fields()[name].metadata["when"] or ({},))[0].items():
+        found |= met(other) | {other: 1.0 if callable(words) else words if isinstance(words, str) else words[0]}
     return found
 
 

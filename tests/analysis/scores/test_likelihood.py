@@ -154,7 +154,7 @@ def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
     ("values", "word"),
     [
         ({"model": "FisherNet", "sampler": "cg"}, "density of draws"),
-        ({"prior": "exponential", "prior_top": "free"}, "no density"),
+        ({"model": "FisherAE", "prior": "exponential", "prior_top": "free"}, "no density"),
     ],
 )
 def test_what_is_refused_beforehand_could_not_have_been_computed(values, word):
