@@ -217,7 +217,8 @@ class TrialConfig:
     binarisation: str = field(
         "none",
         "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
-        "value, and the others once; static draws all once; threshold takes grey values above half as white",
+        "value, and the others once; static draws all once, by this product's own random numbers; threshold takes grey values "
+        "above half as white. Of images that a file has in black and white, such as Larochelle and Murray's, take none",
         role="data",
         choices=("none", "dynamic", "static", "threshold"),
     )

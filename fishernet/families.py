@@ -572,6 +572,16 @@ class WAEConfig(CodeConfig):
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
 
 
+def check_weighed(config: TrialConfig, target: str, weight: str) -> None:
+    """Raises ValueError where a target is given whose term ``weight`` leaves out: it would name a line and change nothing."""
+    value = getattr(config, target)
+    if value != config.__dataclass_fields__[target].default and not getattr(config, weight):
+        raise ValueError(
+            f"{target} {value:g} is a target without a weight: {weight} is 0, which leaves its term out. Give {weight} a number "
+            f"above 0, or leave {target} out"
+        )
+
+
 @dataclass(frozen=True)
 class FAEConfig(VAEConfig):
     """The VAE and a term that holds its posterior's Fisher information at F."""
@@ -603,11 +613,25 @@ class FAEConfig(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("fisher_target", "fisher_weight"):
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            if self.fisher_constraint == "released-mlp" and value != usual:
+                raise ValueError(
+                    f"{name} {value:g}: the term of fisher_constraint released-mlp has neither target nor weight. Leave {name} "
+                    f"out, or take fisher_constraint {', '.join(READS_F['fisher_constraint'])}"
+                )
+        check_weighed(self, "fisher_target", "fisher_weight")
+        check_weighed(self, "decoder_fisher_target", "decoder_fisher_weight")
         if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
             raise ValueError(
                 f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
                 f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
             )
+
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        weight = {"fisher_target": "fisher_weight", "decoder_fisher_target": "decoder_fisher_weight"}.get(name)
+        return (weight is None or float(values[weight]) > 0) and super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -641,6 +665,7 @@ class MAEConfig(NormalPriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_weighed(self, "information_target", "information_weight")
         drawn = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
         if self.information_sample != "mean" and (
             self.likelihood not in drawn or self.scale != "identity" or self.components
@@ -650,6 +675,12 @@ class MAEConfig(NormalPriorConfig):
                 f"with scale identity and components 0 have; got likelihood {self.likelihood}, scale {self.scale} and components "
                 f"{self.components}. Take one of these, or information_sample mean"
             )
+
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        if name == "information_target" and float(values["information_weight"]) == 0:
+            return False
+        return super().matters(name, values)
 
 
 @dataclass(frozen=True)

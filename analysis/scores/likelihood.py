@@ -5,8 +5,9 @@ Every run is scored on the same images, black and white ones with the same bits,
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 import pandas as pd
@@ -40,12 +41,13 @@ def tasks(
     whose numbers are probabilities of images, and with DRAWS; what other models cannot give is said where it was asked for.
     """
     made, said = [], {}
+    binary = functools.cache(partial(_are_binary, stored))
     for _, run in stored.runs.iterrows():
         config = config_of(run)
         if not family(config.model).posterior:
             continue
         lacking = [name for name in nll_of if _lacks(run, name, draws or 1, nll_images)]
-        if why := refusal(config):
+        if why := refusal(config, binary):
             said[config.variant] = f"{config.variant} has no likelihood by importance sampling: {why}."
         elif lacking and (draws or is_probability(config)):
             made.append(
@@ -61,8 +63,11 @@ def is_probability(config: TrialConfig) -> bool:
     return not LIKELIHOODS[_likelihood(config)].density
 
 
-def refusal(config: TrialConfig) -> str:
-    """Why there is no likelihood of the model's images, the end of a sentence; empty where there is one."""
+def refusal(config: TrialConfig, binary: Callable[[], bool]) -> str:
+    """Why there is no likelihood of the model's images, the end of a sentence; empty where there is one.
+
+    ``binary`` tells whether the images are black and white; it is asked where the config does not make them so.
+    """
     values = config.to_dict()
     if values.get("sampler") == "cg":
         return "sampler cg does not know the density of its draws; train it with sampler cholesky"
@@ -70,9 +75,21 @@ def refusal(config: TrialConfig) -> str:
         return "its prior is no density; train it with prior_top negative"
     if values.get("dequantisation", "off") != "off":
         return "it is of dequantised images, which these are not; train it with dequantisation off"
-    if _likelihood(config) == "bernoulli" and config.binarisation == "none":
+    if _likelihood(config) == "bernoulli" and config.binarisation == "none" and not binary():
         return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or static"
     return ""
+
+
+def _are_binary(stored: StoredSweep) -> bool:
+    """Whether every pixel of the sweep's images is black or white, whatever made them so: a file may have them."""
+    try:
+        data = stored.images
+    except AnalysisError:  # which what needs the images says
+        return False
+    parts = (
+        part for pixels in (data.test, data.train) for part in pixels.split(1000)
+    )  # grey ones are seen in the first
+    return all(bool(((part == 0) | (part == 255)).all()) for part in parts)
 
 
 def _likelihood(config: TrialConfig) -> str:

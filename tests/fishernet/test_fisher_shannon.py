@@ -503,9 +503,40 @@ def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():
         ({"model": "FAE", "decoder_fisher_weight": 1.0}, ["decoder_fisher_weight 1", "gaussian-learned", "bernoulli"]),
         ({"model": "FAE", "fisher_target": -1.0}, ["fisher_target", "at least 0", "-1.0"]),
         ({"model": "PixelVAE", "pixel_layers": 0}, ["pixel_layers", "from 1 to 100"]),
+        (
+            {"model": "FAE", "fisher_target": 5, "fisher_weight": 0},
+            ["fisher_target 5", "without a weight", "fisher_weight is 0"],
+        ),
+        ({"model": "FAE", "decoder_fisher_target": 5}, ["decoder_fisher_target 5", "decoder_fisher_weight is 0"]),
+        (
+            {"model": "MAE", "information_target": 0, "information_weight": 0},
+            ["information_target 0", "information_weight is 0"],
+        ),
+        (
+            {"model": "FAE", "fisher_constraint": "released-mlp", "fisher_target": 5},
+            ["fisher_target 5", "released-mlp"],
+        ),
+        (
+            {"model": "FAE", "fisher_constraint": "released-mlp", "fisher_weight": 5},
+            ["fisher_weight 5", "released-mlp"],
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused_in_a_sentence(values, parts):
     with pytest.raises(ValueError, match=r".") as error:
         trial_config(values)
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "weight"),
+    [
+        ("FAE", "fisher_target", "fisher_weight"), ("MAE", "information_target", "information_weight"),
+        ("FAE", "decoder_fisher_target", "decoder_fisher_weight"),
+    ],
+)  # fmt: skip
+def test_a_target_matters_where_its_weight_is_above_zero(model, target, weight):
+    """So no search asks for one that would be refused, and a line with the usual target may go without its term."""
+    values = {"model": model, "likelihood": "gaussian-learned"}
+    assert not matters(target, trial_config(values, **{weight: 0}).to_dict())
+    assert matters(target, trial_config(values, **{weight: 0.5}).to_dict())

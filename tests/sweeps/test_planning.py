@@ -14,7 +14,7 @@ from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
 from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, seeds_from_flag, suited
+from sweeps.planning import Devices, flagged, make_cohorts, plan_from_flags, relative_cost, seeds_from_flag, suited
 from sweeps.started import _text
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
@@ -98,6 +98,7 @@ NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
     "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
     "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+    "decoder_fisher_target": {"likelihood": "gaussian-learned", "decoder_fisher_weight": 1.0},
     "dequantisation": {"likelihood": "gaussian"}, "pixel_range": {"likelihood": "gaussian"},
 }  # fmt: skip
 ONE_VALUE = {
@@ -194,7 +195,11 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
         (
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
-            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
+            "prior.order 5 is odd.*Give an even --prior.order, or --prior.top free",
+        ),
+        (
+            ["--models", "VAE", "--pixel-range", "symmetric"],
+            "pixel.range symmetric is for .*got --likelihood bernoulli",
         ),
         *(
             (
@@ -205,9 +210,8 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         ),
         (
             ["--models", "VAE", "--prior", "exponential", "--prior-order", "5"],
-            "--prior-order 5 is odd.* even prior_order$",
+            "--prior-order 5 is odd.* even --prior-order$",
         ),
-        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
         (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
@@ -482,3 +486,31 @@ def test_an_estimate_counts_start_and_end_and_each_trial_beside_the_steps(monkey
 def test_lists_of_python_mean_on_the_command_line_what_they_hold(seeds):
     assert seeds_from_flag(_text(seeds)) == [*seeds]
     assert seeds_from_flag(_text(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "begins", "names", "no_fields"),
+    [
+        ({"model": "VAE", "patience": 5}, "--patience 5", ["--stopping-size must"], ["stopping_size"]),
+        ({"decoder_output": "linear", "likelihood": "bernoulli"}, "--likelihood bernoulli", ["--decoder-output"], ["r_output"]),
+        ({"sampler": "cg", "objective": "eq24"}, "--sampler cg", ["--objective must be eq25"], []),
+        ({"model": "FAE", "decoder_fisher_weight": 1}, "--decoder-fisher-weight 1", ["--noise learned"], ["decoder_fisher"]),
+        ({"latent_dim": 0}, "--latent-dims (number", [], ["latent_dim "]),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_flags_wherever_it_names_fields(values, begins, names, no_fields):
+    with pytest.raises(ValueError, match=r".") as error:
+        trial_config(values)
+    said = flagged(str(error.value))
+    assert said.startswith(begins)
+    assert all(name in said for name in names), said
+    assert not any(name in said for name in no_fields), said
+    assert flagged(said) == said
+
+
+def test_words_that_only_look_like_fields_stay():
+    for text in (
+        "network /data/train_size/x.npz cannot be read", "two of the runs differ in nothing; a seed alone says noise and scale",
+        "--fix takes NAME=VALUE; got 'learning_rate'", "the search x exists: learning_rate of AE is 0.1 there and 0.2 here",
+    ):  # fmt: skip
+        assert flagged(text).removeprefix("--") == text.removeprefix("--")

@@ -101,6 +101,10 @@ def test_a_negative_range_needs_no_equals_sign():
         (["--models", "CVAE", "--hidden-width", "8,16"], r"--hidden-width changes nothing in CVAE-d10"),
         (["--models", "AE", "--noise-start", "-1..0"], r"--noise-start changes nothing"),
         (["--models", "VAE:likelihood=bernoulli", "--decoder-output", "linear,sigmoid"], r"bernoulli reads"),
+        (
+            ["--models", "FAE", "--fix", "fisher_target=5", "--fisher-weight", "0,0.1"],
+            r"fisher_target 5 .* without a weight",
+        ),
         (["--models", "AE", "--sampler", "nsga-ii"], r"--sampler nsga-ii scores the KL divergence"),
         (["--sampler", "grid"], r"--sampler is one of tpe, random, cma-es, nsga-ii; got 'grid'"),
         (["--trials", "0"], r"--trials is a whole number.*at least 1; got '0'"),
@@ -255,3 +259,14 @@ def test_a_small_space_is_counted():
                      "--hidden-width", "3", "--hidden-layers", "1..2", "--activation", "relu").studies  # fmt: skip
     assert grid_size(study.space) == 2 * 3 * 2
     assert grid_size(flags().studies[0].space) == float("inf")
+
+
+def test_no_target_is_suggested_whose_weight_is_zero():
+    """Every combination of what is listed is a config."""
+    (study,) = flags("--models", "FAE", "--fisher-target", "5,20", "--fisher-weight", "0,0.1").studies
+    for weight in (0.0, 0.1):
+        first = {name: domain.values[0] if isinstance(domain, Choices) else domain.low for name, domain in study.space}
+        chosen = {**first, "fisher_weight": weight}
+        params = dict(suggestions(study, lambda name, _, chosen=chosen: chosen[name]))
+        assert ("fisher_target" in params) == (weight > 0)
+        assert study.config(params, 0, 0).fisher_weight == weight

@@ -15,6 +15,7 @@ SETTINGS: Fields = {
 }  # fmt: skip
 AXES: Fields = {"latent_dims": str(DIM), "seeds": "5"}
 REVERSED = "reversed-mnist"  # of Table 2
+DEPTHS = (20, 30, 40)  # hidden layers of Figure 6
 
 PAPER = Paper(
     key="fisher-shannon",
@@ -38,6 +39,12 @@ PAPER = Paper(
         "fisher-shannon-reversed": {
             "models": ["FAE", "FAE:fisher_target=10", "FAE:fisher_target=5", "FAE:fisher_target=0.1"],
             **AXES, **SETTINGS, "dataset": REVERSED,
+        },
+        "fisher-shannon-deep": {  # of Figure 6
+            "models": [
+                f"{model}:hidden_layers={depth},setting={depth}-layers" for depth in DEPTHS for model in ("FAE", "MAE")
+            ],
+            **AXES, **SETTINGS,
         },
     },
     figures={

@@ -1,6 +1,7 @@
 """Which runs get a likelihood, of which images, and that what a run has is not computed again."""
 
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pandas as pd
@@ -75,6 +76,22 @@ def test_grey_images_are_scored_where_that_is_asked_for_and_never_as_probabiliti
     assert "likelihood/nll" in found.metrics
     assert not any("bits_per_dim" in name for name in found.metrics)
     assert found.about["held-out"]["probability"] is False
+
+
+def test_images_that_a_file_has_in_black_and_white_are_scored_whatever_the_config_made_of_them():
+    """Such as a fixed binarisation from elsewhere. One grey pixel anywhere, and they are not."""
+    made, draws = config(binarisation="none"), {"draws": 10}
+    sweep = stored(made)
+    white = sweep.images.train > 127
+    sweep.images = replace(sweep.images, train=255 * white.to(torch.uint8))
+    assert len(tasks(sweep).tasks) == 1
+    assert len(tasks(sweep, **draws).tasks) == 1
+    for name in ("train", "test"):
+        one = getattr(sweep.images, name).clone()
+        one[-1, 0, 0, 0] = 128
+        grey = SimpleNamespace(**{**vars(sweep), "images": replace(sweep.images, **{name: one})})
+        assert not tasks(grey).tasks
+        assert "grey values" in tasks(grey, **draws).said[0]
 
 
 @pytest.mark.parametrize(
@@ -159,7 +176,7 @@ def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
 )
 def test_what_is_refused_beforehand_could_not_have_been_computed(values, word):
     made = config(**values)
-    assert refusal(made)
+    assert refusal(made, lambda: True)
     with pytest.raises(AnalysisError, match=word):
         scored(made)
 
