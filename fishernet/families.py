@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
 from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
+from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, n_outputs, with_scale
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
 
@@ -22,6 +22,8 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+# Of FisherNet: a tangent of a full scale is a matrix as large as the image is long, squared.
+MOST_OUTPUTS_OF_FULL = 4096
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
@@ -175,6 +177,16 @@ class LikelihoodConfig(TrialConfig):
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
                 f"got likelihood {self.likelihood}, which has none to set"
+            )
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        _, height, width = image_shape
+        if LIKELIHOODS[self.likelihood].matrix and 1 in (height, width):
+            raise ValueError(
+                f"likelihood {self.likelihood} has a scale of rows times one of columns, and these images, {height} x {width} "
+                f"pixels, are one {'row' if height == 1 else 'column'}; take likelihood "
+                f"{'student-t' if LIKELIHOODS[self.likelihood].heavy else 'gaussian'}, whose scale is the pixels'"
             )
 
 
@@ -419,6 +431,16 @@ class FisherNetConfig(ELBOConfig):
             raise ValueError(
                 "sampler cg never forms M, so it has neither ln|M| nor a gradient through M, and objective must be eq25; "
                 f"got {self.objective}"
+            )
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        outputs = n_outputs(self, image_shape)
+        if self.scale == "full" and outputs > MOST_OUTPUTS_OF_FULL and self.information_about == "all-outputs":
+            raise ValueError(
+                f"information_about all-outputs: with scale full the decoder emits {outputs:,} numbers for these images, and "
+                f"above {MOST_OUTPUTS_OF_FULL:,} a triangle would be solved for each image and latent dimension; take "
+                "information_about location, scale diagonal, or a matrix likelihood"
             )
 
     @property

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any, Self
 
 from fishernet.config import TrialConfig, Value
-from fishernet.families import BUILT_IN, MODEL_NAMES, family, is_installed, trial_config
-from fishernet.networks import NETWORKS
+from fishernet.families import BUILT_IN, MODEL_NAMES, all_fields, family, is_installed, trial_config
 
 Json = dict[str, Any]  # an object of JSON, as files and MLflow hold it
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
+PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 
 
 class PlanError(ValueError):
@@ -59,10 +59,6 @@ class SweepPlan:
     @property
     def n_runs(self) -> int:
         return len(self.configs)
-
-    @property
-    def networks(self) -> list[str]:
-        return list(dict.fromkeys(c.network for c in self.configs))
 
     @property
     def latent_dims(self) -> list[int]:
@@ -216,11 +212,21 @@ class SweepPlan:
         )
 
 
-def check_networks(networks: Iterable[str], image_shape: tuple[int, int, int]) -> None:
-    """Raises PlanError where one of the networks does not take images of that shape."""
-    for name in networks:
-        if problem := NETWORKS[name].problem(image_shape):
-            raise PlanError(f"--network {name} {problem}")
+def check_images(configs: Iterable[TrialConfig], image_shape: tuple[int, int, int]) -> None:
+    """Raises PlanError, naming the flag, where one of the configs does not go with images of that shape."""
+    try:
+        for config in configs:
+            config.check_images(image_shape)
+    except ValueError as error:
+        raise PlanError(flagged(str(error))) from None
+
+
+def flagged(message: str) -> str:
+    """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
+    for name in all_fields():
+        if message.startswith(f"{name} "):
+            return f"--{PLURAL.get(name, name.replace('_', '-'))}{message[len(name) :]}"
+    return message
 
 
 def _off_axes(config: TrialConfig) -> Json:

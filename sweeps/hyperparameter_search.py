@@ -24,13 +24,13 @@ from fishernet.config import Fields, TrialConfig, Values
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Listed, Parser
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, format_numbers, parse_numbers
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, format_numbers, parse_numbers
 from fishernet.spelling import did_you_mean
 from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
 from sweeps.driver import Driver, duration
 from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_flags, check_shared_flags
-from sweeps.planning import OURS, Devices, dataset_from_flag, flagged, import_models, model_overrides, seeds_from_flag
+from sweeps.planning import OURS, Devices, dataset_from_flag, import_models, model_overrides, seeds_from_flag
 from sweeps.space import (
     MULTI_OBJECTIVE,
     SAMPLERS,

@@ -19,7 +19,7 @@ from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, m
 from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, parse_numbers, stackable
 from fishernet.spelling import did_you_mean
 from fishernet.wording import two_columns
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
-PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
@@ -312,14 +311,6 @@ def model_overrides(text: str) -> dict[str, str]:
             )
         overrides[name] = value.strip()
     return overrides
-
-
-def flagged(message: str) -> str:
-    """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
-    for name in all_fields():
-        if message.startswith(f"{name} "):
-            return f"--{PLURAL.get(name, name.replace('_', '-'))}{message[len(name) :]}"
-    return message
 
 
 @dataclass(frozen=True)
