@@ -445,23 +445,30 @@ class FisherNetConfig(ELBOConfig):
 
     @property
     def loss_in_words(self) -> str:
-        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it."""
-        bernoulli, with_log_det, beta = self.likelihood == "bernoulli", self.objective == "eq24", self.kl_weight
+        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it.
+
+        The paper's likelihood, of one variance for all pixels, is written out, without its constant; any other is whole.
+        """
+        with_log_det, beta, symmetric = self.objective == "eq24", self.kl_weight, self.pixel_range == "symmetric"
+        papers = self.likelihood in ("gaussian", "gaussian-learned") and self.scale == "identity"
         noise = "ξ = 0" if self.likelihood == "gaussian" else "exp(ξ) the learned variance of the noise"
         weight = "" if beta == 1 else "β"
         log_det = "" if with_log_det else " and ln|M|/2, which is no constant"
+        name = "Bernoulli" if self.likelihood == "bernoulli" else self.likelihood
         formula = (
-            f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
-            if bernoulli
-            else f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
+            f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels{' in [−1, 1]' * symmetric}, p training images "
+            f"and {noise}"
+            if papers
+            else f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being {name}"
+            f"{f' of scale {self.scale}' * (self.scale != 'identity')}"
         )
         # E ln q(z*) = (ln|M| - d - d ln 2 pi)/2, whose last term cancels with the prior's.
-        left_out = "−d/2" if bernoulli else "k ln(2π)/2 − d/2 (for 784 pixels 720 nats less d/2)"
+        constant = "k ln(π/2)/2 − d/2 (for 784 pixels 177" if symmetric else "k ln(2π)/2 − d/2 (for 784 pixels 720"
+        left_out = f"As in the paper it leaves out {constant} nats less d/2)" if papers else "It leaves out −d/2"
         return (
             f"The loss is that of equation {24 if with_log_det else 25}{weight and f' with kl_weight β = {beta:g}'} at one "
-            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it "
-            f"leaves out {left_out}{log_det}; with that{weight and ' and β = 1'} "
-            "it would be minus the evidence lower bound."
+            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. "
+            f"{left_out}{log_det}; with that{weight and ' and β = 1'} it would be minus the evidence lower bound."
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:
