@@ -28,7 +28,7 @@ from fishernet.families import (
 from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, parse_numbers, stackable
 from fishernet.spelling import did_you_mean
 from fishernet.wording import listed, two_columns
 
@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
-PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
@@ -333,24 +332,6 @@ def refuse_idle(text: str, config: TrialConfig, idle: Sequence[str]) -> None:
             f"--models {text}: {name} changes nothing of this line: it matters with {config.takes(name)}, and here {here}. "
             f"Leave {name} out, or give that too"
         )
-
-
-def flagged(message: str) -> str:
-    """The sentence of a config's error with flags for fields: "latent_dim (...) must" -> "--latent-dims (...) must".
-
-    A field of several words is one wherever it stands; one of a single word, such as noise, where the sentence begins with it,
-    or says its value, or what it must be. What a stored plan has stays a field, and so does a sentence that begins with a flag.
-    """
-    if message.startswith("--"):
-        return message
-    for name, f in all_fields().items():
-        flag = f"--{PLURAL.get(name, name.replace('_', '-'))}"
-        alone = rf"(?<![\w./'-]){name}(?![\w.=/']| is \S+ there| of \S+ is )"
-        if "_" not in name:
-            value = "|".join(map(re.escape, f.metadata["choices"])) or "[0-9]+"
-            alone = rf"^{name}(?= )|{alone}(?= (must be|({value})(?![\w-])))"
-        message = re.sub(alone, flag, message)
-    return message
 
 
 @dataclass(frozen=True)

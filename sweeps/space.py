@@ -175,13 +175,16 @@ class SearchPlan:
         return self.studies[0].base
 
     @property
-    def networks(self) -> list[str]:
-        """All that a trial may have."""
-        varied = (dict(study.space).get("network") for study in self.studies)
-        searched = [str(name) for domain in varied if isinstance(domain, Choices) for name in domain.values]
-        return list(
-            dict.fromkeys([*searched, *(s.base.network for s in self.studies if "network" not in dict(s.space))])
-        )
+    def configs(self) -> Iterator[TrialConfig]:
+        """Of every study each combination of the listed words, at the ends of its latent dimensions and a step from the first."""
+        for study in self.studies:
+            domain = dict(study.space).get("latent_dim", Choices((study.base.latent_dim,)))
+            if isinstance(domain, Choices):
+                dims = domain.values
+            else:
+                dims = (domain.low, min(domain.low + (domain.step or 1), domain.high), domain.high)
+            for values in _conditions(study.base.to_dict(), dict(study.space)):
+                yield from (trial_config({**values, "latent_dim": d}) for d in dims)
 
     @property
     def epochs(self) -> int:

@@ -13,7 +13,7 @@ from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
 from fishernet.data.loading import load_data
 from fishernet.families import family, trial_config
-from fishernet.likelihoods import LIKELIHOODS, n_outputs
+from fishernet.likelihoods import LIKELIHOODS, SCALES, n_outputs
 from fishernet.likelihoods.base import Marginals
 from fishernet.likelihoods.emitted import (
     Diagonal,
@@ -27,6 +27,7 @@ from fishernet.likelihoods.emitted import (
     softplus,
     to_matrix,
 )
+from fishernet.models.vae import AE
 from fishernet.posteriors import ImplicitPrecisionGaussian
 from fishernet.trained import decode, reconstructed
 from fishernet.training import train, train_epoch
@@ -526,7 +527,7 @@ def test_the_papers_vae_has_as_many_parameters_and_a_posterior_no_narrower_than_
 def test_the_arithmetic_of_outputs_is_what_a_decoder_emits_for_images_of_any_shape(family, scale, network):
     for shape, k in itertools.product(((1, 1, 1), (3, 5, 4)), (0, 2)):
         config = settings(family, scale, components=k, network=network, hidden_width=4)
-        model = Cohort([config], shape, 10).model
+        model = AE([config], shape, 10)  # a cohort of matrices would refuse a single pixel
         assert model.decode(torch.zeros(1, 2, 3)).shape[2] == n_outputs(config, shape) == model.likelihood.n_outputs
 
 
@@ -774,6 +775,17 @@ def test_a_full_scale_of_large_images_wants_the_information_of_the_location_alon
         Cohort([trial_config(values)], (1, 10, 10), 10)
     model = Cohort([trial_config({**values, "information_about": "location"})], (1, 10, 10), 10).model
     assert model.precision(torch.zeros(1, 2, 2)).isfinite().all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("name", "other"), [("matrix-normal", "gaussian"), ("matrix-t", "student-t")])
+@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 20, 1), (3, 1, 20)])
+def test_a_scale_of_rows_and_columns_wants_both(name, other, scale, shape, small):
+    values = {**small, "model": "AE", "scale": scale}
+    with pytest.raises(ValueError, match=rf"^likelihood {name} .* one (row|column); take likelihood {other}, "):
+        Cohort([trial_config({**values, "likelihood": name})], shape, 10)
+    Cohort([trial_config({**values, "likelihood": other})], shape, 10)
+    Cohort([trial_config({**values, "likelihood": name})], (1, 2, 10), 10)
 
 
 def test_of_a_linear_decoder_with_emitted_deviations_the_precision_is_a_closed_form(small):
