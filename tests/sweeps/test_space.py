@@ -65,7 +65,7 @@ def test_a_latent_dimension_that_some_trial_may_have_and_no_code_of_the_network_
     if wrong is None:
         check_images(plan.configs, (1, 28, 28))
         return
-    with pytest.raises(PlanError, match=rf"^--latent-dims .* network pooled-cnn .*; got {wrong}$"):
+    with pytest.raises(PlanError, match=rf"^--latent-dims .* --network pooled-cnn .*; got {wrong}$"):
         check_images(plan.configs, (1, 28, 28))
 
 

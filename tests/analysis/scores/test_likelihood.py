@@ -77,7 +77,7 @@ def test_grey_images_are_scored_where_that_is_asked_for_and_never_as_probabiliti
 @pytest.mark.parametrize("dequantisation", ["off", "uniform-noise"])
 def test_a_density_is_of_spread_images_and_has_bits_beside_those_of_probabilities(dequantisation):
     density = config(likelihood="gaussian", binarisation="none", dequantisation=dequantisation)
-    assert not refusal(density)
+    assert not refusal(density, lambda: False)
     found = scored(density)
     assert (found.about["held-out"]["probability"], found.about["held-out"]["dequantised"]) == (False, True)
     pixels = ResidentImages.of(stored(density).images.test, torch.device("cpu"))
