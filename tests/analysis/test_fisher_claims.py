@@ -11,6 +11,8 @@ from analysis.papers import PAPERS
 from analysis.papers.fisher_ae.claims import CLAIMS, DIMS, LINES, NETWORKS, TABLE_1, straightness
 from analysis.scores.robustness import LEVELS
 from analysis.verdicts import FLAT, Evidence
+from fishernet.families import trial_config
+from sweeps.planning import model_overrides
 
 PAPER = PAPERS["fisher-ae"]
 # Clean error, and its rise by unit of level; NMI falls as a line, or as a square root.
@@ -111,6 +113,19 @@ def test_the_released_form_stands_beside_the_papers_and_decides_nothing():
     assert [part.reading for part in finding.beside["As released"]] == ["holds", "holds", "contrary"]
     assert "As released it is flat because poor" in finding.text()
     assert LINES[NETWORKS[0]]["released"].words[:2] == ["total", "held"]
+
+
+def test_its_presets_train_every_line_that_a_claim_compares():
+    asked = {
+        network: {config for config in lines.values() if config.network == network} for network, lines in LINES.items()
+    }
+    for network, names in ((NETWORKS[0], ("fisher-ae", "fisher-ae-controls")), (TABLE_1[0], ("fisher-ae-celeba",))):
+        trained = set()
+        for name in names:
+            preset = PAPER.all_presets[name]
+            fields = {key: value for key, value in preset.items() if key not in ("models", "latent_dims", "seeds")}
+            trained |= {trial_config({**fields, **model_overrides(line)}) for line in preset["models"]}
+        assert asked[network] <= trained
 
 
 def test_the_stability_term_is_judged_at_equal_clean_errors_alone():
