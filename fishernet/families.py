@@ -576,13 +576,18 @@ class WAEConfig(CodeConfig):
         when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_steps: int = field(
-        1, "steps of the discriminator before each of the autoencoder", role="rate", valid=between(1, 100),
-        must="from 1 to 100", when=DISCRIMINATES,
+        0, "steps of the discriminator before each of the autoencoder; 0 takes 1, and of penalty critic 5, as released",
+        role="rate", valid=between(0, 100), must="from 0 to 100", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_learning_rate: float = field(
         0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
         must="at least 0", when=DISCRIMINATES, search="1e-5..1e-2:log",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.discriminator_steps:
+            object.__setattr__(self, "discriminator_steps", 5 if self.penalty == "critic" else 1)
 
     @property
     def loss_in_words(self) -> str:

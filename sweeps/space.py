@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -302,7 +302,7 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
     order = ("latent_dim", *searched())
     space = {name: space[name] for name in dict.fromkeys(order) if name in space and name not in {**singles, **fixed}}
     try:
-        usual = {**trial_config(model=model).to_dict(), **values}
+        usual = {**{f.name: f.default for f in fields(family(model).config)}, **values}
         possible = [trial_config(config) for config in _conditions(usual, space)]
         numbers = {name: domain for name, domain in space.items() if name not in _lists(space)}
         for known in map(TrialConfig.to_dict, possible):

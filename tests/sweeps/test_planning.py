@@ -14,7 +14,16 @@ from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
 from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.planning import Devices, flagged, make_cohorts, plan_from_flags, relative_cost, seeds_from_flag, suited
+from sweeps.planning import (
+    Devices,
+    flagged,
+    make_cohorts,
+    model_overrides,
+    plan_from_flags,
+    relative_cost,
+    seeds_from_flag,
+    suited,
+)
 from sweeps.started import _text
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
@@ -74,11 +83,20 @@ def test_every_line_of_a_papers_preset_is_planned_with_its_settings(name, preset
     configs = flags("--preset", name)
     assert len({c.variant for c in configs}) == len(preset["models"])
     assert len(configs) == len(set(configs)) == len(preset["models"]) * len({(c.latent_dim, c.seed) for c in configs})
-    lines_own = {part.split("=")[0] for text in preset["models"] for part in text.partition(":")[2].split(",")}
-    for config in configs:
-        own = config.to_dict()
-        shared = {key: value for key, value in preset.items() if key in own and key not in lines_own}
+    for i, config in enumerate(configs):
+        own, line = config.to_dict(), preset["models"][i * len(preset["models"]) // len(configs)]
+        shared = {key: value for key, value in preset.items() if key in own and key not in model_overrides(line)}
         assert {key: own[key] for key in shared} == shared
+
+
+def test_the_critic_as_released_takes_five_steps_and_a_discriminator_one_unless_told():
+    for line, n_steps in (("WAE", 1), ("WAE:penalty=critic", 5), ("WAE:penalty=critic,discriminator_steps=1", 1)):
+        assert [c.discriminator_steps for c in flags("--models", line, "--latent-dims", "2", "--seeds", "1")] == [
+            n_steps
+        ]
+    (released,) = (c for c in flags("--preset", "fisher-ae-released", "--seeds", "1") if c.model == "WAE")
+    assert (released.discriminator_steps, released.discriminator_width) == (5, 128)
+    assert (released.learning_rate, released.discriminator_learning_rate) == (1e-4, 1e-5)
 
 
 def test_every_flag_beats_its_preset():
