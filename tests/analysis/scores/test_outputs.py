@@ -19,7 +19,9 @@ from analysis.scores.outputs import (
     score_outputs,
     t_crps,
 )
+from fishernet.data.images import dequantised
 from fishernet.families import family, trial_config
+from fishernet.importance import uniforms
 from fishernet.likelihoods.base import Marginals
 
 SHAPE = (1, 4, 5)
@@ -160,15 +162,34 @@ def test_errors_of_point_estimates_are_those_of_each_image_alone(likelihood):
     assert found["outputs/l2_percent_released"] == found[f"outputs/l2_percent{released}"]
 
 
-def test_scores_do_not_depend_on_the_size_of_a_batch(monkeypatch):
-    model = made(likelihood="student-t", components=2)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"likelihood": "student-t", "components": 2},
+        {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"},
+        {"model": "FisherNet", "likelihood": "gaussian", "sampler": "cg"},
+    ],
+    ids=lambda values: values.get("model", "AE"),
+)
+def test_scores_do_not_depend_on_the_size_of_a_batch(values, monkeypatch):
+    model = made(**values)
     whole = scores(model)
     monkeypatch.setattr("analysis.scores.outputs.evaluation_batch", lambda *_: 7)
-    parts = scores(model)
-    random = {"outputs/code_bits_per_dim"}  # its noise is drawn batch by batch
-    assert {name: parts[name] for name in parts if name not in random} == pytest.approx(
-        {name: whole[name] for name in whole if name not in random}, rel=1e-5
-    )
+    assert scores(model) == pytest.approx(whole, rel=1e-5)
+
+
+def test_what_spreads_the_grey_values_is_the_seeds_whatever_else_a_model_draws(monkeypatch):
+    """Of models of one seed, each image's; another seed's are others."""
+    seen = []
+    for seed, values in ((3, {}), (3, {"likelihood": "maf"}), (3, {"model": "VAE", "likelihood": "gaussian"}), (4, {})):
+        monkeypatch.setattr(
+            "analysis.scores.outputs.dequantised", lambda x, u: seen.append(u.clone()) or dequantised(x, u)
+        )
+        scores(made(**values), seed=seed)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[3])
+    assert torch.equal(seen[0], uniforms(3, range(len(IMAGES)), 20))
 
 
 def test_bits_of_unit_variance_are_8_and_half_the_logarithm_of_2_pi_and_the_error():
