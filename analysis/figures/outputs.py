@@ -39,6 +39,8 @@ ERRORS = {  # score -> column of the table of errors, and its digits
 SPREADS = {  # the same of the table of distributions
     "bits_per_dim": ("bits/dim", 2),
     "code_bits_per_dim": ("code bits/dim", 2),
+    "discretised_bits_per_dim": ("discretised bits/dim", 2),
+    "discretised_code_bits_per_dim": ("discretised code bits/dim", 2),
     "coverage_90": ("in 90% interval", 3),
     "sd_rank_correlation": ("sd ~ error", 2),
     "without_mean": ("without mean", 2),
@@ -204,7 +206,8 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
-        "of ln p(x given its code) of these, without the code's own bits. In "
+        "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
+        "between the edges of each grey value; beside it stand likelihoods of 8-bit values. In "
         "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
         "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
         "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
