@@ -22,15 +22,17 @@ from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, 
 from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES
+from analysis.scores.images import DRAWS, shown
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
 from fishernet.families import LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
+from fishernet.trained import decode, posterior_means
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
-COMPONENTS, CALIBRATION, SIZE = "components", "calibration", "size_and_error"
+COMPONENTS, CALIBRATION, SIZE, DRAWN = "components", "calibration", "size_and_error", "draws"
 ERRORS = {  # score -> column of the table of errors, and its digits
     "l2_percent": ("L2 (%)", 3),
     "l2_percent_released": ("L2 as released", 3),
@@ -39,6 +41,8 @@ ERRORS = {  # score -> column of the table of errors, and its digits
 SPREADS = {  # the same of the table of distributions
     "bits_per_dim": ("bits/dim", 2),
     "code_bits_per_dim": ("code bits/dim", 2),
+    "discretised_bits_per_dim": ("discretised bits/dim", 2),
+    "discretised_code_bits_per_dim": ("discretised code bits/dim", 2),
     "coverage_90": ("in 90% interval", 3),
     "sd_rank_correlation": ("sd ~ error", 2),
     "without_mean": ("without mean", 2),
@@ -50,14 +54,16 @@ SPREADS = {  # the same of the table of distributions
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 N_SHOWN = 10  # images of a row, and components
+AT_ONCE = 2**24  # numbers of training images that are compared at a time
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
 
 def parts(
-    stored: StoredSweep, *, published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+    stored: StoredSweep, *, published: Mapping[str, pd.DataFrame] = MappingProxyType({}), drawn: Sequence[str] = ()
 ) -> Iterator[Part | Exhibit]:
-    """The table, standard deviations, components and calibration of a sweep whose decoders give more than images; else nothing.
+    """Tables, standard deviations, draws, components, calibration of a sweep whose decoders give more than images; else nothing.
 
+    ``drawn``: the variants that draws are shown of; without, or where the sweep has none of them, of all that emit.
     ``published``: errors that a paper says, by stem: variant, latent_dim, value, row, its name there, components, and
     to_noise, the distance that it calls FID. Pictures name lines as the paper does.
     """
@@ -72,6 +78,7 @@ def parts(
     else:
         yield Absent(TABLE, "Errors of what decoders emit", f"No run has scores of outputs; {command}")
     yield Part(VARIANCES, "Standard deviations of pixels", lambda: variances(stored, said))
+    yield Part(DRAWN, "Draws from decoders", lambda: draws(stored, drawn, said))
     if (mixture_sizes(emitting) > 1).any():
         yield Part(COMPONENTS, "Components of one image", lambda: components(stored, said))
     if "outputs/parameters" in stored.runs and stored.runs["outputs/parameters"].nunique() > 1:
@@ -204,7 +211,8 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
-        "of ln p(x given its code) of these, without the code's own bits. In "
+        "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
+        "between the edges of each grey value; beside it stand likelihoods of 8-bit values. In "
         "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
         "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
         "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
@@ -326,12 +334,78 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     return sheet.figure
 
 
+class Strips(NamedTuple):
+    """Draws of a line; of each kind none where it has none."""
+
+    name: str
+    draws: torch.Tensor | None  # (n, channels, height, width) in [0, 1]
+    decoded: torch.Tensor | None  # of the same shape
+
+
+def draws(stored: StoredSweep, drawn: Sequence[str] = (), said: pd.DataFrame | None = None) -> Exhibit:
+    """Of each line images drawn from p(x given the code of the first held-out image), above what random codes decode to."""
+    runs = stored.runs[stored.runs["variant"].isin(drawn)]
+    if runs.empty:
+        runs = stored.runs[stored.runs["config"].map(emits_more)]
+    runs = runs[~runs["model"].map(lambda name: family(name).sees_image)]
+    names, alike = said_names(stored.runs, said)
+    image, shape = stored.images.test[:1], stored.images.image_shape
+    rows, parts = [], []
+    for run in _of_lines(stored, _in_order(runs, said)):
+        model, config = stored.model(run), run["config"]
+        code = np.repeat(posterior_means(model, image), N_SHOWN, axis=0)
+        generator = torch.Generator().manual_seed(int(run["seed"]))
+        of_image = shown(DRAWS, generator, model, code, shape) if emits_more(config) else None
+        codes = torch.randn(N_SHOWN, code.shape[1], generator=torch.Generator().manual_seed(0))
+        rectified = getattr(config, "code", "real") == "rectified"
+        decoded = None
+        if rectified or (family(run["model"]).prior and getattr(config, "prior", "normal") == "normal"):
+            decoded = decode(model, (codes.clamp(min=0) if rectified else codes).numpy(), shape).clamp(0, 1)
+        rows.append(Strips(names[run["variant"]], of_image, decoded))
+        expected = decode(model, code, shape).clamp(0, 1)
+        for kind, images in (("draw", of_image), ("random code", decoded)):
+            if images is not None:
+                apart = (images - expected).square().flatten(1).mean(1).sqrt().tolist()
+                parts.append(_data(run, N_SHOWN).assign(kind=kind, image=range(N_SHOWN), rms_from_mean=apart))
+    if not parts:
+        return Absent(DRAWN, "Draws from decoders", "No line has a distribution to draw from, or codes to draw.")
+    caption = (
+        f"The first held-out image; of each line {N_SHOWN} draws from p(x given its code), clipped, above the expected images of "
+        f"{N_SHOWN} random codes, the same for all lines: draws of N(0, 1), of a rectified code max(0, .) of these. {alike}"
+    )
+    figure = plot_draws(image / 255, rows)
+    return Picture(DRAWN, "Draws from decoders", caption, figure, pd.concat(parts, ignore_index=True))
+
+
+def plot_draws(original: torch.Tensor, rows: Sequence[Strips]) -> Figure:
+    """The original above a pair of strips for each row, its name on the left."""
+    height, width = mosaic(original.expand(N_SHOWN, -1, -1, -1), N_SHOWN).shape[:2]
+    labels, left = row_labels(row.name for row in rows)
+    sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
+    sheet.image(mosaic(original, 1), left, 0)
+    sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
+    for i, row in enumerate(rows):
+        top = height + i * (2 * (height + GAP) + SPACE) + SPACE
+        for images, place, without in (
+            (row.draws, top, "a loss of squared errors, from which nothing is drawn"),
+            (row.decoded, top + height + GAP, "its codes have no distribution"),
+        ):
+            if images is None:
+                sheet.text(without, left, place + height / 2)
+            else:
+                sheet.image(mosaic(images, N_SHOWN), left, place)
+        sheet.text(labels[row.name], left - LETTER, top + height, ha="right")
+    return sheet.figure
+
+
 class Mixture(NamedTuple):
     """Components of one image, by falling weight."""
 
     name: str
     images: torch.Tensor  # (K, channels, height, width) in [0, 1]
     weights: Sequence[float]
+    log_densities: Sequence[float]  # of the mixture at each component's mode, nats
+    nearest: Sequence[float]  # root mean square distance per pixel of the nearest training image, in units of x
 
 
 def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
@@ -340,40 +414,64 @@ def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit
     names, alike = said_names(stored.runs, said)
     rows, parts = [], []
     for run in _runs(stored, lambda config: config.components > 1, said):
-        marginals = _distribution(stored, run, images).marginals()
+        distribution = _distribution(stored, run, images)
+        marginals = distribution.marginals()
         if marginals is None:
             continue
         weights = marginals.log_weights[0, 0].exp()
         order = weights.argsort(descending=True)[:N_SHOWN]
-        shown = marginals.loc[0, 0][order].clamp(0, 1).reshape(-1, *stored.images.image_shape)
-        rows.append(Mixture(names[run["variant"]], shown, weights[order].tolist()))
-        parts.append(_data(run, len(order)).assign(component=(order + 1).tolist(), weight=weights[order].tolist()))
+        modes = marginals.loc[0, 0][order]
+        with torch.no_grad():
+            log_densities = [float(distribution.log_prob(mode[None, None])) for mode in modes]
+        away = nearest(modes.clamp(0, 1), stored.images.train)
+        of_modes = modes.clamp(0, 1).reshape(-1, *stored.images.image_shape)
+        rows.append(Mixture(names[run["variant"]], of_modes, weights[order].tolist(), log_densities, away))
+        parts.append(
+            _data(run, len(order)).assign(
+                component=(order + 1).tolist(), weight=weights[order].tolist(), log_density=log_densities, nearest=away
+            )
+        )
     title = "Components of one image"
     if not rows:
         return Absent(COMPONENTS, title, "No line is a mixture of images.")
     caption = (
         f"The first held-out image, and of each mixture the locations of up to {N_SHOWN} components at its code, the heaviest "
-        "first, with their weights. " + alike
+        "first. Below each its weight; ln p, nats, of the mixture at its mode; and its distance from the nearest training image, "
+        f"the root of the mean square over pixels. {alike}"
     )
     return Picture(COMPONENTS, title, caption, plot_components(images / 255, rows), pd.concat(parts, ignore_index=True))
 
 
 def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
-    """A row of images for each mixture, weights below them; the original at the top."""
+    """A row of images for each mixture, numbers below them; the original at the top."""
     first = mosaic(original, 1)
     height, width = first.shape[:2]
     labels, left = row_labels(row.name for row in rows)
     most = max(len(row.weights) for row in rows)
-    across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
-    sheet = Sheet(left + most * across, (1 + len(rows)) * down)
+    across, down = max(width, 6 * LETTER) + 2 * GAP, height + 3 * LINE + SPACE
+    sheet = Sheet(left + most * across + len("nearest ") * LETTER, height + SPACE + len(rows) * down)
     sheet.image(first, left, 0)
     sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
-    for i, row in enumerate(rows, 1):
-        sheet.text(labels[row.name], left - LETTER, i * down + height / 2, ha="right")
-        for k, (image, weight) in enumerate(zip(row.images, row.weights, strict=True)):
-            sheet.image(mosaic(image[None], 1), left + k * across, i * down)
-            sheet.text(f"{weight:.2f}", left + k * across + width / 2, i * down + height + LINE / 2, ha="center")
+    for i, row in enumerate(rows):
+        top = height + SPACE + i * down
+        sheet.text(labels[row.name], left - LETTER, top + height / 2, ha="right")
+        for k, image in enumerate(row.images):
+            sheet.image(mosaic(image[None], 1), left + k * across, top)
+        told = (("weight", row.weights, ".2f"), ("ln p", row.log_densities, ".0f"), ("nearest", row.nearest, ".3f"))
+        for j, (name, values, form) in enumerate(told):
+            middle = top + height + (j + 0.5) * LINE
+            for k, value in enumerate(values):
+                sheet.text(f"{value:{form}}", left + k * across + width / 2, middle, ha="center")
+            sheet.text(name, left + len(row.weights) * across + LETTER, middle)
     return sheet.figure
+
+
+def nearest(images: torch.Tensor, train: torch.Tensor) -> list[float]:
+    """Of images (n, n_pixels) in [0, 1], the distance of the nearest of uint8 ones, root mean square over pixels."""
+    found = torch.full((len(images),), math.inf)
+    for part in train.flatten(1).split(max(1, AT_ONCE // images.shape[1])):
+        found = torch.minimum(found, torch.cdist(images, part.float().div(255)).min(1).values)
+    return [float(own) / math.sqrt(images.shape[1]) for own in found]
 
 
 def size_and_error(runs: pd.DataFrame) -> Exhibit:
@@ -490,7 +588,11 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
 def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool], said: pd.DataFrame | None) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
-    runs = _in_order(runs, said)
+    return _of_lines(stored, _in_order(runs, said))
+
+
+def _of_lines(stored: StoredSweep, runs: pd.DataFrame) -> list[RunRow]:
+    """The run that pictures show of each line among the runs, at its smallest latent dimension."""
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 

@@ -20,10 +20,13 @@ from torch import Tensor
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
+from fishernet.data.images import dequantised
 from fishernet.evaluation import evaluation_batch
 from fishernet.families import family
+from fishernet.importance import uniforms
 from fishernet.likelihoods import LIKELIHOODS, emits
 from fishernet.likelihoods.base import Marginals
+from fishernet.likelihoods.discretised import log_mass
 from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float64]
@@ -87,8 +90,11 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     l2_percent_NAME       of another image f: of mixtures ``densest_mode`` and ``likeliest``, as in ``Mixed.estimates``;
                           ``released``, what the released code shows: of mixtures of t's the densest mode, of a flow the mean
                           of 50 draws, of a model with a posterior the image at one draw of it, else the mean
-    bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, the seed's; of 8-bit likelihoods -ELBO/(d ln 2) of v.
+    bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, each grey value's own by the seed; of 8-bit likelihoods
+                          -ELBO/(d ln 2) of v
     code_bits_per_dim     the same of ln p(x given its code), without a posterior: the code's own bits are left out
+    discretised_NAME      of NAME, the two above, -ln P(v)/(d ln 2) of the mass that a density has between the edges of v, as a
+                          discretised-normal has it; of normals and their mixtures whose pixels are independent in a component
     coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
     crps                  continuous ranked probability score of normals, their mixtures and a t, in units of x; none where a t
                           has no mean
@@ -104,19 +110,22 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     parameters            trained numbers of the model
     """
     generator = torch.Generator().manual_seed(seed)
+    noise, u = noise_of(model, len(test), generator), uniforms(seed, range(len(test)), model.n_pixels)
     scores: dict[str, list[Array]] = {}
     kept: dict[str, list[Array]] = {}
     codes = []
-    for x in _batches(test, model):
+    for part in _batches(len(test), model):
+        x = test[part].flatten(1).float().div(255)[None]
+        own_noise = {name: drawn[:, part] for name, drawn in noise.items()}
         code = model.posterior_mean(x)
         codes.append(_array(code))
         a = model.decode(code)
         distribution = model.likelihood.distribution(a)
         mean = distribution.mean()
         shown = {"": mean, **{f"_{name}": f for name, f in distribution.estimates().items()}}
-        shown["_released"] = _released(model, x, shown, a, generator)
+        shown["_released"] = _released(model, x, shown, a, own_noise, generator)
         own = {f"l2_percent{name}": 100 * (x - f.clamp(0, 1)).square().mean(2) for name, f in shown.items()}
-        own |= _bits(model, x, generator)
+        own |= _bits(model, x, u[part], own_noise)
         for name, values in own.items():
             scores.setdefault(name, []).append(_array(values))
         marginals = distribution.marginals()
@@ -246,7 +255,14 @@ def _summary(arrays: dict[str, Array]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor, generator: torch.Generator) -> Tensor:
+def _released(
+    model: Autoencoder,
+    x: Tensor,
+    shown: dict[str, Tensor],
+    a: Tensor,
+    noise: dict[str, Tensor],
+    generator: torch.Generator,
+) -> Tensor:
     """The reconstruction of the VPAE paper's released code."""
     if LIKELIHOODS[model.config.likelihood].heavy and "_densest_mode" in shown:
         return shown["_densest_mode"]
@@ -256,38 +272,54 @@ def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor
             total += model.likelihood.sample(a, generator)
         return total / N_DRAWS
     if family(model.config.model).posterior:
-        z, _ = model.posterior(x).draw(noise_of(model, x, generator))
+        z, _ = model.posterior(x).draw(noise)
         return model.reconstruct(z)
     return shown[""]
 
 
-def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _bits(model: Autoencoder, x: Tensor, u: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bits per grey value of each image, by name; empty where the likelihood is of no 8-bit values."""
     discrete = model.likelihood.discrete
     if not (discrete or LIKELIHOODS[model.config.likelihood].density):
         return {}
-    seen = x if discrete else (255 * x + torch.rand(x.shape, generator=generator)) / 256
-    terms = model(seen, noise_of(model, x, generator)).terms
+    terms = model(x if discrete else dequantised(x, u), noise).terms
     posterior = family(model.config.model).posterior
     name, nats = ("bits_per_dim", "elbo") if posterior else ("code_bits_per_dim", "log_likelihood")
     if nats not in terms:
         return {}
-    return {name: (0 if discrete else 8) - terms[nats] / (model.n_pixels * math.log(2))}
+    per_bit = model.n_pixels * math.log(2)
+    found = {name: (0 if discrete else 8) - terms[nats] / per_bit}
+    if discrete or model.config.scale == "full":
+        return found
+    _, terms, _, a = model(x, noise)
+    marginals = model.likelihood.distribution(a).marginals()
+    if marginals is not None and marginals.df is None:
+        more = discretised_log_prob(marginals, x) - terms["log_likelihood"]
+        found[f"discretised_{name}"] = -(terms[nats] + more) / per_bit
+    return found
 
 
-def noise_of(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The random numbers of a pass of x (1, n, n_pixels)."""
+def discretised_log_prob(marginals: Marginals, x: Tensor) -> Tensor:
+    """ln P of the grey values x = v/255 of normals, (n_members, n), nats: the mass between the edges v/256 and (v + 1)/256.
+
+    Pixels are independent within a component. The edges are those of dequantised images, and the outermost bins are open.
+    """
+    masses = log_mass(x.double(), marginals.loc.double(), marginals.scale.double()).sum(3)
+    return torch.logsumexp(marginals.log_weights.double() + masses, 2)
+
+
+def noise_of(model: Autoencoder, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of a pass of n images."""
     kinds: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand}
     return {
-        name: kinds[noise.kind](*x.shape[:2], noise.width, generator=generator)
+        name: kinds[noise.kind](1, n, noise.width, generator=generator)
         for name, noise in model.noise(max(model.latent_dims)).items()
     }
 
 
-def _batches(images: Tensor, model: Autoencoder) -> Iterator[Tensor]:
-    n = evaluation_batch(model.n_pixels, 1, model.likelihood.n_outputs)
-    for part in images.split(n):
-        yield part.flatten(1).float().div(255)[None]
+def _batches(n: int, model: Autoencoder) -> Iterator[slice]:
+    size = evaluation_batch(model.n_pixels, 1, model.likelihood.n_outputs)
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _array(values: Tensor) -> Array:

@@ -9,6 +9,7 @@ from scipy import integrate, stats
 
 from analysis.scores.outputs import (
     coverage,
+    discretised_log_prob,
     distribution_function,
     emits_more,
     neighbour_accuracy,
@@ -19,7 +20,9 @@ from analysis.scores.outputs import (
     score_outputs,
     t_crps,
 )
+from fishernet.data.images import dequantised
 from fishernet.families import family, trial_config
+from fishernet.importance import uniforms
 from fishernet.likelihoods.base import Marginals
 
 SHAPE = (1, 4, 5)
@@ -160,15 +163,34 @@ def test_errors_of_point_estimates_are_those_of_each_image_alone(likelihood):
     assert found["outputs/l2_percent_released"] == found[f"outputs/l2_percent{released}"]
 
 
-def test_scores_do_not_depend_on_the_size_of_a_batch(monkeypatch):
-    model = made(likelihood="student-t", components=2)
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"likelihood": "student-t", "components": 2},
+        {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"},
+        {"model": "FisherNet", "likelihood": "gaussian", "sampler": "cg"},
+    ],
+    ids=lambda values: values.get("model", "AE"),
+)
+def test_scores_do_not_depend_on_the_size_of_a_batch(values, monkeypatch):
+    model = made(**values)
     whole = scores(model)
     monkeypatch.setattr("analysis.scores.outputs.evaluation_batch", lambda *_: 7)
-    parts = scores(model)
-    random = {"outputs/code_bits_per_dim"}  # its noise is drawn batch by batch
-    assert {name: parts[name] for name in parts if name not in random} == pytest.approx(
-        {name: whole[name] for name in whole if name not in random}, rel=1e-5
-    )
+    assert scores(model) == pytest.approx(whole, rel=1e-5)
+
+
+def test_what_spreads_the_grey_values_is_the_seeds_whatever_else_a_model_draws(monkeypatch):
+    """Of models of one seed, each image's; another seed's are others."""
+    seen = []
+    for seed, values in ((3, {}), (3, {"likelihood": "maf"}), (3, {"model": "VAE", "likelihood": "gaussian"}), (4, {})):
+        monkeypatch.setattr(
+            "analysis.scores.outputs.dequantised", lambda x, u: seen.append(u.clone()) or dequantised(x, u)
+        )
+        scores(made(**values), seed=seed)
+    assert torch.equal(seen[0], seen[1])
+    assert torch.equal(seen[0], seen[2])
+    assert not torch.equal(seen[0], seen[3])
+    assert torch.equal(seen[0], uniforms(3, range(len(IMAGES)), 20))
 
 
 def test_bits_of_unit_variance_are_8_and_half_the_logarithm_of_2_pi_and_the_error():
@@ -182,6 +204,54 @@ def test_bits_of_unit_variance_are_8_and_half_the_logarithm_of_2_pi_and_the_erro
     assert scores(model, images)["outputs/code_bits_per_dim"] == pytest.approx(exact, abs=1e-4)
     assert "outputs/bits_per_dim" in scores(made(model="VAE", likelihood="gaussian", scale="diagonal"))
     assert "outputs/code_bits_per_dim" in scores(made(likelihood="discretised-logistic"))
+
+
+@pytest.mark.parametrize(
+    ("values", "nats", "name"), [({}, 0, "code_bits_per_dim"), ({"model": "VAE"}, 1, "bits_per_dim")], ids=["AE", "VAE"]
+)
+def test_a_normals_mass_between_edges_is_what_the_discretised_normal_has_with_the_same_weights(values, nats, name):
+    density = made(likelihood="gaussian", scale="diagonal", least_scale=0.05, **values)
+    discrete = made(likelihood="discretised-normal", least_scale=0.05, **values)
+    discrete.load_state_dict(density.state_dict())
+    found, own = scores(density), scores(discrete)
+    assert found[f"outputs/discretised_{name}"] == pytest.approx(own[f"outputs/{name}"], rel=1e-5)
+    assert f"outputs/discretised_{name}" not in own
+    # By Jensen's inequality, up to what u does to the code.
+    assert found[f"outputs/{name}"] > found[f"outputs/discretised_{name}"] - 1e-3
+
+
+@pytest.mark.parametrize("log_weights", [[0.0], [math.log(0.3), math.log(0.7)]], ids=["one", "mixture"])
+def test_the_masses_of_all_values_sum_to_1_and_are_differences_of_distribution_functions(log_weights):
+    """Two pixels that share the component: all 65,536 images."""
+    k = len(log_weights)
+    loc, scale = torch.tensor([[0.3, 0.95], [0.01, 0.5]])[:k], torch.tensor([[0.1, 0.003], [1e-5, 2.0]])[:k]
+    values = torch.cartesian_prod(torch.arange(256), torch.arange(256))
+    n = len(values)
+    given = Marginals(torch.tensor(log_weights).expand(1, n, k), loc.expand(1, n, k, 2), scale.expand(1, n, k, 2))
+    found = discretised_log_prob(given, (values / 255)[None])[0].exp()
+    assert found.sum().item() == pytest.approx(1, abs=1e-6)
+    for v in ((76, 243), (0, 255), (2, 128)):
+        edges = [(-math.inf if at == 0 else at / 256, math.inf if at == 255 else (at + 1) / 256) for at in v]
+        masses = [
+            math.exp(w)
+            * math.prod(np.diff(stats.norm(m, s).cdf(edge))[0] for edge, m, s in zip(edges, own, of, strict=True))
+            for w, own, of in zip(log_weights, loc.tolist(), scale.tolist(), strict=True)
+        ]
+        assert found[256 * v[0] + v[1]].item() == pytest.approx(sum(masses), rel=1e-4, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("values", "there"),
+    [
+        ({}, True), ({"components": 3}, True), ({"likelihood": "gaussian-learned"}, True),
+        ({"likelihood": "matrix-normal", "scale": "diagonal"}, True), ({"scale": "full"}, False),
+        ({"likelihood": "student-t"}, False), ({"likelihood": "matrix-normal", "scale": "full"}, False),
+        ({"likelihood": "maf"}, False), ({"likelihood": "discretised-logistic"}, False),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_only_pixels_that_are_independent_in_a_component_have_masses(values, there):
+    assert ("outputs/discretised_code_bits_per_dim" in scores(made(**values))) == there
 
 
 def test_weights_and_degrees_of_freedom_are_counted_by_weight():
