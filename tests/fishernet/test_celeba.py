@@ -43,7 +43,10 @@ def test_the_official_parts_are_read_cropped_and_resized(place):
     assert data.test_labels is None
     held_out = load_data("celeba", place, crop=140, image_size=64, validation_size=5)
     assert greys(held_out.test) == list(range(N_TRAIN - 5, N_TRAIN))
-    whole = load_data("celeba", place)
+    usual = load_data("celeba", place)
+    assert torch.equal(usual.train, data.train)
+    assert usual.fingerprint == data.fingerprint
+    whole = load_data("celeba", place, crop=0, image_size=0)
     assert tuple(whole.train.shape) == (N_TRAIN, 3, 218, 178)
     picture = Image.open(place / "celeba" / "img_align_celeba" / "000007.jpg")
     expected = np.asarray(Fit(140, 64).image(picture, "7")).transpose(2, 0, 1)
