@@ -168,7 +168,7 @@ def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, downl
     module, _, function = row.reader.partition(":")
     read: Callable[..., Parts] = getattr(importlib.import_module(module), function)
     if row.fits:
-        parts = read(dataset, folder, fit)
+        parts = read(dataset, folder, fit, download)
     else:
         parts = read(dataset, folder, download)
         parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))
