@@ -17,7 +17,8 @@ class Dataset:
     """A data set that has a name; ``classes`` are the names of its labels from 0, empty where these say themselves what they are.
 
     ``reader`` is the module and the function that reads it, of the name, the data folder and whether it may be downloaded;
-    where it ``fits``, of name, folder, ``Fit`` and that, as it crops and resizes while it reads. ``validation_size`` is how many training images are usually held out for model selection, 0 where nothing is usual; ``crop`` and ``image_size`` what
+    where it ``fits``, of name, folder, ``Fit`` and that, as it crops and resizes while it reads. ``validation_size`` is how
+    many training images are usually held out for model selection, 0 where nothing is usual; ``crop`` and ``image_size`` what
     these fields usually are, 0 where the images are taken as they are.
     """
 
