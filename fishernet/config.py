@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
 from typing import Any, ClassVar, Self
 
-from fishernet.data import DATASETS
+from fishernet.data import DATASETS, usual_fit
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
 
@@ -230,18 +230,19 @@ class TrialConfig:
         must="at least 0",
     )
     crop: int = field(
-        0,
-        "keep the central crop x crop pixels of each image; 0 keeps all",
+        -1,
+        "keep the central crop x crop pixels of each image; 0 keeps all, -1 is the data set's usual: 140 of celeba, else 0",
         role="data",
-        valid=at_least(0),
-        must="at least 0",
+        valid=at_least(-1),
+        must="at least -1",
     )
     image_size: int = field(
-        0,
-        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them as they are",
+        -1,
+        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them, -1 is "
+        "the data set's usual: 64 of celeba, else 0",
         role="data",
-        valid=between(0, 4096),
-        must="from 0 to 4096",
+        valid=between(-1, 4096),
+        must="from -1 to 4096",
     )
     patience: int = field(
         0,
@@ -269,6 +270,10 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, typed(f, getattr(self, f.name)))
+        for name, value in zip(
+            ("crop", "image_size"), usual_fit(self.dataset, self.crop, self.image_size), strict=True
+        ):
+            object.__setattr__(self, name, value)  # as it is recorded
         if self.patience and not self.stopping_size:
             raise ValueError(
                 f"patience {self.patience} stops a run by its loss on images held out for it, so stopping_size must be at "

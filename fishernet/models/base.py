@@ -169,6 +169,13 @@ class Autoencoder(nn.Module, ABC):
         """
         return means["loss"]
 
+    def of_a_block(self, mean: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scores of a set of images that are of none of them, (n_members,), by name, from posterior means (n_members, n, d).
+
+        Evaluation asks for them once for each block of images, and gives the mean over blocks, weighed by their sizes.
+        """
+        return {}
+
     def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor | None:
         """What the loss adds to minus the bound of each image in a batch of itself alone, (n_members, n); None where nothing.
 

@@ -15,6 +15,7 @@ from analysis.papers import PAPERS
 from analysis.scores import SCORES, images
 from analysis.scores import robustness as scores
 from analysis.scores.sampling import ImproperPrior, fit_and_draw, latent_samples, prior_samples
+from fishernet.families import family, trial_config
 from tests.analysis.conftest import exhibits_of
 from tests.analysis.made_sweep import made_model, made_sweep, scored
 from tests.analysis.scores.test_sampling import N, Pixels, RealFeatures
@@ -113,6 +114,35 @@ def test_an_error_that_never_doubles_and_one_seed_are_said(made):
     assert math.isinf(shown.data.set_index("number")["mean"]["doubled_at"])
     steep = robustness.table(robustness.levels_of(runs.assign(**{"robustness/mask/0.5/mse": 3.0})), "mse")
     assert steep.shown["doubles at"].tolist() == ["0.2500"]
+
+
+def test_batch_normalisation_goes_by_running_statistics_or_by_a_damaged_batchs_own_and_leaves_no_trace():
+    """As released: in training mode, batches of 128 are normalised by themselves."""
+    config = trial_config(model="AE", network="fae-28", latent_dim=2)
+    model = family("AE").load()([config], (1, 28, 28), 10).eval()
+    images = torch.randint(0, 256, (150, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    levels = {"gaussian": [0.0, 0.5]}
+    own, running, again = (
+        scores.score_robustness(images, None, levels, of, model, 0) for of in ("batch", "running", "running")
+    )
+    assert own.about["statistics"] == "batch"
+    assert running.metrics == again.metrics
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    model.train()
+    x, total = images.float().flatten(1)[None] / 255, 0.0
+    damaged = scores.corrupted(images, "gaussian", 0.5, 0).flatten(1)[None]
+    with torch.no_grad():
+        for clean, part in zip(x.split(128, 1), damaged.split(128, 1), strict=True):
+            total += (clean - model.likelihood.mean(model.decode(model.posterior_mean(part)))).square().sum().item()
+    assert own.metrics["robustness/gaussian/0.5/mse"] == pytest.approx(total / x.numel(), rel=1e-5)
+    assert abs(own.metrics["robustness/gaussian/0.5/mse"] / running.metrics["robustness/gaussian/0.5/mse"] - 1) > 1e-3
+    assert scores.statistics_of(trial_config(model="AE"), "batch") == "running"  # dense layers have none
+    assert (
+        scores.statistics_of(trial_config(model="AE", network="fae-28", normalisation="unnormalised"), "batch")
+        == "running"
+    )
 
 
 def test_a_dimension_without_scores_is_refused(made):

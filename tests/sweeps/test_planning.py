@@ -89,6 +89,20 @@ def test_every_line_of_a_papers_preset_is_planned_with_its_settings(name, preset
         assert {key: own[key] for key in shared} == shared
 
 
+def test_celeba_is_cropped_and_resized_as_usual_unless_told_and_others_are_as_they_are():
+    def fit(*argv):
+        (config,) = flags("--models", "AE", "--latent-dims", "2", "--seeds", "1", *argv)
+        return config.crop, config.image_size
+
+    assert fit("--dataset", "celeba") == (140, 64)
+    assert fit("--dataset", "celeba", "--image-size", "32") == (140, 32)
+    assert fit("--dataset", "celeba", "--crop", "0") == (0, 64)
+    assert fit("--dataset", "celeba", "--crop", "0", "--image-size", "0") == (0, 0)
+    assert fit("--dataset", "digits") == fit() == (0, 0)
+    stored = {"model": "AE", "dataset": "celeba", "crop": 0, "image_size": 0}  # a record of an earlier version
+    assert SweepPlan.from_dict({"configs": [stored]}).example.crop == 0
+
+
 def test_the_critic_as_released_takes_five_steps_and_a_discriminator_one_unless_told():
     for line, n_steps in (("WAE", 1), ("WAE:penalty=critic", 5), ("WAE:penalty=critic,discriminator_steps=1", 1)):
         assert [c.discriminator_steps for c in flags("--models", line, "--latent-dims", "2", "--seeds", "1")] == [
@@ -232,7 +246,7 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             "--prior-order 5 is odd.* even --prior-order$",
         ),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
-        (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
+        (["--models", "WAE", "--crop", "-2"], "--crop .*at least -1; got '?-2"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )
