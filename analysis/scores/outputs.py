@@ -152,7 +152,7 @@ def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Arr
     """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K)."""
     weights = _array(marginals.log_weights.exp())
     found = {
-        "pit": distribution_function(marginals, x),
+        "pit": _array(marginals.cdf(x)),
         "error": _array((x - mean).abs()),
         "sd": _array(marginals.variance().sqrt()),
         "weights": weights,
@@ -166,14 +166,6 @@ def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Arr
     if weights.shape[1] == 1:
         found["crps"] = t_crps(found["df"], loc[:, 0], found["scale"][:, 0], _array(x))
     return found
-
-
-def distribution_function(marginals: Marginals, x: Tensor) -> Array:
-    """F(x) = sum_k pi_k F_k((x - loc_k)/scale_k) of each pixel, (n, n_pixels): uniform where the distribution is the true one."""
-    y = _array((x[:, :, None].double() - marginals.loc) / marginals.scale)  # (n, K, n_pixels)
-    below = special.ndtr(y) if marginals.df is None else special.stdtr(_array(marginals.df)[..., None], y)
-    total: Array = (_array(marginals.log_weights.exp())[..., None] * below).sum(1)
-    return total
 
 
 def coverage(pit: Array, level: float) -> float:
