@@ -241,8 +241,9 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
         "between the edges of each grey value, of the lowest and the highest with its tail; beside it stand likelihoods of 8-bit "
         "values. In 90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without "
         "mean: the share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of "
-        "the entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the floor. CRPS: "
-        "continuous ranked probability score, in units of x, lower is better; none of mixtures of t's and of t's without a mean. "
+        "the entropy of the mean weights. Sd at floor: the share below twice the floor, of emitted standard deviations, those of "
+        "rows and columns, the diagonals of triangles. CRPS: continuous ranked probability score, in units of x, lower is "
+        "better; none of t's without a mean. "
         f"{say_floors(runs)}"
     )
     return Table(
