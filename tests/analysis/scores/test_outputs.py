@@ -2,6 +2,7 @@
 
 import math
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -331,6 +332,21 @@ def test_weights_and_degrees_of_freedom_are_counted_by_weight():
     assert found["outputs/largest_weight"] == pytest.approx(0.75)
     assert found["outputs/components_used"] == pytest.approx(math.exp(-0.25 * math.log(0.25) - 0.75 * math.log(0.75)))
     assert "outputs/sd_rank_correlation" not in found  # no sd is finite
+
+
+def test_every_score_has_a_row_in_the_documentation():
+    labels = torch.arange(len(IMAGES)) % 3
+    told = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
+    named = {
+        name
+        for values in (
+            {"likelihood": "student-t", "components": 3, "scale": "diagonal"}, {"scale": "diagonal"},
+            {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"}, {"components": 3},
+        )
+        for name in score_outputs(IMAGES, made(**values), 0, labels).metrics
+    }  # fmt: skip
+    assert len(named) > 20
+    assert [name for name in sorted(named) if f"`{name}`" not in told] == []
 
 
 def test_a_flow_has_no_marginals_and_its_released_image_is_a_mean_of_draws():
