@@ -25,10 +25,11 @@ from analysis.scores import FEATURES
 from analysis.scores.images import DRAWS, shown
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
-from fishernet.families import LikelihoodConfig, family
+from fishernet.families import DISCRETISED, LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
 from fishernet.trained import decode, posterior_means
+from fishernet.wording import listed
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
@@ -53,6 +54,16 @@ SPREADS = {  # the same of the table of distributions
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
+WHERE = {  # what emits a scale -> whose floor it is
+    "diagonal": "of standard deviations (scale diagonal)",
+    "full": "of the diagonal of a triangle (scale full)",
+    "discretised": "of the scales of 8-bit likelihoods",
+}
+# That of the column "to noise" is of other features, other images and another range.
+THEIR_NOISE = (
+    "The paper's to noise does not compare with it: it is of Keras's Inception v3, of the first 1000 images in [0, 1], enlarged "
+    "by repetition, and of noise in [-1, 1]; ours of the network said here, of all held-out images, and of noise in [0, 1]."
+)
 N_SHOWN = 10  # images of a row, and components
 AT_ONCE = 2**24  # numbers of training images that are compared at a time
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
@@ -161,15 +172,30 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     front = [name for name in ("model", "paper's row", title, "paper's L2") if name in shown]
     last = [name for name in ("to noise", "paper's to noise", "s/epoch", "of MSE's") if name in shown]
     shown = shown[front + [name for name in shown if name not in [*front, *last]] + last]
+    beside = THEIR_NOISE if "paper's to noise" in shown else ""
     caption = (
         f"{_what(runs)} {alike} L2 is "
         "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
         "released, of mixtures of t's the component at whose mode the density is highest, of a flow the mean of 50 draws, of "
         "a model with a posterior the image at one draw of it; of the likeliest component. The first rows need no model. "
         "s/epoch: a run's share of its cohort's last epoch; of MSE's: divided by the mean of the autoencoder with squared error. "
-        f"{network} {why}"
+        f"{say_floors(runs)} {network} {beside} {why}"
     )
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
+
+
+def say_floors(runs: pd.DataFrame) -> str:
+    """The least emitted scales, of which a density on 8-bit values depends; empty where none is emitted."""
+    found: dict[str, set[float]] = {}
+    for config in runs["config"]:
+        emitted = "discretised" if config.likelihood in DISCRETISED else config.scale
+        if emitted != "identity":
+            found.setdefault(emitted, set()).add(config.least_scale)
+    told = [
+        f"{listed([f'{least:.3g}' for least in sorted(own)])} {WHERE[emitted]}"
+        for emitted, own in sorted(found.items())
+    ]
+    return f"What is added to an emitted scale, its floor, is {'; '.join(told)}." if told else ""
 
 
 def is_squared_error(config: LikelihoodConfig) -> bool:
@@ -212,11 +238,13 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     caption = (
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
         "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
-        "between the edges of each grey value; beside it stand likelihoods of 8-bit values. In "
-        "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
-        "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
-        "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
-        "continuous ranked probability score, in units of x, lower is better; none of mixtures of t's and of t's without a mean."
+        "between the edges of each grey value, of the lowest and the highest with its tail; beside it stand likelihoods of 8-bit "
+        "values. In 90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without "
+        "mean: the share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of "
+        "the entropy of the mean weights. Sd at floor: the share below twice the floor, of emitted standard deviations, those of "
+        "rows and columns, the diagonals of triangles. CRPS: continuous ranked probability score, in units of x, lower is "
+        "better; none of t's without a mean. "
+        f"{say_floors(runs)}"
     )
     return Table(
         DISTRIBUTIONS,

@@ -27,6 +27,7 @@ from fishernet.importance import uniforms
 from fishernet.likelihoods import LIKELIHOODS, emits
 from fishernet.likelihoods.base import Marginals
 from fishernet.likelihoods.discretised import log_mass
+from fishernet.likelihoods.emitted import Mixed
 from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float64]
@@ -37,6 +38,8 @@ NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
 N_NEIGHBOURS = 5  # whose labels are compared with a code's own
 N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
 LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
+CRPS_PIXELS = 10_000  # of mixtures of t's: a second and more for each thousand
+NODES_TO, NODES_STEP = 5.5, 0.1  # of the integral between two t's
 ROOT_2_PI = math.sqrt(2 * math.pi)
 
 
@@ -96,10 +99,11 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     discretised_NAME      of NAME, the two above, -ln P(v)/(d ln 2) of the mass that a density has between the edges of v, as a
                           discretised-normal has it; of normals and their mixtures whose pixels are independent in a component
     coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
-    crps                  continuous ranked probability score of normals, their mixtures and a t, in units of x; none where a t
-                          has no mean
+    crps                  continuous ranked probability score, in units of x; of mixtures of t's over CRPS_PIXELS pixels drawn by
+                          the seed; none where a t has no mean
     pit_deviation         largest distance of the distribution of F(x), F a pixel's own, from the uniform one
-    sd_at_floor           share of emitted standard deviations of pixels below twice the least, least_scale
+    sd_at_floor           share of emitted standard deviations, of matrix families of rows' and columns', below twice the least,
+                          least_scale; of full scales of the diagonals of their triangles
     sd_rank_correlation   Spearman's, of a pixel's sd and |x - mean|; none where all sd are equal or most are infinite
     without_mean          share of the components' weight whose t has none (df <= 1); without_variance the same of df <= 2
     df_median             median degrees of freedom of the likeliest component
@@ -110,6 +114,8 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     parameters            trained numbers of the model
     """
     generator = torch.Generator().manual_seed(seed)
+    n_scored = min(model.n_pixels, -(-CRPS_PIXELS // len(test)))
+    pixels = np.random.default_rng(seed).integers(0, model.n_pixels, (len(test), n_scored))
     noise, u = noise_of(model, len(test), generator), uniforms(seed, range(len(test)), model.n_pixels)
     scores: dict[str, list[Array]] = {}
     kept: dict[str, list[Array]] = {}
@@ -129,8 +135,10 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
         for name, values in own.items():
             scores.setdefault(name, []).append(_array(values))
         marginals = distribution.marginals()
-        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean)).items():
+        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean, pixels[part])).items():
             kept.setdefault(name, []).append(array)
+        if isinstance(distribution, Mixed) and (floored := distribution.scale.floored).numel():
+            kept.setdefault("at_floor", []).append(_array((floored < 2 * model.config.least_scale).flatten(2)))
     metrics = {name: float(np.concatenate(values).mean()) for name, values in scores.items()}
     calibration = {}
     if kept:
@@ -138,8 +146,8 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
         calibration = {"coverage": [coverage(arrays["pit"], level) for level in LEVELS], "levels": list(LEVELS)}
         metrics |= {f"coverage_{100 * level:.0f}": coverage(arrays["pit"], level) for level in NAMED_LEVELS}
         metrics |= _summary(arrays)
-        if model.config.scale == "diagonal" and not LIKELIHOODS[model.config.likelihood].matrix:
-            metrics["sd_at_floor"] = float((arrays["scale"] < 2 * model.config.least_scale).mean())
+        if "at_floor" in arrays:
+            metrics["sd_at_floor"] = float(arrays["at_floor"].mean())
         if labels is not None and arrays["weights"].shape[1] > 1:
             metrics["label_information"] = float(mutual_info_score(labels, arrays["weights"].argmax(1)))
     if labels is not None and len(test) > N_NEIGHBOURS:
@@ -148,11 +156,16 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     return Scored({f"outputs/{name}": value for name, value in metrics.items()}, {"n_images": len(test), **calibration})
 
 
-def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Array]:
-    """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K)."""
+def of_marginals(
+    marginals: Marginals, x: Tensor, mean: Tensor, pixels: npt.NDArray[np.int64] | None = None
+) -> dict[str, Array]:
+    """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K).
+
+    The crps of mixtures of t's is of ``pixels`` alone, (n, how many); without, of all.
+    """
     weights = _array(marginals.log_weights.exp())
     found = {
-        "pit": distribution_function(marginals, x),
+        "pit": _array(marginals.cdf(x)),
         "error": _array((x - mean).abs()),
         "sd": _array(marginals.variance().sqrt()),
         "weights": weights,
@@ -165,15 +178,11 @@ def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Arr
     found["df"] = _array(marginals.df)
     if weights.shape[1] == 1:
         found["crps"] = t_crps(found["df"], loc[:, 0], found["scale"][:, 0], _array(x))
+    else:
+        at = np.arange(x.shape[2])[None].repeat(len(weights), 0) if pixels is None else pixels
+        at_loc, at_scale = (np.take_along_axis(values, at[:, None], 2) for values in (loc, found["scale"]))
+        found["crps"] = t_mixture_crps(weights, found["df"], at_loc, at_scale, np.take_along_axis(_array(x), at, 1))
     return found
-
-
-def distribution_function(marginals: Marginals, x: Tensor) -> Array:
-    """F(x) = sum_k pi_k F_k((x - loc_k)/scale_k) of each pixel, (n, n_pixels): uniform where the distribution is the true one."""
-    y = _array((x[:, :, None].double() - marginals.loc) / marginals.scale)  # (n, K, n_pixels)
-    below = special.ndtr(y) if marginals.df is None else special.stdtr(_array(marginals.df)[..., None], y)
-    total: Array = (_array(marginals.log_weights.exp())[..., None] * below).sum(1)
-    return total
 
 
 def coverage(pit: Array, level: float) -> float:
@@ -209,10 +218,58 @@ def t_crps(df: Array, loc: Array, scale: Array, x: Array) -> Array:
     df (n, 1), the others (n, n_pixels). It needs a mean: of df <= 1 it is given as infinite.
     """
     nu = np.where(df > 1, df, np.nan)
-    y = (x - loc) / scale
-    spread = 2 * np.sqrt(nu) / (nu - 1) * np.exp(special.betaln(0.5, nu - 0.5) - 2 * special.betaln(0.5, nu / 2))
-    at = y * (2 * special.stdtr(nu, y) - 1) + 2 * stats.t.pdf(y, nu) * (nu + y**2) / (nu - 1) - spread
+    at = _t_distance(nu, (x - loc) / scale) - _half_t_spread(nu)
     return np.asarray(np.where(np.isnan(nu), np.inf, scale * at))
+
+
+def t_mixture_crps(weights: Array, df: Array, loc: Array, scale: Array, x: Array) -> Array:
+    """Of mixtures of t's, (n, p): E|X - x| - E|X - X'|/2, as ``normal_crps``; infinite where a component has no mean.
+
+    weights and df (n, K); loc and scale (n, K, p); x (n, p). What two components have between them is an integral over the
+    narrower one, by the trapezoidal rule in w, y = sinh(pi/2 sinh w) (Takahasi and Mori 1974), against the other's E|T - y|.
+    """
+    total = np.full_like(x, np.inf)
+    known = ((df > 1) | (weights == 0)).all(1)
+    if not known.any():
+        return total
+    weights, loc, scale, x = weights[known], loc[known], scale[known], x[known]
+    nu = np.where(weights > 0, df[known], 2)[:, :, None]
+    found = np.zeros_like(x)
+    for i in range(weights.shape[1]):
+        w = weights[:, i, None]
+        found += w * scale[:, i] * (_t_distance(nu[:, i], (x - loc[:, i]) / scale[:, i]) - w * _half_t_spread(nu[:, i]))
+        for j in range(i):
+            found -= w * weights[:, j, None] * _between_ts(nu[:, [i, j]], loc[:, [i, j]], scale[:, [i, j]])
+    total[known] = found
+    return total
+
+
+def _t_distance(nu: Array, y: Array) -> Array:
+    """E|T - y| of a unit t."""
+    return np.asarray(y * (2 * special.stdtr(nu, y) - 1) + 2 * stats.t.pdf(y, nu) * (nu + y**2) / (nu - 1))
+
+
+def _half_t_spread(nu: Array) -> Array:
+    """E|T - T'|/2 of two unit t's."""
+    return np.asarray(
+        2 * np.sqrt(nu) / (nu - 1) * np.exp(special.betaln(0.5, nu - 0.5) - 2 * special.betaln(0.5, nu / 2))
+    )
+
+
+def _between_ts(nu: Array, loc: Array, scale: Array) -> Array:
+    """E|X - X'| of two t's, (n, p): nu (n, 2, 1), the others (n, 2, p)."""
+    first = scale[:, 0] <= scale[:, 1]
+    nu = np.broadcast_to(nu, scale.shape)
+    narrow, wide = ([np.where(first == own, v[:, 0], v[:, 1]) for v in (nu, loc, scale)] for own in (True, False))
+    total = np.zeros_like(narrow[1])
+    for w in np.arange(-NODES_TO, NODES_TO + NODES_STEP / 2, NODES_STEP):
+        y = math.sinh(math.pi / 2 * math.sinh(w))
+        slope = math.pi / 2 * math.cosh(w) * math.hypot(1, y)
+        away = (narrow[1] + narrow[2] * y - wide[1]) / wide[2]
+        far = np.abs(away) > 1e8  # where E|T - y| is |y| to rounding, and its parts may overflow
+        distance = np.where(far, np.abs(away), _t_distance(wide[0], np.where(far, 0, away)))
+        total += NODES_STEP * slope * stats.t.pdf(y, narrow[0]) * distance
+    return total * wide[2]
 
 
 def neighbour_accuracy(codes: Array, labels: npt.NDArray[np.int64]) -> float:

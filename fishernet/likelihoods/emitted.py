@@ -80,6 +80,11 @@ class Scale(ABC):
     def sd(self) -> Tensor:
         """sqrt of the diagonal of L L^T, (n_members, n, K, n_pixels)."""
 
+    @property
+    @abstractmethod
+    def floored(self) -> Tensor:
+        """The emitted numbers that ``least_scale`` bounds from below, (n_members, n, K, how many)."""
+
     @abstractmethod
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """Rows g and a number t with g g + t t = tr(P P)/2, P = L^-1 dSigma L^-T, t = tr P/sqrt(2 d), for a raw tangent.
@@ -105,6 +110,10 @@ class Identity(Scale):
     def sd(self) -> Tensor:
         return torch.ones_like(self.like)
 
+    @property
+    def floored(self) -> Tensor:
+        return self.like[..., :0]
+
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         return tangent, tangent.sum(-1)  # of no numbers
 
@@ -128,6 +137,10 @@ class Diagonal(Scale):
     def sd(self) -> Tensor:
         return self.s
 
+    @property
+    def floored(self) -> Tensor:
+        return self.s
+
     def relative(self, tangent: Tensor) -> Tensor:
         """ds/s, (..., n_pixels)."""
         return softplus_slope(self.raw) * tangent / self.s
@@ -145,6 +158,10 @@ class RowColumnDiagonal(Diagonal):
         u, v = self._split(self.factors)
         self.s = from_matrix(u[..., :, None] * v[..., None, :], image_shape)
         self._finish()
+
+    @property
+    def floored(self) -> Tensor:
+        return self.factors
 
     def _split(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         channels, height, width = self.shape
@@ -286,6 +303,10 @@ class Triangular(Scale):
     def sd(self) -> Tensor:
         return _row_norms(self.factor, self.precision)
 
+    @property
+    def floored(self) -> Tensor:
+        return self.factor.diagonal
+
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         relative = torch.linalg.solve_triangular(self.factor.dense(), self.factor.tangent(tangent), upper=False)
         rows, trace = _apart(math.sqrt(2) * relative.diagonal(dim1=-2, dim2=-1))
@@ -326,6 +347,10 @@ class RowColumnTriangular(Scale):
     def sd(self) -> Tensor:
         rows, columns = (_row_norms(triangle, self.precision) for triangle in self.triangles)
         return from_matrix(rows[..., :, None] * columns[..., None, :], self.shape)
+
+    @property
+    def floored(self) -> Tensor:
+        return torch.cat([triangle.diagonal for triangle in self.triangles], dim=-1)
 
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """P is P_A (x) 1 + 1 (x) P_B, and tr(P P) = m tr(P_A P_A) + n tr(P_B P_B) + 2 tr P_A tr P_B."""

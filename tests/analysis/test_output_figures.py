@@ -132,6 +132,27 @@ def test_distances_to_images_and_to_noise_stand_in_two_columns_of_two_names():
     assert table.shown["paper's to noise"].tolist().count("520") == 1
     assert "held-out images themselves have 480" in table.caption
     assert "not FID" in table.caption
+    # What makes the two columns incomparable, where both stand: features, images and range.
+    assert "The paper's to noise does not compare with it" in table.caption
+    for words in ("Keras's Inception v3", "first 1000 images in [0, 1]", "noise in [-1, 1]", "noise in [0, 1]"):
+        assert words in table.caption
+    assert "The paper's to noise" not in outputs.error_table(sweep).caption
+
+
+def test_floors_of_emitted_scales_are_said_of_each_kind_of_scale():
+    of = {**SHARED, "model": "AE"}
+    lines = [
+        {}, {"scale": "diagonal"}, {"scale": "diagonal", "least_scale": 0.05}, {"scale": "full", "least_scale": 1e-5},
+        {"likelihood": "discretised-normal", "least_scale": 0.25},
+    ]  # fmt: skip
+    configs = [trial_config({**of, **line}) for line in lines]
+    assert outputs.say_floors(pd.DataFrame({"config": configs})) == (
+        "What is added to an emitted scale, its floor, is 1e-06, 0.05 of standard deviations (scale diagonal); 0.25 of the "
+        "scales of 8-bit likelihoods; 1e-05 of the diagonal of a triangle (scale full)."
+    )
+    assert outputs.say_floors(pd.DataFrame({"config": configs[:1]})) == ""
+    tables = [outputs.error_table(stored()), outputs.distribution_table(stored().runs)]
+    assert all("is 1e-06 of standard deviations" in table.caption for table in tables)
 
 
 def test_pictures_have_the_papers_names_where_it_has_the_line():

@@ -777,6 +777,45 @@ def test_a_full_scale_of_large_images_wants_the_information_of_the_location_alon
     assert model.precision(torch.zeros(1, 2, 2)).isfinite().all()
 
 
+@pytest.mark.parametrize("df", [None, (0.3, 3.0, 40.0), (0.02, 0.02, 1e6)])
+def test_quantiles_and_intervals_are_where_the_distribution_function_says(df):
+    """Three components of two pixels, against SciPy's distributions; a quantile is found where F is p, to rounding."""
+    weights, loc, scale = [0.2, 0.5, 0.3], [[0.1, 0.4, 0.9], [0.5, 0.5, 0.5]], [[0.05, 0.2, 0.1], [0.1, 1e-5, 2.0]]
+    wide = {"dtype": torch.float64}
+    given = Marginals(
+        torch.tensor(weights, **wide).log()[None, None], torch.tensor(loc, **wide).T[None, None],
+        torch.tensor(scale, **wide).T[None, None], None if df is None else torch.tensor(df, **wide)[None, None],
+    )  # fmt: skip
+
+    def below(pixel, x):
+        own = [
+            stats.norm(m, s) if df is None else stats.t(df[k], m, s)
+            for k, (m, s) in enumerate(zip(loc[pixel], scale[pixel], strict=True))
+        ]
+        return sum(w * c.cdf(x) for w, c in zip(weights, own, strict=True))
+
+    for p in (0.025, 0.3, 0.5, 0.95):
+        found = given.quantile(p)
+        assert found.shape == (1, 1, 2)
+        for pixel in range(2):
+            assert below(pixel, found[0, 0, pixel].item()) == pytest.approx(p, abs=1e-9)
+    low, high = given.interval(0.9)
+    for pixel in range(2):
+        assert below(pixel, high[0, 0, pixel].item()) - below(pixel, low[0, 0, pixel].item()) == pytest.approx(
+            0.9, abs=1e-9
+        )
+
+
+def test_the_quantile_of_one_normal_is_its_location_and_so_many_deviations():
+    given = Marginals(torch.zeros(1, 2, 1), torch.tensor([[[[0.3]], [[0.7]]]]), torch.tensor([[[[0.1]], [[0.2]]]]))
+    assert given.quantile(0.975)[0, :, 0].tolist() == pytest.approx(
+        [0.3 + 0.1 * 1.959964, 0.7 + 0.2 * 1.959964], rel=1e-6
+    )
+    for p in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            given.quantile(p)
+
+
 @pytest.mark.parametrize("scale", SCALES)
 @pytest.mark.parametrize(("name", "other"), [("matrix-normal", "gaussian"), ("matrix-t", "student-t")])
 @pytest.mark.parametrize("shape", [(1, 1, 20), (1, 20, 1), (3, 1, 20)])
