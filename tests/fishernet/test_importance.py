@@ -45,7 +45,7 @@ def resident(x):
 
 
 def all_of(model, images, n, **more):
-    return Evidence.joined(list(evidence(model, images, n, **more)))
+    return Evidence.joined([block for (block,) in evidence(model, images, n, **more)])
 
 
 @pytest.mark.parametrize("model", ["FisherNet", "VAE"])
@@ -153,6 +153,23 @@ def test_neither_the_size_of_blocks_nor_where_one_begins_nor_more_draws_change_a
     fewer = all_of(model, images, 100)
     assert torch.allclose(fewer.log_evidence, whole.log_evidence[:, : len(fewer.draws)], rtol=1e-12)
     assert not torch.allclose(all_of(model, images, n, seed=1).log_evidence, whole.log_evidence, rtol=1e-6)
+
+
+@pytest.mark.parametrize("model", ["VAE", "FAE", "IAF", "PixelVAE", "FisherNet", "MAE"])
+def test_of_a_stack_every_member_has_the_likelihood_that_it_has_alone(model):
+    """Members of other seeds and latent dimensions, the smaller padded; each keeps its own random numbers."""
+    small = {**contract.SMALL, "hidden_width": 8, "model": model, "likelihood": "bernoulli"}
+    configs = [trial_config(small, latent_dim=d, seed=seed) for d, seed in ((2, 0), (3, 1), (2, 2))]
+    images = resident(torch.rand(5, K).round())
+    stack = family(model).load()(configs, (1, 3, 3), 50).double()
+    n = DRAWS_OF_A_STREAM + 2
+    found = [Evidence.joined(parts) for parts in zip(*evidence(stack, images, n, at_once=3), strict=True)]
+    assert len(found) == 3
+    for config, own in zip(configs, found, strict=True):
+        alone = all_of(family(model).load()([config], (1, 3, 3), 50).double(), images, n)
+        torch.testing.assert_close(own.log_evidence, alone.log_evidence, rtol=1e-9, atol=0)
+        torch.testing.assert_close(own.effective, alone.effective, rtol=1e-6, atol=0)
+    assert not torch.allclose(found[0].log_evidence, found[2].log_evidence, rtol=1e-6)
 
 
 def test_a_penalty_of_the_loss_has_no_part_in_the_likelihood():
