@@ -150,11 +150,8 @@ def _markers(means: pd.DataFrame) -> list[str]:
     """A shape for each line that no other has, as points show no dashes: of a model's first line its own, where it is free."""
     own = {style.marker(model): model for model in reversed(means["model"].unique().tolist())}
     free = itertools.cycle([shape for shape in SHAPES if shape not in own])
-    lines = means.drop_duplicates("variant")
-    unseen, shapes = {model: shape for shape, model in own.items()}, []
-    for model in lines["model"]:
-        shapes.append(unseen.pop(model, "") or next(free))
-    return shapes
+    unseen = {model: shape for shape, model in own.items()}
+    return [unseen.pop(model, "") or next(free) for model in means.drop_duplicates("variant")["model"]]
 
 
 def _bars_key(means: pd.DataFrame) -> Line2D | Patch:

@@ -428,16 +428,16 @@ def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d
 def test_no_two_points_of_the_plane_have_one_shape_and_those_that_coincide_are_seen():
     """Lines that lie on each other are told by shapes, which are hollow but for each model's first."""
     points = plane.places(trained(), "test")
-    drawn = [
-        line for line in plane.plot_plane(points).axes[0].get_lines() if line.get_label() in set(points["variant"])
-    ]
-    assert len(drawn) > 18
+    names = {style.label(variant, model) for variant, model in zip(points["variant"], points["model"], strict=True)}
+    drawn = [line for line in plane.plot_plane(points).axes[0].get_lines() if line.get_label() in names]
+    assert len(drawn) == len(names)
     shapes = [line.get_marker() for line in drawn]
     assert {*shapes} == {*plane.SHAPES}  # all that there are before one is used again
     looks = {(line.get_marker(), line.get_color()) for line in drawn}
     assert len(looks) == len(drawn)
     filled = {line.get_label() for line in drawn if line.get_markerfacecolor() != "none"}
-    assert filled == set(points.drop_duplicates("model")["variant"])
+    firsts = points.drop_duplicates("model")
+    assert filled == {style.label(v, m) for v, m in zip(firsts["variant"], firsts["model"], strict=True)}
 
 
 def test_error_likelihood_and_classes_stand_over_the_targets_of_each_line():
