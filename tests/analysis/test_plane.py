@@ -58,6 +58,13 @@ def test_a_place_is_the_entropy_power_and_the_information_of_a_latent(variances,
     assert scaled["NJ"] == pytest.approx(product)
 
 
+def test_without_1_over_n_equation_2_would_be_below_the_least_that_equation_5_allows():
+    """Two latents of s^2 = 0.01: N tr J is 0.34 with exp(2H) as printed, and n with exp(2H/n)."""
+    h, j = gaussian([[0.01, 0.01]])
+    assert plane.entropy_power(h, 1) * j == pytest.approx(0.3416, abs=1e-4)
+    assert plane.entropy_power(h, 2) * j == pytest.approx(2)
+
+
 def nll_of(config):
     """Of every reading of F what FAE has; of a VAE with another weight of the divergence a little more."""
     if config.model == "FAE" and config.fisher_constraint != "released-mlp" and config.fisher_target in (0, 20):
