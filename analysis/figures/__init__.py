@@ -250,8 +250,8 @@ FIGURES = {
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
         "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
-        "epoch, and list the NLL by importance sampling, active latents, how wide they are and how much they tell, which\n"
-        "is computed from the stored weights.",
+        "epoch, and error, NLL and classes over the target F; list the NLL by importance sampling, active latents, how wide\n"
+        "they are and how much they tell. Scores are computed from the stored weights.",
         "--draws 1000 --nll-images 0",
         PICTURES,
         published=True,

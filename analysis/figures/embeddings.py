@@ -164,7 +164,7 @@ def radii(stored: StoredSweep, d: int) -> Exhibit:
     caption += f" Of {listed(coded)} codes, as there is no posterior." if coded else ""
     caption += f" {listed(learned)} learned another prior than N(0, 1)." if learned else ""
     data = pd.concat(tables, ignore_index=True)
-    looks = {str(variant): look for variant, look, _ in style.by_variant(pd.DataFrame(runs))}
+    looks = {str(variant): look for variant, look, _ in style.by_variant(stored.runs)}
     return Picture(stem, title, caption, plot_radii(found, looks, d), data)
 
 

@@ -17,7 +17,8 @@ from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import AnalysisError, chosen_dim
 from analysis.parts import Part
-from analysis.stored import StoredSweep
+from analysis.stored import StoredSweep, config_of
+from fishernet.config import Value
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import decode, posterior_covariances, posterior_means
@@ -62,9 +63,24 @@ def decoding_latents(stored: StoredSweep) -> tuple[pd.DataFrame, str]:
 
 
 def shown_runs(stored: StoredSweep, runs: pd.DataFrame, d: int) -> list[pd.Series[Any]]:
-    """The run that pictures show of each line at d."""
+    """The run that pictures show of each line at d, the lines of a model by their numbers: F = 0, 5, 20 though 20 is usual."""
     variants = runs.loc[runs["latent_dim"] == d, "variant"].unique()
-    return [stored.pick(str(variant), d) for variant in variants]
+    shown = [stored.pick(str(variant), d) for variant in variants]
+    models = list(dict.fromkeys(run["model"] for run in shown))
+    told_apart = {
+        model: list(dict.fromkeys(name for run in shown if run["model"] == model for name in config_of(run).choices))
+        for model in models
+    }
+
+    def place(run: pd.Series[Any]) -> tuple[int, list[tuple[bool, Value]]]:
+        config = config_of(run)
+        choices = {name: getattr(config, name) for name in told_apart[run["model"]]}
+        # Words before numbers, and of words the usual one first.
+        words = [(name in config.choices, value) for name, value in choices.items() if isinstance(value, str)]
+        numbers = [(False, value) for value in choices.values() if not isinstance(value, str)]
+        return models.index(run["model"]), words + numbers
+
+    return sorted(shown, key=place)
 
 
 def traversals(stored: StoredSweep, d: int, image: int, reach: float) -> Picture:

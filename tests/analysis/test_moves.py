@@ -143,3 +143,12 @@ def test_draws_of_the_prior_lie_as_far_as_chi_says_and_wider_or_fewer_ones_do_no
     assert data[data["variant"] == "VAE"]["radius"].tolist() == pytest.approx(
         np.linalg.norm(z - z.mean(0), axis=1).tolist()
     )
+
+
+def test_the_lines_of_a_model_are_shown_in_the_order_of_their_numbers():
+    """F = 20 is FAE's usual one, and is the last of 0 to 20."""
+    lines = [{"model": "VAE"}, *({"model": "FAE", "fisher_target": F} for F in (20, 0, 0.1, 5, 10))]
+    lines += [{"model": "FAE", "fisher_target": 0.1, "fisher_constraint": "trace"}]
+    made = made_sweep(*lines, seeds=(0,))
+    shown = [run["variant"] for run in traversals.shown_runs(made, made.runs, 3)]
+    assert shown == ["VAE", "FAE F=0", "FAE F=0.1", "FAE F=5", "FAE F=10", "FAE", "FAE trace F=0.1"]

@@ -58,6 +58,13 @@ def test_a_place_is_the_entropy_power_and_the_information_of_a_latent(variances,
     assert scaled["NJ"] == pytest.approx(product)
 
 
+def test_without_1_over_n_equation_2_would_be_below_the_least_that_equation_5_allows():
+    """Two latents of s^2 = 0.01: N tr J is 0.34 with exp(2H) as printed, and n with exp(2H/n)."""
+    h, j = gaussian([[0.01, 0.01]])
+    assert plane.entropy_power(h, 1) * j == pytest.approx(0.3416, abs=1e-4)
+    assert plane.entropy_power(h, 2) * j == pytest.approx(2)
+
+
 def nll_of(config):
     """Of every reading of F what FAE has; of a VAE with another weight of the divergence a little more."""
     if config.model == "FAE" and config.fisher_constraint != "released-mlp" and config.fisher_target in (0, 20):
@@ -365,7 +372,7 @@ def test_the_table_of_nll_has_ours_beside_the_papers_and_what_more_draws_gained(
 def test_without_a_likelihood_there_is_a_command_and_without_the_terms_a_reason():
     bare = trained().drop(columns=[c for c in trained() if "likelihood" in c or c == "test/fisher_information"])
     bare["scores"] = [{}] * len(bare)
-    plane_absent, nll = plane.parts(sweep_of(bare))
+    plane_absent, _, nll = plane.parts(sweep_of(bare))
     assert isinstance(plane_absent, Absent)
     absent = nll.make()
     assert isinstance(absent, Absent)
@@ -423,6 +430,45 @@ def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d
     means = np.exp(np.log(fae["N"]).groupby(fae["latent_dim"]).mean())
     assert lines["FAE"].get_xdata() == pytest.approx(means.to_numpy())
     assert len(lines["FAE"].get_xdata()) == 3
+
+
+def test_no_two_points_of_the_plane_have_one_shape_and_those_that_coincide_are_seen():
+    """Lines that lie on each other are told by shapes, which are hollow but for each model's first."""
+    points = plane.places(trained(), "test")
+    names = {style.label(variant, model) for variant, model in zip(points["variant"], points["model"], strict=True)}
+    drawn = [line for line in plane.plot_plane(points).axes[0].get_lines() if line.get_label() in names]
+    assert len(drawn) == len(names)
+    shapes = [line.get_marker() for line in drawn]
+    assert {*shapes} == {*plane.SHAPES}  # all that there are before one is used again
+    looks = {(line.get_marker(), line.get_color()) for line in drawn}
+    assert len(looks) == len(drawn)
+    filled = {line.get_label() for line in drawn if line.get_markerfacecolor() != "none"}
+    firsts = points.drop_duplicates("model")
+    assert filled == {style.label(v, m) for v, m in zip(firsts["variant"], firsts["model"], strict=True)}
+
+
+def test_error_likelihood_and_classes_stand_over_the_targets_of_each_line():
+    """FAE of the mean at F = 0 to 20; its readings by trace and as released at 0 and 20; the reward has no F."""
+    found = plane.by_target(sweep_of(trained()))
+    means = plane.targets_picture(sweep_of(trained())).data
+    assert set(found["score"]) == {"MSE", "NLL (nats)", "5-NN share"}
+    of_mean = means[(means["variant"] == "FAE") & (means["score"] == "MSE")]
+    assert of_mean["target"].tolist() == [0, 0.1, 5, 10, 20]
+    assert of_mean["mean"].tolist() == pytest.approx([0.03, *[0.02] * 4], abs=1e-4)
+    assert set(means["variant"]) == {"FAE", "FAE trace", "FAE clamped released-conv"}
+    figure = plane.plot_targets(means)
+    assert [axes.get_title() for axes in figure.axes] == ["MSE", "NLL (nats)", "5-NN share"]
+    alone = trained()
+    alone = sweep_of(alone[alone["variant"].isin(["FAE", "VAE", made.REWARDED.variant])])
+    assert plane.TARGETS[0] not in {part[0] if isinstance(part, tuple) else part.stem for part in plane.parts(alone)}
+
+
+def test_the_gap_of_table_2_is_the_mean_of_each_seeds_held_out_nll_less_its_training_nll():
+    table = plane.nll_table(sweep_of(trained(dataset=REVERSED)))
+    own = table.shown[(table.shown["model"] == "FAE F=5")].set_index("images")["held-out − training"]
+    assert own["held-out"] == "10.00 ± 0.00"  # 105 less 95
+    assert own["training"] == ""
+    assert "held-out − training" not in plane.nll_table(sweep_of(trained())).shown
 
 
 def test_no_two_models_look_alike():

@@ -1,5 +1,6 @@
 """FAE, MAE, IAF and PixelVAE against closed forms, and the quantities of the Fisher-Shannon plane."""
 
+import copy
 import itertools
 import math
 
@@ -154,10 +155,19 @@ def penalty(batch=1, **values):
     return (model(x, noise).loss - model.outcome(x, q, noise, None).loss).detach(), q, noise
 
 
-def test_on_one_image_the_trace_of_f_is_the_mean_of_f_over_d_at_d_times_the_weight():
+@pytest.fixture
+def in_float64():
+    """Also what a model keeps of its config."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(usual)
+
+
+def test_on_one_image_the_trace_of_f_is_the_mean_of_f_over_d_at_d_times_the_weight(in_float64):
     trace, *_ = penalty(fisher_constraint="trace", fisher_target=20.0, fisher_weight=0.1)
     mean, *_ = penalty(fisher_constraint="mean", fisher_target=5.0, fisher_weight=0.4)
-    assert torch.allclose(trace, mean, rtol=1e-6)  # buffers of float32 hold F and lambda
+    assert torch.allclose(trace, mean, rtol=1e-12)
 
 
 def test_each_reading_of_the_constraint_is_its_formula():
@@ -286,6 +296,47 @@ def test_the_reader_ascends_its_bound_whether_the_information_is_to_rise_or_to_f
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
     assert {name.split(".")[0] for name, _ in model.named_parameters() if model.player_of(name)} == {"reader"}
+
+
+@pytest.mark.parametrize("network", ["fae-28", "fisherae-28"])
+def test_running_statistics_are_of_codes_of_images_and_not_of_imagined_ones(network):
+    """In one step MAE decodes twice and reads twice. Its decoder's statistics are those of the VAE's one pass over the same
+    codes, its reader's those of one pass over what it reads.
+    """
+    made = {}
+    for name in ("VAE", "MAE"):
+        torch.manual_seed(0)
+        config = trial_config(model=name, latent_dim=2, network=network, batch_size=3)
+        made[name] = family(name).load()([config], (1, 28, 28), 50).double().train()
+    vae, mae = made.values()
+    x, noise, read = torch.rand(1, 3, 784, dtype=torch.float64).round(), noise_of(mae, 3), []
+    alone = copy.deepcopy(mae.reader)
+    mae.reader.register_forward_pre_hook(lambda module, given: read.append(given[0].detach()))
+    for model in made.values():
+        assert len(list(model.updates(x, noise))) == (2 if model is mae else 1)
+    assert len(read) == 2
+    alone(read[0])
+
+    def statistics(network):
+        found = {name: buffer for name, buffer in network.named_buffers() if "running" in name}
+        assert found
+        return found
+
+    for own, of_vae in ((mae.decoder, vae.decoder), (mae.trunk, vae.trunk), (mae.reader, alone)):
+        before = {name: torch.full_like(b, float("var" in name)) for name, b in statistics(own).items()}
+        for name, buffer in statistics(own).items():
+            assert torch.equal(buffer, statistics(of_vae)[name]), name
+            assert not torch.equal(buffer, before[name]), name
+
+
+def test_what_reads_the_imagined_images_sees_them_in_the_range_of_the_encoder():
+    """Pixels in [-1, 1]: reader and encoder are given 2 x - 1."""
+    model = grown(model="MAE", likelihood="gaussian", pixel_range="symmetric")
+    seen = []
+    model.reader.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    image = torch.rand(1, 4, 9, dtype=torch.float64)
+    model.log_reading(torch.zeros(1, 4, 2, dtype=torch.float64), image, held=False)
+    assert torch.equal(seen[0], 2 * image - 1)
 
 
 def test_the_term_moves_the_decoder_and_neither_encoder_nor_reader():
