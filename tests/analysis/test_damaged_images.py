@@ -87,6 +87,16 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     x = made.images.test.flatten(1).double() / 255
     bce = -(x * mean.log() + (1 - x) * (1 - mean).log()).mean()
     assert row["mean_image"] == pytest.approx(bce.item(), rel=1e-5)
+    *_, right = np.linalg.svd((made.images.train.flatten(1) / 255 - mean).numpy())
+    for kind, level in (
+        ("gaussian", 0.5),
+        ("mask", 0.8),
+    ):  # the lines' own damage, projected on the training images' span
+        damaged = scores.corrupted(made.images.test, kind, level, 0).flatten(1).double()
+        f = (mean + (damaged - mean) @ right[:3].T @ right[:3]).clamp(1 / 512, 1 - 1 / 512)
+        expected = -(x * f.log() + (1 - x) * (1 - f).log()).mean()
+        found = curves.data.set_index(["variant", "kind", "level"]).loc[("VAE", kind, level)]["pca"]
+        assert found == pytest.approx(expected.item(), rel=1e-4)
     numbers = table.data.set_index(["variant", "kind", "number"])["mean"]
     rise = of_vae["robustness/mask/0.8/bce"] - of_vae["robustness/mask/0/bce"]
     assert numbers["VAE", "mask", "rise"] == pytest.approx(rise.mean())
@@ -100,6 +110,14 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     mse = (shown - x[:10]).square().mean(1)
     found = pictures.data[(pictures.data["variant"] == "WAE") & (pictures.data["kind"] == "gaussian")]
     np.testing.assert_allclose(found["mse"], mse, rtol=1e-4)
+
+
+def test_pictures_of_images_in_minus_one_to_one_have_the_papers_noise_of_2_which_is_half_here():
+    symmetric = {"model": "AE", "likelihood": "gaussian", "pixel_range": "symmetric"}
+    stored = scored(made_sweep(symmetric, seeds=(0,)), LEVELS)
+    *_, pictures = exhibits_of(robustness, stored)
+    assert set(zip(pictures.data["kind"], pictures.data["level"], strict=True)) == {("gaussian", 0.5), ("mask", 0.8)}
+    assert robustness.shown_of(made_sweep(symmetric, {"model": "VAE"}, seeds=(0,)))["gaussian"] == 0.2
 
 
 def test_an_error_that_never_doubles_and_one_seed_are_said(made):

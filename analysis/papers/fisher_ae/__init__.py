@@ -54,12 +54,14 @@ PAPER = Paper(
     },
     figures={
         "robustness_curves": (
-            "Figures 1 and 7",
-            "The paper shows cross-entropy on MNIST against noise and mask, three models, one run; its "
-            "Figures 5 and 9 the MSE on CelebA.",
+            "Figures 1, 5, 7 and 9",
+            "The paper shows cross-entropy on MNIST against noise (1) and mask (7), the MSE on CelebA likewise (5, 9), three "
+            "models, one run.",
         ),
         "noisy_reconstructions": (
-            "Figures 2 and 8", "The paper's have noise of variance 0.2 and 80% of the pixels masked."
+            "Figures 2, 6, 8 and 10",
+            "The paper's have noise of variance 0.2 on MNIST (2), and on CelebA (6) of 2 in [-1, 1], which is 0.5 here, or 80% "
+            "of the pixels masked (8, 10).",
         ),
         "tsne_nmi": (
             "Figure 3", "The paper shows NMI after t-SNE alone, and not of how many images nor with which perplexity."
