@@ -905,13 +905,50 @@ def test_a_full_covariance_trains_as_the_textbooks_dense_matrices_do(monkeypatch
 
 @pytest.mark.long
 def test_a_mixture_of_ts_shows_a_component_that_ignores_the_image_where_its_mean_reconstructs():
-    """Of unit scale and K = 10, as the paper trains it, on digits: the densest mode has a larger error than the mean by half."""
+    """Of unit scale and K = 10, as the paper trains it, on digits.
+
+    Over four seeds the densest mode has three times the mean's error and more; of the likeliest component it is little larger.
+    """
     settings = {
-        "dataset": "digits", "likelihood": "student-t", "components": 10, "code": "rectified", "latent_dim": 8,
+        "dataset": "digits", "likelihood": "student-t", "components": 10, "code": "rectified", "latent_dim": 16,
         "hidden_layers": 0, "decoder_output": "linear", "initialisation": "glorot-uniform", "batch_size": 32,
-        "learning_rate": 3e-3, "epochs": 30, "evaluate_every": 30,
+        "learning_rate": 3e-3, "epochs": 20, "evaluate_every": 20,
     }  # fmt: skip
     data = load_data("digits")
-    cohort = Cohort([trial_config(model="AE", **settings)], data.image_shape, len(data.train))
-    *_, (last,) = train(cohort, data)
-    assert last["metrics"]["test/mse_densest_mode"] > 1.5 * last["metrics"]["test/mse"]
+    cohort = Cohort(
+        [trial_config(model="AE", seed=seed, **settings) for seed in range(4)], data.image_shape, len(data.train)
+    )
+    *_, last = train(cohort, data)
+    errors = {
+        name: [record["metrics"][f"test/{name}"] for record in last]
+        for name in ("mse", "mse_densest_mode", "mse_likeliest")
+    }
+    mean, densest, likeliest = (np.array(own) for own in errors.values())
+    assert densest.mean() > 3 * mean.mean()
+    assert (densest > 2 * mean).all()
+    assert ((likeliest > mean) & (likeliest < 1.5 * mean)).all()
+
+
+# ln p of four images of six pixels and two means of each, as the version before emitted scales had them in float64 (xi = -1.3).
+BEFORE = {
+    "bernoulli": ("-0x1.ab53a9b3e3e09p+3", "-0x1.a5b2289d02088p+2", "-0x1.4657b452b1ba8p+3", "-0x1.82e7c4e03b01bp+4"),
+    "gaussian": ("-0x1.857d2bb8405c1p+2", "-0x1.7c45d5e4fd2d3p+2", "-0x1.a2fa038d50eacp+2", "-0x1.a9d6ceb1e78a6p+2"),
+    "gaussian-learned": ("-0x1.db423f15cad1cp+1", "-0x1.97a00b6108ba0p+1", "-0x1.59d4116a1e3a4p+2", "-0x1.730243c0c1592p+2"),
+}  # fmt: skip
+MEANS_BEFORE = "0x1.1af415d3ef268p-12", "0x1.d6386c3974776p-6"
+
+
+@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("trains", [True, False])
+def test_likelihoods_of_one_number_a_pixel_have_the_numbers_that_they_had(name, trains):
+    """To rounding: float64 libraries differ in the last digit, and without a gradient a Bernoulli's is summed otherwise."""
+    config = trial_config(model="VAE", likelihood=name, noise_start=-1.3)
+    likelihood = LIKELIHOODS[name].load()(config, 1, (1, 2, 3)).double()
+    if name == "gaussian-learned":
+        likelihood.xi.data.fill_(-1.3)  # which float32 rounds
+    a = torch.linspace(-9, 9, 24, dtype=torch.float64).view(1, 4, 6).requires_grad_(trains)
+    x = (torch.arange(24, dtype=torch.float64).view(1, 4, 6) * 37 % 256) / 255
+    at = likelihood.distribution(a)
+    assert at.log_prob(x)[0].tolist() == pytest.approx([float.fromhex(own) for own in BEFORE[name]], rel=2e-15)
+    assert at.mean()[0, :2, 1].tolist() == pytest.approx([float.fromhex(own) for own in MEANS_BEFORE], rel=2e-15)
+    assert likelihood.n_outputs == 6
