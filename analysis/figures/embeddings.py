@@ -37,17 +37,17 @@ N_COLUMNS = 3
 Array = npt.NDArray[Any]
 
 
-def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part]:
-    """Both at ``latent_dim``, by default the one that most lines have, of several the largest.
+def parts(stored: StoredSweep, latent_dim: int | None = None, images: int | None = None) -> Iterator[Part]:
+    """Both at ``latent_dim``, by default the one that most lines have, of several the largest; ``images`` of each line.
 
     Raises AnalysisError for one that is not there.
     """
     d = chosen_dim(stored.runs, latent_dim)
-    yield Part(*EMBEDDINGS, partial(embeddings, stored, d))
+    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, images))
     yield Part(*RADII, partial(radii, stored, d))
 
 
-def embeddings(stored: StoredSweep, d: int) -> Exhibit:
+def embeddings(stored: StoredSweep, d: int, images: int | None = None) -> Exhibit:
     """A panel for each line; the variants of a model are embedded together."""
     stem, title = EMBEDDINGS
     if d <= 2:
@@ -60,7 +60,7 @@ def embeddings(stored: StoredSweep, d: int) -> Exhibit:
     placed: dict[str, Array] = {}
     tables, counts = [], set()
     for together in by_model.values():
-        n = min(EMBEDDED, AT_ONCE // len(together), len(stored.images.test))
+        n = min(images or min(EMBEDDED, AT_ONCE // len(together)), len(stored.images.test))
         counts.add(n)
         means = [stored.latents(run)[0][:n] for run in together]
         for run, own in zip(together, embedded(means), strict=True):

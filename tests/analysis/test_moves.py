@@ -109,6 +109,15 @@ def test_variants_of_a_model_share_one_embedding_and_its_scale_and_models_do_not
     assert again.data.equals(data)
 
 
+def test_as_many_images_are_placed_as_are_asked_for(stored, monkeypatch):
+    placed = []
+    monkeypatch.setattr(embeddings, "embedded", lambda means: placed.extend(means) or [m[:, :2] for m in means])
+    for images, n in ((7, 7), (10**6, 60), (None, 60)):
+        placed.clear()
+        embeddings.embeddings(stored, 3, images)
+        assert {len(own) for own in placed} == {n}
+
+
 def test_who_is_near_whom_survives_in_the_plane():
     """Two clouds far apart, each given half to each of two lines: in one fit a cloud's halves lie together."""
     rng = np.random.default_rng(0)
