@@ -71,7 +71,7 @@ def its_row_and_its_fields_say_what_they_must(values: Values, folder: Path) -> N
         assert (f.type, f.metadata["meaning"], f.metadata["choices"]) == (
             shared.type, shared.metadata["meaning"], shared.metadata["choices"],
         ), f"{f.name} means something else in another family"  # fmt: skip
-        unknown = set(f.metadata["when"]) - set(row.config.names())
+        unknown = set(row.config.waits_for(f.name)) - set(row.config.names())
         assert not unknown, f"{f.name} matters by fields that there are not: {unknown}"
     config = trial_config(values)
     assert trial_config({k: str(v) for k, v in config.to_dict().items()}) == config, "it does not return from text"

@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
 from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
+from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, n_outputs, with_scale
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
 
@@ -22,10 +22,13 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+# Of FisherNet: a tangent of a full scale is a matrix as large as the image is long, squared.
+MOST_OUTPUTS_OF_FULL = 4096
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
-EMITTED = with_scale("diagonal")
+EMITTED = {"scale": SCALES[1:]}
+HEAVY = tuple(name for name, row in LIKELIHOODS.items() if row.heavy)
 DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
 MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
@@ -75,7 +78,7 @@ class LikelihoodConfig(TrialConfig):
         role="rate",
         valid=positive,
         must="positive",
-        when={"likelihood": (*EMITTED, *DISCRETISED)},
+        when=(EMITTED, {"likelihood": DISCRETISED}),
     )
     maf_width: int = field(
         10,
@@ -177,6 +180,16 @@ class LikelihoodConfig(TrialConfig):
                 f"got likelihood {self.likelihood}, which has none to set"
             )
 
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        _, height, width = image_shape
+        if LIKELIHOODS[self.likelihood].matrix and 1 in (height, width):
+            raise ValueError(
+                f"likelihood {self.likelihood} has a scale of rows times one of columns, and these images, {height} x {width} "
+                f"pixels, are one {'row' if height == 1 else 'column'}; take likelihood "
+                f"{'student-t' if LIKELIHOODS[self.likelihood].heavy else 'gaussian'}, whose scale is the pixels'"
+            )
+
 
 @dataclass(frozen=True)
 class CodeConfig(LikelihoodConfig):
@@ -193,6 +206,7 @@ class CodeConfig(LikelihoodConfig):
         "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
         role="choice",
         choices=("none", "sigmoid"),
+        when={"network": ("dense", "conv")},
     )
 
 
@@ -261,6 +275,8 @@ EXPONENTIAL = {"prior": "exponential"}
 class DiagonalConfig(NoisyInputConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
+    needs_density: ClassVar[bool] = True  # the loss has ln p(z), so that the prior must be a density
+
     posterior_sd: str = field(
         "log-variance",
         "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
@@ -303,6 +319,7 @@ class DiagonalConfig(NoisyInputConfig):
         "z moving along (total, as released), or the mean of partial over z (expected)",
         role="choice",
         choices=("partial", "total", "expected"),
+        when={"stability_weight": positive},
     )
     stability_weight: float = field(
         0.0, "factor of the stability term; 0 leaves it out", role="choice", valid=at_least(0), must="at least 0",
@@ -318,17 +335,20 @@ class DiagonalConfig(NoisyInputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior == "exponential" and self.prior_top == "negative" and self.prior_order % 2:
+        if self.prior != "exponential":
+            return
+        if self.prior_top == "free" and self.needs_density:
+            raise ValueError(
+                f"prior_top free leaves the exponential prior no density, and the loss of {self.label} is made of its KL "
+                "divergence. Give prior_top negative with an even prior_order; FisherAE, whose loss has its score alone, "
+                "takes free"
+            )
+        if self.prior_top == "negative" and self.prior_order % 2:
+            free = "" if self.needs_density else ", or prior_top free, as the paper's order 5 has it"
             raise ValueError(
                 f"prior_order {self.prior_order} is odd, and no odd power makes a density whatever the sign of its "
-                "coefficient. Give an even prior_order, or prior_top free, as the paper's order 5 has it"
+                f"coefficient. Give an even prior_order{free}"
             )
-
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name == "stability" and float(values["stability_weight"]) == 0:
-            return False
-        return super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -378,7 +398,7 @@ class FisherNetConfig(ELBOConfig):
         "were known",
         role="choice",
         choices=("all-outputs", "location"),
-        when={"likelihood": EMITTED},
+        when=(EMITTED, {"likelihood": HEAVY}),
     )
     cg_tolerance: float = field(
         1e-4,
@@ -421,25 +441,42 @@ class FisherNetConfig(ELBOConfig):
                 f"got {self.objective}"
             )
 
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        outputs = n_outputs(self, image_shape)
+        if self.scale == "full" and outputs > MOST_OUTPUTS_OF_FULL and self.information_about == "all-outputs":
+            raise ValueError(
+                f"information_about all-outputs: with scale full the decoder emits {outputs:,} numbers for these images, and "
+                f"above {MOST_OUTPUTS_OF_FULL:,} a triangle would be solved for each image and latent dimension; take "
+                "information_about location, scale diagonal, or a matrix likelihood"
+            )
+
     @property
     def loss_in_words(self) -> str:
-        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it."""
-        bernoulli, with_log_det, beta = self.likelihood == "bernoulli", self.objective == "eq24", self.kl_weight
+        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it.
+
+        The paper's likelihood, of one variance for all pixels, is written out, without its constant; any other is whole.
+        """
+        with_log_det, beta, symmetric = self.objective == "eq24", self.kl_weight, self.pixel_range == "symmetric"
+        papers = self.likelihood in ("gaussian", "gaussian-learned") and self.scale == "identity"
         noise = "ξ = 0" if self.likelihood == "gaussian" else "exp(ξ) the learned variance of the noise"
         weight = "" if beta == 1 else "β"
         log_det = "" if with_log_det else " and ln|M|/2, which is no constant"
+        name = "Bernoulli" if self.likelihood == "bernoulli" else self.likelihood
         formula = (
-            f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
-            if bernoulli
-            else f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
+            f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels{' in [−1, 1]' * symmetric}, p training images "
+            f"and {noise}"
+            if papers
+            else f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being {name}"
+            f"{f' of scale {self.scale}' * (self.scale != 'identity')}"
         )
         # E ln q(z*) = (ln|M| - d - d ln 2 pi)/2, whose last term cancels with the prior's.
-        left_out = "−d/2" if bernoulli else "k ln(2π)/2 − d/2 (for 784 pixels 720 nats less d/2)"
+        constant = "k ln(π/2)/2 − d/2 (for 784 pixels 177" if symmetric else "k ln(2π)/2 − d/2 (for 784 pixels 720"
+        left_out = f"As in the paper it leaves out {constant} nats less d/2)" if papers else "It leaves out −d/2"
         return (
             f"The loss is that of equation {24 if with_log_det else 25}{weight and f' with kl_weight β = {beta:g}'} at one "
-            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it "
-            f"leaves out {left_out}{log_det}; with that{weight and ' and β = 1'} "
-            "it would be minus the evidence lower bound."
+            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. "
+            f"{left_out}{log_det}; with that{weight and ' and β = 1'} it would be minus the evidence lower bound."
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:
@@ -465,6 +502,9 @@ class FisherNetConfig(ELBOConfig):
 class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
+    needs_density: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "inverse squared units of z and x"
+
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
     stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
@@ -487,6 +527,29 @@ class FisherAEConfig(DiagonalConfig):
                 "of scale identity and without components"
             )
 
+    @property
+    def loss_in_words(self) -> str:
+        """Equation 11, as ``fishernet.models.fisher_ae.FisherAE`` computes it."""
+        v, range_of = "1" if self.likelihood == "gaussian" else "the learned variance of the noise", ""
+        if self.pixel_range == "symmetric":
+            range_of = "; x and f are in [−1, 1]"
+        weight, of_stability = ("" if w == 1 else f"{w:g} · " for w in (self.posterior_weight, self.stability_weight))
+        form = {
+            "partial": "|∇_x ln q(z given x)|²/2 with z held",
+            "total": "|∇_x ln q(z given x)|²/2 with z moving along, as released",
+            "expected": "the mean over z of |∇_x ln q(z given x)|²/2",
+        }[self.stability]
+        steady = f" + {of_stability}{form}" if self.stability_weight else ""
+        held = ", whose gradient in the decoder is left out" if self.posterior_gradient == "held" else ""
+        return (
+            f"The loss is that of the Fisher auto-encoder's equation 11 at one posterior sample z per image, {weight}|∇_z ln q(z "
+            f"given x) − ∇_z ln p(x, z)|²/2{held} + |x − f(z)|²/(2v²) − k/v{steady}, with k pixels and v = {v}{range_of}. It "
+            "is in inverse squared units of z and x, not in nats, and compares with no ELBO."
+        )
+
+
+DISCRIMINATES = {"penalty": ("gan", "critic")}
+
 
 @dataclass(frozen=True)
 class WAEConfig(CodeConfig):
@@ -506,25 +569,38 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
     discriminator_width: int = field(
         256, "neurons of each hidden layer of the discriminator", role="size", valid=between(1, 2**16),
-        must="from 1 to 65536",
+        must="from 1 to 65536", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_layers: int = field(
         1, "hidden layers of the discriminator", role="size", valid=between(0, 100), must="from 0 to 100",
+        when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_steps: int = field(
-        1, "steps of the discriminator before each of the autoencoder", role="rate", valid=between(1, 100),
-        must="from 1 to 100",
+        0, "steps of the discriminator before each of the autoencoder; 0 takes 1, and of penalty critic 5, as released",
+        role="rate", valid=between(0, 100), must="from 0 to 100", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_learning_rate: float = field(
         0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
-        must="at least 0", search="1e-5..1e-2:log",
+        must="at least 0", when=DISCRIMINATES, search="1e-5..1e-2:log",
     )  # fmt: skip
 
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name.startswith("discriminator_") and values["penalty"] == "mmd":
-            return False
-        return super().matters(name, values)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.discriminator_steps:
+            object.__setattr__(self, "discriminator_steps", 5 if self.penalty == "critic" else 1)
+
+    @property
+    def loss_in_words(self) -> str:
+        """The autoencoder's loss, as ``fishernet.models.wae.WAE`` computes it."""
+        penalty = {
+            "gan": "ln(1 + exp(−l(z))), l being the logit of a discriminator that tells codes from draws of N(0, 1)",
+            "critic": "−D(z), D being a critic with clipped weights between 0 (codes) and 1 (draws of N(0, 1))",
+            "mmd": "the squared maximum mean discrepancy of a batch's codes and draws of N(0, 1), which is no number of an "
+            "image and so no part of the held-out loss",
+        }[self.penalty]
+        return (
+            f"The loss is −ln p(x given f(z)) at the code z of each image, + {self.penalty_weight:g} times {penalty}."
+        )
 
 
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
@@ -647,6 +723,7 @@ class MAEConfig(NormalPriorConfig):
 class IAFConfig(NormalPriorConfig):
     """The VAE whose posterior is moved by an inverse autoregressive flow."""
 
+    activation: str = with_default(TrialConfig, "activation", "relu", when=())  # the flow's too
     flow_steps: int = field(
         2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
     )  # fmt: skip

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fishernet.cohort import stream_seed
-from fishernet.data.images import ResidentImages
+from fishernet.data.images import ResidentImages, dequantised
 from fishernet.evaluation import evaluating
 from fishernet.models.base import Autoencoder
 
@@ -43,17 +43,22 @@ class Evidence:
         """Of all images, in the order of the parts."""
         return cls(parts[0].draws, torch.cat([p.log_evidence for p in parts]), torch.cat([p.effective for p in parts]))
 
-    def scores(self, n_pixels: int) -> dict[str, float]:
+    def scores(self, n_pixels: int, *, density: bool = False) -> dict[str, float]:
         """Means over the images: ``nll``, nats, and ``bits_per_dim`` = nll/(n_pixels ln 2) at the most draws and at each number.
 
+        Of a ``density`` 8 bits are added, as one over [0, 1] is one over 256 grey values when divided by 256.
         ``nll/standard_error`` is over images, 0 of a single one; ``nll/ess`` the median effective number of draws.
         """
+
+        def bits(nats: float) -> float:
+            return 8 * density + nats / n_pixels / math.log(2)
+
         nll = -self.log_evidence
         n, means = len(nll), nll.mean(0).tolist()
         found = {"nll": means[-1], "nll/standard_error": float(nll[:, -1].std() / math.sqrt(n)) if n > 1 else 0.0}
-        found |= {"nll/ess": float(self.effective.median()), "bits_per_dim": means[-1] / n_pixels / math.log(2)}
+        found |= {"nll/ess": float(self.effective.median()), "bits_per_dim": bits(means[-1])}
         for k, mean in zip(self.draws, means, strict=True):
-            found |= {f"nll/k{k}": mean, f"bits_per_dim/k{k}": mean / n_pixels / math.log(2)}
+            found |= {f"nll/k{k}": mean, f"bits_per_dim/k{k}": bits(mean)}
         return found
 
 
@@ -70,19 +75,20 @@ def evidence(
     seed: int = 0,
     first: int = 0,
     at_once: int = 500,
+    density: bool = False,
 ) -> Iterator[list[Evidence]]:
     """Of each member of a stack, block by block of ``at_once`` images from number ``first`` on, where model and images are.
 
     Each image is encoded once. Its random numbers are its own, by (seed, number of the image, latent dimension) alone, so
     neither ``at_once`` nor where one begins nor who else is in the stack changes a result; what was yielded may be kept and the
-    rest computed later. The networks compute in the model's numbers, sums of weights in float64. Images must be those of a
-    discrete likelihood where nats are to be compared: binarised ones the same bits for every model. Raises NotImplementedError
-    for a model whose draws have no density.
+    rest computed later. The networks compute in the model's numbers, sums of weights in float64. With ``density`` images are
+    ``dequantised`` with ``uniforms`` of their own. Else they must be those of a discrete likelihood where nats are to be
+    compared: binarised ones the same bits for every model. Raises NotImplementedError for a model whose draws have no density.
     """
     draws = (*(k for k in NUMBERS_OF_DRAWS if k < n_draws), n_draws)
     for start in range(first, len(images), at_once):
         block = range(start, min(start + at_once, len(images)))
-        yield [_of_weights(draws, own) for own in _log_weights(model, images, block, n_draws, seed)]
+        yield [_of_weights(draws, own) for own in _log_weights(model, images, block, n_draws, seed, density)]
 
 
 def _of_weights(draws: tuple[int, ...], log_weights: Tensor) -> Evidence:
@@ -93,10 +99,14 @@ def _of_weights(draws: tuple[int, ...], log_weights: Tensor) -> Evidence:
 
 
 @torch.no_grad()
-def _log_weights(model: Autoencoder, images: ResidentImages, block: range, n_draws: int, seed: int) -> Tensor:
+def _log_weights(
+    model: Autoencoder, images: ResidentImages, block: range, n_draws: int, seed: int, density: bool
+) -> Tensor:
     """ln w of each member's images and draws, (n_members, len(block), n_draws), float64, on the CPU."""
     device, dims = images.pixels.device, model.latent_dims
     x = images.take(torch.arange(block.start, block.stop, device=device).expand(len(dims), -1))
+    if density:
+        x = dequantised(x, uniforms(seed, block, x.shape[2]).to(x))
     columns = []
     with evaluating(model):
         q = model.posterior(x)
@@ -113,6 +123,12 @@ def _log_weights(model: Autoencoder, images: ResidentImages, block: range, n_dra
                 for k in range(min(DRAWS_OF_A_STREAM, n_draws - part * DRAWS_OF_A_STREAM))
             ]
     return torch.stack(columns, 2).cpu().double()
+
+
+def uniforms(seed: int, block: range, n_pixels: int) -> Tensor:
+    """u of the images of these numbers, (len(block), n_pixels) in [0, 1): each image's by (seed, its number) alone."""
+    streams = (torch.Generator().manual_seed(stream_seed(seed, "dequantisation", image)) for image in block)
+    return torch.stack([torch.rand(n_pixels, generator=stream) for stream in streams])
 
 
 def _draws(d: int, seed: int, image: int, part: int) -> Tensor:

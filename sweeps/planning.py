@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.papers import OWN_IMAGES, PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig, Value
-from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
+from fishernet.families import (
+    FAMILIES,
+    LikelihoodConfig,
+    all_fields,
+    family,
+    matters,
+    models_with,
+    spelled,
+    trial_config,
+)
 from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, parse_numbers, stackable
 from fishernet.spelling import did_you_mean
-from fishernet.wording import two_columns
+from fishernet.wording import listed, two_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -31,7 +40,6 @@ if TYPE_CHECKING:
 DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
-PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
@@ -214,7 +222,8 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
         raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
-        values = {**settings, **model_overrides(text)}
+        own = model_overrides(text)
+        values = {**settings, **own}
         if preset_of(args) == OWN_IMAGES:
             values = {**_of_grey_values(values), **values}
         for d in latent_dims:
@@ -223,6 +232,7 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
                     configs.append(trial_config({**values, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
+        refuse_idle(text, configs[-1], [name for name in own if not matters(name, configs[-1].to_dict())])
     plan = SweepPlan(tuple(configs))
     plan.check()
     return plan
@@ -314,22 +324,14 @@ def model_overrides(text: str) -> dict[str, str]:
     return overrides
 
 
-def flagged(message: str) -> str:
-    """The sentence of a config's error with flags for fields: "latent_dim (...) must" -> "--latent-dims (...) must".
-
-    A field of several words is one wherever it stands; one of a single word, such as noise, where the sentence begins with it,
-    or says its value, or what it must be. What a stored plan has stays a field, and so does a sentence that begins with a flag.
-    """
-    if message.startswith("--"):
-        return message
-    for name, f in all_fields().items():
-        flag = f"--{PLURAL.get(name, name.replace('_', '-'))}"
-        alone = rf"(?<![\w./'-]){name}(?![\w.=/']| is \S+ there| of \S+ is )"
-        if "_" not in name:
-            value = "|".join(map(re.escape, f.metadata["choices"])) or "[0-9]+"
-            alone = rf"^{name}(?= )|{alone}(?= (must be|({value})(?![\w-])))"
-        message = re.sub(alone, flag, message)
-    return message
+def refuse_idle(text: str, config: TrialConfig, idle: Sequence[str]) -> None:
+    """Raises PlanError where a line of --models sets fields that change nothing of it: it would be another line's twin."""
+    for name in idle:
+        here = " and ".join(f"{other} is {listed([getattr(config, other)])}" for other in config.waits_for(name))
+        raise PlanError(
+            f"--models {text}: {name} changes nothing of this line: it matters with {config.takes(name)}, and here {here}. "
+            f"Leave {name} out, or give that too"
+        )
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -175,13 +175,16 @@ class SearchPlan:
         return self.studies[0].base
 
     @property
-    def networks(self) -> list[str]:
-        """All that a trial may have."""
-        varied = (dict(study.space).get("network") for study in self.studies)
-        searched = [str(name) for domain in varied if isinstance(domain, Choices) for name in domain.values]
-        return list(
-            dict.fromkeys([*searched, *(s.base.network for s in self.studies if "network" not in dict(s.space))])
-        )
+    def configs(self) -> Iterator[TrialConfig]:
+        """Of every study each combination of the listed words, at the ends of its latent dimensions and a step from the first."""
+        for study in self.studies:
+            domain = dict(study.space).get("latent_dim", Choices((study.base.latent_dim,)))
+            if isinstance(domain, Choices):
+                dims = domain.values
+            else:
+                dims = (domain.low, min(domain.low + (domain.step or 1), domain.high), domain.high)
+            for values in _conditions(study.base.to_dict(), dict(study.space)):
+                yield from (trial_config({**values, "latent_dim": d}) for d in dims)
 
     @property
     def epochs(self) -> int:
@@ -299,7 +302,7 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
     order = ("latent_dim", *searched())
     space = {name: space[name] for name in dict.fromkeys(order) if name in space and name not in {**singles, **fixed}}
     try:
-        usual = {**trial_config(model=model).to_dict(), **values}
+        usual = {**{f.name: f.default for f in fields(family(model).config)}, **values}
         possible = [trial_config(config) for config in _conditions(usual, space)]
         numbers = {name: domain for name, domain in space.items() if name not in _lists(space)}
         for known in map(TrialConfig.to_dict, possible):
@@ -337,7 +340,10 @@ def _lists(space: Mapping[str, Domain]) -> dict[str, tuple[Value, ...]]:
 
 def can_matter(name: str, study: StudyPlan) -> bool:
     """Whether a field changes what some trial of the study computes."""
-    return any(matters(name, values) for values in _conditions(study.base.to_dict(), dict(study.space)))
+    space = dict(study.space)
+    largest = {of: d.high if isinstance(d, Range) else max(d.values) for of, d in space.items()}
+    numbers = {of: value for of, value in largest.items() if not isinstance(value, str)}
+    return any(matters(name, values) for values in _conditions({**study.base.to_dict(), **numbers}, space))
 
 
 def grid_size(space: Sequence[tuple[str, Domain]]) -> float:

@@ -82,8 +82,8 @@ FIGURES = {
     "claims": Figure(
         "analysis.figures.claims", "Claims", "claims", "Claims",
         "Hold every claim of a paper against a sweep's runs: paired differences over seeds, 95% intervals and a\n"
-        "verdict: confirmed, contradicted, undecided, too short, or not asked of these data. Writes claims.csv,\n"
-        "one row per comparison, and claims.tex.",
+        "verdict: confirmed, contradicted, flat because poor, undecided, too short, or not asked of these data.\n"
+        "Writes claims.csv, one row per comparison, and claims.tex.",
     ),
     "mse-curves": Figure(
         "analysis.figures.mse_curves", "Reconstruction", "mse", "Reconstruction error",

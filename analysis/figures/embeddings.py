@@ -37,23 +37,27 @@ N_COLUMNS = 3
 Array = npt.NDArray[Any]
 
 
-def parts(stored: StoredSweep, latent_dim: int | None = None, images: int | None = None) -> Iterator[Part]:
+def parts(
+    stored: StoredSweep, latent_dim: int | None = None, lines: Sequence[str] = (), images: int | None = None
+) -> Iterator[Part]:
     """Both at ``latent_dim``, by default the one that most lines have, of several the largest; ``images`` of each line.
 
+    ``lines``: the variants that are embedded; without, or where the sweep has none of them, all are.
     Raises AnalysisError for one that is not there.
     """
     d = chosen_dim(stored.runs, latent_dim)
-    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, images))
+    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, lines, images))
     yield Part(*RADII, partial(radii, stored, d))
 
 
-def embeddings(stored: StoredSweep, d: int, images: int | None = None) -> Exhibit:
+def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = (), images: int | None = None) -> Exhibit:
     """A panel for each line; the variants of a model are embedded together."""
     stem, title = EMBEDDINGS
     if d <= 2:
         command = stored.sweep.command("figures latent-space")
         return Absent(stem, title, f"Two latents are a plane already: `{command}` draws it.")
-    runs = shown_runs(stored, stored.runs, d)
+    asked = stored.runs[stored.runs["variant"].isin(lines)]
+    runs = shown_runs(stored, asked, d) or shown_runs(stored, stored.runs, d)
     by_model: dict[str, list[pd.Series[Any]]] = {}
     for run in runs:
         by_model.setdefault(str(run["model"]), []).append(run)

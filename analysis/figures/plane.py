@@ -382,11 +382,12 @@ def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     if found.empty:
         return Absent(*NLL, stored.reasons.get("likelihood") or f"No run has it; `{command}` computes it.")
     numbers = [
-        (about["draws"], about["images"], about["probability"], variant, model)
-        for variant, model, scores in zip(runs["variant"], runs["model"], runs["scores"], strict=True)
+        (about["draws"], about["images"], about["probability"], variant, about.get("dequantised", False))
+        for variant, scores in zip(runs["variant"], runs["scores"], strict=True)
         for about in scores.get("likelihood", {}).values()
     ]
-    densities = list(dict.fromkeys(n[3] for n in numbers if not n[2]))
+    densities = list(dict.fromkeys(n[3] for n in numbers if not (n[2] or n[4])))
+    spread_out = list(dict.fromkeys(n[3] for n in numbers if n[4]))
     rows = []
     for (variant, d, images), line in found.groupby(["variant", "latent_dim", "images"], sort=False):
         by_score = {str(score): cells(of_score, "score", 2)[score] for score, of_score in line.groupby("score")}
@@ -410,6 +411,12 @@ def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
         notes = [
             *notes,
             f"Of {listed(densities)} it is minus a log density, which compares with no probability",
+        ]
+    if spread_out:
+        notes = [
+            *notes,
+            f"Of {listed(spread_out)} it is minus the log density of dequantised images, (v + u)/256; bits per dimension compare "
+            "with those of probabilities, and are no less than what the density gives the grey values themselves",
         ]
     if seeing := [model for model in dict.fromkeys(runs["model"]) if family(model).sees_image]:
         notes = [*notes, f"{listed(seeing)} is told each pixel's predecessors, as its likelihood asks"]

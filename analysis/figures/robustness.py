@@ -18,7 +18,7 @@ from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
 from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
-from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
+from analysis.scores.robustness import GROUP, OWN, corrupted, doubled_at, fill_of
 from analysis.stored import StoredSweep
 from fishernet.trained import decode
 
@@ -82,10 +82,18 @@ def curves(stored: StoredSweep, data: pd.DataFrame, error: str) -> Exhibit:
     caption = (
         f"{SCORES[error].capitalize()} of reconstructions from damaged {stored.sweep.held_out} images, against the clean ones, "
         f"d = {data['latent_dim'].iloc[0]}; the dot is the clean image, bands are one standard deviation over {seeds(means)}. "
-        f"{remark} A model that ignores its input has a flat curve, so low and flat is what counts."
+        f"{remark} {_say_statistics(stored)}A model that ignores its input has a flat curve, so low and flat is what counts."
     )
     drawn = means.assign(score=error, mean_image=flat)
     return Picture("robustness_curves", TITLE, caption, plot_levels(means, SCORES[error], flat), drawn)
+
+
+def _say_statistics(stored: StoredSweep) -> str:
+    """A sentence where batch normalisation went by the damaged images' own statistics."""
+    own = [run["variant"] for _, run in stored.runs.iterrows() if run["scores"].get(GROUP, {}).get("statistics") == OWN]
+    if not own:
+        return ""
+    return f"Batch normalisation of {', '.join(dict.fromkeys(own))} goes by each damaged batch's own statistics, as released. "
 
 
 def nmi_curves(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:

@@ -29,6 +29,7 @@ from analysis.scores.sampling import (
     SVGD,
     can_be_drawn,
     has_normal_prior,
+    improper_dims,
     samples_of,
     say_spread,
     spread,
@@ -195,7 +196,7 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
                 parts.append(_latents_data(run, z[:n], n_columns).assign(density=name))
         if fitted in BY_SVGD:
             width = spread(stored.model(run), samples, int(run["seed"]))
-            spreads.append(f"Those of {run['variant']} are {say_spread(width)}.")
+            spreads.append(f"Those of {run['variant']} are {say_spread(width, improper_dims(stored.model(run)))}.")
     means = "" if fitted in BY_SVGD else " fitted to the posterior means of the training images"
     sentences = [
         f"Images decoded from latents at d = {d}, on the left from samples of the prior{' N(0, 1)' * normal}, on the right from "

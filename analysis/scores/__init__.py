@@ -114,6 +114,14 @@ SCORES = {
                     "help": "shares of the pixels that a mask hides; default: 0.1,0.3,0.5,0.7,0.8,0.9",
                 },
             ),
+            Flag(
+                "--statistics",
+                {
+                    "choices": ("running", "batch"),
+                    "help": "by what batch normalisation goes: the running statistics of training, or each damaged batch's own, "
+                    "as the Fisher auto-encoder's released scripts, so that all models adapt to the damage; default: running",
+                },
+            ),
         ),
         usual=False,
     ),

@@ -24,6 +24,7 @@ from analysis.scores.sampling import (
     draw_by_svgd,
     find,
     fit_and_draw,
+    improper_dims,
     prior_samples,
     spread,
 )
@@ -124,7 +125,7 @@ def score_images(
             latents, settings = fit_and_draw(name, means, seed, len(test))
             scored.samples[name] = latents, settings
         if name in BY_SVGD:
-            scored.about[name] = {"spread": spread(model.cpu(), latents, seed)}
+            scored.about[name] = {"spread": spread(model.cpu(), latents, seed), "improper": improper_dims(model)}
         model = model.to(device)
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])

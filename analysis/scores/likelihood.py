@@ -56,7 +56,7 @@ def tasks(
         config = config_of(run)
         if not family(config.model).posterior:
             continue
-        lacking = [name for name in nll_of if _lacks(run, name, draws or 1, nll_images)]
+        lacking = [name for name in nll_of if _lacks(run, config, name, draws or 1, nll_images)]
         if why := refusal(config, binary):
             said[config.variant] = f"{config.variant} has no likelihood by importance sampling: {why}."
         elif lacking and (draws or is_probability(config)):
@@ -85,8 +85,6 @@ def refusal(config: TrialConfig, binary: Callable[[], bool]) -> str:
         return "sampler cg does not know the density of its draws; train it with sampler cholesky"
     if values.get("prior") == "exponential" and values.get("prior_top") == "free":
         return "its prior is no density; train it with prior_top negative"
-    if values.get("dequantisation", "off") != "off":
-        return "it is of dequantised images, which these are not; train it with dequantisation off"
     if _likelihood(config) == "bernoulli" and config.binarisation == "none" and not binary():
         return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or static"
     return ""
@@ -108,8 +106,10 @@ def _likelihood(config: TrialConfig) -> str:
     return str(config.to_dict()["likelihood"])
 
 
-def _lacks(run: pd.Series, name: str, draws: int, n_images: int) -> bool:
+def _lacks(run: pd.Series, config: TrialConfig, name: str, draws: int, n_images: int) -> bool:
     about = run["scores"].get(GROUP, {}).get(name)
+    if about is not None and not (is_probability(config) or about.get("dequantised")):
+        return True  # of a version that took the density at the grey values themselves
     return about is None or about["draws"] < draws or (about["asked"] or math.inf) < (n_images or math.inf)
 
 
@@ -140,10 +140,12 @@ def score_likelihood(
 ) -> Scored:  # fmt: skip
     """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
 
+    Densities are of dequantised images, (v + u)/256 with one u a grey value for every model; the 8 bits of 256 values are in
+    their bits per dimension, which so compare with those of probabilities.
     Of models with a ``penalty_alone`` also likelihood/nll_penalised: with it in every weight, as the Fisher-Shannon paper's
     code has it.
-    Bits per dimension are of probabilities alone. What is done is kept in the folder ``cache`` until all is. Raises AnalysisError
-    where the model's draws or its prior have no density.
+    What is done is kept in the folder ``cache`` until all is. Raises AnalysisError where the model's draws or its prior have no
+    density.
     """
     set_arithmetic("float32")  # whatever the model was trained in
     model, scored, files = model.to(device), Scored({}, {}), []
@@ -151,20 +153,19 @@ def score_likelihood(
         pixels = ResidentImages.of(images[name], torch.device(device))
         if cache:
             files.append(cache / f"{_fingerprint(model, pixels, draws)}.safetensors")
+        density = not is_probability(model.config)
         try:
             found = kept_evidence(model, pixels, draws, files[-1] if cache else None)
         except (NotImplementedError, ImproperPriorError) as error:
             raise AnalysisError(f"{error}.") from error
         start = f"{GROUP}/" if name == HELD_OUT else f"{GROUP}/{name}/"
-        probability = is_probability(model.config)
         scored.metrics |= {
-            start + score: value
-            for score, value in found.scores(model.n_pixels).items()
-            if probability or not score.startswith("bits_per_dim")
+            start + score: value for score, value in found.scores(model.n_pixels, density=density).items()
         }
         if (added := penalty(model, pixels)) is not None:
             scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + added
-        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": probability}
+        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
+        scored.about[name] |= {"dequantised": True} if density else {}
     for file in files:
         with suppress(OSError):
             file.unlink()
@@ -178,7 +179,10 @@ def kept_evidence(model: Autoencoder, pixels: ResidentImages, draws: int, file: 
     """
     at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs), pixels.pixels.device.type)
     parts = _read(file) if file else []
-    for (block,) in evidence(model, pixels, draws, first=sum(len(p.effective) for p in parts), at_once=at_once):
+    for (block,) in evidence(
+        model, pixels, draws, first=sum(len(p.effective) for p in parts), at_once=at_once,
+        density=not is_probability(model.config),
+    ):  # fmt: skip
         parts.append(block)
         if file:
             with suppress(OSError):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.data.images import dequantised
 from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.likelihoods.base import Likelihood
@@ -30,9 +31,9 @@ class Noise(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one pass of a batch gives; nats per image, (n_members, n)."""
+    """What one pass of a batch gives, per image, (n_members, n)."""
 
-    loss: Tensor  # lower is better
+    loss: Tensor  # lower is better; nats, or what its config's ``loss_unit`` says
     terms: dict[str, Tensor]  # what the loss is made of, and the ELBO where it is known
     mean: Tensor  # the posterior mean, (n_members, n, d)
     output: Tensor  # the decoder's raw output at one posterior sample, (n_members, n, n_outputs)
@@ -175,6 +176,13 @@ class Autoencoder(nn.Module, ABC):
         """
         return means["loss"]
 
+    def of_a_block(self, mean: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scores of a set of images that are of none of them, (n_members,), by name, from posterior means (n_members, n, d).
+
+        Evaluation asks for them once for each block of images, and gives the mean over blocks, weighed by their sizes.
+        """
+        return {}
+
     def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor | None:
         """What the loss adds to minus the bound of each image in a batch of itself alone, (n_members, n); None where nothing.
 
@@ -194,9 +202,9 @@ class Autoencoder(nn.Module, ABC):
 
     def all_noise(self, latent_dim: int) -> dict[str, Noise]:
         """``noise``, and what dequantisation and noisy inputs need."""
-        dequantised = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
+        spread = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
         shown = {INPUT_NOISE: Noise(self.n_pixels)} if getattr(self.config, "input_noise", 0.0) else {}
-        return {**self.noise(latent_dim), **dequantised, **shown}
+        return {**self.noise(latent_dim), **spread, **shown}
 
     @property
     def dequantises(self) -> bool:
@@ -204,8 +212,8 @@ class Autoencoder(nn.Module, ABC):
         return bool(self.config.dequantisation == "uniform-noise")
 
     def seen(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """The images that the loss is of: x = v/255, or (v + u)/256, which have a density (Theis et al. 2016, section 3.1)."""
-        return (255 * x + noise[DEQUANTISATION]) / 256 if self.dequantises else x
+        """The images that the loss is of: x = v/255, or ``dequantised``."""
+        return dequantised(x, noise[DEQUANTISATION]) if self.dequantises else x
 
     def shown(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """What the encoder sees of x: x, and in training with ``input_noise`` x + sqrt(input_noise) n, not clipped."""

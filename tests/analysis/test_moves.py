@@ -114,7 +114,7 @@ def test_as_many_images_are_placed_as_are_asked_for(stored, monkeypatch):
     monkeypatch.setattr(embeddings, "embedded", lambda means: placed.extend(means) or [m[:, :2] for m in means])
     for images, n in ((7, 7), (10**6, 60), (None, 60)):
         placed.clear()
-        embeddings.embeddings(stored, 3, images)
+        embeddings.embeddings(stored, 3, images=images)
         assert {len(own) for own in placed} == {n}
 
 

@@ -9,7 +9,19 @@ import pytest
 
 from analysis.figures import claims
 from analysis.papers import published
-from analysis.papers.vpae import CNN_CONTROLS, CNN_DIM, CONTROLS, COSTLY, DIM, PAPER, SHARED, TABLE_1, TABLE_2, flag
+from analysis.papers.vpae import (
+    CNN_CONTROLS,
+    CNN_DIM,
+    CONTROLS,
+    COSTLY,
+    DIM,
+    FIGURE_3,
+    PAPER,
+    SHARED,
+    TABLE_1,
+    TABLE_2,
+    flag,
+)
 from analysis.papers.vpae.claims import CLAIMS, CNN_LINES, LINES, NAMED_FOR_FID
 from analysis.verdicts import Evidence
 from fishernet.families import family, trial_config
@@ -28,6 +40,16 @@ def config_of(line, d=DIM):
 
 def planned(*words):
     return plan_from_flags(_parse(words)).configs
+
+
+def test_figure_3_is_of_lines_that_the_preset_trains_and_the_paper_has():
+    trained = {config.variant for config in planned("--preset", "vpae")}
+    assert set(FIGURE_3) <= trained
+    assert len({*FIGURE_3}) == 6
+    assert set(FIGURE_3) <= set(PUBLISHED["mnist"]["variant"])
+    for name, argument in (("distributions", "drawn"), ("embeddings", "lines")):
+        assert PAPER.arguments[name][argument] == FIGURE_3
+    assert {PAPER.figures[stem][0] for stem in ("draws", "embeddings")} == {"Figure 3"}
 
 
 def test_presets_are_the_lines_of_the_tables_and_each_is_a_line_of_its_own():

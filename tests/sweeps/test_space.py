@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fishernet.families import all_fields, matters, models_with, trial_config
-from fishernet.plan import PlanError
+from fishernet.plan import PlanError, check_images
 from sweeps.hyperparameter_search import _parse, plan_from_flags
 from sweeps.space import (
     SAMPLERS,
@@ -57,10 +57,28 @@ def test_targets_and_their_weights_are_varied_where_the_divergence_is_scored_too
     assert not own.keys() & spaces(alone)[f"{model}-d10"].keys()
 
 
-def test_the_networks_of_a_search_are_those_that_a_trial_may_have():
-    assert flags("--models", "VAE", "CVAE").networks == ["dense", "conv"]
-    assert flags("--models", "VAE", "--network", "fisherae-28").networks == ["fisherae-28"]
-    assert flags("--models", "AE", "--network", "dense,fisherae-64").networks == ["dense", "fisherae-64"]
+def test_what_is_asked_of_the_images_covers_every_network_and_likelihood_that_a_trial_may_have():
+    def kinds(*argv: str) -> set[tuple[str, str]]:
+        return {(config.network, config.likelihood) for config in flags("--models", *argv).configs}
+
+    assert kinds("AE", "CVAE", "--likelihood", "gaussian") == {("dense", "gaussian"), ("conv", "gaussian")}
+    assert kinds("AE", "--network", "dense,fisherae-64", "--likelihood", "gaussian,matrix-t") == {
+        (network, likelihood) for network in ("dense", "fisherae-64") for likelihood in ("gaussian", "matrix-t")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("196", None), ("196,392", None), ("196,390", 390), ("196..588:step=196", None), ("196..588:step=98", 294),
+     ("196..600", 197), ("190..588", 190)],
+)  # fmt: skip
+def test_a_latent_dimension_that_some_trial_may_have_and_no_code_of_the_network_is_refused_beforehand(text, wrong):
+    plan = flags("--models", "AE", "--network", "pooled-cnn", "--latent-dim", text)
+    if wrong is None:
+        check_images(plan.configs, (1, 28, 28))
+        return
+    with pytest.raises(PlanError, match=rf"^--latent-dims .* --network pooled-cnn .*; got {wrong}$"):
+        check_images(plan.configs, (1, 28, 28))
 
 
 def test_ranges_read_as_they_were_meant_and_survive_their_text():
@@ -218,8 +236,8 @@ def test_a_value_that_does_not_matter_is_not_suggested():
 def met(name):
     """Values with which all that a field waits for is there."""
     found = {}
-    for other, words in all_fields()[name].metadata["when"].items():
-        found |= met(other) | {other: words if isinstance(words, str) else words[0]}
+    for other, words in (all_fields()[name].metadata["when"] or ({},))[0].items():
+        found |= met(other) | {other: 1.0 if callable(words) else words if isinstance(words, str) else words[0]}
     return found
 
 

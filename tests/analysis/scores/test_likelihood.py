@@ -74,10 +74,27 @@ def test_grey_images_are_scored_where_that_is_asked_for_and_never_as_probabiliti
     asked = tasks(stored(density, bits, nothing), draws=10)
     assert [task.run["config"] for task in asked.tasks] == [density, bits]
     assert "bernoulli gives grey values no probability" in asked.said[0]
+
+
+@pytest.mark.parametrize("dequantisation", ["off", "uniform-noise"])
+def test_a_density_is_of_spread_images_and_has_bits_beside_those_of_probabilities(dequantisation):
+    density = config(likelihood="gaussian", binarisation="none", dequantisation=dequantisation)
+    assert not refusal(density, lambda: False)
     found = scored(density)
-    assert "likelihood/nll" in found.metrics
-    assert not any("bits_per_dim" in name for name in found.metrics)
-    assert found.about["held-out"]["probability"] is False
+    assert (found.about["held-out"]["probability"], found.about["held-out"]["dequantised"]) == (False, True)
+    pixels = ResidentImages.of(stored(density).images.test, torch.device("cpu"))
+    own = Evidence.joined([block for (block,) in evidence(grown(density), pixels, 20, density=True)])
+    assert found.metrics["likelihood/nll"] == pytest.approx(-own.log_evidence[:, -1].mean().item())
+    bits = 8 + found.metrics["likelihood/nll"] / (9 * math.log(2))
+    assert found.metrics["likelihood/bits_per_dim"] == pytest.approx(bits)
+    assert bits > 8 + 0.5 * math.log2(2 * math.pi)  # which a unit normal has at zero error
+
+
+def test_a_density_at_the_grey_values_themselves_is_taken_anew():
+    density = config(likelihood="gaussian", binarisation="none")
+    before = {"draws": 100, "images": 5, "asked": 0, "probability": False}
+    assert len(tasks(stored(density, has={"held-out": before}), draws=10).tasks) == 1
+    assert not tasks(stored(density, has={"held-out": {**before, "dequantised": True}}), draws=10).tasks
 
 
 def test_images_that_a_file_has_in_black_and_white_are_scored_whatever_the_config_made_of_them():
@@ -247,7 +264,7 @@ def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
     ("values", "word"),
     [
         ({"model": "FisherNet", "sampler": "cg"}, "density of draws"),
-        ({"prior": "exponential", "prior_top": "free"}, "no density"),
+        ({"model": "FisherAE", "prior": "exponential", "prior_top": "free"}, "no density"),
     ],
 )
 def test_what_is_refused_beforehand_could_not_have_been_computed(values, word):
