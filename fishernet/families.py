@@ -630,11 +630,13 @@ class FAEConfig(VAEConfig):
     )
     fisher_target: float = field(
         20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
-        must="at least 0", when=READS_F, symbol="F", per_member=True,
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40", search_with="kl",
     )  # fmt: skip
     fisher_weight: float = field(
         0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
         valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True,
+        # By the MSE alone both would go where posteriors are narrowest.
+        search="1e-2..10:log", search_with="kl",
     )  # fmt: skip
     decoder_fisher_target: float = field(
         0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
@@ -683,11 +685,11 @@ class MAEConfig(NormalPriorConfig):
 
     information_target: float = field(
         10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
-        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True, search="0..30", search_with="kl",
     )  # fmt: skip
     information_weight: float = field(
         1.0, "factor C of the distance of the mutual information from information_target", role="choice",
-        valid=at_least(0), must="at least 0", symbol="C", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-1..10:log", search_with="kl",
     )  # fmt: skip
     information_sample: str = field(
         "straight-through",

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import PICTURES, Flag, dims, positive
+from analysis.flags import PICTURES, Flag, count, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
 from fishernet.flags import Listed
 
@@ -216,6 +216,15 @@ FIGURES = {
         (
             *PICTURES,
             LATENT_DIM,
+            Flag(
+                "--images",
+                {
+                    "type": count,
+                    "metavar": "N",
+                    "help": "how many held-out images of each line t-SNE places, the first; default: 2000, or fewer where many "
+                    "lines share a fit, so that it takes a minute",
+                },
+            ),
         ),
         on_request=True,
     ),

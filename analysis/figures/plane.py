@@ -103,13 +103,15 @@ def _placed(rows: pd.DataFrame, entropy: pd.Series[float], information: pd.Serie
 
 def plane_picture(points: pd.DataFrame, without: Sequence[str] = ()) -> Picture:
     """``without`` are lines that have no place in it."""
+    drawn = [model for model in points["model"].unique() if not family(model).covariance]
+    noisy = f" Those of {listed(drawn)} are of one draw for each image, and may be off by its noise." if drawn else ""
     absent = f" Without a place here, as they do not record both: {listed(without)}." if without else ""
     return Picture(
         *PLANE,
         "Entropy power N = exp(2H/d)/(2πe) of the posteriors against their Fisher information per latent, J = tr J/d, both from "
         "means over held-out images: narrow posteriors are up and left. A small point is a run; the large ones are geometric "
         "means over seeds with one standard deviation, joined from the least d to the largest, whose numbers stand at the ends. "
-        "Nothing can lie below N J = 1, where all latents of all images are equally wide." + absent,
+        "Nothing can lie below N J = 1, where all latents of all images are equally wide." + noisy + absent,
         plot_plane(points),
         points.drop(columns="run_id"),
     )

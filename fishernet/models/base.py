@@ -158,6 +158,13 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
+    def image_of(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """What a sample shows of each z, (n_members, n, n_pixels): the expected image, f.
+
+        Where pixels depend on those before there is no such image in closed form, and it is a draw.
+        """
+        return self.reconstruct(z)
+
     def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
         return self.reconstruct(z)

@@ -528,12 +528,34 @@ def test_the_probabilities_of_all_images_sum_to_one():
     assert model.log_likelihood(every, z)[0].exp().sum().item() == pytest.approx(1, abs=1e-10)
 
 
-def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel():
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [((1, 3, 3), {}), ((1, 8, 9), {}), ((3, 7, 6), {}), ((1, 8, 9), {"pixel_mask": "released"})],
+)
+def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel(shape, more):
     """Given what it made itself, teacher-forced, it is the same: each pixel was told the rounded ones before it."""
-    model = grown(model="PixelVAE", pixel_layers=2, pixel_channels=5).eval()
+    model = grown(shape, model="PixelVAE", pixel_layers=2, pixel_channels=5, **more).eval()
+    for network in (model.pixels, model.decoder):  # so that all there is counts
+        for p in network.parameters():
+            p.data += 0.5 * torch.randn_like(p)
     z = torch.randn(1, 4, 2, dtype=torch.float64)
     f = model.reconstruct(z)
     assert torch.allclose(model.reconstruction(f.round(), z), f, atol=1e-12)
+
+
+def test_drawn_images_have_the_probabilities_that_the_model_gives_them():
+    """Of 2 x 2 pixels all 16 images; a greedy decoder would give one of them alone."""
+    model = grown((1, 2, 2), model="PixelVAE", pixel_layers=2, pixel_channels=5).eval()
+    n = 20_000
+    z = torch.randn(1, 1, 2, dtype=torch.float64).expand(1, n, 2)
+    drawn = model.image_of(z, torch.Generator().manual_seed(1))[0]
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64)
+    expected = model.log_likelihood(every[None], z[:, :16])[0].exp()[0]
+    places = (drawn @ torch.tensor([8.0, 4, 2, 1], dtype=torch.float64)).long()
+    found = torch.bincount(places, minlength=16) / n
+    assert ((found - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
+    assert expected.max() < 0.9
 
 
 def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():

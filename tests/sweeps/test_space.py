@@ -45,6 +45,18 @@ def test_without_flags_every_model_is_searched_over_its_own_ranges_with_equal_bu
         assert study.base == trial_config(model=study.base.model, latent_dim=10, epochs=50, validation_size=100)
 
 
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [("FAE", {"fisher_target": "0.0..40.0", "fisher_weight": "0.01..10.0:log"}),
+     ("MAE", {"information_target": "0.0..30.0", "information_weight": "0.1..10.0:log"})],
+)  # fmt: skip
+def test_targets_and_their_weights_are_varied_where_the_divergence_is_scored_too(model, own):
+    """By the MSE alone they would go where posteriors are narrowest."""
+    both, alone = flags("--models", model, "--sampler", "nsga-ii"), flags("--models", model)
+    assert own.items() <= spaces(both)[f"{model}-d10"].items()
+    assert not own.keys() & spaces(alone)[f"{model}-d10"].keys()
+
+
 def test_what_is_asked_of_the_images_covers_every_network_and_likelihood_that_a_trial_may_have():
     def kinds(*argv: str) -> set[tuple[str, str]]:
         return {(config.network, config.likelihood) for config in flags("--models", *argv).configs}
