@@ -30,7 +30,13 @@ NUMBER = re.compile(
 LONG = 32  # characters: a column with such a cell is prose, whose lines may break
 BROAD = 140  # characters: a table wider than that is printed across the page
 # Cell -> class of its pill; what is not asked of these data, and answers to questions, are of none of these.
-VERDICTS = {"confirmed": "yes", "contradicted": "no", "undecided": "open", "too short": "open"}
+VERDICTS = {
+    "confirmed": "yes",
+    "contradicted": "no",
+    "undecided": "open",
+    "too short": "open",
+    "flat because poor": "poor",
+}
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Whether a sweep's runs bear out what is claimed: comparisons over seeds, their intervals, and a verdict in one of five words.
+"""Whether a sweep's runs bear out what is claimed: comparisons over seeds, their intervals, and a verdict in one of six words.
 
 A claim is a conjunction of comparisons. A comparison is one number per seed, most often the difference of two runs, which
 with equal seeds saw the images in the same order. Its mean over seeds has the 95% interval of Student's t, and the claim
@@ -18,6 +18,9 @@ A comparison's verdict is the first of these that applies:
 A claim's verdict is **contradicted** as soon as one comparison's is: the claim says all of them, and that one is of runs that the
 claim is about. Otherwise it is the first of the other words, in this order, that one of the comparisons has. So a claim is
 confirmed when all its comparisons are.
+
+The sixth is a claim's alone, where it says so: **flat because poor**, of a curve that rises less from an error that is worse to
+begin with. What was claimed to be robust ignores its input: the claim is neither confirmed nor, of the rise, contradicted.
 
 Nothing is corrected for many comparisons. To be confirmed a claim needs all of its own, so that it is confirmed wrongly at
 most as often as one of them holds wrongly, in 2.5% of sweeps (the intersection-union test; Berger, Technometrics 1982). The
@@ -56,6 +59,7 @@ LISTED = 3  # comparisons, or what sets runs apart, that a cell of the table wri
 
 CONFIRMED, CONTRADICTED, UNDECIDED, TOO_SHORT = "confirmed", "contradicted", "undecided", "too short"
 NOT_ASKED = "not asked of these data"
+FLAT = "flat because poor"
 PRECEDENCE = (CONTRADICTED, NOT_ASKED, TOO_SHORT, UNDECIDED, CONFIRMED)  # of comparisons' words for their claim
 HOLDS, CONTRARY, ACROSS = "holds", "contrary", "reaches across"
 

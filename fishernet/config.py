@@ -6,9 +6,9 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import Field, dataclass
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
-from fishernet.data import DATASETS
+from fishernet.data import DATASETS, usual_fit
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
 
@@ -27,6 +27,7 @@ Value = str | int | float  # of a field
 Fields = dict[str, Value]  # by name
 Values = Mapping[str, Any]  # by name, still to be made of the fields' types: text of flags, numbers of JSON
 Rule = Callable[[Any], bool]  # whether a value of the field's type is allowed
+When = Mapping[str, str | tuple[str, ...] | Rule]  # by field, the values with which another matters
 
 
 def at_least(minimum: float) -> Rule:
@@ -53,7 +54,7 @@ def field(
     choices: tuple[str, ...] = (),
     valid: Rule | None = None,
     must: str = "",
-    when: Mapping[str, str | tuple[str, ...]] | None = None,
+    when: When | tuple[When, ...] = (),
     search: str | None = "",
     search_with: str = "",
     symbol: str = "",
@@ -62,18 +63,18 @@ def field(
     """A field of a config that speaks for itself: its flag, its help, its errors and its place in a search follow.
 
     role is one of ``ROLES``; ``when`` says which values of other fields it needs to matter, such as
-    {"likelihood": "gaussian-learned"}, a tuple where several do; ``search`` is the range that a search varies by default, ""
-    where only a flag varies it, None where nothing may; ``search_with`` names what a search must score beside the MSE for
-    that default to hold; ``symbol`` stands before a number in a label, as in beta=4; the members of one cohort may differ in
-    a ``per_member`` number.
+    {"likelihood": "gaussian-learned"}, a tuple of words where several do, ``positive`` of a number; of a tuple of such any is
+    enough. ``search`` is the range that a search varies by default, "" where only a flag varies it, None where nothing may;
+    ``search_with`` names what a search must score beside the MSE for that default to hold; ``symbol`` stands before a number in a
+    label, as in beta=4; the members of one cohort may differ in a ``per_member`` number.
     ``default`` is ``dataclasses.MISSING`` where a value must be given.
     """
     if role not in ROLES:
         raise ValueError(f"a field's role is one of {', '.join(ROLES)}; got {role!r}")
     metadata = {
-        "meaning": meaning, "role": role, "choices": choices, "valid": valid, "must": must, "when": dict(when or {}),
-        "search": search if role in VARIABLE_ROLES else None, "search_with": search_with, "symbol": symbol,
-        "per_member": per_member,
+        "meaning": meaning, "role": role, "choices": choices, "valid": valid, "must": must,
+        "when": (when,) if isinstance(when, Mapping) else when, "search": search if role in VARIABLE_ROLES else None,
+        "search_with": search_with, "symbol": symbol, "per_member": per_member,
     }  # fmt: skip
     return dataclasses.field(default=default, metadata=metadata)
 
@@ -86,6 +87,8 @@ class TrialConfig:
     the plan's keys, the MLflow parameters and the DataFrame's columns.
     Raises ValueError with the field, its meaning, the value given and what is allowed.
     """
+
+    loss_unit: ClassVar[str] = "nats"
 
     model: str = field(dataclasses.MISSING, "which autoencoder", role="axis", valid=bool, must="a name")
     latent_dim: int = field(
@@ -214,7 +217,8 @@ class TrialConfig:
     binarisation: str = field(
         "none",
         "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
-        "value, and the others once; static draws all once; threshold takes grey values above half as white",
+        "value, and the others once; static draws all once, by this product's own random numbers; threshold takes grey values "
+        "above half as white. Of images that a file has in black and white, such as Larochelle and Murray's, take none",
         role="data",
         choices=("none", "dynamic", "static", "threshold"),
     )
@@ -226,18 +230,19 @@ class TrialConfig:
         must="at least 0",
     )
     crop: int = field(
-        0,
-        "keep the central crop x crop pixels of each image; 0 keeps all",
+        -1,
+        "keep the central crop x crop pixels of each image; 0 keeps all, -1 is the data set's usual: 140 of celeba, else 0",
         role="data",
-        valid=at_least(0),
-        must="at least 0",
+        valid=at_least(-1),
+        must="at least -1",
     )
     image_size: int = field(
-        0,
-        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them as they are",
+        -1,
+        "resize the images, or their largest central squares, to image_size x image_size pixels; 0 leaves them, -1 is "
+        "the data set's usual: 64 of celeba, else 0",
         role="data",
-        valid=between(0, 4096),
-        must="from 0 to 4096",
+        valid=between(-1, 4096),
+        must="from -1 to 4096",
     )
     patience: int = field(
         0,
@@ -265,6 +270,10 @@ class TrialConfig:
     def __post_init__(self) -> None:
         for f in dataclasses.fields(self):
             object.__setattr__(self, f.name, typed(f, getattr(self, f.name)))
+        for name, value in zip(
+            ("crop", "image_size"), usual_fit(self.dataset, self.crop, self.image_size), strict=True
+        ):
+            object.__setattr__(self, name, value)  # as it is recorded
         if self.patience and not self.stopping_size:
             raise ValueError(
                 f"patience {self.patience} stops a run by its loss on images held out for it, so stopping_size must be at "
@@ -280,9 +289,36 @@ class TrialConfig:
     def matters(cls, name: str, values: Values) -> bool:
         """Whether a field changes what a config of this class with these values computes."""
         f = cls.__dataclass_fields__.get(name)
-        return f is not None and all(
-            values[other] in ((needed,) if isinstance(needed, str) else needed) and cls.matters(other, values)
-            for other, needed in f.metadata["when"].items()
+        return f is not None and (not f.metadata["when"] or any(cls._meet(when, values) for when in f.metadata["when"]))
+
+    @classmethod
+    def _meet(cls, when: When, values: Values) -> bool:
+        for other, needed in when.items():
+            value = values[other]
+            if callable(needed):
+                met = needed(typed(cls.__dataclass_fields__[other], value))
+            else:
+                met = value == needed if isinstance(needed, str) else value in needed
+            if not met or not cls.matters(other, values):
+                return False
+        return True
+
+    @classmethod
+    def waits_for(cls, name: str) -> tuple[str, ...]:
+        """The fields that decide whether a field matters."""
+        return tuple(dict.fromkeys(other for when in cls.__dataclass_fields__[name].metadata["when"] for other in when))
+
+    @classmethod
+    def takes(cls, name: str) -> str:
+        """With what a field matters, in words: ``likelihood gaussian-learned and noise learned``; empty where it always does."""
+        return ", or ".join(
+            " and ".join(
+                f"{other} above 0"
+                if callable(needed)
+                else f"{other} {needed if isinstance(needed, str) else ' or '.join(needed)}"
+                for other, needed in when.items()
+            )
+            for when in cls.__dataclass_fields__[name].metadata["when"]
         )
 
     def check_images(self, image_shape: tuple[int, int, int]) -> None:

@@ -21,6 +21,7 @@ from fishernet.config import TrialConfig, Values
 from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, latent_means
 from fishernet.families import all_fields, family, trial_config
+from fishernet.networks.stacked import StackedLayer
 from fishernet.pca import pca_test_mse
 from fishernet.training import train, train_epoch
 
@@ -70,7 +71,7 @@ def its_row_and_its_fields_say_what_they_must(values: Values, folder: Path) -> N
         assert (f.type, f.metadata["meaning"], f.metadata["choices"]) == (
             shared.type, shared.metadata["meaning"], shared.metadata["choices"],
         ), f"{f.name} means something else in another family"  # fmt: skip
-        unknown = set(f.metadata["when"]) - set(row.config.names())
+        unknown = set(row.config.waits_for(f.name)) - set(row.config.names())
         assert not unknown, f"{f.name} matters by fields that there are not: {unknown}"
     config = trial_config(values)
     assert trial_config({k: str(v) for k, v in config.to_dict().items()}) == config, "it does not return from text"
@@ -112,7 +113,10 @@ def a_member_of_a_cohort_trains_as_it_would_alone(values: Values, folder: Path) 
 
 
 def what_pads_a_member_stays_zero(values: Values, folder: Path) -> None:
-    """In every head and in the latent means, after training; families that do not pad have nothing to show."""
+    """In every head, in the latent means, and in the weights of every layer, such as a flow's, after training.
+
+    Families that do not pad have nothing to show.
+    """
     images, configs = small_images(), configs_of(values, (2, 5), (0, 0))
     cohort = made(configs, images)
     history(cohort, images)
@@ -121,6 +125,12 @@ def what_pads_a_member_stays_zero(values: Values, folder: Path) -> None:
         surplus = head[0, :, configs[0].latent_dim :]
         assert surplus.count_nonzero() == 0, f"the padding of the encoder's {name} is no longer 0"
         assert head[1].count_nonzero() > 0, f"the encoder's {name} is 0 throughout"
+    for layer_name, layer in cohort.model.named_modules():
+        if isinstance(layer, StackedLayer):
+            for name, parameter in layer.named_parameters(recurse=False):
+                surplus = parameter.detach().clone()
+                layer.member_view(0, name, surplus).zero_()
+                assert surplus[0].count_nonzero() == 0, f"the padding of {layer_name}.{name} is no longer 0"
 
 
 def killed_and_resumed_equals_uninterrupted(values: Values, folder: Path, device: str = "cpu") -> None:

@@ -39,7 +39,7 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
     """One dict of scores per member, means over the images.
 
     mse: equations 32-33 of the FisherNet paper, mean squared error per pixel of the reconstruction from the posterior mean;
-    mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, nats per image.
+    mse_sample: the same from one posterior sample; loss: the training objective, and each of its terms, per image.
     Of a mixture mse is of its mean; mse_densest_mode and mse_likeliest are of one component's image. Where the likelihood is
     of 8-bit values, bits_per_dim.
     The noise is the same at every call (its stream is the seed's), so curves over epochs carry no sampling jitter of
@@ -52,11 +52,12 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
     at_once = min(EVALUATION_BATCH, cohort.images_per_draw())
     with evaluating(model):
         for block in torch.arange(len(images), device=cohort.device).split(at_once):
-            noise = cohort.draw_noise(noise_streams, len(block))
+            noise, codes = cohort.draw_noise(noise_streams, len(block)), []
             for part in torch.arange(len(block), device=cohort.device).split(batch_size):
                 x = images.take(block[part].expand(len(cohort), -1))
                 own = {name: n[:, part] for name, n in noise.items()}
                 loss, terms, mean, output = model(model.seen(x, own), own)
+                codes.append(mean)
                 scores = {
                     "mse": _mse(
                         x, model.reconstruction(x, mean)
@@ -70,6 +71,8 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
                 for name, values in scores.items():
                     # float64: summed over the images, divided once
                     sums[name] = sums.get(name, 0) + values.double().sum(1)
+            for name, value in model.of_a_block(torch.cat(codes, 1), noise).items():
+                sums[name] = sums.get(name, 0) + len(block) * value.double()
         means = {name: total / len(images) for name, total in sums.items()}
         means["loss"] = model.held_out_loss(means)
     table = torch.stack(list(means.values())).cpu()

@@ -27,7 +27,8 @@ MOST_OUTPUTS_OF_FULL = 4096
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
-EMITTED = with_scale("diagonal")
+EMITTED = {"scale": SCALES[1:]}
+HEAVY = tuple(name for name, row in LIKELIHOODS.items() if row.heavy)
 DISCRETISED = tuple(name for name, row in LIKELIHOODS.items() if row.per_pixel)
 MIXTURES = tuple(name for name, row in LIKELIHOODS.items() if row.mixes)
 ENTRY_POINT = "fishernet.families"
@@ -77,7 +78,7 @@ class LikelihoodConfig(TrialConfig):
         role="rate",
         valid=positive,
         must="positive",
-        when={"likelihood": (*EMITTED, *DISCRETISED)},
+        when=(EMITTED, {"likelihood": DISCRETISED}),
     )
     maf_width: int = field(
         10,
@@ -205,6 +206,7 @@ class CodeConfig(LikelihoodConfig):
         "sigmoid makes h sigmoid(g) of every hidden layer's pair (h, g) in the place of its activation",
         role="choice",
         choices=("none", "sigmoid"),
+        when={"network": ("dense", "conv")},
     )
 
 
@@ -273,6 +275,8 @@ EXPONENTIAL = {"prior": "exponential"}
 class DiagonalConfig(NoisyInputConfig):
     """Of models with a diagonal Gaussian posterior, whose prior may be learned and whose encoder may be held steady."""
 
+    needs_density: ClassVar[bool] = True  # the loss has ln p(z), so that the prior must be a density
+
     posterior_sd: str = field(
         "log-variance",
         "what the encoder emits for the posterior's spread: log-variance, or softplus-sd, whose softplus is the standard "
@@ -315,6 +319,7 @@ class DiagonalConfig(NoisyInputConfig):
         "z moving along (total, as released), or the mean of partial over z (expected)",
         role="choice",
         choices=("partial", "total", "expected"),
+        when={"stability_weight": positive},
     )
     stability_weight: float = field(
         0.0, "factor of the stability term; 0 leaves it out", role="choice", valid=at_least(0), must="at least 0",
@@ -330,17 +335,20 @@ class DiagonalConfig(NoisyInputConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.prior == "exponential" and self.prior_top == "negative" and self.prior_order % 2:
+        if self.prior != "exponential":
+            return
+        if self.prior_top == "free" and self.needs_density:
+            raise ValueError(
+                f"prior_top free leaves the exponential prior no density, and the loss of {self.label} is made of its KL "
+                "divergence. Give prior_top negative with an even prior_order; FisherAE, whose loss has its score alone, "
+                "takes free"
+            )
+        if self.prior_top == "negative" and self.prior_order % 2:
+            free = "" if self.needs_density else ", or prior_top free, as the paper's order 5 has it"
             raise ValueError(
                 f"prior_order {self.prior_order} is odd, and no odd power makes a density whatever the sign of its "
-                "coefficient. Give an even prior_order, or prior_top free, as the paper's order 5 has it"
+                f"coefficient. Give an even prior_order{free}"
             )
-
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name == "stability" and float(values["stability_weight"]) == 0:
-            return False
-        return super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -390,7 +398,7 @@ class FisherNetConfig(ELBOConfig):
         "were known",
         role="choice",
         choices=("all-outputs", "location"),
-        when={"likelihood": EMITTED},
+        when=(EMITTED, {"likelihood": HEAVY}),
     )
     cg_tolerance: float = field(
         1e-4,
@@ -494,6 +502,9 @@ class FisherNetConfig(ELBOConfig):
 class FisherAEConfig(DiagonalConfig):
     """The unit Gaussian on [0, 1] is the paper's; a Bernoulli decoder has no term that compares x with f."""
 
+    needs_density: ClassVar[bool] = False
+    loss_unit: ClassVar[str] = "inverse squared units of z and x"
+
     likelihood: str = with_default(LikelihoodConfig, "likelihood", "gaussian", search="gaussian,gaussian-learned")
     stability_weight: float = with_default(DiagonalConfig, "stability_weight", 1.0)
     posterior_weight: float = field(
@@ -516,6 +527,29 @@ class FisherAEConfig(DiagonalConfig):
                 "of scale identity and without components"
             )
 
+    @property
+    def loss_in_words(self) -> str:
+        """Equation 11, as ``fishernet.models.fisher_ae.FisherAE`` computes it."""
+        v, range_of = "1" if self.likelihood == "gaussian" else "the learned variance of the noise", ""
+        if self.pixel_range == "symmetric":
+            range_of = "; x and f are in [−1, 1]"
+        weight, of_stability = ("" if w == 1 else f"{w:g} · " for w in (self.posterior_weight, self.stability_weight))
+        form = {
+            "partial": "|∇_x ln q(z given x)|²/2 with z held",
+            "total": "|∇_x ln q(z given x)|²/2 with z moving along, as released",
+            "expected": "the mean over z of |∇_x ln q(z given x)|²/2",
+        }[self.stability]
+        steady = f" + {of_stability}{form}" if self.stability_weight else ""
+        held = ", whose gradient in the decoder is left out" if self.posterior_gradient == "held" else ""
+        return (
+            f"The loss is that of the Fisher auto-encoder's equation 11 at one posterior sample z per image, {weight}|∇_z ln q(z "
+            f"given x) − ∇_z ln p(x, z)|²/2{held} + |x − f(z)|²/(2v²) − k/v{steady}, with k pixels and v = {v}{range_of}. It "
+            "is in inverse squared units of z and x, not in nats, and compares with no ELBO."
+        )
+
+
+DISCRIMINATES = {"penalty": ("gan", "critic")}
+
 
 @dataclass(frozen=True)
 class WAEConfig(CodeConfig):
@@ -535,28 +569,51 @@ class WAEConfig(CodeConfig):
     )  # fmt: skip
     discriminator_width: int = field(
         256, "neurons of each hidden layer of the discriminator", role="size", valid=between(1, 2**16),
-        must="from 1 to 65536",
+        must="from 1 to 65536", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_layers: int = field(
         1, "hidden layers of the discriminator", role="size", valid=between(0, 100), must="from 0 to 100",
+        when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_steps: int = field(
-        1, "steps of the discriminator before each of the autoencoder", role="rate", valid=between(1, 100),
-        must="from 1 to 100",
+        0, "steps of the discriminator before each of the autoencoder; 0 takes 1, and of penalty critic 5, as released",
+        role="rate", valid=between(0, 100), must="from 0 to 100", when=DISCRIMINATES,
     )  # fmt: skip
     discriminator_learning_rate: float = field(
         0.0, "step size of Adam for the discriminator; 0 takes learning_rate", role="rate", valid=at_least(0),
-        must="at least 0", search="1e-5..1e-2:log",
+        must="at least 0", when=DISCRIMINATES, search="1e-5..1e-2:log",
     )  # fmt: skip
 
-    @classmethod
-    def matters(cls, name: str, values: Values) -> bool:
-        if name.startswith("discriminator_") and values["penalty"] == "mmd":
-            return False
-        return super().matters(name, values)
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.discriminator_steps:
+            object.__setattr__(self, "discriminator_steps", 5 if self.penalty == "critic" else 1)
+
+    @property
+    def loss_in_words(self) -> str:
+        """The autoencoder's loss, as ``fishernet.models.wae.WAE`` computes it."""
+        penalty = {
+            "gan": "ln(1 + exp(−l(z))), l being the logit of a discriminator that tells codes from draws of N(0, 1)",
+            "critic": "−D(z), D being a critic with clipped weights between 0 (codes) and 1 (draws of N(0, 1))",
+            "mmd": "the squared maximum mean discrepancy of a batch's codes and draws of N(0, 1), which is no number of an "
+            "image and so no part of the held-out loss",
+        }[self.penalty]
+        return (
+            f"The loss is −ln p(x given f(z)) at the code z of each image, + {self.penalty_weight:g} times {penalty}."
+        )
 
 
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
+
+
+def check_weighed(config: TrialConfig, target: str, weight: str) -> None:
+    """Raises ValueError where a target is given whose term ``weight`` leaves out: it would name a line and change nothing."""
+    value = getattr(config, target)
+    if value != config.__dataclass_fields__[target].default and not getattr(config, weight):
+        raise ValueError(
+            f"{target} {value:g} is a target without a weight: {weight} is 0, which leaves its term out. Give {weight} a number "
+            f"above 0, or leave {target} out"
+        )
 
 
 @dataclass(frozen=True)
@@ -573,11 +630,13 @@ class FAEConfig(VAEConfig):
     )
     fisher_target: float = field(
         20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
-        must="at least 0", when=READS_F, symbol="F", per_member=True,
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40", search_with="kl",
     )  # fmt: skip
     fisher_weight: float = field(
         0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
         valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True,
+        # By the MSE alone both would go where posteriors are narrowest.
+        search="1e-2..10:log", search_with="kl",
     )  # fmt: skip
     decoder_fisher_target: float = field(
         0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
@@ -590,11 +649,25 @@ class FAEConfig(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("fisher_target", "fisher_weight"):
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            if self.fisher_constraint == "released-mlp" and value != usual:
+                raise ValueError(
+                    f"{name} {value:g}: the term of fisher_constraint released-mlp has neither target nor weight. Leave {name} "
+                    f"out, or take fisher_constraint {', '.join(READS_F['fisher_constraint'])}"
+                )
+        check_weighed(self, "fisher_target", "fisher_weight")
+        check_weighed(self, "decoder_fisher_target", "decoder_fisher_weight")
         if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
             raise ValueError(
                 f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
                 f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
             )
+
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        weight = {"fisher_target": "fisher_weight", "decoder_fisher_target": "decoder_fisher_weight"}.get(name)
+        return (weight is None or float(values[weight]) > 0) and super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -612,11 +685,11 @@ class MAEConfig(NormalPriorConfig):
 
     information_target: float = field(
         10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
-        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True, search="0..30", search_with="kl",
     )  # fmt: skip
     information_weight: float = field(
         1.0, "factor C of the distance of the mutual information from information_target", role="choice",
-        valid=at_least(0), must="at least 0", symbol="C", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-1..10:log", search_with="kl",
     )  # fmt: skip
     information_sample: str = field(
         "straight-through",
@@ -628,6 +701,7 @@ class MAEConfig(NormalPriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_weighed(self, "information_target", "information_weight")
         drawn = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
         if self.information_sample != "mean" and (
             self.likelihood not in drawn or self.scale != "identity" or self.components
@@ -638,11 +712,18 @@ class MAEConfig(NormalPriorConfig):
                 f"{self.components}. Take one of these, or information_sample mean"
             )
 
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        if name == "information_target" and float(values["information_weight"]) == 0:
+            return False
+        return super().matters(name, values)
+
 
 @dataclass(frozen=True)
 class IAFConfig(NormalPriorConfig):
     """The VAE whose posterior is moved by an inverse autoregressive flow."""
 
+    activation: str = with_default(TrialConfig, "activation", "relu", when=())  # the flow's too
     flow_steps: int = field(
         2, "steps of the flow, every second one in reversed order", role="size", valid=between(1, 100), must="from 1 to 100",
     )  # fmt: skip

@@ -49,6 +49,23 @@ def pca_test_mse(
         return {}
 
 
+def components(train: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
+    """The mean of uint8 images (n, ...) in [0, 1], (n_pixels,), and d leading components, (n_pixels, d), in float64.
+
+    None where the exact decomposition would take long: of more than EXACT pixels and images.
+    """
+    gram = _Gram(train.flatten(1))
+    if gram.side > EXACT:
+        return None
+    d = min(d, gram.side)
+    values, vectors = torch.linalg.eigh(gram.matrix())
+    values, vectors = values.flip(0)[:d], vectors.flip(1)[:, :d]
+    if gram.by_pixels:
+        return gram.mean, vectors
+    basis = torch.cat([block.T @ vectors for block in gram.blocks()]) / values.clamp_min(1e-300).sqrt()
+    return gram.mean, basis
+
+
 def pca_seconds(train: Tensor, test: Tensor, dims: Sequence[int]) -> float:
     """About how long ``pca_test_mse`` takes, by a measured product of matrices."""
     n, n_pixels = len(train), train[0].numel()

@@ -1,6 +1,7 @@
 """The plan of a sweep: its trial configs, the form of them that MLflow keeps, and the file they are read from."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -222,10 +223,20 @@ def check_images(configs: Iterable[TrialConfig], image_shape: tuple[int, int, in
 
 
 def flagged(message: str) -> str:
-    """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
-    for name in all_fields():
-        if message.startswith(f"{name} "):
-            return f"--{PLURAL.get(name, name.replace('_', '-'))}{message[len(name) :]}"
+    """The sentence of a config's error with flags for fields: "latent_dim (...) must" -> "--latent-dims (...) must".
+
+    A field of several words is one wherever it stands; one of a single word, such as noise, where the sentence begins with it,
+    or says its value, or what it must be. What a stored plan has stays a field, and so does a sentence that begins with a flag.
+    """
+    if message.startswith("--"):
+        return message
+    for name, f in all_fields().items():
+        flag = f"--{PLURAL.get(name, name.replace('_', '-'))}"
+        alone = rf"(?<![\w./'-]){name}(?![\w.=/']| is \S+ there| of \S+ is )"
+        if "_" not in name:
+            value = "|".join(map(re.escape, f.metadata["choices"])) or "[0-9]+"
+            alone = rf"^{name}(?= )|{alone}(?= (must be|({value})(?![\w-])))"
+        message = re.sub(alone, flag, message)
     return message
 
 

@@ -30,7 +30,15 @@ from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
 from sweeps.driver import Driver, duration
 from sweeps.flags import EXIT_STATUS, UsageError, add_place_flags, add_record_flags, check_shared_flags
-from sweeps.planning import OURS, Devices, dataset_from_flag, import_models, model_overrides, seeds_from_flag
+from sweeps.planning import (
+    OURS,
+    Devices,
+    dataset_from_flag,
+    import_models,
+    model_overrides,
+    refuse_idle,
+    seeds_from_flag,
+)
 from sweeps.space import (
     MULTI_OBJECTIVE,
     SAMPLERS,
@@ -259,13 +267,15 @@ def _studies(
             "--models, or choose another sampler"
         )
     if ".." in dims:
-        own["latent_dim"] = parse_domain("latent_dim", dims)
-        return [make_study(model, {**base, "latent_dim": 1}, own, values, kl_scored=kl_scored)]
-    try:
-        numbers = parse_numbers(dims)
-    except ValueError as error:
-        raise PlanError(f"--latent-dims: {error}; 2..20 varies it in one study") from None
-    return [make_study(model, {**base, "latent_dim": d}, own, values, kl_scored=kl_scored) for d in numbers]
+        own["latent_dim"], numbers = parse_domain("latent_dim", dims), [1]
+    else:
+        try:
+            numbers = parse_numbers(dims)
+        except ValueError as error:
+            raise PlanError(f"--latent-dims: {error}; 2..20 varies it in one study") from None
+    studies = [make_study(model, {**base, "latent_dim": d}, own, values, kl_scored=kl_scored) for d in numbers]
+    refuse_idle(text, studies[0].base, [name for name in overrides if not can_matter(name, studies[0])])
+    return studies
 
 
 def _fixed(pairs: Sequence[str]) -> Fields:

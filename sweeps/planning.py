@@ -15,13 +15,22 @@ from typing import TYPE_CHECKING, Any
 
 from analysis.papers import OWN_IMAGES, PRESETS
 from fishernet.config import DATASET_NAMES, TrialConfig, Value
-from fishernet.families import FAMILIES, LikelihoodConfig, all_fields, family, models_with, spelled, trial_config
+from fishernet.families import (
+    FAMILIES,
+    LikelihoodConfig,
+    all_fields,
+    family,
+    matters,
+    models_with,
+    spelled,
+    trial_config,
+)
 from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
 from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, parse_numbers, stackable
 from fishernet.spelling import did_you_mean
-from fishernet.wording import two_columns
+from fishernet.wording import listed, two_columns
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -214,7 +223,8 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
         raise PlanError(f"--models x --latent-dims x --seeds are {n_runs:,} runs; a sweep has at most {MOST_RUNS:,}")
     configs = []
     for text in given("models"):
-        values = {**settings, **model_overrides(text)}
+        own = model_overrides(text)
+        values = {**settings, **own}
         if preset_of(args) == OWN_IMAGES:
             values = {**_of_grey_values(values), **values}
         for d in latent_dims:
@@ -223,6 +233,7 @@ def plan_from_flags(args: argparse.Namespace, suited: Mapping[str, Any] = Mappin
                     configs.append(trial_config({**values, "latent_dim": d, "seed": seed}))
                 except (KeyError, ValueError) as error:
                     raise PlanError(flagged(str(error.args[0]))) from None
+        refuse_idle(text, configs[-1], [name for name in own if not matters(name, configs[-1].to_dict())])
     plan = SweepPlan(tuple(configs))
     plan.check()
     return plan
@@ -312,6 +323,16 @@ def model_overrides(text: str) -> dict[str, str]:
             )
         overrides[name] = value.strip()
     return overrides
+
+
+def refuse_idle(text: str, config: TrialConfig, idle: Sequence[str]) -> None:
+    """Raises PlanError where a line of --models sets fields that change nothing of it: it would be another line's twin."""
+    for name in idle:
+        here = " and ".join(f"{other} is {listed([getattr(config, other)])}" for other in config.waits_for(name))
+        raise PlanError(
+            f"--models {text}: {name} changes nothing of this line: it matters with {config.takes(name)}, and here {here}. "
+            f"Leave {name} out, or give that too"
+        )
 
 
 @dataclass(frozen=True)

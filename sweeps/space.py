@@ -3,7 +3,7 @@
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -34,12 +34,15 @@ def fixable() -> tuple[str, ...]:
 
 
 def searched() -> tuple[str, ...]:
-    """The fields that a search may vary, words first: others may depend on them, and what does not apply is never asked for.
+    """The fields that a search may vary, words first, then factors of terms: others may depend on them, and what does not apply
+    is never asked for.
 
     How things are computed is no matter of quality; and --sampler is Optuna's here.
     """
     names = [name for name, f in all_fields().items() if f.metadata["search"] is not None]
-    return tuple(sorted(names, key=lambda name: not isinstance(all_fields()[name].default, str)))
+    return tuple(
+        sorted(names, key=lambda name: (not isinstance(all_fields()[name].default, str), not name.endswith("_weight")))
+    )
 
 
 def default_space(model: str, scored: Collection[str] = ()) -> dict[str, str]:
@@ -299,8 +302,14 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
     order = ("latent_dim", *searched())
     space = {name: space[name] for name in dict.fromkeys(order) if name in space and name not in {**singles, **fixed}}
     try:
-        usual = {**trial_config(model=model).to_dict(), **values}
+        usual = {**{f.name: f.default for f in fields(family(model).config)}, **values}
         possible = [trial_config(config) for config in _conditions(usual, space)]
+        numbers = {name: domain for name, domain in space.items() if name not in _lists(space)}
+        for known in map(TrialConfig.to_dict, possible):
+            for name, domain in numbers.items():
+                if matters(name, known):
+                    for value in domain.values if isinstance(domain, Choices) else (domain.low, domain.high):
+                        trial_config({**known, name: value})
     except (KeyError, ValueError) as error:
         raise PlanError(str(error.args[0])) from None
     space = {name: domain for name, domain in space.items() if any(matters(name, c.to_dict()) for c in possible)}
@@ -315,7 +324,7 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
 
 def _conditions(usual: Values, space: Mapping[str, Domain]) -> Iterator[Json]:
     """Every combination of the listed words, on which other fields may depend."""
-    lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
+    lists = _lists(space)
     for combination in itertools.product(*lists.values()):
         values = dict(usual)
         for name, value in zip(lists, combination, strict=True):
@@ -324,9 +333,17 @@ def _conditions(usual: Values, space: Mapping[str, Domain]) -> Iterator[Json]:
         yield values
 
 
+def _lists(space: Mapping[str, Domain]) -> dict[str, tuple[Value, ...]]:
+    """The varied fields that are words, with theirs."""
+    return {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
+
+
 def can_matter(name: str, study: StudyPlan) -> bool:
     """Whether a field changes what some trial of the study computes."""
-    return any(matters(name, values) for values in _conditions(study.base.to_dict(), dict(study.space)))
+    space = dict(study.space)
+    largest = {of: d.high if isinstance(d, Range) else max(d.values) for of, d in space.items()}
+    numbers = {of: value for of, value in largest.items() if not isinstance(value, str)}
+    return any(matters(name, values) for values in _conditions({**study.base.to_dict(), **numbers}, space))
 
 
 def grid_size(space: Sequence[tuple[str, Domain]]) -> float:

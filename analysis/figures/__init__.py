@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import PICTURES, Flag, dims, positive
+from analysis.flags import PICTURES, Flag, count, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
 from fishernet.flags import Listed
 
@@ -82,8 +82,8 @@ FIGURES = {
     "claims": Figure(
         "analysis.figures.claims", "Claims", "claims", "Claims",
         "Hold every claim of a paper against a sweep's runs: paired differences over seeds, 95% intervals and a\n"
-        "verdict: confirmed, contradicted, undecided, too short, or not asked of these data. Writes claims.csv,\n"
-        "one row per comparison, and claims.tex.",
+        "verdict: confirmed, contradicted, flat because poor, undecided, too short, or not asked of these data.\n"
+        "Writes claims.csv, one row per comparison, and claims.tex.",
     ),
     "mse-curves": Figure(
         "analysis.figures.mse_curves", "Reconstruction", "mse", "Reconstruction error",
@@ -216,6 +216,15 @@ FIGURES = {
         (
             *PICTURES,
             LATENT_DIM,
+            Flag(
+                "--images",
+                {
+                    "type": count,
+                    "metavar": "N",
+                    "help": "how many held-out images of each line t-SNE places, the first; default: 2000, or fewer where many "
+                    "lines share a fit, so that it takes a minute",
+                },
+            ),
         ),
         on_request=True,
     ),
@@ -250,8 +259,8 @@ FIGURES = {
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
         "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
-        "epoch, and list the NLL by importance sampling, active latents, how wide they are and how much they tell, which\n"
-        "is computed from the stored weights.",
+        "epoch, and error, NLL and classes over the target F; list the NLL by importance sampling, active latents, how wide\n"
+        "they are and how much they tell. Scores are computed from the stored weights.",
         "--draws 1000 --nll-images 0",
         PICTURES,
         published=True,

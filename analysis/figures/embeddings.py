@@ -37,18 +37,20 @@ N_COLUMNS = 3
 Array = npt.NDArray[Any]
 
 
-def parts(stored: StoredSweep, latent_dim: int | None = None, lines: Sequence[str] = ()) -> Iterator[Part]:
-    """Both at ``latent_dim``, by default the one that most lines have, of several the largest.
+def parts(
+    stored: StoredSweep, latent_dim: int | None = None, lines: Sequence[str] = (), images: int | None = None
+) -> Iterator[Part]:
+    """Both at ``latent_dim``, by default the one that most lines have, of several the largest; ``images`` of each line.
 
     ``lines``: the variants that are embedded; without, or where the sweep has none of them, all are.
     Raises AnalysisError for one that is not there.
     """
     d = chosen_dim(stored.runs, latent_dim)
-    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, lines))
+    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, lines, images))
     yield Part(*RADII, partial(radii, stored, d))
 
 
-def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = ()) -> Exhibit:
+def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = (), images: int | None = None) -> Exhibit:
     """A panel for each line; the variants of a model are embedded together."""
     stem, title = EMBEDDINGS
     if d <= 2:
@@ -62,7 +64,7 @@ def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = ()) -> Exhibi
     placed: dict[str, Array] = {}
     tables, counts = [], set()
     for together in by_model.values():
-        n = min(EMBEDDED, AT_ONCE // len(together), len(stored.images.test))
+        n = min(images or min(EMBEDDED, AT_ONCE // len(together)), len(stored.images.test))
         counts.add(n)
         means = [stored.latents(run)[0][:n] for run in together]
         for run, own in zip(together, embedded(means), strict=True):
@@ -164,7 +166,7 @@ def radii(stored: StoredSweep, d: int) -> Exhibit:
     caption += f" Of {listed(coded)} codes, as there is no posterior." if coded else ""
     caption += f" {listed(learned)} learned another prior than N(0, 1)." if learned else ""
     data = pd.concat(tables, ignore_index=True)
-    looks = {str(variant): look for variant, look, _ in style.by_variant(pd.DataFrame(runs))}
+    looks = {str(variant): look for variant, look, _ in style.by_variant(stored.runs)}
     return Picture(stem, title, caption, plot_radii(found, looks, d), data)
 
 

@@ -156,24 +156,28 @@ def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> lis
 
 def say_spreads(runs: pd.DataFrame, features: str) -> list[str]:
     """Of samples by SVGD how wide they are beside exact ones: a narrow cloud changes a distance whatever the prior."""
-    found: dict[str, dict[str, list[float | None]]] = {name: {} for name in BY_SVGD}
+    found: dict[str, dict[str, list[tuple[float | None, int]]]] = {name: {} for name in BY_SVGD}
     for (variant, d), of_line in runs.groupby(["variant", "latent_dim"], sort=False):
         for scores in of_line["scores"]:
             for name in BY_SVGD:
                 if name in (about := scores.get(features, {})):
-                    found[name].setdefault(f"{variant}, d = {d}", []).append(about[name].get("spread"))
+                    own = about[name].get("spread"), about[name].get("improper", 0)
+                    found[name].setdefault(f"{variant}, d = {d}", []).append(own)
     return [
         f"Samples ({SETS[name].removeprefix('sample: ')}): "
-        + "; ".join(f"{line}, {say_spread(_mean_or_none(values))}" for line, values in lines.items())
+        + "; ".join(f"{line}, {_say_spread(values)}" for line, values in lines.items())
         + "."
         for name, lines in found.items()
         if lines
     ]
 
 
-def _mean_or_none(values: Sequence[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return sum(known) / len(known) if len(known) == len(values) else None
+def _say_spread(of_runs: Sequence[tuple[float | None, int]]) -> str:
+    """That of the mean over runs; of none where one run's prior is no density."""
+    spreads = [spread for spread, _ in of_runs]
+    known = [spread for spread in spreads if spread is not None]
+    whole = sum(known) / len(known) if len(known) == len(spreads) else None
+    return say_spread(whole, sum(n for _, n in of_runs) / len(of_runs))
 
 
 def _numbers(numbers: set[int]) -> str:

@@ -16,7 +16,7 @@ from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture
 from analysis.figures.mse_curves import choose_epoch_dims
 from analysis.parts import Part
-from analysis.stored import StoredSweep
+from analysis.stored import StoredSweep, config_of
 from fishernet.families import trial_config
 
 APART = 0.12  # of its axis by which each line of loss and MSE is moved from the other
@@ -73,7 +73,7 @@ def loss_and_mse(runs: pd.DataFrame, variant: str, held_out: str = "test", *, fi
 
 
 def plot_loss_and_mse(runs: pd.DataFrame, variant: str, held_out: str = "test") -> Figure:
-    """The variant's loss in nats per image (left) and MSE per pixel (right) against latent_dim, bands ± one SD over seeds.
+    """The variant's loss per image (left) and MSE per pixel (right) against latent_dim, bands ± one SD over seeds.
 
     ``runs`` may hold other variants of the model: the MSE has the colour that the variant has in figures of them all.
     """
@@ -96,7 +96,7 @@ def plot_loss_and_mse(runs: pd.DataFrame, variant: str, held_out: str = "test") 
             style.line_with_band(right, mse, "latent_dim", mse_look | {"label": "MSE (right axis)"}),
         ]
         left.set_xlabel("latent dimension $d$")
-        left.set_ylabel(f"{held_out} loss in nats per image", color=loss_look["color"])
+        left.set_ylabel(f"{held_out} {_loss_label(runs[runs['variant'] == variant])}", color=loss_look["color"])
         right.set_ylabel(f"{held_out} MSE per pixel", color=mse_look["color"])
         right.tick_params(axis="y", colors=mse_look["color"])
         # The two often fall in proportion, and would cover one another: the loss moves up, the MSE down.
@@ -131,6 +131,7 @@ def loss_by_epoch(stored: StoredSweep, usual_dims: Sequence[int] = ()) -> Pictur
     drawn = runs[runs["latent_dim"].isin(dims)]
     epochs = frame.load_epochs(sweep, drawn, ["train/loss", sweep.score("loss")])
     means = frame.spread(epochs, [*frame.CURVE, "metric", "epoch"])
+    units = {str(run["variant"]): config_of(run).loss_unit for _, run in drawn.iterrows()}
     left_out = [variant for variant in stored.variants if variant not in set(drawn["variant"])]
     caption = (
         f"Loss by epoch at d = {', '.join(map(str, dims))}: on the {sweep.held_out} images at the end of an epoch (thin, dark), "
@@ -141,10 +142,13 @@ def loss_by_epoch(stored: StoredSweep, usual_dims: Sequence[int] = ()) -> Pictur
     )
     if left_out:
         caption += f" Without a run at these d, and so left out: {', '.join(left_out)}."
-    return Picture("loss_by_epoch", "Loss by epoch", caption, plot_loss_by_epoch(means, sweep.held_out), means)
+    if others := [variant for variant, unit in units.items() if unit != "nats"]:
+        caption += f" In {units[others[0]]}, not in nats: {', '.join(others)}."
+    figure = plot_loss_by_epoch(means, sweep.held_out, _loss_label(drawn))
+    return Picture("loss_by_epoch", "Loss by epoch", caption, figure, means)
 
 
-def plot_loss_by_epoch(means: pd.DataFrame, held_out: str = "test") -> Figure:
+def plot_loss_by_epoch(means: pd.DataFrame, held_out: str = "test", label: str = "loss per image") -> Figure:
     """A panel per variant: mean loss by epoch, line style the latent_dim, broad the training and thin the held-out loss.
 
     ``means`` as ``frame.spread`` gives them for each variant, latent_dim, metric and epoch.
@@ -177,8 +181,14 @@ def plot_loss_by_epoch(means: pd.DataFrame, held_out: str = "test") -> Figure:
         keys.append(Line2D([], [], color=style.KEY_COLOUR, label="training", **training))
         figure.legend(handles=keys, loc="outside upper center", ncols=len(keys))
         figure.supxlabel("epoch", fontsize=10)
-        figure.supylabel("loss in nats per image", fontsize=10)
+        figure.supylabel(label, fontsize=10)
     return figure
+
+
+def _loss_label(runs: pd.DataFrame) -> str:
+    """``loss in nats per image``; without a unit where the lines have several, or none that is short."""
+    in_nats = {config_of(run).loss_unit for _, run in runs.iterrows()} == {"nats"}
+    return "loss in nats per image" if in_nats else "loss per image"
 
 
 def _say_seeds(runs: pd.DataFrame) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -18,14 +19,16 @@ from analysis.exhibits import Absent, Exhibit, Picture, Table, cell, seeds
 from analysis.figures.samples import GAP, LETTER, LINE, N_RECONSTRUCTIONS, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
-from analysis.scores.robustness import GROUP, corrupted, doubled_at, fill_of
-from analysis.stored import StoredSweep
+from analysis.scores.robustness import GROUP, MOST_IMAGES, OWN, corrupted, doubled_at, fill_of
+from analysis.stored import StoredSweep, config_of
+from fishernet.pca import components
 from fishernet.trained import decode
 
 NAME = re.compile(rf"{GROUP}/(?P<kind>[^/]+)/(?P<level>[^/]+)/(?P<score>\w+)")
 SCORES = {"bce": "cross-entropy per pixel (nats)", "mse": "MSE per pixel", "nmi": "NMI"}
 KINDS = {"gaussian": "variance of the noise", "mask": "masked share of the pixels"}
-SHOWN = {"gaussian": 0.2, "mask": 0.8}  # the level of each kind that the table and the pictures have
+# The level of each kind that the table and the pictures have; where pixels are in [-1, 1] 2 there is 0.5 here.
+SHOWN, SHOWN_SYMMETRIC = {"gaussian": 0.2, "mask": 0.8}, {"gaussian": 0.5, "mask": 0.8}
 TITLE = "Reconstruction of damaged images"
 LETTERS = 22  # in a line of a picture's label
 
@@ -45,10 +48,15 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
     at = data[data["latent_dim"] == d]
     error = error_of(at)
     yield Part("robustness_curves", TITLE, lambda: curves(stored, at, error))
-    yield Part("robustness", f"{TITLE} in numbers", lambda: table(data, error))
+    yield Part("robustness", f"{TITLE} in numbers", lambda: table(data, error, shown_of(stored)))
     if (at["score"] == "nmi").any():
         yield Part("nmi_curves", "Clusters of damaged images' latents against labels", lambda: nmi_curves(stored, at))
     yield Part("noisy_reconstructions", "Damaged images and what is restored", lambda: reconstructions(stored, at))
+
+
+def shown_of(stored: StoredSweep) -> Mapping[str, float]:
+    """The level of each kind that the table and the pictures have."""
+    return SHOWN_SYMMETRIC if all_symmetric(stored) else SHOWN
 
 
 def levels_of(runs: pd.DataFrame) -> pd.DataFrame:
@@ -77,15 +85,27 @@ def curves(stored: StoredSweep, data: pd.DataFrame, error: str) -> Exhibit:
     means = frame.spread(data[data["score"] == error], [*CURVE, "kind", "level"])
     try:
         flat, remark = mean_image(stored)[error], "The grey line is the mean image, which no damage changes."
+        linear = by_pca(stored, means, error)
+        if linear:
+            remark += " The dashed one is PCA with d components of the clean training images."
     except AnalysisError as why:
-        flat, remark = math.nan, f"The mean image is not shown. {why}"
+        flat, linear, remark = math.nan, {}, f"The mean image is not shown. {why}"
     caption = (
         f"{SCORES[error].capitalize()} of reconstructions from damaged {stored.sweep.held_out} images, against the clean ones, "
         f"d = {data['latent_dim'].iloc[0]}; the dot is the clean image, bands are one standard deviation over {seeds(means)}. "
-        f"{remark} A model that ignores its input has a flat curve, so low and flat is what counts."
+        f"{remark} {_say_statistics(stored)}A model that ignores its input has a flat curve, so low and flat is what counts."
     )
-    drawn = means.assign(score=error, mean_image=flat)
-    return Picture("robustness_curves", TITLE, caption, plot_levels(means, SCORES[error], flat), drawn)
+    of_pca = [linear.get(at, math.nan) for at in zip(means["kind"], means["level"], strict=True)]
+    drawn = means.assign(score=error, mean_image=flat, pca=of_pca)
+    return Picture("robustness_curves", TITLE, caption, plot_levels(means, SCORES[error], flat, linear=linear), drawn)
+
+
+def _say_statistics(stored: StoredSweep) -> str:
+    """A sentence where batch normalisation went by the damaged images' own statistics."""
+    own = [run["variant"] for _, run in stored.runs.iterrows() if run["scores"].get(GROUP, {}).get("statistics") == OWN]
+    if not own:
+        return ""
+    return f"Batch normalisation of {', '.join(dict.fromkeys(own))} goes by each damaged batch's own statistics, as released. "
 
 
 def nmi_curves(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
@@ -108,8 +128,38 @@ def mean_image(stored: StoredSweep) -> dict[str, float]:
     return {"mse": (x - mean).square().mean().item(), "bce": F.binary_cross_entropy(f, x).item()}
 
 
-def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan, words: Mapping[str, str] = KINDS) -> Figure:
-    """A line per variant with its band, a panel per kind, under its words; ``flat`` is a grey line across."""
+def by_pca(stored: StoredSweep, means: pd.DataFrame, error: str) -> dict[tuple[str, float], float]:
+    """By kind and level, the error of the damaged images' projections on the d leading components of the training images.
+
+    The damage is that of the first seed. For the cross-entropy values are cut to grey ones, as the mean image's. Empty of images
+    too large for it.
+    """
+    found = components(stored.images.train, int(means["latent_dim"].iloc[0]))
+    if found is None:
+        return {}
+    mean, basis = (tensor.float() for tensor in found)
+    images, seed, fill = stored.images.test[:MOST_IMAGES], int(stored.runs["seed"].min()), 0.5 * all_symmetric(stored)
+    x, errors = images.flatten(1).float() / 255, {}
+    for kind, level in dict.fromkeys(zip(means["kind"], means["level"], strict=True)):
+        damaged = corrupted(images, kind, level, seed, fill).flatten(1)
+        f = mean + (damaged - mean) @ basis @ basis.T
+        if error == "bce":
+            errors[kind, level] = F.binary_cross_entropy(f.clamp(1 / 512, 1 - 1 / 512), x).item()
+        else:
+            errors[kind, level] = (f - x).square().mean().item()
+    return errors
+
+
+def all_symmetric(stored: StoredSweep) -> bool:
+    """Whether every run sees images in [-1, 1]."""
+    return all(getattr(config_of(run), "pixel_range", "unit") == "symmetric" for _, run in stored.runs.iterrows())
+
+
+def plot_levels(
+    means: pd.DataFrame, label: str, flat: float = math.nan, words: Mapping[str, str] = KINDS,
+    linear: Mapping[tuple[str, float], float] = MappingProxyType({}),
+) -> Figure:  # fmt: skip
+    """A line per variant with its band, a panel per kind, under its words; ``flat`` is a grey line across, ``linear`` PCA's."""
     kinds = list(means["kind"].unique())
     with style.new_grid(1, len(kinds), width=style.INCHES[0] / 2) as (figure, grid):
         figure.set_size_inches(figure.get_size_inches()[0] + 2, style.INCHES[1])
@@ -123,6 +173,10 @@ def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan, words: 
                 keys.setdefault(variant, Line2D([], [], **look, label=style.label(variant, line["model"].iloc[0])))
             if math.isfinite(flat):
                 axes.axhline(flat, color=style.PCA_COLOUR, linewidth=1.2, zorder=1.5)
+            if of_kind := sorted((level, value) for (of, level), value in linear.items() if of == kind):
+                axes.plot(
+                    *zip(*of_kind, strict=True), color=style.PCA_COLOUR, linewidth=1.2, linestyle="--", zorder=1.5
+                )
             axes.set_xlabel(words.get(kind, kind))
             axes.set_xlim(left=0)
         grid[0][0].set_ylabel(label)
@@ -130,18 +184,21 @@ def plot_levels(means: pd.DataFrame, label: str, flat: float = math.nan, words: 
         for axes in grid[0]:
             axes.set_ylim(min(lows), max(highs))
         grey = [Line2D([], [], color=style.PCA_COLOUR, linewidth=1.2, label="mean image")] * math.isfinite(flat)
+        grey += [
+            Line2D([], [], color=style.PCA_COLOUR, linewidth=1.2, linestyle="--", label="PCA, $d$ components")
+        ] * bool(linear)
         figure.legend(handles=[*keys.values(), *grey, style.spread_key(means)], loc="outside right upper")
     return figure
 
 
-def table(data: pd.DataFrame, error: str) -> Table:
+def table(data: pd.DataFrame, error: str, levels_shown: Mapping[str, float] = MappingProxyType(SHOWN)) -> Table:
     """By line and kind: the clean error, that at one level, the rise, and the level at which the error doubles."""
     rows, numbers = [], []
     of_error = data[data["score"] == error]
     for (variant, model, d, kind), line in of_error.groupby([*CURVE, "kind"], sort=False):
         by_seed = line.pivot_table(index="seed", columns="level", values="value")
         levels = [float(level) for level in by_seed.columns.to_numpy()]
-        shown = SHOWN.get(str(kind), levels[-1])
+        shown = levels_shown.get(str(kind), levels[-1])
         if 0 not in levels or shown not in levels:
             continue
         whole = by_seed.dropna()
@@ -177,10 +234,10 @@ def reconstructions(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
     d = int(data["latent_dim"].iloc[0])
     runs = [stored.pick(str(variant), d) for variant in data["variant"].unique()]
     images, shape = stored.images.test[:N_RECONSTRUCTIONS], stored.images.image_shape
-    seed, groups, numbers = int(runs[0]["seed"]), {}, []
+    seed, groups, numbers, shown = int(runs[0]["seed"]), {}, [], shown_of(stored)
     for kind in data["kind"].unique():
         levels = sorted(data.loc[data["kind"] == kind, "level"].unique())
-        level = SHOWN[kind] if SHOWN.get(kind) in levels else levels[-1]
+        level = shown[kind] if shown.get(kind) in levels else levels[-1]
         rows = {ORIGINAL: images / 255}
         for run in runs:
             model = stored.model(run)

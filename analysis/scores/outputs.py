@@ -180,8 +180,8 @@ def of_marginals(
         found["crps"] = t_crps(found["df"], loc[:, 0], found["scale"][:, 0], _array(x))
     else:
         at = np.arange(x.shape[2])[None].repeat(len(weights), 0) if pixels is None else pixels
-        here = np.take_along_axis(loc, at[:, None], 2), np.take_along_axis(found["scale"], at[:, None], 2)
-        found["crps"] = t_mixture_crps(weights, found["df"], here[0], here[1], np.take_along_axis(_array(x), at, 1))
+        at_loc, at_scale = (np.take_along_axis(values, at[:, None], 2) for values in (loc, found["scale"]))
+        found["crps"] = t_mixture_crps(weights, found["df"], at_loc, at_scale, np.take_along_axis(_array(x), at, 1))
     return found
 
 

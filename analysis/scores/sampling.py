@@ -25,7 +25,7 @@ from analysis.scores.density import Array, Settings
 from analysis.stored import DAMAGED, StoredSweep
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
-from fishernet.priors import ImproperPriorError, StandardNormal, svgd
+from fishernet.priors import ExponentialFamily, ImproperPriorError, StandardNormal, svgd
 from fishernet.services import mlflow_store
 from fishernet.trained import posterior_means
 
@@ -33,6 +33,8 @@ N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are com
 SVGD, TEMPERED = "svgd", "tempered"
 BY_SVGD = (SVGD, TEMPERED)
 # Of SVGD. The paper's steps are shorter and more, 15,000 of 1e-3, and reach as far; the released code has as many particles.
+# 3,000 of 5e-3 take ten times as long, a minute and more for each cloud of 8 latents, and end within 1% of the same variances
+# (0.728 and 0.731 for N(0, 1), 0.185 and 0.184 for N(3, 1/4); one core, seed 0, 2026-11-29).
 PARTICLES, STEPS, STEP_SIZE = 1000, 300, 0.05
 FOLDER = "latent_samples"
 
@@ -135,10 +137,17 @@ def spread(model: Autoencoder, z: Array, seed: int) -> float | None:
     return float((z.var(0) / exact).mean())
 
 
-def say_spread(value: float | None) -> str:
-    """The end of a sentence on samples by SVGD."""
+def improper_dims(model: Autoencoder) -> int:
+    """In how many dimensions a model's prior is no density."""
+    prior = getattr(model, "prior", None)
+    return prior.improper(0) if isinstance(prior, ExponentialFamily) else 0
+
+
+def say_spread(value: float | None, n_improper: float = 0) -> str:
+    """The end of a sentence on samples by SVGD; ``n_improper`` as ``improper_dims`` gives it, 0 where it was not counted."""
     if value is None:
-        return "of a prior that is no density, so that they depend on when SVGD stops"
+        where = f" in {n_improper:.3g} dimension{'s' * (n_improper != 1)}" if n_improper else ""
+        return f"of a prior that is no density{where}, so that they depend on when SVGD stops"
     return f"of {value:.2f} times the variance of exact draws"
 
 

@@ -17,8 +17,9 @@ class Dataset:
     """A data set that has a name; ``classes`` are the names of its labels from 0, empty where these say themselves what they are.
 
     ``reader`` is the module and the function that reads it, of the name, the data folder and whether it may be downloaded;
-    where it ``fits``, of the name, the folder and the ``Fit``, as it crops and resizes while it reads. ``validation_size`` is
-    how many training images are usually held out for model selection, 0 where nothing is usual.
+    where it ``fits``, of name, folder, ``Fit`` and that, as it crops and resizes while it reads. ``validation_size`` is how
+    many training images are usually held out for model selection, 0 where nothing is usual; ``crop`` and ``image_size`` what
+    these fields usually are, 0 where the images are taken as they are.
     """
 
     meaning: str
@@ -26,6 +27,8 @@ class Dataset:
     classes: tuple[str, ...] = ()
     validation_size: int = 0
     fits: bool = False
+    crop: int = 0
+    image_size: int = 0
 
 
 IDX, PUBLISHED = "fishernet.data.idx:load_idx", "fishernet.data.published:load_published"
@@ -71,12 +74,21 @@ DATASETS = {
     "cifar100": Dataset("60,000 colour images of 100 classes, 32 x 32 (Krizhevsky, 2009)", PUBLISHED),
     "svhn": Dataset("99,289 colour images of house numbers, 32 x 32 (Netzer et al., 2011)", PUBLISHED),
     "celeba": Dataset(
-        "182,732 colour images of faces, 178 x 218, usually with crop 140 and image_size 64 (Liu et al., 2015)",
+        "182,732 colour images of faces, 178 x 218, of which the central 140 x 140 pixels as 64 x 64 (Liu et al., 2015)",
         "fishernet.data.celeba:load_celeba",
         fits=True,
+        crop=140,
+        image_size=64,
     ),
 }  # fmt: skip
 # any other name is a path
+
+
+def usual_fit(dataset: str, crop: int, image_size: int) -> tuple[int, int]:
+    """``crop`` and ``image_size`` with the data set's usual ones in the place of -1."""
+    row = DATASETS.get(dataset)
+    usual = (row.crop, row.image_size) if row else (0, 0)
+    return usual[0] if crop < 0 else crop, usual[1] if image_size < 0 else image_size
 
 
 class DataError(ValueError):

@@ -11,20 +11,24 @@ from fishernet.data import DATA_DIR_VARIABLE, DataError
 from fishernet.data.decoding import decode_into
 from fishernet.data.files import Parts, fingerprint
 from fishernet.data.fitting import Fit
+from fishernet.data.published import NOT_ALLOWED, downloaded
 
-IMAGES, PARTITION = "img_align_celeba", "list_eval_partition.txt"
+IMAGES, PARTITION, ARCHIVE = "img_align_celeba", "list_eval_partition.txt", "img_align_celeba.zip"
 TRAIN, VALIDATION, TEST = "0", "1", "2"  # in the partition file
 
 
-def load_celeba(_dataset: str, data_dir: Path, fit: Fit) -> Parts:
+def load_celeba(_dataset: str, data_dir: Path, fit: Fit, download: bool) -> Parts:
     """The official training and test parts, 162,770 and 19,962 images in colour; the validation part is left out.
 
     Without ``fit`` they are 178 x 218. The pixels are kept beside the images as CROP-SIZE-KEY.npy, whose key is of the partition
     file, decoded by as many processes as there are cores, written whole or not at all, and mapped. Their fingerprint is kept
-    with them, as it takes seconds. Raises DataError where a file is missing or damaged.
+    with them, as it takes seconds. Where nothing is there torchvision's download is tried. Raises DataError where a file is
+    missing or damaged.
     """
-    folder = data_dir / "celeba"
-    found = {part: [folder / IMAGES / name for name in names] for part, names in _partition(folder).items()}
+    folder, problem = data_dir / "celeba", ""
+    if not folder.is_dir() or not any(folder.iterdir()):
+        problem = downloaded(_fetch, data_dir, "celeba", [PARTITION]) if download else NOT_ALLOWED
+    found = {part: [folder / IMAGES / name for name in names] for part, names in _partition(folder, problem).items()}
     paths = [*found[TRAIN], *found[TEST]]
     key = hashlib.sha256((folder / PARTITION).read_bytes()).hexdigest()[:12]
     decoded = folder / f"{fit.crop}-{fit.size}-{key}.npy"
@@ -39,6 +43,20 @@ def load_celeba(_dataset: str, data_dir: Path, fit: Fit) -> Parts:
         raise DataError(f"{decoded} is damaged: {error}. Once it is deleted, the images are decoded again.") from None
     parts = Parts(images[: len(found[TRAIN])], images[len(found[TRAIN]) :], None, None)
     return parts._replace(fingerprint=_kept_fingerprint(decoded, parts))
+
+
+def _fetch(root: Path) -> None:
+    """The two files that are read, by torchvision; the short one first, as a host that refuses it would refuse the other."""
+    from torchvision.datasets import CelebA
+    from torchvision.datasets.utils import download_file_from_google_drive, extract_archive
+
+    folder = root / "celeba"
+    file_of = {name: (file_id, md5) for file_id, md5, name in CelebA.file_list}
+    for name in (PARTITION, ARCHIVE):
+        file_id, md5 = file_of[name]
+        download_file_from_google_drive(file_id, str(folder), name, md5)
+    extract_archive(str(folder / ARCHIVE))
+    (folder / ARCHIVE).unlink()
 
 
 def _kept_fingerprint(decoded: Path, parts: Parts) -> str:
@@ -57,14 +75,15 @@ def _kept_fingerprint(decoded: Path, parts: Parts) -> str:
     return found
 
 
-def _partition(folder: Path) -> dict[str, list[str]]:
+def _partition(folder: Path, problem: str = "") -> dict[str, list[str]]:
     """The names of the images of each part, in the order of the file."""
     path = folder / PARTITION
     if not path.is_file() or not (folder / IMAGES).is_dir():
         raise DataError(
-            f"celeba is read from two files of its authors: {PARTITION}, to be put into {folder}, and img_align_celeba.zip, "
-            f"whose images belong into {folder / IMAGES}. They are not downloaded, as their host refuses most requests. Another "
-            f"folder is named with --data-dir or {DATA_DIR_VARIABLE}."
+            f"celeba is read from two files of its authors: {PARTITION}, to be put into {folder}, and {ARCHIVE}, "
+            f"whose images belong into {folder / IMAGES}. "
+            + (f"Nothing is there, and {problem}; their host refuses most requests. " if problem else "")
+            + f"Another folder is named with --data-dir or {DATA_DIR_VARIABLE}."
         )
     parts: dict[str, list[str]] = {TRAIN: [], VALIDATION: [], TEST: []}
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines(), 1):

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from fishernet.config import TrialConfig, typed
-from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset
+from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset, usual_fit
 from fishernet.data.binarised import drawn_once, thresholded
 from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
@@ -37,7 +37,7 @@ REVERSED: dict[str, tuple[int, int, tuple[int, int] | None]] = {
 
 def load_data(
     dataset: str | os.PathLike[str], data_dir: str | os.PathLike[str] | None = None, *, train_size: int = 0,
-    validation_size: int = 0, stopping_size: int = 0, crop: int = 0, image_size: int = 0, binarisation: str = "none",
+    validation_size: int = 0, stopping_size: int = 0, crop: int = -1, image_size: int = -1, binarisation: str = "none",
     download: bool = True,
 ) -> ImageData:  # fmt: skip
     """The images of a built-in dataset (a name in DATASETS) or of a path.
@@ -55,7 +55,8 @@ def load_data(
 
     ``validation_size`` images from the end of the training set replace the test set, so that model selection never
     sees it; the ``stopping_size`` images before them are ``stopping``; ``train_size`` then keeps the first of what remains
-    (0: all). ``crop`` keeps the central pixels of each image, ``image_size`` resizes them (``fitting.Fit``).
+    (0: all). ``crop`` keeps the central pixels of each image, ``image_size`` resizes them (``fitting.Fit``); -1 is
+    the data set's usual, 0 leaves a step out.
     ``binarisation`` makes them black and white: ``binarised`` says how; with dynamic, training images stay grey here. Raises
     DataError.
     """
@@ -70,7 +71,7 @@ def load_data(
     _check(train_size=train_size, validation_size=validation_size, stopping_size=stopping_size, crop=crop,
            image_size=image_size, binarisation=binarisation)  # fmt: skip
     try:
-        parts = _load(dataset, data_dir, Fit(crop, image_size), download)
+        parts = _load(dataset, data_dir, Fit(*usual_fit(dataset, crop, image_size)), download)
     except ModuleNotFoundError as error:
         package = PACKAGES.get(str(error.name).partition(".")[0])
         if not package:
@@ -167,7 +168,7 @@ def _load(dataset: str, data_dir: str | os.PathLike[str] | None, fit: Fit, downl
     module, _, function = row.reader.partition(":")
     read: Callable[..., Parts] = getattr(importlib.import_module(module), function)
     if row.fits:
-        parts = read(dataset, folder, fit)
+        parts = read(dataset, folder, fit, download)
     else:
         parts = read(dataset, folder, download)
         parts = parts._replace(train=fit.array(parts.train, dataset), test=fit.array(parts.test, dataset))

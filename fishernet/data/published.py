@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import gzip
 import hashlib
-import http.client
 import importlib
 import math
 import tempfile
 import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -23,6 +22,7 @@ from fishernet.data.files import Array, Parts
 
 SIDE = 28  # of images in IDX files
 EMNIST_ZIP = "gzip.zip"
+NOT_ALLOWED = "downloading was not allowed"
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,12 @@ def load_published(dataset: str, data_dir: Path, download: bool) -> Parts:
     names = " and ".join([", ".join([*source.checksums][:-1]), [*source.checksums][-1]]).removeprefix(" and ")
     missing = [name for name in source.checksums if not (folder / name).is_file()]
     if len(missing) == len(source.checksums):
-        problem = "downloading was not allowed"
-        try:
-            if download:
-                _download(source, data_dir)
-                missing, problem = [], ""
-        except (OSError, RuntimeError, http.client.HTTPException) as error:
-            problem = f"the download failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
-        if problem:
+        if problem := downloaded(source.fetch, data_dir, source.folder, source.checksums) if download else NOT_ALLOWED:
             raise DataError(
                 f"{dataset} is {names} in {folder}; none is there, and {problem}. Name the folder that holds {source.folder} "
                 f"with --data-dir or {DATA_DIR_VARIABLE}, or run once where there is a network."
             )
-    if missing:
+    elif missing:
         raise DataError(
             f"{dataset} is {names}, and {folder} lacks {', '.join(missing)}. Put what is missing there, or delete the others and "
             "run again to download all."
@@ -73,17 +66,24 @@ def load_published(dataset: str, data_dir: Path, download: bool) -> Parts:
     return source.read(data_dir)
 
 
-def _download(source: Published, data_dir: Path) -> None:
-    """torchvision's own, into a folder beside, so that a killed one leaves nothing in the place of the data."""
-    target = data_dir / source.folder
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
-        source.fetch(Path(temporary))
-        try:
-            (Path(temporary) / source.folder).rename(target)
-        except OSError:
-            if not all((target / name).is_file() for name in source.checksums):
-                raise  # otherwise another process has put the same files there in the meantime
+def downloaded(fetch: Callable[[Path], object], data_dir: Path, folder: str, names: Collection[str]) -> str:
+    """Empty once ``fetch`` has put these files into data_dir/folder; else why they are not there, a part of a sentence.
+
+    It fetches into a folder beside, so that a killed one leaves nothing in the place of the data.
+    """
+    target = data_dir / folder
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=target.parent, prefix=".download-") as temporary:
+            fetch(Path(temporary))
+            try:
+                (Path(temporary) / folder).rename(target)
+            except OSError:
+                if not all((target / name).is_file() for name in names):
+                    raise  # otherwise another process has put the same files there in the meantime
+    except Exception as error:  # of several packages, which raise what they like
+        return f"the download failed ({type(error).__name__}: {' '.join(str(error).split())[:200]})"
+    return ""
 
 
 def _torchvision(name: str) -> Any:

@@ -31,9 +31,9 @@ class Noise(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """What one pass of a batch gives; nats per image, (n_members, n)."""
+    """What one pass of a batch gives, per image, (n_members, n)."""
 
-    loss: Tensor  # lower is better
+    loss: Tensor  # lower is better; nats, or what its config's ``loss_unit`` says
     terms: dict[str, Tensor]  # what the loss is made of, and the ELBO where it is known
     mean: Tensor  # the posterior mean, (n_members, n, d)
     output: Tensor  # the decoder's raw output at one posterior sample, (n_members, n, n_outputs)
@@ -158,6 +158,13 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
+    def image_of(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """What a sample shows of each z, (n_members, n, n_pixels): the expected image, f.
+
+        Where pixels depend on those before there is no such image in closed form, and it is a draw.
+        """
+        return self.reconstruct(z)
+
     def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
         return self.reconstruct(z)
@@ -168,6 +175,13 @@ class Autoencoder(nn.Module, ABC):
         Where a part of the loss is a function of a mean over the batch, a mean of losses would depend on the batches' size.
         """
         return means["loss"]
+
+    def of_a_block(self, mean: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Scores of a set of images that are of none of them, (n_members,), by name, from posterior means (n_members, n, d).
+
+        Evaluation asks for them once for each block of images, and gives the mean over blocks, weighed by their sizes.
+        """
+        return {}
 
     def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor | None:
         """What the loss adds to minus the bound of each image in a batch of itself alone, (n_members, n); None where nothing.

@@ -25,7 +25,7 @@ class WAE(AE):
 
     With the unit Gaussian -ln p is |x - f|^2/2 and a constant: the reference code's lambda of 10 beside 0.05 |x - f|^2 is a
     penalty_weight of 100. The reference adds ln p(z) to the logit on CelebA, which is left out. MMD is of a batch and no
-    number of an image: it counts in training alone.
+    number of an image: it counts in training alone, and in evaluation is scored of fixed blocks of images, beside the loss.
     """
 
     def build_networks(self, image_shape: tuple[int, int, int]) -> None:
@@ -68,6 +68,14 @@ class WAE(AE):
             penalty = F.softplus(-logit) if config.penalty == "gan" else -torch.sigmoid(logit)
         terms = outcome.terms | {"penalty": penalty}
         return outcome._replace(loss=outcome.loss + config.penalty_weight * penalty, terms=terms)
+
+    def of_a_block(self, mean: Tensor, noise: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        if self.config.penalty != "mmd":
+            return {}
+        members = zip(
+            mean.split(1), noise["prior0"].split(1), self.own.split(1), strict=True
+        )  # one at a time, for the memory
+        return {"penalty": torch.cat([mmd_squared(*of_member) for of_member in members])}
 
     def updates(self, x: Tensor, noise: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if self.config.penalty != "mmd":

@@ -15,13 +15,14 @@ from analysis.papers import PAPERS
 from analysis.scores import SCORES, images
 from analysis.scores import robustness as scores
 from analysis.scores.sampling import ImproperPrior, fit_and_draw, latent_samples, prior_samples
+from fishernet.families import family, trial_config
 from tests.analysis.conftest import exhibits_of
 from tests.analysis.made_sweep import made_model, made_sweep, scored
 from tests.analysis.scores.test_sampling import N, Pixels, RealFeatures
 
 LINES = ({"model": "VAE"}, {"model": "FisherAE"}, {"model": "WAE"})
 EXPONENTIAL = {"model": "VAE", "prior": "exponential"}
-IMPROPER = {**EXPONENTIAL, "prior_order": 5, "prior_top": "free"}
+IMPROPER = {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"}
 LEVELS = {"gaussian": (0.0, 0.2, 0.5), "mask": (0.0, 0.8)}
 
 
@@ -86,6 +87,16 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     x = made.images.test.flatten(1).double() / 255
     bce = -(x * mean.log() + (1 - x) * (1 - mean).log()).mean()
     assert row["mean_image"] == pytest.approx(bce.item(), rel=1e-5)
+    *_, right = np.linalg.svd((made.images.train.flatten(1) / 255 - mean).numpy())
+    for kind, level in (
+        ("gaussian", 0.5),
+        ("mask", 0.8),
+    ):  # the lines' own damage, projected on the training images' span
+        damaged = scores.corrupted(made.images.test, kind, level, 0).flatten(1).double()
+        f = (mean + (damaged - mean) @ right[:3].T @ right[:3]).clamp(1 / 512, 1 - 1 / 512)
+        expected = -(x * f.log() + (1 - x) * (1 - f).log()).mean()
+        found = curves.data.set_index(["variant", "kind", "level"]).loc[("VAE", kind, level)]["pca"]
+        assert found == pytest.approx(expected.item(), rel=1e-4)
     numbers = table.data.set_index(["variant", "kind", "number"])["mean"]
     rise = of_vae["robustness/mask/0.8/bce"] - of_vae["robustness/mask/0/bce"]
     assert numbers["VAE", "mask", "rise"] == pytest.approx(rise.mean())
@@ -99,6 +110,14 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     mse = (shown - x[:10]).square().mean(1)
     found = pictures.data[(pictures.data["variant"] == "WAE") & (pictures.data["kind"] == "gaussian")]
     np.testing.assert_allclose(found["mse"], mse, rtol=1e-4)
+
+
+def test_pictures_of_images_in_minus_one_to_one_have_the_papers_noise_of_2_which_is_half_here():
+    symmetric = {"model": "AE", "likelihood": "gaussian", "pixel_range": "symmetric"}
+    stored = scored(made_sweep(symmetric, seeds=(0,)), LEVELS)
+    *_, pictures = exhibits_of(robustness, stored)
+    assert set(zip(pictures.data["kind"], pictures.data["level"], strict=True)) == {("gaussian", 0.5), ("mask", 0.8)}
+    assert robustness.shown_of(made_sweep(symmetric, {"model": "VAE"}, seeds=(0,)))["gaussian"] == 0.2
 
 
 def test_an_error_that_never_doubles_and_one_seed_are_said(made):
@@ -115,6 +134,35 @@ def test_an_error_that_never_doubles_and_one_seed_are_said(made):
     assert steep.shown["doubles at"].tolist() == ["0.2500"]
 
 
+def test_batch_normalisation_goes_by_running_statistics_or_by_a_damaged_batchs_own_and_leaves_no_trace():
+    """As released: in training mode, batches of 128 are normalised by themselves."""
+    config = trial_config(model="AE", network="fae-28", latent_dim=2)
+    model = family("AE").load()([config], (1, 28, 28), 10).eval()
+    images = torch.randint(0, 256, (150, 1, 28, 28), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    levels = {"gaussian": [0.0, 0.5]}
+    own, running, again = (
+        scores.score_robustness(images, None, levels, of, model, 0) for of in ("batch", "running", "running")
+    )
+    assert own.about["statistics"] == "batch"
+    assert running.metrics == again.metrics
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(module.training for module in model.modules())
+    model.train()
+    x, total = images.float().flatten(1)[None] / 255, 0.0
+    damaged = scores.corrupted(images, "gaussian", 0.5, 0).flatten(1)[None]
+    with torch.no_grad():
+        for clean, part in zip(x.split(128, 1), damaged.split(128, 1), strict=True):
+            total += (clean - model.likelihood.mean(model.decode(model.posterior_mean(part)))).square().sum().item()
+    assert own.metrics["robustness/gaussian/0.5/mse"] == pytest.approx(total / x.numel(), rel=1e-5)
+    assert abs(own.metrics["robustness/gaussian/0.5/mse"] / running.metrics["robustness/gaussian/0.5/mse"] - 1) > 1e-3
+    assert scores.statistics_of(trial_config(model="AE"), "batch") == "running"  # dense layers have none
+    assert (
+        scores.statistics_of(trial_config(model="AE", network="fae-28", normalisation="unnormalised"), "batch")
+        == "running"
+    )
+
+
 def test_a_dimension_without_scores_is_refused(made):
     with pytest.raises(AnalysisError, match=r"--latent-dim 7 has no run with these scores; there are d = 3"):
         exhibits_of(robustness, made, 7)
@@ -127,7 +175,9 @@ def test_a_learned_prior_is_drawn_as_a_density_over_the_codes_and_an_improper_on
     (picture,) = exhibits_of(prior_densities, stored)
     assert isinstance(picture, Picture)
     assert set(picture.data["variant"]) == {"VAE exponential"}
-    assert "VAE exponential free order=5 is left out: the prior is no density in 3 of 3 dimensions" in picture.caption
+    assert (
+        "FisherAE exponential free order=5 is left out: the prior is no density in 3 of 3 dimensions" in picture.caption
+    )
     # K = 4 with an eta_4 of -0.001 is close to N(0, 1) where that has its mass.
     at = np.linspace(-2, 2, 9)
     of_normal = np.exp(-(at**2) / 2) / math.sqrt(2 * math.pi)
@@ -175,11 +225,13 @@ def test_samples_of_the_prior_are_the_runs_own_and_those_of_n01_what_they_were()
 def test_a_run_with_an_improper_prior_takes_no_others_along():
     stored = made_sweep({"model": "VAE"}, EXPONENTIAL, IMPROPER, seeds=(0,))
     with pytest.raises(ImproperPrior, match="no density in 3 of 3 dimensions"):
-        latent_samples(stored, stored.pick("VAE exponential free order=5", 3), "prior")
+        latent_samples(stored, stored.pick("FisherAE exponential free order=5", 3), "prior")
     drawn, said = samples.samples_of(stored, [run for _, run in stored.runs.iterrows()], "prior")
     assert [run["variant"] for run, _ in drawn] == ["VAE", "VAE exponential"]
     (sentence,) = said
-    assert sentence.startswith("VAE exponential free order=5 at d = 3 is left out: the prior is no density in 3 of 3")
+    assert sentence.startswith(
+        "FisherAE exponential free order=5 at d = 3 is left out: the prior is no density in 3 of 3"
+    )
     stored.variants, stored.seed = list(stored.lines), None
     picture = samples.prior_samples(stored, 3, ["VAE"])
     assert set(picture.data["variant"]) == {"VAE", "VAE exponential"}

@@ -10,11 +10,14 @@ from analysis.figures import claims
 from analysis.papers import PAPERS
 from analysis.papers.fisher_ae.claims import CLAIMS, DIMS, LINES, NETWORKS, TABLE_1, straightness
 from analysis.scores.robustness import LEVELS
-from analysis.verdicts import Evidence
+from analysis.verdicts import FLAT, Evidence
+from fishernet.families import trial_config
+from sweeps.planning import model_overrides
 
 PAPER = PAPERS["fisher-ae"]
 # Clean error, and its rise by unit of level; NMI falls as a line, or as a square root.
-ERROR = {"fisher": (0.10, 0.1), "exponential": (0.10, 0.1), "total": (0.101, 0.1), "unstable": (0.10, 0.3),
+ERROR = {"fisher": (0.10, 0.1), "exponential": (0.10, 0.1), "total": (0.101, 0.1), "released": (0.10, 0.1),
+         "unstable": (0.10, 0.3),
          "vae": (0.105, 0.4), "vae-gaussian": (0.12, 0.4), "vae-exponential": (0.105, 0.2), "vae-stable": (0.106, 0.8),
          "wae": (0.11, 0.5), "density": (0.10, 0.1), "ae-noisy": (0.105, 0.3), "vae-noisy": (0.106, 0.35)}  # fmt: skip
 # By set of samples, the distance of the images; SVGD's clouds are too narrow, which here makes them worse.
@@ -88,10 +91,41 @@ def test_each_claim_is_contradicted_where_it_is_false(name, change):
 
 def test_a_flat_curve_of_a_poor_model_is_flat_because_poor():
     poor = world(of("fisher", clean=0.3, slope=0.0))
-    assert find("FE2b", poor).verdict == "contradicted"
-    assert "Flat because poor" in text("FE2b", poor)
+    assert find("FE2b", poor).verdict == FLAT == "flat because poor"
+    assert "It is flat because poor: its clean error is a tenth" in text("FE2b", poor)
     assert find("FE2a", poor).verdict == "contradicted"
     assert "poor" not in text("FE2b", world())
+    assert find("FE2b", world(of("fisher", clean=0.3, slope=0.6))).verdict == "contradicted"  # poor, and not even flat
+    short = world(of("fisher", clean=0.3, slope=0.0), epochs=20)
+    assert find("FE2b", short).verdict == "too short"
+    near = world(
+        lambda name, run: (
+            run.update(clean=0.105 * (1.1 + 0.02 * (run["seed"] - 1.5)), slope=0) if name == "fisher" else 0
+        )
+    )
+    assert find("FE2b", near).verdict == "undecided"
+    assert "It may be flat because it is poor" in text("FE2b", near)
+
+
+def test_the_released_form_stands_beside_the_papers_and_decides_nothing():
+    finding = find("FE2b", world(of("released", clean=0.3, slope=0.0)))
+    assert finding.verdict == "confirmed"
+    assert [part.reading for part in finding.beside["As released"]] == ["holds", "holds", "contrary"]
+    assert "As released it is flat because poor" in finding.text()
+    assert LINES[NETWORKS[0]]["released"].words[:2] == ["total", "held"]
+
+
+def test_its_presets_train_every_line_that_a_claim_compares():
+    asked = {
+        network: {config for config in lines.values() if config.network == network} for network, lines in LINES.items()
+    }
+    for network, names in ((NETWORKS[0], ("fisher-ae", "fisher-ae-controls")), (TABLE_1[0], ("fisher-ae-celeba",))):
+        trained = set()
+        for name in names:
+            preset = PAPER.all_presets[name]
+            fields = {key: value for key, value in preset.items() if key not in ("models", "latent_dims", "seeds")}
+            trained |= {trial_config({**fields, **model_overrides(line)}) for line in preset["models"]}
+        assert asked[network] <= trained
 
 
 def test_the_stability_term_is_judged_at_equal_clean_errors_alone():

@@ -18,7 +18,7 @@ from analysis.exhibits import Absent, Picture, annotated
 from analysis.figures import loss_curves
 from analysis.papers.fishernet import PAPER
 from analysis.stored import StoredSweep
-from fishernet.families import trial_config
+from fishernet.families import family, trial_config
 from fishernet.models.fishernet import FisherNet
 from tests.analysis.conftest import TRAINED_DIMS, TRAINED_VARIANTS, exhibits_of
 
@@ -123,6 +123,40 @@ def test_a_weighted_loss_is_said_to_be_what_the_model_computes(fisher_runs, obje
         f"{objective[2:]} with kl_weight β = 4 at one posterior sample z* per image, {log_det}(β|z*|² + ξ²/p" in caption
     )
     assert "with that and β = 1 it would be minus the evidence lower bound" in caption
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"model": "FisherAE", "posterior_weight": 3.0, "stability_weight": 2.0},
+         "equation 11 at one posterior sample z per image, 3 · |"),
+        ({"model": "FisherAE", "stability_weight": 0.0, "likelihood": "gaussian-learned"}, "v = the learned variance"),
+        ({"model": "WAE", "penalty_weight": 7.0}, "at the code z of each image, + 7 times ln(1 + exp(−l(z)))"),
+        ({"model": "WAE", "penalty": "critic", "penalty_weight": 7.0}, "+ 7 times −D(z)"),
+        ({"model": "VAE"}, ""),
+    ],
+)  # fmt: skip
+def test_a_loss_that_is_not_in_nats_is_not_said_to_be_and_each_is_said_in_words(fisher_runs, values, said):
+    """The words' weights are those with which the model's terms add up to its loss."""
+    config = trial_config(latent_dim=3, hidden_width=8, **values)
+    model = family(config.model).load()([config], (1, 4, 4), n_train=100).double()
+    noise = {name: torch.randn(1, 5, own.width, dtype=torch.float64) for name, own in model.noise(3).items()}
+    loss, terms = model(torch.rand(1, 5, 16, dtype=torch.float64), noise)[:2]
+    weights = {
+        "FisherAE": {"posterior_divergence": config.to_dict().get("posterior_weight"), "hyvarinen": 1}
+        | ({"stability": w} if (w := config.to_dict().get("stability_weight")) else {}),
+        "WAE": {"log_likelihood": -1, "penalty": config.to_dict().get("penalty_weight")},
+        "VAE": {"log_likelihood": -1, "kl": 1},
+    }[config.model]
+    torch.testing.assert_close(loss, sum(weight * terms[name] for name, weight in weights.items()))
+
+    own = fisher_runs.assign(variant=config.variant, config=[config] * len(fisher_runs), **config.to_dict())
+    own = own.assign(latent_dim=fisher_runs["latent_dim"], seed=fisher_runs["seed"])
+    picture = loss_curves.loss_and_mse(own, config.variant)
+    in_nats = config.model != "FisherAE"
+    assert picture.figure.axes[0].get_ylabel() == f"test loss {'in nats ' * in_nats}per image"
+    assert ("inverse squared units of z and x, not in nats" in picture.caption) == (not in_nats)
+    assert said in picture.caption
 
 
 def test_a_named_setting_with_two_losses_says_which_is_at_which_dimension(fisher_runs):

@@ -1,12 +1,17 @@
 """CelebA is read in its official parts, decoded once, and mapped; what is missing or damaged is a sentence."""
 
+import hashlib
 import os
+import shutil
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision import datasets
 
 from fishernet.data import DataError
 from fishernet.data.decoding import decode_into
@@ -43,7 +48,10 @@ def test_the_official_parts_are_read_cropped_and_resized(place):
     assert data.test_labels is None
     held_out = load_data("celeba", place, crop=140, image_size=64, validation_size=5)
     assert greys(held_out.test) == list(range(N_TRAIN - 5, N_TRAIN))
-    whole = load_data("celeba", place)
+    usual = load_data("celeba", place)
+    assert torch.equal(usual.train, data.train)
+    assert usual.fingerprint == data.fingerprint
+    whole = load_data("celeba", place, crop=0, image_size=0)
     assert tuple(whole.train.shape) == (N_TRAIN, 3, 218, 178)
     picture = Image.open(place / "celeba" / "img_align_celeba" / "000007.jpg")
     expected = np.asarray(Fit(140, 64).image(picture, "7")).transpose(2, 0, 1)
@@ -91,6 +99,50 @@ def test_without_its_files_the_two_are_named_and_where_they_go(tmp_path, place):
     partition.write_text("000001.jpg 0\n")
     with pytest.raises(DataError, match="names no test image"):
         load_data("celeba", place)
+
+
+def drive(monkeypatch, download):
+    """Google's host, whose client torchvision imports."""
+    monkeypatch.setitem(sys.modules, "gdown", SimpleNamespace(download=download))
+
+
+def test_a_download_is_tried_once_and_its_refusal_names_the_two_files(tmp_path, monkeypatch):
+    tried = []
+
+    def refused(id, output, **how):
+        tried.append(Path(output).name)
+        raise ConnectionError("Too many users have viewed or downloaded this file recently")
+
+    drive(monkeypatch, refused)
+    with pytest.raises(
+        DataError,
+        match=r"list_eval_partition\.txt, to be put into .*, and img_align_celeba\.zip, whose images belong into .*"
+        r"the download failed \(ConnectionError: Too many users.*--data-dir",
+    ):
+        load_data("celeba", tmp_path)
+    assert tried == ["list_eval_partition.txt"]
+    assert not list(tmp_path.rglob("*"))
+    with pytest.raises(DataError, match="Nothing is there, and downloading was not allowed"):
+        load_data("celeba", tmp_path, download=False)
+    (tmp_path / "celeba" / "img_align_celeba").mkdir(parents=True)  # half of it: somebody puts it there by hand
+    with pytest.raises(DataError, match="is read from two files"):
+        load_data("celeba", tmp_path)
+    assert len(tried) == 1
+
+
+def test_what_is_downloaded_is_the_two_files_moved_into_place_whole(place, tmp_path, monkeypatch):
+    given = {"list_eval_partition.txt": place / "celeba" / "list_eval_partition.txt"}
+    given["img_align_celeba.zip"] = Path(shutil.make_archive(str(tmp_path / "img_align_celeba"), "zip", place / "celeba",
+                                                             "img_align_celeba"))  # fmt: skip
+    rows = [(name, hashlib.md5(path.read_bytes()).hexdigest(), name) for name, path in given.items()]
+    monkeypatch.setattr(datasets.CelebA, "file_list", [*rows, ("other", "", "list_attr_celeba.txt")])
+    drive(monkeypatch, lambda id, output, **how: shutil.copy(given[id], output))
+    there = load_data("celeba", place)
+    data = load_data("celeba", tmp_path / "elsewhere")
+    assert torch.equal(data.train, there.train)
+    assert {p.name for p in (tmp_path / "elsewhere" / "celeba").iterdir() if p.suffix not in (".npy", ".json")} == {
+        "img_align_celeba", "list_eval_partition.txt",
+    }  # fmt: skip
 
 
 def test_the_bytes_do_not_depend_on_the_number_of_processes(place):

@@ -816,7 +816,7 @@ def test_what_is_no_whole_number_is_refused_by_its_name_before_anything_is_read(
 
 def test_other_arguments_that_cannot_be_are_refused_by_their_names_too():
     for given, said in (
-        ({"image_size": -1}, "image_size .* from 0 to 4096; got -1"),
+        ({"image_size": -2}, "image_size .* from -1 to 4096; got -2"),
         ({"stopping_size": -1}, "stopping_size .* at least 0; got -1"),
         ({"binarisation": "Static"}, "binarisation .* Did you mean static[?]$"),
         ({"data_dir": 3}, "data_dir is the folder"),

@@ -301,11 +301,25 @@ def test_a_packed_triangle_multiplies_and_divides_as_the_dense_one(n):
     if n < 10:
         assert (dense - torch.tensor(triangle(numbers.numpy().ravel(), n))).tril(-1).abs().max() == 0
     if n == 784:
-        assert packed.left.shape[-2:] == (783, 392)
+        assert packed.halves[0].shape[-2:] == (783, 392)
     assert torch.equal(dense, dense.tril())
     assert torch.allclose(packed.transposed_product(r)[0, 0], r[0, 0] @ dense, rtol=1e-12, atol=1e-12)
     solved = torch.linalg.solve_triangular(dense, r[0, 0].T, upper=False).T
     assert torch.allclose(packed.solve(r)[0, 0], solved, rtol=1e-12, atol=1e-12 * solved.abs().max().item())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize(("k", "n_vectors"), [(1, 1), (1, 3), (2, 2)])
+def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n, k, n_vectors):
+    generator = torch.Generator().manual_seed(n)
+    numbers = torch.randn(2, 2, k, n * (n + 1) // 2, generator=generator, dtype=torch.float64).requires_grad_()
+    r = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64).requires_grad_()
+    w = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64)
+    packed = Triangle(numbers, n, 1e-6)
+    ours = torch.autograd.grad(packed.transposed_product(r), (numbers, r), w, retain_graph=True)
+    dense = (packed.dense().mT @ r[..., None])[..., 0]
+    for gradient, known in zip(ours, torch.autograd.grad(dense, (numbers, r), w), strict=True):
+        torch.testing.assert_close(gradient, known, rtol=1e-12, atol=1e-12)
 
 
 # Moments and draws.

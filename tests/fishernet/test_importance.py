@@ -45,7 +45,7 @@ def resident(x):
 
 
 def all_of(model, images, n, **more):
-    return Evidence.joined(list(evidence(model, images, n, **more)))
+    return Evidence.joined([block for (block,) in evidence(model, images, n, **more)])
 
 
 @pytest.mark.parametrize("model", ["FisherNet", "VAE"])
@@ -95,11 +95,12 @@ def quadrature(model, x):
     return torch.stack(values)
 
 
-@pytest.mark.parametrize("model", ["VAE", "IAF", "MAE", "FisherNet"])
+@pytest.mark.parametrize("model", ["VAE", "IAF", "MAE", "FisherNet", pytest.param("PixelVAE", marks=pytest.mark.long)])
 @torch.no_grad()
 def test_the_likelihood_of_black_and_white_images_is_that_of_a_quadrature(model):
     """Of 2000 draws: each image's estimate is known to sqrt(1/ESS); taking the closed form of KL for ln q - ln p is not right."""
-    grow = grown(model=model, likelihood="bernoulli", noise_start=-2.0)
+    few = {"pixel_layers": 2, "pixel_channels": 3}  # whose grid is 401^2 images
+    grow = grown(model=model, likelihood="bernoulli", noise_start=-2.0, **few).eval()
     for p in grow.decoder.parameters():
         p.mul_(3)
     images = resident(torch.rand(6, K).round())
@@ -177,6 +178,23 @@ def test_what_spreads_an_image_is_uniform_and_its_own():
     assert abs(u.mean() - 0.5) < 6 / (12 * u.numel()) ** 0.5
     assert abs(u.square().mean() - 1 / 3) < 6 * (4 / 45 / u.numel()) ** 0.5
     assert len(u.unique(dim=0)) == 500
+
+
+@pytest.mark.parametrize("model", ["VAE", "FAE", "IAF", "PixelVAE", "FisherNet", "MAE"])
+def test_of_a_stack_every_member_has_the_likelihood_that_it_has_alone(model):
+    """Members of other seeds and latent dimensions, the smaller padded; each keeps its own random numbers."""
+    small = {**contract.SMALL, "hidden_width": 8, "model": model, "likelihood": "bernoulli"}
+    configs = [trial_config(small, latent_dim=d, seed=seed) for d, seed in ((2, 0), (3, 1), (2, 2))]
+    images = resident(torch.rand(5, K).round())
+    stack = family(model).load()(configs, (1, 3, 3), 50).double()
+    n = DRAWS_OF_A_STREAM + 2
+    found = [Evidence.joined(parts) for parts in zip(*evidence(stack, images, n, at_once=3), strict=True)]
+    assert len(found) == 3
+    for config, own in zip(configs, found, strict=True):
+        alone = all_of(family(model).load()([config], (1, 3, 3), 50).double(), images, n)
+        torch.testing.assert_close(own.log_evidence, alone.log_evidence, rtol=1e-9, atol=0)
+        torch.testing.assert_close(own.effective, alone.effective, rtol=1e-6, atol=0)
+    assert not torch.allclose(found[0].log_evidence, found[2].log_evidence, rtol=1e-6)
 
 
 def test_a_penalty_of_the_loss_has_no_part_in_the_likelihood():

@@ -1,5 +1,6 @@
 """Options of networks, optimiser and posterior, each against its closed form."""
 
+import dataclasses
 import math
 
 import numpy as np
@@ -9,9 +10,11 @@ import torch
 from fishernet import contract
 from fishernet.adam import Adam, Group
 from fishernet.cohort import Cohort
-from fishernet.families import trial_config
+from fishernet.data.images import ResidentImages
+from fishernet.families import MODEL_NAMES, trial_config
 from fishernet.likelihoods.logistic import Logistic, LogisticReleased
 from fishernet.networks.stacked import Linear
+from fishernet.training import train_epoch
 
 SHAPE = (1, 28, 28)
 
@@ -208,3 +211,33 @@ def test_options_that_exclude_each_other_are_refused_in_a_sentence(values, parts
     with pytest.raises(ValueError, match=r".") as error:
         trial_config(values)
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+# --- Fields that wait for others
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_field_that_does_not_matter_changes_no_number(model):
+    """A step of training gives the same weights, bit for bit, whatever it is; what matters, its own module's tests say."""
+    images, tried = contract.small_images(), 0
+    images = dataclasses.replace(images, train=images.train[:20], train_labels=None)
+
+    def trained(**values):
+        cohort = contract.made(contract.configs_of({"model": model, **values}, (2,), (0,)), images)
+        train_epoch(cohort, ResidentImages.of(images.train, contract.CPU))
+        return cohort.tensors()
+
+    usual, expected = trial_config(model=model), trained()
+    for name, f in ((f.name, f) for f in dataclasses.fields(usual)):
+        if usual.matters(name, usual.to_dict()):
+            continue
+        values = f.metadata["choices"] or (f.default + 1, f.default + 2, 0.5)
+        value = next(v for v in values if v != f.default and (not f.metadata["valid"] or f.metadata["valid"](v)))
+        try:
+            found = trained(**{name: value})
+        except ValueError:  # refused by its family
+            continue
+        tried += 1
+        for tensor, own in expected.items():
+            assert torch.equal(own, found[tensor]), f"{name} {value} changes {tensor}"
+    assert tried > 3

@@ -8,6 +8,7 @@ import torch
 
 from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
+from fishernet.evaluation import evaluate
 from fishernet.families import trial_config
 from fishernet.models.wae import CLIP, SCALES, WAE, mmd_squared
 from fishernet.training import Step
@@ -138,6 +139,23 @@ def test_the_discriminator_has_a_rate_of_its_own_where_it_is_given_one():
         model = made(discriminator_learning_rate=own)
         rates = {model.player_of(name): model.learning_rate_of(name) for name in names}
         assert rates == {"discriminator": expected, "": 1e-4}
+
+
+def test_the_discrepancy_is_scored_of_blocks_of_500_images_whatever_the_batch():
+    images = torch.randint(0, 256, (700, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    configs = [trial_config(model="WAE", penalty="mmd", latent_dim=d, **SMALL) for d in (1, 3)]
+    cohort, held_out = Cohort(configs, (1, 2, 2), 10), ResidentImages.of(images, torch.device("cpu"))
+    streams, whole = cohort.streams("evaluation", 0), []
+    with torch.no_grad():
+        for block in torch.arange(700).split(500):
+            noise = cohort.draw_noise(streams, len(block))["prior0"]
+            z = cohort.model.posterior_mean(held_out.take(block.expand(2, -1)))
+            whole.append(len(block) / 700 * mmd_squared(z, noise, cohort.model.own))
+    for batch_size in (0, 33):
+        found = evaluate(cohort, held_out, batch_size=batch_size)
+        assert [scores["penalty"] for scores in found] == pytest.approx(sum(whole).tolist(), rel=1e-5)
+        for scores in found:  # and no part of the loss
+            assert scores["loss"] == pytest.approx(-scores["log_likelihood"], rel=1e-6)
 
 
 @pytest.mark.parametrize("beta", [1.0, -0.1])

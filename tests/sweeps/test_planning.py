@@ -15,7 +15,16 @@ from fishernet.families import MODEL_NAMES, family, trial_config
 from fishernet.plan import PlanError, SweepPlan
 from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
-from sweeps.planning import Devices, make_cohorts, plan_from_flags, relative_cost, seeds_from_flag, suited
+from sweeps.planning import (
+    Devices,
+    flagged,
+    make_cohorts,
+    model_overrides,
+    plan_from_flags,
+    relative_cost,
+    seeds_from_flag,
+    suited,
+)
 from sweeps.started import _text
 
 CPU = Devices(gpus=0, gpus_per_trial=1, cpus=2, cpus_per_trial=1)
@@ -75,10 +84,34 @@ def test_every_line_of_a_papers_preset_is_planned_with_its_settings(name, preset
     configs = flags("--preset", name)
     assert len({c.variant for c in configs}) == len(preset["models"])
     assert len(configs) == len(set(configs)) == len(preset["models"]) * len({(c.latent_dim, c.seed) for c in configs})
-    for config in configs:
-        own = config.to_dict()
-        shared = {key: value for key, value in preset.items() if key in own}
+    for i, config in enumerate(configs):
+        own, line = config.to_dict(), preset["models"][i * len(preset["models"]) // len(configs)]
+        shared = {key: value for key, value in preset.items() if key in own and key not in model_overrides(line)}
         assert {key: own[key] for key in shared} == shared
+
+
+def test_celeba_is_cropped_and_resized_as_usual_unless_told_and_others_are_as_they_are():
+    def fit(*argv):
+        (config,) = flags("--models", "AE", "--latent-dims", "2", "--seeds", "1", *argv)
+        return config.crop, config.image_size
+
+    assert fit("--dataset", "celeba") == (140, 64)
+    assert fit("--dataset", "celeba", "--image-size", "32") == (140, 32)
+    assert fit("--dataset", "celeba", "--crop", "0") == (0, 64)
+    assert fit("--dataset", "celeba", "--crop", "0", "--image-size", "0") == (0, 0)
+    assert fit("--dataset", "digits") == fit() == (0, 0)
+    stored = {"model": "AE", "dataset": "celeba", "crop": 0, "image_size": 0}  # a record of an earlier version
+    assert SweepPlan.from_dict({"configs": [stored]}).example.crop == 0
+
+
+def test_the_critic_as_released_takes_five_steps_and_a_discriminator_one_unless_told():
+    for line, n_steps in (("WAE", 1), ("WAE:penalty=critic", 5), ("WAE:penalty=critic,discriminator_steps=1", 1)):
+        assert [c.discriminator_steps for c in flags("--models", line, "--latent-dims", "2", "--seeds", "1")] == [
+            n_steps
+        ]
+    (released,) = (c for c in flags("--preset", "fisher-ae-released", "--seeds", "1") if c.model == "WAE")
+    assert (released.discriminator_steps, released.discriminator_width) == (5, 128)
+    assert (released.learning_rate, released.discriminator_learning_rate) == (1e-4, 1e-5)
 
 
 def test_every_flag_beats_its_preset():
@@ -99,6 +132,7 @@ NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
     "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
     "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+    "decoder_fisher_target": {"likelihood": "gaussian-learned", "decoder_fisher_weight": 1.0},
     "dequantisation": {"likelihood": "gaussian"}, "pixel_range": {"likelihood": "gaussian"},
 }  # fmt: skip
 ONE_VALUE = {
@@ -195,17 +229,71 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
         (
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
-            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
+            "prior.order 5 is odd.*Give an even --prior.order, or --prior.top free",
         ),
-        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
+        (
+            ["--models", "VAE", "--pixel-range", "symmetric"],
+            "pixel.range symmetric is for .*got --likelihood bernoulli",
+        ),
+        *(
+            (
+                ["--models", f"{model}:prior=exponential,prior_top=free"],
+                f"--prior-top free .* {model} is made of its KL.*FisherAE",
+            )
+            for model in ("VAE", "CVAE", "FAE", "PixelVAE")
+        ),
+        (
+            ["--models", "VAE", "--prior", "exponential", "--prior-order", "5"],
+            "--prior-order 5 is odd.* even --prior-order$",
+        ),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
-        (["--models", "WAE", "--crop", "-1"], "--crop .*at least 0; got '?-1"),
+        (["--models", "WAE", "--crop", "-2"], "--crop .*at least -1; got '?-2"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )
 def test_a_flag_that_cannot_be_is_named_in_a_sentence(argv, words):
     with pytest.raises(PlanError, match=words):
         flags(*argv)
+
+
+def another(f):
+    """A value that is not the field's default."""
+    if f.metadata["choices"]:
+        return next(word for word in f.metadata["choices"] if word != f.default)
+    return next(value for value in (f.default + 1, f.default + 2, 0.5) if f.metadata["valid"](value))
+
+
+@pytest.mark.parametrize("model", MODEL_NAMES)
+def test_a_field_of_a_line_that_changes_nothing_of_it_is_refused_with_what_would_make_it_matter(model):
+    """It would be a second line of the same numbers. A plain flag is of all lines, and left alone."""
+    usual, refused = trial_config(model=model), 0
+    for name, f in ((f.name, f) for f in dataclasses.fields(usual)):
+        value = another(f) if f.metadata["when"] else None
+        if value is None or usual.matters(name, usual.to_dict()):
+            continue
+        try:
+            trial_config(model=model, **{name: value})
+        except ValueError:  # its family has a sentence of its own
+            continue
+        refused += 1
+        with pytest.raises(PlanError, match=f"{name} changes nothing of this line: it matters with .*Leave {name} out"):
+            flags("--models", model, f"{model}:{name}={value}")
+        flag = f"--{name.replace('_', '-')}"
+        assert len(flags("--models", model, flag, str(value))) == len(flags("--models", model))
+    assert refused
+
+
+def test_a_field_of_a_line_that_its_other_fields_make_matter_is_taken():
+    for line in (
+        "VAE:stability_weight=1,stability=total",
+        "VAE:prior=exponential,prior_order=6",
+        "AE:network=pooled-cnn,output_order=channels-last",
+        "AE:likelihood=gaussian,scale=full,cholesky_of=covariance",
+        "FisherNet:likelihood=student-t,information_about=location",
+        "WAE:penalty=critic,discriminator_steps=5",
+        "VAE:likelihood=discretised-normal,least_scale=0.1",
+    ):
+        assert len(flags("--models", line, "--latent-dims", "2", "--seeds", "1")) == 1
 
 
 def test_a_sweep_is_extended_by_what_is_new():
@@ -450,3 +538,31 @@ def test_an_estimate_counts_start_and_end_and_each_trial_beside_the_steps(monkey
 def test_lists_of_python_mean_on_the_command_line_what_they_hold(seeds):
     assert seeds_from_flag(_text(seeds)) == [*seeds]
     assert seeds_from_flag(_text(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "begins", "names", "no_fields"),
+    [
+        ({"model": "VAE", "patience": 5}, "--patience 5", ["--stopping-size must"], ["stopping_size"]),
+        ({"decoder_output": "linear", "likelihood": "bernoulli"}, "--likelihood bernoulli", ["--decoder-output"], ["r_output"]),
+        ({"sampler": "cg", "objective": "eq24"}, "--sampler cg", ["--objective must be eq25"], []),
+        ({"model": "FAE", "decoder_fisher_weight": 1}, "--decoder-fisher-weight 1", ["--noise learned"], ["decoder_fisher"]),
+        ({"latent_dim": 0}, "--latent-dims (number", [], ["latent_dim "]),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_flags_wherever_it_names_fields(values, begins, names, no_fields):
+    with pytest.raises(ValueError, match=r".") as error:
+        trial_config(values)
+    said = flagged(str(error.value))
+    assert said.startswith(begins)
+    assert all(name in said for name in names), said
+    assert not any(name in said for name in no_fields), said
+    assert flagged(said) == said
+
+
+def test_words_that_only_look_like_fields_stay():
+    for text in (
+        "network /data/train_size/x.npz cannot be read", "two of the runs differ in nothing; a seed alone says noise and scale",
+        "--fix takes NAME=VALUE; got 'learning_rate'", "the search x exists: learning_rate of AE is 0.1 there and 0.2 here",
+    ):  # fmt: skip
+        assert flagged(text).removeprefix("--") == text.removeprefix("--")

@@ -190,7 +190,7 @@ def test_every_model_with_a_posterior_is_scored_and_no_other():
 
 
 def test_images_without_labels_and_a_prior_that_is_no_density_leave_out_what_they_cannot_have():
-    bare = stored(config("VAE", prior="exponential", prior_order=3, prior_top="free"), labels=False)
+    bare = stored(config("FisherAE", prior="exponential", prior_order=3, prior_top="free"), labels=False)
     asked = tasks(bare)
     found = asked.tasks[0].function(*asked.shared, *asked.tasks[0].arguments()).metrics
     assert not {"information/kl", "information/nearest_neighbours", "information/linear_probe"} & set(found)

@@ -16,7 +16,7 @@ from tests.analysis.made_sweep import SHAPE, made_model, made_sweep
 from tests.analysis.scores.test_sampling import N, Pixels
 
 EXPONENTIAL = {"model": "VAE", "prior": "exponential"}
-IMPROPER = {**EXPONENTIAL, "prior_order": 5, "prior_top": "free"}
+IMPROPER = {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"}
 
 
 @pytest.fixture(autouse=True)
@@ -33,6 +33,11 @@ def test_spread_is_the_variance_beside_exact_draws():
     assert spread(made_model(**IMPROPER)[1], z, 0) is None
     assert "0.25 times the variance" in say_spread(0.25)
     assert "no density" in say_spread(None)
+    model = made_model(**(IMPROPER | {"prior_order": 4}))[1]
+    with torch.no_grad():  # one of three rises without bound
+        model.prior.eta[0, :, -1] = torch.tensor([-1.0, 1.0, -1.0])
+    assert sampling.improper_dims(model) == 1
+    assert "no density in 1 dimension, so" in say_spread(None, sampling.improper_dims(model))
 
 
 def test_svgd_reports_its_collapse_and_the_tempered_prior_is_as_narrow():
@@ -85,20 +90,20 @@ def test_distances_by_svgd_are_scored_with_their_spread_which_the_tables_caption
     first, second = frechet.say_spreads(pd.DataFrame(rows), "pixels")
     value = rows[0]["scores"]["pixels"]["svgd"]["spread"]
     assert f"VAE exponential, d = 3, of {value:.2f} times the variance of exact draws" in first
-    assert "VAE exponential free order=5, d = 3, of a prior that is no density" in first
+    assert "FisherAE exponential free order=5, d = 3, of a prior that is no density in 3 dimensions, so" in first
     assert "VAE, d = 3, of 0." in second
 
 
 def test_samples_by_svgd_are_shown_beside_exact_ones(monkeypatch):
-    stored = made_sweep({"model": "VAE"}, EXPONENTIAL, IMPROPER, seeds=(0,))
+    stored = made_sweep({"model": "VAE"}, EXPONENTIAL, {"model": "FisherAE"}, IMPROPER, seeds=(0,))
     stored.variants, stored.seed, kept = list(stored.lines), None, {}
     monkeypatch.setattr(sampling, "find", lambda stored, run, density, n: kept.get((run["run_id"], density)))
     monkeypatch.setattr(
         sampling, "keep", lambda stored, run, density, z, how: kept.update({(run["run_id"], density): z})
     )
-    picture = samples.density_samples(stored, 3, "svgd", ["VAE"])
-    assert set(picture.data["variant"]) == {"VAE exponential", "VAE exponential free order=5"}
-    improper = picture.data[picture.data["variant"] == "VAE exponential free order=5"]
+    picture = samples.density_samples(stored, 3, "svgd", ["VAE", "FisherAE"])
+    assert set(picture.data["variant"]) == {"VAE exponential", "FisherAE exponential free order=5"}
+    improper = picture.data[picture.data["variant"] == "FisherAE exponential free order=5"]
     assert set(improper["density"]) == {"svgd"}
     assert "Those of VAE exponential are of " in picture.caption
     assert "no density" in picture.caption
