@@ -208,6 +208,20 @@ FIGURES = {
         ),
         usual=False,
     ),
+    "posterior-widths": Figure(
+        "analysis.figures.posterior_widths", "Latent space", "posterior_widths", "Widths of posteriors",
+        "Draw the variances of diagonal posteriors against those that the Fisher divergence and the KL divergence ask for.",
+        "--latent-dim 8",
+        (
+            *PICTURES,
+            Flag(
+                "--latent-dim",
+                {"type": int, "metavar": "D", "help": "of the runs shown; default: the largest that they have"},
+            ),
+        ),
+        usual=False,
+        on_request=True,
+    ),
     "embeddings": Figure(
         "analysis.figures.embeddings", "Latent space", "embeddings", "Latent means in a plane",
         "Draw latent means of more than two dimensions in a plane by t-SNE, coloured by class, and histograms of how far\n"

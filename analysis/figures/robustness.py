@@ -87,7 +87,7 @@ def curves(stored: StoredSweep, data: pd.DataFrame, error: str) -> Exhibit:
         flat, remark = mean_image(stored)[error], "The grey line is the mean image, which no damage changes."
         linear = by_pca(stored, means, error)
         if linear:
-            remark += " The dashed one is PCA with d components of the clean training images."
+            remark += " The dashed one is PCA with d components of the clean training images; it may leave the panel."
     except AnalysisError as why:
         flat, linear, remark = math.nan, {}, f"The mean image is not shown. {why}"
     caption = (
@@ -173,16 +173,16 @@ def plot_levels(
                 keys.setdefault(variant, Line2D([], [], **look, label=style.label(variant, line["model"].iloc[0])))
             if math.isfinite(flat):
                 axes.axhline(flat, color=style.PCA_COLOUR, linewidth=1.2, zorder=1.5)
-            if of_kind := sorted((level, value) for (of, level), value in linear.items() if of == kind):
-                axes.plot(
-                    *zip(*of_kind, strict=True), color=style.PCA_COLOUR, linewidth=1.2, linestyle="--", zorder=1.5
-                )
             axes.set_xlabel(words.get(kind, kind))
             axes.set_xlim(left=0)
         grid[0][0].set_ylabel(label)
         lows, highs = zip(*(axes.get_ylim() for axes in grid[0]), strict=True)
-        for axes in grid[0]:
-            axes.set_ylim(min(lows), max(highs))
+        for axes, kind in zip(grid[0], kinds, strict=True):
+            axes.set_ylim(min(lows), max(highs))  # before PCA, which would flatten all other lines
+            if of_kind := sorted((level, value) for (of, level), value in linear.items() if of == kind):
+                axes.plot(
+                    *zip(*of_kind, strict=True), color=style.PCA_COLOUR, linewidth=1.2, linestyle="--", zorder=1.5
+                )
         grey = [Line2D([], [], color=style.PCA_COLOUR, linewidth=1.2, label="mean image")] * math.isfinite(flat)
         grey += [
             Line2D([], [], color=style.PCA_COLOUR, linewidth=1.2, linestyle="--", label="PCA, $d$ components")

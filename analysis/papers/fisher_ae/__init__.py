@@ -72,6 +72,7 @@ PAPER = Paper(
     arguments={
         "corruptions": {},  # at the levels that they have without a paper, among which are this one's
         "prior-densities": {},
+        "posterior-widths": {},
         "t-sne-clusters": {},
         "t-sne": {},
         # Of learned priors as the paper draws them, and of N(0, 1) what that sampler alone would do.
