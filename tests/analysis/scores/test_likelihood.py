@@ -2,7 +2,11 @@
 
 import itertools
 import math
+import signal
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -197,6 +201,35 @@ def test_an_ended_scoring_goes_on_where_it_stopped_with_the_same_numbers(in_bloc
     in_blocks.clear()
     assert score_likelihood(*arguments) == whole
     assert in_blocks == [0, 0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.analysis.scores import test_likelihood as t
+keep, t.likelihood.drawn_at_once = t.likelihood._keep, lambda *_: 2
+def kept(file, done):
+    keep(file, done)
+    if len(done.effective) == 4:
+        file.with_name(file.name + ".1").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+t.likelihood._keep = kept
+made = t.config("FAE")
+images = t.images_of(t.stored(made), ("held-out",), 0)
+t.score_likelihood(images, "cpu", Path(sys.argv[1]), t.grown(made), ("held-out",), 20, 0)
+"""
+
+
+@pytest.mark.long
+def test_a_scoring_killed_in_a_process_of_its_own_goes_on_in_another(in_blocks, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[3], check=False).returncode == -signal.SIGKILL
+    made = config("FAE")
+    arguments = (grown(made), ("held-out",), 20, 0)
+    images = images_of(stored(made), ("held-out",), 0)
+    found = score_likelihood(images, "cpu", tmp_path, *arguments)
+    assert in_blocks == [4]
+    assert found == score_likelihood(images, *HERE, *arguments)
 
 
 @pytest.mark.parametrize("other", ["draws", "weights", "images", "damaged", "cut", "empty"])
