@@ -21,7 +21,7 @@ from fishernet.config import TrialConfig, Values
 from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate, latent_means
 from fishernet.families import all_fields, family, trial_config
-from fishernet.networks.stacked import StackedLayer
+from fishernet.networks.stacked import Stacked
 from fishernet.pca import pca_test_mse
 from fishernet.training import train, train_epoch
 
@@ -113,10 +113,7 @@ def a_member_of_a_cohort_trains_as_it_would_alone(values: Values, folder: Path) 
 
 
 def what_pads_a_member_stays_zero(values: Values, folder: Path) -> None:
-    """In every head, in the latent means, and in the weights of every layer, such as a flow's, after training.
-
-    Families that do not pad have nothing to show.
-    """
+    """In every head, in the latent means and in all weights, after training; families that do not pad have nothing to show."""
     images, configs = small_images(), configs_of(values, (2, 5), (0, 0))
     cohort = made(configs, images)
     history(cohort, images)
@@ -125,12 +122,13 @@ def what_pads_a_member_stays_zero(values: Values, folder: Path) -> None:
         surplus = head[0, :, configs[0].latent_dim :]
         assert surplus.count_nonzero() == 0, f"the padding of the encoder's {name} is no longer 0"
         assert head[1].count_nonzero() > 0, f"the encoder's {name} is 0 throughout"
-    for layer_name, layer in cohort.model.named_modules():
-        if isinstance(layer, StackedLayer):
-            for name, parameter in layer.named_parameters(recurse=False):
-                surplus = parameter.detach().clone()
-                layer.member_view(0, name, surplus).zero_()
-                assert surplus[0].count_nonzero() == 0, f"the padding of {layer_name}.{name} is no longer 0"
+    for prefix, layer in cohort.model.named_modules():
+        for name in layer.padded if isinstance(layer, Stacked) else ():
+            tensor = getattr(layer, name).detach()
+            outside = torch.ones_like(tensor)
+            for i in range(len(configs)):
+                layer.member_view(i, name, outside).zero_()
+            assert (tensor * outside).count_nonzero() == 0, f"the padding of {prefix}.{name} is no longer 0"
 
 
 def killed_and_resumed_equals_uninterrupted(values: Values, folder: Path, device: str = "cpu") -> None:
@@ -206,7 +204,10 @@ def stored_weights_reopen_to_the_same_model(values: Values, folder: Path) -> Non
 
 
 def a_posterior_knows_the_density_of_its_draws(values: Values, folder: Path) -> None:
-    """Where the row says that there is one: draws scatter as its covariance says, and importance weights are finite."""
+    """Where the row says that there is one: draws scatter as its covariance says, and importance weights are finite.
+
+    Of a prior that is no density there are none.
+    """
     row, images = family(str(values["model"])), small_images()
     if not row.posterior:
         return
@@ -222,7 +223,7 @@ def a_posterior_knows_the_density_of_its_draws(values: Values, folder: Path) -> 
             assert z.shape == (1, block, 3), f"a draw has shape {tuple(z.shape)}"
             assert z.isfinite().all(), "a draw is not finite"
             draws.append(z[0])
-        if log_q is not None:
+        if log_q is not None and cohort.model.prior.density:
             weights = cohort.model.log_weight(x, q, noise)
             assert weights.shape == (1, block), f"importance weights have shape {tuple(weights.shape)}"
             assert weights.isfinite().all(), "an importance weight is not finite"
@@ -238,11 +239,11 @@ def a_posterior_knows_the_density_of_its_draws(values: Values, folder: Path) -> 
 
 
 def a_prior_draws_as_many_numbers_as_the_member_has(values: Values, folder: Path) -> None:
-    """Where the row says that there is one; its density is finite at its draws."""
-    if not family(str(values["model"])).prior:
-        return
+    """Where the row says that there is one; its density is finite at its draws. What need not be a density is left out."""
     images = small_images()
     cohort = made(configs_of(values, (2, 4), (0, 1)), images)
+    if not family(str(values["model"])).prior or not cohort.model.prior.density:
+        return
     for i, config in enumerate(cohort.configs):
         z = cohort.model.prior.sample(i, 6, torch.Generator().manual_seed(0))
         assert z.shape == (6, config.latent_dim), f"member {i}: a sample of 6 has shape {tuple(z.shape)}"

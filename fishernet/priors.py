@@ -214,10 +214,13 @@ def svgd(
     phi_i = mean_j [k_ij s(z_j) + (2/h) k_ij (z_i - z_j)], k_ij = exp(-|z_i - z_j|^2/h), h the median of all n^2 squared
     distances over ln(n + 1). Each coordinate of phi is divided by the root of a running mean of its square, so that
     ``step_size`` is about how far a coordinate moves in a step. With one kernel for all coordinates the spread collapses where d
-    is large; ``each_coordinate`` gives each its own. Raises ValueError for fewer than 2 particles, of which there is no median.
+    is large; ``each_coordinate`` gives each its own. Raises ValueError for fewer than 3 particles, whose median distance is 0.
     """
-    if len(particles) < 2:
-        raise ValueError(f"SVGD needs at least 2 particles, as its kernel's width is a median; got {len(particles)}")
+    if len(particles) < 3:
+        raise ValueError(
+            f"SVGD needs at least 3 particles, as its kernel's width is the median of all distances, of which that of a particle "
+            f"to itself is 0; got {len(particles)}"
+        )
     z, running = particles.clone(), torch.zeros_like(particles)
     for step in range(n_steps):
         phi = svgd_direction(score(z), z, each_coordinate=each_coordinate)
@@ -226,11 +229,13 @@ def svgd(
     return z
 
 
-def svgd_direction(score: Tensor, z: Tensor, *, each_coordinate: bool = False) -> Tensor:
-    """phi of ``svgd`` at particles z (n, d) whose scores are given."""
+def svgd_direction(
+    score: Tensor, z: Tensor, *, each_coordinate: bool = False, width: float | None = None
+) -> Tensor:  # fmt: skip
+    """phi of ``svgd`` at particles z (n, d) whose scores are given; ``width`` is h, by default of the median."""
     if each_coordinate:
         return torch.cat([svgd_direction(s[:, None], x[:, None]) for s, x in zip(score.T, z.T, strict=True)], 1)
     squared = torch.cdist(z, z, compute_mode="donot_use_mm_for_euclid_dist").square()
-    h = squared.median() / math.log(len(z) + 1)
+    h = squared.median() / math.log(len(z) + 1) if width is None else width
     k = torch.exp(-squared / h)
     return (k @ score + (2 / h) * (z * k.sum(1, keepdim=True) - k @ z)) / len(z)

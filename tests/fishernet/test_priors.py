@@ -135,8 +135,27 @@ def test_particles_reach_a_gaussian_and_one_kernel_for_all_coordinates_collapses
     few = many[:, :8]  # a coordinate's own kernel knows no other
     each = svgd(lambda z: -z, few, each_coordinate=True, **steps).var(0).mean()
     assert one < 0.5 < 0.8 < each
-    with pytest.raises(ValueError, match="at least 2 particles"):
-        svgd(lambda z: -z, many[:1], n_steps=1, step_size=1)
+    for n in (1, 2):
+        with pytest.raises(ValueError, match=f"at least 3 particles, .*; got {n}"):
+            svgd(lambda z: -z, many[:n], n_steps=1, step_size=1)
+    assert svgd(lambda z: -z, many[:3], n_steps=1, step_size=1).isfinite().all()
+
+
+def test_one_particle_under_a_fixed_width_climbs_the_density():
+    """No other repels it, and its own kernel is 1 and flat: phi is the score."""
+    z = torch.tensor([[0.3, -2.0]], dtype=torch.float64)
+    score = torch.tensor([[1.5, 0.25]], dtype=torch.float64)
+    assert torch.equal(svgd_direction(score, z, width=0.7), score)
+
+
+def test_a_kernel_for_each_of_64_coordinates_keeps_the_spread_of_a_gaussian():
+    """N(1, 1/4): mean and standard deviation within 5%, where one kernel for all keeps a part of it."""
+    start = torch.randn(100, 64, generator=torch.Generator().manual_seed(0))
+    steps = {"n_steps": 150, "step_size": 2e-2}
+    each, one = (svgd(lambda z: -4 * (z - 1), start, each_coordinate=own, **steps) for own in (True, False))
+    assert each.mean().item() == pytest.approx(1, rel=0.05)
+    assert each.std(0).mean().item() == pytest.approx(0.5, rel=0.05)
+    assert one.std(0).mean().item() < 0.35
 
 
 def test_particles_reach_a_quartic_of_two_modes():
