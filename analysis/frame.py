@@ -194,7 +194,7 @@ def load_runs(sweep: Sweep) -> pd.DataFrame:
     runs = pd.DataFrame(rows, columns=[*names, *metrics])
     # A field that not every model has is missing in the others' rows, which int has no number for.
     whole = {name: all_fields()[name].type for name in own if runs[name].notna().all()}
-    runs = runs.astype(whole | {"n_epochs": int, "n_runs": int})
+    runs = runs.astype(whole | {"n_epochs": int, "n_runs": int}).copy()  # in one piece: pandas warns of more than 100
     runs["variant"], runs["choices"] = _tell_apart(runs)
     return in_order(runs)
 

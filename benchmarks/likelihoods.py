@@ -7,15 +7,17 @@
 3. Value and gradient of ln p of one batch, of our densities beside those of torch.distributions, of zuko (``pip install zuko``)
    and of TensorFlow Probability on JAX (``pip install tensorflow-probability[jax]``), compiled, where these are installed.
 
-Every figure is the smallest of several rounds, in which all take turns. A table of CSV for each part.
+Every figure is the smallest of several rounds, in which all take turns. A table of CSV: steps, and then densities by whom.
 """
 
 import argparse
+import csv
 import math
 import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import TypeVar
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -32,9 +34,10 @@ from fishernet.training import Step, keep_freed_memory
 
 SHAPE, BATCH, SEEDS, K = (1, 28, 28), 128, 5, 10
 D = math.prod(SHAPE)
+Way = TypeVar("Way")
 
 
-def least_times(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+def least_times(ways: Mapping[Way, Callable[[], object]], rounds: int) -> dict[Way, float]:
     """CPU seconds of each, the smallest of the rounds after a first."""
     best = dict.fromkeys(ways, math.inf)
     for i in range(rounds + 1):
@@ -120,42 +123,52 @@ def by_tfp(x: Tensor, k: int) -> Callable[[], object]:
     return lambda: jax.block_until_ready(run(*arrays))
 
 
+HEADER = ("what", "row", "components", "by", "ms", "needed_ms", "ratio", "stacked_gain")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--rows", nargs="+", help="rows of Table 1 by name; default: all but those of full covariance")
+    parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     images = ResidentImages(torch.randint(256, (BATCH, D), dtype=torch.uint8))
     lines = [line for line in TABLE_1 if line not in COSTLY and (not args.rows or line[0] in args.rows)]
-    print("row,components,step_ms,needed_ms,ratio,stacked_gain")
+    table: list[tuple[object, ...]] = []
+
+    def add(*row: object) -> None:
+        table.append(row)
+        print(*row, sep=",", flush=True)
+
+    add(*HEADER)
     for line in lines:
         (alone, cohort), (together, _) = step_of(line, 1, images), step_of(line, SEEDS, images)
         found = least_times({"step": alone, "needed": needed(cohort), "stacked": together}, args.rounds)
-        gain = SEEDS * found["step"] / found["stacked"]
-        print(
-            f"{line[0]},{line[1]},{1e3 * found['step']:.2f},{1e3 * found['needed']:.2f},"
-            f"{found['step'] / found['needed']:.2f},{gain:.2f}", flush=True,
-        )  # fmt: skip
+        step, least = found["step"], found["needed"]
+        gain = SEEDS * step / found["stacked"]
+        add("step", *line, "ours", f"{1e3 * step:.2f}", f"{1e3 * least:.2f}", f"{step / least:.2f}", f"{gain:.2f}")
     x = torch.rand(BATCH, D)
     of_k = {"scale": "diagonal", "components": K}
     ways = {
-        ("N_mu_diagSigma, K = 10", "ours"): lambda: ours(x, likelihood="gaussian", **of_k),
-        ("N_mu_diagSigma, K = 10", "torch.distributions"): lambda: by_torch(x, K),
-        ("N_mu_diagSigma, K = 10", "TFP on JAX"): lambda: by_tfp(x, K),
-        ("MAF", "ours"): lambda: ours(x, likelihood="maf"),
-        ("MAF", "zuko"): lambda: by_zuko(x),
+        ("N_mu_diagSigma", K, "ours"): lambda: ours(x, likelihood="gaussian", **of_k),
+        ("N_mu_diagSigma", K, "torch.distributions"): lambda: by_torch(x, K),
+        ("N_mu_diagSigma", K, "TFP on JAX"): lambda: by_tfp(x, K),
+        ("MAF", 1, "ours"): lambda: ours(x, likelihood="maf"),
+        ("MAF", 1, "zuko"): lambda: by_zuko(x),
     }
     made = {}
     for name, make in ways.items():
         try:
             made[name] = make()
         except ImportError as error:
-            print(f"{' by '.join(name)}: not timed, as {error.name} is not installed", file=sys.stderr)
-    print("density,by,ms")
-    for (density, by), seconds in least_times(made, args.rounds).items():
-        print(f"{density!r},{by},{1e3 * seconds:.2f}")
+            print(f"{name[0]} by {name[2]}: not timed, as {error.name} is not installed", file=sys.stderr)
+    for name, seconds in least_times(made, args.rounds).items():
+        add("density", *name, f"{1e3 * seconds:.2f}", "", "", "")
+    if args.out:
+        with args.out.open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file, lineterminator="\n").writerows(table)
 
 
 if __name__ == "__main__":

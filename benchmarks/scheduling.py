@@ -114,7 +114,7 @@ def plan() -> None:
         configs = grid(n_seeds, "FisherNet", "VAE", "CVAE", "AE")
         whole = SweepPlan(tuple(configs))
         whole.check()
-        cohorts = make_cohorts(configs, Devices(0, 1, 2, 1), 1, 784)
+        cohorts = make_cohorts(configs, Devices(0, 1, 2, 1), 1, (1, 28, 28))
         assert SweepPlan.from_dict(whole.to_dict()) == whole
         row(f"plan-{len(configs)}", "planning per run", (clock() - began) / len(configs), "CPU s")
         with tempfile.TemporaryDirectory() as scratch:

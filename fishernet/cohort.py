@@ -21,7 +21,8 @@ DRAWN_NUMBERS = 2**24  # 64 MiB: of cg's noise, as wide as an image
 class Cohort:
     """The members' stacked model and optimiser, the epochs they have behind them, and what those reported.
 
-    Raises ValueError when the configs differ in more than latent_dim, seed and the numbers that are each member's own.
+    Raises ValueError when the configs differ in more than latent_dim, seed and the numbers that are each member's own, and
+    where one does not go with images of that shape.
     """
 
     def __init__(
@@ -37,6 +38,8 @@ class Cohort:
             raise ValueError(
                 f"members of a cohort differ only in latent_dim and seed; these differ in {', '.join(differing)}"
             )
+        for config in configs:
+            config.check_images(image_shape)
         self.configs, self.config = list(configs), configs[0]
         self.device, self.dtype = torch.device(device), dtype
         self.model: Autoencoder = family(self.config.model).load()(configs, image_shape, n_train)

@@ -217,7 +217,8 @@ class TrialConfig:
     binarisation: str = field(
         "none",
         "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
-        "value, and the others once; static draws all once; threshold takes grey values above half as white",
+        "value, and the others once; static draws all once, by this product's own random numbers; threshold takes grey values "
+        "above half as white. Of images that a file has in black and white, such as Larochelle and Murray's, take none",
         role="data",
         choices=("none", "dynamic", "static", "threshold"),
     )
@@ -319,6 +320,19 @@ class TrialConfig:
             )
             for when in cls.__dataclass_fields__[name].metadata["when"]
         )
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        """Raises ValueError, naming the field, where what it asks for does not go with images (channels, height, width)."""
+        row = NETWORKS[self.network]
+        if problem := row.problem(image_shape):
+            raise ValueError(f"network {self.network} {problem}")
+        if self.latent_dim % (pooled := row.pooled_pixels(image_shape)):
+            below = max(pooled, self.latent_dim // pooled * pooled)
+            raise ValueError(
+                f"latent_dim ({self.__dataclass_fields__['latent_dim'].metadata['meaning']}) of network {self.network} is the "
+                f"pixels of the image at half its sides, {pooled} of these images, times the number of filters, such as {below} "
+                f"or {below + pooled}; got {self.latent_dim}"
+            )
 
     def remark(self, metrics: Mapping[str, float]) -> str:
         """A sentence where an epoch with these metrics was not what the config promises; else empty."""

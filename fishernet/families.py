@@ -13,7 +13,7 @@ from dataclasses import Field, dataclass, fields
 from typing import Any, ClassVar
 
 from fishernet.config import TrialConfig, Value, Values, at_least, between, field, positive, typed, with_default
-from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, with_scale
+from fishernet.likelihoods import LIKELIHOODS, SCALES, emits, n_outputs, with_scale
 from fishernet.networks import NETWORKS
 from fishernet.spelling import did_you_mean
 
@@ -22,6 +22,8 @@ CG_RESIDUAL, LARGEST_PRECISION = "train/cg_residual", "train/largest_precision"
 # Of M's diagonal. Its smallest eigenvalue may be 1, and float32 rounds M by 6e-8 of its largest: beyond this the draws'
 # covariance and ln|M| are off by 1% and more (docs/performance.md).
 LARGEST_IN_FLOAT32 = 1e5
+# Of FisherNet: a tangent of a full scale is a matrix as large as the image is long, squared.
+MOST_OUTPUTS_OF_FULL = 4096
 LOGISTIC = ("logistic", "logistic-released")
 LEARNED = {"likelihood": "gaussian-learned"}
 WITH_CG = {"sampler": "cg"}
@@ -176,6 +178,16 @@ class LikelihoodConfig(TrialConfig):
             raise ValueError(
                 "noise closed-form sets the variance of likelihood gaussian-learned; "
                 f"got likelihood {self.likelihood}, which has none to set"
+            )
+
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        _, height, width = image_shape
+        if LIKELIHOODS[self.likelihood].matrix and 1 in (height, width):
+            raise ValueError(
+                f"likelihood {self.likelihood} has a scale of rows times one of columns, and these images, {height} x {width} "
+                f"pixels, are one {'row' if height == 1 else 'column'}; take likelihood "
+                f"{'student-t' if LIKELIHOODS[self.likelihood].heavy else 'gaussian'}, whose scale is the pixels'"
             )
 
 
@@ -429,25 +441,42 @@ class FisherNetConfig(ELBOConfig):
                 f"got {self.objective}"
             )
 
+    def check_images(self, image_shape: tuple[int, int, int]) -> None:
+        super().check_images(image_shape)
+        outputs = n_outputs(self, image_shape)
+        if self.scale == "full" and outputs > MOST_OUTPUTS_OF_FULL and self.information_about == "all-outputs":
+            raise ValueError(
+                f"information_about all-outputs: with scale full the decoder emits {outputs:,} numbers for these images, and "
+                f"above {MOST_OUTPUTS_OF_FULL:,} a triangle would be solved for each image and latent dimension; take "
+                "information_about location, scale diagonal, or a matrix likelihood"
+            )
+
     @property
     def loss_in_words(self) -> str:
-        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it."""
-        bernoulli, with_log_det, beta = self.likelihood == "bernoulli", self.objective == "eq24", self.kl_weight
+        """Equation 25 or 24, as ``fishernet.models.FisherNet`` computes it.
+
+        The paper's likelihood, of one variance for all pixels, is written out, without its constant; any other is whole.
+        """
+        with_log_det, beta, symmetric = self.objective == "eq24", self.kl_weight, self.pixel_range == "symmetric"
+        papers = self.likelihood in ("gaussian", "gaussian-learned") and self.scale == "identity"
         noise = "ξ = 0" if self.likelihood == "gaussian" else "exp(ξ) the learned variance of the noise"
         weight = "" if beta == 1 else "β"
         log_det = "" if with_log_det else " and ln|M|/2, which is no constant"
+        name = "Bernoulli" if self.likelihood == "bernoulli" else self.likelihood
         formula = (
-            f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being Bernoulli"
-            if bernoulli
-            else f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels, p training images and {noise}"
+            f"({weight}|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels{' in [−1, 1]' * symmetric}, p training images "
+            f"and {noise}"
+            if papers
+            else f"{weight}|z*|²/2 − ln p(x given z*), the likelihood being {name}"
+            f"{f' of scale {self.scale}' * (self.scale != 'identity')}"
         )
         # E ln q(z*) = (ln|M| - d - d ln 2 pi)/2, whose last term cancels with the prior's.
-        left_out = "−d/2" if bernoulli else "k ln(2π)/2 − d/2 (for 784 pixels 720 nats less d/2)"
+        constant = "k ln(π/2)/2 − d/2 (for 784 pixels 177" if symmetric else "k ln(2π)/2 − d/2 (for 784 pixels 720"
+        left_out = f"As in the paper it leaves out {constant} nats less d/2)" if papers else "It leaves out −d/2"
         return (
             f"The loss is that of equation {24 if with_log_det else 25}{weight and f' with kl_weight β = {beta:g}'} at one "
-            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. As in the paper it "
-            f"leaves out {left_out}{log_det}; with that{weight and ' and β = 1'} "
-            "it would be minus the evidence lower bound."
+            f"posterior sample z* per image, {f'{weight}ln|M|/2 + ' if with_log_det else ''}{formula}. "
+            f"{left_out}{log_det}; with that{weight and ' and β = 1'} it would be minus the evidence lower bound."
         )
 
     def remark(self, metrics: Mapping[str, float]) -> str:
@@ -577,6 +606,16 @@ class WAEConfig(CodeConfig):
 READS_F = {"fisher_constraint": ("mean", "trace", "released-conv")}
 
 
+def check_weighed(config: TrialConfig, target: str, weight: str) -> None:
+    """Raises ValueError where a target is given whose term ``weight`` leaves out: it would name a line and change nothing."""
+    value = getattr(config, target)
+    if value != config.__dataclass_fields__[target].default and not getattr(config, weight):
+        raise ValueError(
+            f"{target} {value:g} is a target without a weight: {weight} is 0, which leaves its term out. Give {weight} a number "
+            f"above 0, or leave {target} out"
+        )
+
+
 @dataclass(frozen=True)
 class FAEConfig(VAEConfig):
     """The VAE and a term that holds its posterior's Fisher information at F."""
@@ -591,11 +630,13 @@ class FAEConfig(VAEConfig):
     )
     fisher_target: float = field(
         20.0, "the value F that the posterior's Fisher information is held at", role="choice", valid=at_least(0),
-        must="at least 0", when=READS_F, symbol="F", per_member=True,
+        must="at least 0", when=READS_F, symbol="F", per_member=True, search="0..40", search_with="kl",
     )  # fmt: skip
     fisher_weight: float = field(
         0.1, "factor lambda of the distance of the posterior's Fisher information from fisher_target", role="choice",
         valid=at_least(0), must="at least 0", when=READS_F, symbol="lambda", per_member=True,
+        # By the MSE alone both would go where posteriors are narrowest.
+        search="1e-2..10:log", search_with="kl",
     )  # fmt: skip
     decoder_fisher_target: float = field(
         0.0, "the value F_x that the likelihood's Fisher information, pixels/noise variance, is held at", role="choice",
@@ -608,11 +649,25 @@ class FAEConfig(VAEConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for name in ("fisher_target", "fisher_weight"):
+            value, usual = getattr(self, name), self.__dataclass_fields__[name].default
+            if self.fisher_constraint == "released-mlp" and value != usual:
+                raise ValueError(
+                    f"{name} {value:g}: the term of fisher_constraint released-mlp has neither target nor weight. Leave {name} "
+                    f"out, or take fisher_constraint {', '.join(READS_F['fisher_constraint'])}"
+                )
+        check_weighed(self, "fisher_target", "fisher_weight")
+        check_weighed(self, "decoder_fisher_target", "decoder_fisher_weight")
         if self.decoder_fisher_weight and (self.likelihood != "gaussian-learned" or self.noise != "learned"):
             raise ValueError(
                 f"decoder_fisher_weight {self.decoder_fisher_weight:g} moves the noise variance of likelihood gaussian-learned "
                 f"with noise learned; got likelihood {self.likelihood} and noise {self.noise}, which it cannot move"
             )
+
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        weight = {"fisher_target": "fisher_weight", "decoder_fisher_target": "decoder_fisher_weight"}.get(name)
+        return (weight is None or float(values[weight]) > 0) and super().matters(name, values)
 
 
 @dataclass(frozen=True)
@@ -630,11 +685,11 @@ class MAEConfig(NormalPriorConfig):
 
     information_target: float = field(
         10.0, "the value M, nats, that the mutual information of latents and images is held at", role="choice",
-        valid=at_least(0), must="at least 0", symbol="M", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="M", per_member=True, search="0..30", search_with="kl",
     )  # fmt: skip
     information_weight: float = field(
         1.0, "factor C of the distance of the mutual information from information_target", role="choice",
-        valid=at_least(0), must="at least 0", symbol="C", per_member=True,
+        valid=at_least(0), must="at least 0", symbol="C", per_member=True, search="1e-1..10:log", search_with="kl",
     )  # fmt: skip
     information_sample: str = field(
         "straight-through",
@@ -646,6 +701,7 @@ class MAEConfig(NormalPriorConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_weighed(self, "information_target", "information_weight")
         drawn = ("bernoulli", "gaussian", "gaussian-learned", *LOGISTIC)
         if self.information_sample != "mean" and (
             self.likelihood not in drawn or self.scale != "identity" or self.components
@@ -655,6 +711,12 @@ class MAEConfig(NormalPriorConfig):
                 f"with scale identity and components 0 have; got likelihood {self.likelihood}, scale {self.scale} and components "
                 f"{self.components}. Take one of these, or information_sample mean"
             )
+
+    @classmethod
+    def matters(cls, name: str, values: Values) -> bool:
+        if name == "information_target" and float(values["information_weight"]) == 0:
+            return False
+        return super().matters(name, values)
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,18 @@
 """The plan of a sweep: its trial configs, the form of them that MLflow keeps, and the file they are read from."""
 
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Self
 
 from fishernet.config import TrialConfig, Value
-from fishernet.families import BUILT_IN, MODEL_NAMES, family, is_installed, trial_config
-from fishernet.networks import NETWORKS
+from fishernet.families import BUILT_IN, MODEL_NAMES, all_fields, family, is_installed, trial_config
 
 Json = dict[str, Any]  # an object of JSON, as files and MLflow hold it
 MOST_RUNS = 100_000  # beyond it a plan takes minutes to write down
+PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 
 
 class PlanError(ValueError):
@@ -59,10 +60,6 @@ class SweepPlan:
     @property
     def n_runs(self) -> int:
         return len(self.configs)
-
-    @property
-    def networks(self) -> list[str]:
-        return list(dict.fromkeys(c.network for c in self.configs))
 
     @property
     def latent_dims(self) -> list[int]:
@@ -216,11 +213,31 @@ class SweepPlan:
         )
 
 
-def check_networks(networks: Iterable[str], image_shape: tuple[int, int, int]) -> None:
-    """Raises PlanError where one of the networks does not take images of that shape."""
-    for name in networks:
-        if problem := NETWORKS[name].problem(image_shape):
-            raise PlanError(f"--network {name} {problem}")
+def check_images(configs: Iterable[TrialConfig], image_shape: tuple[int, int, int]) -> None:
+    """Raises PlanError, naming the flag, where one of the configs does not go with images of that shape."""
+    try:
+        for config in configs:
+            config.check_images(image_shape)
+    except ValueError as error:
+        raise PlanError(flagged(str(error))) from None
+
+
+def flagged(message: str) -> str:
+    """The sentence of a config's error with flags for fields: "latent_dim (...) must" -> "--latent-dims (...) must".
+
+    A field of several words is one wherever it stands; one of a single word, such as noise, where the sentence begins with it,
+    or says its value, or what it must be. What a stored plan has stays a field, and so does a sentence that begins with a flag.
+    """
+    if message.startswith("--"):
+        return message
+    for name, f in all_fields().items():
+        flag = f"--{PLURAL.get(name, name.replace('_', '-'))}"
+        alone = rf"(?<![\w./'-]){name}(?![\w.=/']| is \S+ there| of \S+ is )"
+        if "_" not in name:
+            value = "|".join(map(re.escape, f.metadata["choices"])) or "[0-9]+"
+            alone = rf"^{name}(?= )|{alone}(?= (must be|({value})(?![\w-])))"
+        message = re.sub(alone, flag, message)
+    return message
 
 
 def _off_axes(config: TrialConfig) -> Json:

@@ -14,7 +14,7 @@ from fishernet.config import TrialConfig
 from fishernet.data.images import ImageData
 from fishernet.data.loading import images_of
 from fishernet.pca import pca_test_mse
-from fishernet.plan import Json, PlanError, SweepPlan, check_networks, stackable, write_json
+from fishernet.plan import Json, PlanError, SweepPlan, check_images, stackable, write_json
 from fishernet.progress import LINE_SECONDS, Progress
 from fishernet.provenance import machine, versions
 from fishernet.splitting import FittedCohort
@@ -36,7 +36,7 @@ def train_plan(
     if threads:
         torch.set_num_threads(threads)
     data = images_of(plan.example, data_dir)
-    check_networks(plan.networks, data.image_shape)
+    check_images(plan.configs, data.image_shape)
     interrupts.raise_keyboard_interrupt()
     try:
         (out / "checkpoints").mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import operator
 import os
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, TypeGuard
 
@@ -95,7 +96,9 @@ class TrainedModel:
         return LatentGaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
 
     def sample(self, n: int, *, seed: int = 0) -> Array:
-        """The expected images of n draws from the prior; raises ModelError for a model without one."""
+        """The expected images of n draws from the prior; of a PixelVAE images drawn pixel by pixel, which takes about a second
+        for each. Raises ModelError for a model without a prior.
+        """
         if not family(self.config.model).prior:
             raise ModelError(
                 f"{self.config.label} has no prior to draw from: its codes have no density. Interpolate between images, "
@@ -103,8 +106,9 @@ class TrainedModel:
             )
         n = _count("n", n, "how many images to draw", 1)
         device = next(self.network.parameters()).device
+        generator = torch.Generator(device).manual_seed(seed)
         with torch.no_grad():
-            return self.decode(self.network.prior.sample(0, n, torch.Generator(device).manual_seed(seed)))
+            return decode(self.network, self.network.prior.sample(0, n, generator), self.image_shape, generator).numpy()
 
     def interpolate(self, first: Images, last: Images, steps: int = 8) -> Array:
         """Images on the straight line between two images' latents, both ends included: (steps, channels, height, width)."""
@@ -216,12 +220,21 @@ def posterior_covariances(network: Autoencoder, images: Tensor) -> Array:
 
 
 @torch.no_grad()
-def decode(network: Autoencoder, z: npt.ArrayLike, image_shape: Sequence[int]) -> Tensor:
-    """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU."""
+def decode(
+    network: Autoencoder,
+    z: npt.ArrayLike | Tensor,
+    image_shape: Sequence[int],
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """The expected images of latents z (n, d): float32 (n, channels, height, width) in [0, 1], on the CPU.
+
+    With a ``generator`` what a sample shows, which a model that decodes pixel by pixel draws.
+    """
     device = next(network.parameters()).device
-    latents = torch.as_tensor(np.asarray(z, dtype=np.float32), device=device)
+    latents = torch.as_tensor(np.asarray(_on_cpu(z), dtype=np.float32), device=device)
     parts = latents.split(images_at_once(network))
-    images = torch.cat([network.reconstruct(part[None])[0].cpu() for part in parts])
+    shown = network.reconstruct if generator is None else partial(network.image_of, generator=generator)
+    images = torch.cat([shown(part[None])[0].cpu() for part in parts])
     return images.clamp(0, 1).reshape(-1, *image_shape)  # a linear decoder output may leave the grey values' range
 
 

@@ -11,7 +11,7 @@ import sys
 import threading
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -23,7 +23,7 @@ from fishernet import commands, interrupts
 from fishernet.commands import COMMAND_VARIABLE, hide_password
 from fishernet.config import TrialConfig
 from fishernet.data import DataError, check_dataset
-from fishernet.plan import Json, PlanError, check_networks
+from fishernet.plan import Json, PlanError, check_images, flagged
 from fishernet.progress import Progress
 from fishernet.provenance import count_gpus, usable_cpus
 from fishernet.services import ray_cluster, schema
@@ -41,7 +41,7 @@ from fishernet.wording import grouped
 from sweeps.checkpoints import remove_checkpoints
 from sweeps.flags import UsageError
 from sweeps.lock import hold_lock
-from sweeps.planning import Devices, flagged
+from sweeps.planning import Devices
 from sweeps.tracking import SweepTracking
 
 if TYPE_CHECKING:
@@ -61,8 +61,8 @@ class Plan(Protocol):
         """A trial config of the plan: all see the same images."""
 
     @property
-    def networks(self) -> Collection[str]:
-        """All that its runs may have."""
+    def configs(self) -> Iterable[TrialConfig]:
+        """One of every kind that its runs may have, as far as images ask."""
 
     @property
     def n_runs(self) -> int:
@@ -245,9 +245,9 @@ class Driver(ABC, Generic[P]):
         return devices
 
     def images_of(self, plan: P) -> ImageData:
-        """The images that the plan asks for; raises DataError, and PlanError where one of its networks does not take them."""
+        """The images that the plan asks for; raises DataError, and PlanError where a config does not go with them."""
         images = fishernet.load_data(data_dir=self.args.data_dir, **plan.example.data)
-        check_networks(plan.networks, images.image_shape)
+        check_images(plan.configs, images.image_shape)
         return images
 
     def connect(self) -> Devices:

@@ -24,7 +24,7 @@ from fishernet.config import Fields, TrialConfig, Values
 from fishernet.data import DATASETS, check_dataset
 from fishernet.families import FAMILIES, all_fields, family, trial_config, typed_value
 from fishernet.flags import Listed, Parser
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, format_numbers, parse_numbers
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, format_numbers, parse_numbers
 from fishernet.spelling import did_you_mean
 from fishernet.surroundings import entry_point
 from sweeps.checkpoints import find_checkpoints
@@ -34,7 +34,6 @@ from sweeps.planning import (
     OURS,
     Devices,
     dataset_from_flag,
-    flagged,
     import_models,
     model_overrides,
     refuse_idle,

@@ -168,7 +168,7 @@ class LatentSweep(Driver[SweepPlan]):
         return 0
 
     def cohorts(self, plan: SweepPlan, devices: Devices, images: ImageData) -> list[list[TrialConfig]]:
-        return make_cohorts(plan.configs, devices, self.args.cohort_size, images.train[0].numel())
+        return make_cohorts(plan.configs, devices, self.args.cohort_size, images.image_shape)
 
     def say_time(self, plan: SweepPlan, seconds: float, images: ImageData) -> str:
         from fishernet.pca import pca_seconds
@@ -181,7 +181,7 @@ class LatentSweep(Driver[SweepPlan]):
         from sweeps.launch import JobList
 
         def in_cohorts(configs: Sequence[TrialConfig]) -> list[list[TrialConfig]]:
-            return make_cohorts(configs, self.connect(), self.args.cohort_size, images.train[0].numel())
+            return make_cohorts(configs, self.connect(), self.args.cohort_size, images.image_shape)
 
         return JobList(plan, tracking.found, find_checkpoints(self.folder), in_cohorts, self.job_fields)
 

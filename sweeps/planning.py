@@ -28,7 +28,7 @@ from fishernet.families import (
 from fishernet.flags import Listed
 from fishernet.likelihoods import n_outputs
 from fishernet.networks import NETWORKS
-from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, parse_numbers, stackable
+from fishernet.plan import MOST_RUNS, PlanError, SweepPlan, flagged, parse_numbers, stackable
 from fishernet.spelling import did_you_mean
 from fishernet.wording import listed, two_columns
 
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
     from fishernet.data.images import ImageData
 
+Shape = tuple[int, int, int]  # of images: channels, height, width
 DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
-PLURAL = {"model": "models", "latent_dim": "latent-dims", "seed": "seeds"}  # fields whose flags take several
 # package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
@@ -335,14 +335,6 @@ def refuse_idle(text: str, config: TrialConfig, idle: Sequence[str]) -> None:
         )
 
 
-def flagged(message: str) -> str:
-    """The sentence of a field's error with the flag's name in front: "latent_dim (...) must" -> "--latent-dims (...) must"."""
-    for name in all_fields():
-        if message.startswith(f"{name} "):
-            return f"--{PLURAL.get(name, name.replace('_', '-'))}{message[len(name) :]}"
-    return message
-
-
 @dataclass(frozen=True)
 class Devices:
     """What the trials run on: ``slots`` of them at a time, as a trial takes its cores and its share of a GPU from one node."""
@@ -374,22 +366,22 @@ class Devices:
         return f"{kind}: {self.slots} trial{'s' * (self.slots > 1)} at a time{few}"
 
 
-def _products(config: TrialConfig, n_pixels: int) -> float:
-    """Multiplications per image, of a square one: what the likelihood emits of rows and columns depends on their numbers."""
-    side = math.isqrt(n_pixels)
-    emitted = n_outputs(config, (1, side, side)) if isinstance(config, LikelihoodConfig) else n_pixels
+def _products(config: TrialConfig, image_shape: Shape) -> float:
+    """Multiplications per image."""
+    n_pixels = math.prod(image_shape)
+    emitted = n_outputs(config, image_shape) if isinstance(config, LikelihoodConfig) else n_pixels
     return NETWORKS[config.network].n_products(config, n_pixels, max(n_pixels, emitted))
 
 
-def relative_cost(config: TrialConfig, n_pixels: int) -> float:
+def relative_cost(config: TrialConfig, image_shape: Shape) -> float:
     """A run's arithmetic up to a common factor: multiplications per image, d tangents through the decoder included."""
-    products, row = _products(config, n_pixels), family(config.model)
+    products, row = _products(config, image_shape), family(config.model)
     tangents = config.latent_dim * products / 2 if row.tangents else 0
     return config.epochs * (3 * row.cost * products + tangents)
 
 
 def make_cohorts(
-    configs: Sequence[TrialConfig], devices: Devices, cohort_size: str | int, n_pixels: int
+    configs: Sequence[TrialConfig], devices: Devices, cohort_size: str | int, image_shape: Shape
 ) -> list[list[TrialConfig]]:
     """The configs in cohorts, the dearest first, so that none of the slots ends long after the others.
 
@@ -401,11 +393,11 @@ def make_cohorts(
     for group in stackable(configs):
         if cohort_size == "auto":
             network, cost = NETWORKS[group[0].network], family(group[0].model).cost
-            stacks = devices.gpus or cost * _products(group[0], n_pixels) <= network.stacked_below
+            stacks = devices.gpus or cost * _products(group[0], image_shape) <= network.stacked_below
             n = min(len(group), devices.slots) if stacks else len(group)
             cohorts += [group[i::n] for i in range(n)]
         else:
             n = math.ceil(len(group) / int(cohort_size))
             bounds = [round(i * len(group) / n) for i in range(n + 1)]
             cohorts += [group[a:b] for a, b in itertools.pairwise(bounds)]
-    return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, n_pixels) for c in cohort))
+    return sorted(cohorts, key=lambda cohort: -sum(relative_cost(c, image_shape) for c in cohort))

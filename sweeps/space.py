@@ -34,12 +34,15 @@ def fixable() -> tuple[str, ...]:
 
 
 def searched() -> tuple[str, ...]:
-    """The fields that a search may vary, words first: others may depend on them, and what does not apply is never asked for.
+    """The fields that a search may vary, words first, then factors of terms: others may depend on them, and what does not apply
+    is never asked for.
 
     How things are computed is no matter of quality; and --sampler is Optuna's here.
     """
     names = [name for name, f in all_fields().items() if f.metadata["search"] is not None]
-    return tuple(sorted(names, key=lambda name: not isinstance(all_fields()[name].default, str)))
+    return tuple(
+        sorted(names, key=lambda name: (not isinstance(all_fields()[name].default, str), not name.endswith("_weight")))
+    )
 
 
 def default_space(model: str, scored: Collection[str] = ()) -> dict[str, str]:
@@ -172,13 +175,16 @@ class SearchPlan:
         return self.studies[0].base
 
     @property
-    def networks(self) -> list[str]:
-        """All that a trial may have."""
-        varied = (dict(study.space).get("network") for study in self.studies)
-        searched = [str(name) for domain in varied if isinstance(domain, Choices) for name in domain.values]
-        return list(
-            dict.fromkeys([*searched, *(s.base.network for s in self.studies if "network" not in dict(s.space))])
-        )
+    def configs(self) -> Iterator[TrialConfig]:
+        """Of every study each combination of the listed words, at the ends of its latent dimensions and a step from the first."""
+        for study in self.studies:
+            domain = dict(study.space).get("latent_dim", Choices((study.base.latent_dim,)))
+            if isinstance(domain, Choices):
+                dims = domain.values
+            else:
+                dims = (domain.low, min(domain.low + (domain.step or 1), domain.high), domain.high)
+            for values in _conditions(study.base.to_dict(), dict(study.space)):
+                yield from (trial_config({**values, "latent_dim": d}) for d in dims)
 
     @property
     def epochs(self) -> int:
@@ -298,6 +304,12 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
     try:
         usual = {**{f.name: f.default for f in fields(family(model).config)}, **values}
         possible = [trial_config(config) for config in _conditions(usual, space)]
+        numbers = {name: domain for name, domain in space.items() if name not in _lists(space)}
+        for known in map(TrialConfig.to_dict, possible):
+            for name, domain in numbers.items():
+                if matters(name, known):
+                    for value in domain.values if isinstance(domain, Choices) else (domain.low, domain.high):
+                        trial_config({**known, name: value})
     except (KeyError, ValueError) as error:
         raise PlanError(str(error.args[0])) from None
     space = {name: domain for name, domain in space.items() if any(matters(name, c.to_dict()) for c in possible)}
@@ -312,13 +324,18 @@ def make_study(model: str, base: Values, domains: Mapping[str, Domain], fixed: V
 
 def _conditions(usual: Values, space: Mapping[str, Domain]) -> Iterator[Json]:
     """Every combination of the listed words, on which other fields may depend."""
-    lists = {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
+    lists = _lists(space)
     for combination in itertools.product(*lists.values()):
         values = dict(usual)
         for name, value in zip(lists, combination, strict=True):
             if matters(name, values):
                 values[name] = value
         yield values
+
+
+def _lists(space: Mapping[str, Domain]) -> dict[str, tuple[Value, ...]]:
+    """The varied fields that are words, with theirs."""
+    return {name: d.values for name, d in space.items() if isinstance(d, Choices) and isinstance(d.values[0], str)}
 
 
 def can_matter(name: str, study: StudyPlan) -> bool:

@@ -12,7 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import PICTURES, Flag, dims, positive
+from analysis.flags import PICTURES, Flag, count, dims, positive
 from analysis.scores import FEATURES_FLAG, SCORES
 from fishernet.flags import Listed
 
@@ -230,6 +230,15 @@ FIGURES = {
         (
             *PICTURES,
             LATENT_DIM,
+            Flag(
+                "--images",
+                {
+                    "type": count,
+                    "metavar": "N",
+                    "help": "how many held-out images of each line t-SNE places, the first; default: 2000, or fewer where many "
+                    "lines share a fit, so that it takes a minute",
+                },
+            ),
         ),
         on_request=True,
     ),
@@ -264,8 +273,8 @@ FIGURES = {
     "fisher-shannon-plane": Figure(
         "analysis.figures.plane", "Likelihood and information", "fisher_shannon_plane", "Fisher-Shannon plane",
         "Draw how wide posteriors are in entropy against how wide in Fisher information, by model, latent dimension and\n"
-        "epoch, and list the NLL by importance sampling, active latents, how wide they are and how much they tell, which\n"
-        "is computed from the stored weights.",
+        "epoch, and error, NLL and classes over the target F; list the NLL by importance sampling, active latents, how wide\n"
+        "they are and how much they tell. Scores are computed from the stored weights.",
         "--draws 1000 --nll-images 0",
         PICTURES,
         published=True,

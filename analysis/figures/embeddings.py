@@ -37,30 +37,34 @@ N_COLUMNS = 3
 Array = npt.NDArray[Any]
 
 
-def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part]:
-    """Both at ``latent_dim``, by default the one that most lines have, of several the largest.
+def parts(
+    stored: StoredSweep, latent_dim: int | None = None, lines: Sequence[str] = (), images: int | None = None
+) -> Iterator[Part]:
+    """Both at ``latent_dim``, by default the one that most lines have, of several the largest; ``images`` of each line.
 
+    ``lines``: the variants that are embedded; without, or where the sweep has none of them, all are.
     Raises AnalysisError for one that is not there.
     """
     d = chosen_dim(stored.runs, latent_dim)
-    yield Part(*EMBEDDINGS, partial(embeddings, stored, d))
+    yield Part(*EMBEDDINGS, partial(embeddings, stored, d, lines, images))
     yield Part(*RADII, partial(radii, stored, d))
 
 
-def embeddings(stored: StoredSweep, d: int) -> Exhibit:
+def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = (), images: int | None = None) -> Exhibit:
     """A panel for each line; the variants of a model are embedded together."""
     stem, title = EMBEDDINGS
     if d <= 2:
         command = stored.sweep.command("figures latent-space")
         return Absent(stem, title, f"Two latents are a plane already: `{command}` draws it.")
-    runs = shown_runs(stored, stored.runs, d)
+    asked = stored.runs[stored.runs["variant"].isin(lines)]
+    runs = shown_runs(stored, asked, d) or shown_runs(stored, stored.runs, d)
     by_model: dict[str, list[pd.Series[Any]]] = {}
     for run in runs:
         by_model.setdefault(str(run["model"]), []).append(run)
     placed: dict[str, Array] = {}
     tables, counts = [], set()
     for together in by_model.values():
-        n = min(EMBEDDED, AT_ONCE // len(together), len(stored.images.test))
+        n = min(images or min(EMBEDDED, AT_ONCE // len(together)), len(stored.images.test))
         counts.add(n)
         means = [stored.latents(run)[0][:n] for run in together]
         for run, own in zip(together, embedded(means), strict=True):
@@ -162,7 +166,7 @@ def radii(stored: StoredSweep, d: int) -> Exhibit:
     caption += f" Of {listed(coded)} codes, as there is no posterior." if coded else ""
     caption += f" {listed(learned)} learned another prior than N(0, 1)." if learned else ""
     data = pd.concat(tables, ignore_index=True)
-    looks = {str(variant): look for variant, look, _ in style.by_variant(pd.DataFrame(runs))}
+    looks = {str(variant): look for variant, look, _ in style.by_variant(stored.runs)}
     return Picture(stem, title, caption, plot_radii(found, looks, d), data)
 
 

@@ -22,15 +22,18 @@ from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, 
 from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
 from analysis.scores import FEATURES
+from analysis.scores.images import DRAWS, shown
 from analysis.scores.outputs import N_IMAGES, emits_more, floors
 from analysis.stored import StoredSweep
-from fishernet.families import LikelihoodConfig, family
+from fishernet.families import DISCRETISED, LikelihoodConfig, family
 from fishernet.likelihoods import SCALES
 from fishernet.likelihoods.base import Emitted
+from fishernet.trained import decode, posterior_means
+from fishernet.wording import listed
 
 # Stems.
 TABLE, DISTRIBUTIONS, VARIANCES = "outputs", "output_distributions", "variances"
-COMPONENTS, CALIBRATION, SIZE = "components", "calibration", "size_and_error"
+COMPONENTS, CALIBRATION, SIZE, DRAWN = "components", "calibration", "size_and_error", "draws"
 ERRORS = {  # score -> column of the table of errors, and its digits
     "l2_percent": ("L2 (%)", 3),
     "l2_percent_released": ("L2 as released", 3),
@@ -39,6 +42,8 @@ ERRORS = {  # score -> column of the table of errors, and its digits
 SPREADS = {  # the same of the table of distributions
     "bits_per_dim": ("bits/dim", 2),
     "code_bits_per_dim": ("code bits/dim", 2),
+    "discretised_bits_per_dim": ("discretised bits/dim", 2),
+    "discretised_code_bits_per_dim": ("discretised code bits/dim", 2),
     "coverage_90": ("in 90% interval", 3),
     "sd_rank_correlation": ("sd ~ error", 2),
     "without_mean": ("without mean", 2),
@@ -49,15 +54,27 @@ SPREADS = {  # the same of the table of distributions
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
+WHERE = {  # what emits a scale -> whose floor it is
+    "diagonal": "of standard deviations (scale diagonal)",
+    "full": "of the diagonal of a triangle (scale full)",
+    "discretised": "of the scales of 8-bit likelihoods",
+}
+# That of the column "to noise" is of other features, other images and another range.
+THEIR_NOISE = (
+    "The paper's to noise does not compare with it: it is of Keras's Inception v3, of the first 1000 images in [0, 1], enlarged "
+    "by repetition, and of noise in [-1, 1]; ours of the network said here, of all held-out images, and of noise in [0, 1]."
+)
 N_SHOWN = 10  # images of a row, and components
+AT_ONCE = 2**24  # numbers of training images that are compared at a time
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
 
 def parts(
-    stored: StoredSweep, *, published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+    stored: StoredSweep, *, published: Mapping[str, pd.DataFrame] = MappingProxyType({}), drawn: Sequence[str] = ()
 ) -> Iterator[Part | Exhibit]:
-    """The table, standard deviations, components and calibration of a sweep whose decoders give more than images; else nothing.
+    """Tables, standard deviations, draws, components, calibration of a sweep whose decoders give more than images; else nothing.
 
+    ``drawn``: the variants that draws are shown of; without, or where the sweep has none of them, of all that emit.
     ``published``: errors that a paper says, by stem: variant, latent_dim, value, row, its name there, components, and
     to_noise, the distance that it calls FID. Pictures name lines as the paper does.
     """
@@ -72,6 +89,7 @@ def parts(
     else:
         yield Absent(TABLE, "Errors of what decoders emit", f"No run has scores of outputs; {command}")
     yield Part(VARIANCES, "Standard deviations of pixels", lambda: variances(stored, said))
+    yield Part(DRAWN, "Draws from decoders", lambda: draws(stored, drawn, said))
     if (mixture_sizes(emitting) > 1).any():
         yield Part(COMPONENTS, "Components of one image", lambda: components(stored, said))
     if "outputs/parameters" in stored.runs and stored.runs["outputs/parameters"].nunique() > 1:
@@ -154,15 +172,30 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
     front = [name for name in ("model", "paper's row", title, "paper's L2") if name in shown]
     last = [name for name in ("to noise", "paper's to noise", "s/epoch", "of MSE's") if name in shown]
     shown = shown[front + [name for name in shown if name not in [*front, *last]] + last]
+    beside = THEIR_NOISE if "paper's to noise" in shown else ""
     caption = (
         f"{_what(runs)} {alike} L2 is "
         "100 × the mean squared error per pixel of clipped images: of the mean of p(x given the code), of a t its location; as "
         "released, of mixtures of t's the component at whose mode the density is highest, of a flow the mean of 50 draws, of "
         "a model with a posterior the image at one draw of it; of the likeliest component. The first rows need no model. "
         "s/epoch: a run's share of its cohort's last epoch; of MSE's: divided by the mean of the autoencoder with squared error. "
-        f"{network} {why}"
+        f"{say_floors(runs)} {network} {beside} {why}"
     )
     return Table(TABLE, "Errors of what decoders emit", " ".join(caption.split()), data, shown)
+
+
+def say_floors(runs: pd.DataFrame) -> str:
+    """The least emitted scales, of which a density on 8-bit values depends; empty where none is emitted."""
+    found: dict[str, set[float]] = {}
+    for config in runs["config"]:
+        emitted = "discretised" if config.likelihood in DISCRETISED else config.scale
+        if emitted != "identity":
+            found.setdefault(emitted, set()).add(config.least_scale)
+    told = [
+        f"{listed([f'{least:.3g}' for least in sorted(own)])} {WHERE[emitted]}"
+        for emitted, own in sorted(found.items())
+    ]
+    return f"What is added to an emitted scale, its floor, is {'; '.join(told)}." if told else ""
 
 
 def is_squared_error(config: LikelihoodConfig) -> bool:
@@ -204,11 +237,14 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
-        "of ln p(x given its code) of these, without the code's own bits. In "
-        "90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without mean: the "
-        "share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of the "
-        "entropy of the mean weights. Sd at floor: the share of emitted standard deviations below twice the least. CRPS: "
-        "continuous ranked probability score, in units of x, lower is better; none of mixtures of t's and of t's without a mean."
+        "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
+        "between the edges of each grey value, of the lowest and the highest with its tail; beside it stand likelihoods of 8-bit "
+        "values. In 90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without "
+        "mean: the share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of "
+        "the entropy of the mean weights. Sd at floor: the share below twice the floor, of emitted standard deviations, those of "
+        "rows and columns, the diagonals of triangles. CRPS: continuous ranked probability score, in units of x, lower is "
+        "better; none of t's without a mean. "
+        f"{say_floors(runs)}"
     )
     return Table(
         DISTRIBUTIONS,
@@ -326,12 +362,78 @@ def plot_variances(originals: torch.Tensor, rows: Sequence[Spread]) -> Figure:
     return sheet.figure
 
 
+class Strips(NamedTuple):
+    """Draws of a line; of each kind none where it has none."""
+
+    name: str
+    draws: torch.Tensor | None  # (n, channels, height, width) in [0, 1]
+    decoded: torch.Tensor | None  # of the same shape
+
+
+def draws(stored: StoredSweep, drawn: Sequence[str] = (), said: pd.DataFrame | None = None) -> Exhibit:
+    """Of each line images drawn from p(x given the code of the first held-out image), above what random codes decode to."""
+    runs = stored.runs[stored.runs["variant"].isin(drawn)]
+    if runs.empty:
+        runs = stored.runs[stored.runs["config"].map(emits_more)]
+    runs = runs[~runs["model"].map(lambda name: family(name).sees_image)]
+    names, alike = said_names(stored.runs, said)
+    image, shape = stored.images.test[:1], stored.images.image_shape
+    rows, parts = [], []
+    for run in _of_lines(stored, _in_order(runs, said)):
+        model, config = stored.model(run), run["config"]
+        code = np.repeat(posterior_means(model, image), N_SHOWN, axis=0)
+        generator = torch.Generator().manual_seed(int(run["seed"]))
+        of_image = shown(DRAWS, generator, model, code, shape) if emits_more(config) else None
+        codes = torch.randn(N_SHOWN, code.shape[1], generator=torch.Generator().manual_seed(0))
+        rectified = getattr(config, "code", "real") == "rectified"
+        decoded = None
+        if rectified or (family(run["model"]).prior and getattr(config, "prior", "normal") == "normal"):
+            decoded = decode(model, (codes.clamp(min=0) if rectified else codes).numpy(), shape).clamp(0, 1)
+        rows.append(Strips(names[run["variant"]], of_image, decoded))
+        expected = decode(model, code, shape).clamp(0, 1)
+        for kind, images in (("draw", of_image), ("random code", decoded)):
+            if images is not None:
+                apart = (images - expected).square().flatten(1).mean(1).sqrt().tolist()
+                parts.append(_data(run, N_SHOWN).assign(kind=kind, image=range(N_SHOWN), rms_from_mean=apart))
+    if not parts:
+        return Absent(DRAWN, "Draws from decoders", "No line has a distribution to draw from, or codes to draw.")
+    caption = (
+        f"The first held-out image; of each line {N_SHOWN} draws from p(x given its code), clipped, above the expected images of "
+        f"{N_SHOWN} random codes, the same for all lines: draws of N(0, 1), of a rectified code max(0, .) of these. {alike}"
+    )
+    figure = plot_draws(image / 255, rows)
+    return Picture(DRAWN, "Draws from decoders", caption, figure, pd.concat(parts, ignore_index=True))
+
+
+def plot_draws(original: torch.Tensor, rows: Sequence[Strips]) -> Figure:
+    """The original above a pair of strips for each row, its name on the left."""
+    height, width = mosaic(original.expand(N_SHOWN, -1, -1, -1), N_SHOWN).shape[:2]
+    labels, left = row_labels(row.name for row in rows)
+    sheet = Sheet(left + width, height + len(rows) * (2 * (height + GAP) + SPACE))
+    sheet.image(mosaic(original, 1), left, 0)
+    sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
+    for i, row in enumerate(rows):
+        top = height + i * (2 * (height + GAP) + SPACE) + SPACE
+        for images, place, without in (
+            (row.draws, top, "a loss of squared errors, from which nothing is drawn"),
+            (row.decoded, top + height + GAP, "its codes have no distribution"),
+        ):
+            if images is None:
+                sheet.text(without, left, place + height / 2)
+            else:
+                sheet.image(mosaic(images, N_SHOWN), left, place)
+        sheet.text(labels[row.name], left - LETTER, top + height, ha="right")
+    return sheet.figure
+
+
 class Mixture(NamedTuple):
     """Components of one image, by falling weight."""
 
     name: str
     images: torch.Tensor  # (K, channels, height, width) in [0, 1]
     weights: Sequence[float]
+    log_densities: Sequence[float]  # of the mixture at each component's mode, nats
+    nearest: Sequence[float]  # root mean square distance per pixel of the nearest training image, in units of x
 
 
 def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
@@ -340,40 +442,64 @@ def components(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit
     names, alike = said_names(stored.runs, said)
     rows, parts = [], []
     for run in _runs(stored, lambda config: config.components > 1, said):
-        marginals = _distribution(stored, run, images).marginals()
+        distribution = _distribution(stored, run, images)
+        marginals = distribution.marginals()
         if marginals is None:
             continue
         weights = marginals.log_weights[0, 0].exp()
         order = weights.argsort(descending=True)[:N_SHOWN]
-        shown = marginals.loc[0, 0][order].clamp(0, 1).reshape(-1, *stored.images.image_shape)
-        rows.append(Mixture(names[run["variant"]], shown, weights[order].tolist()))
-        parts.append(_data(run, len(order)).assign(component=(order + 1).tolist(), weight=weights[order].tolist()))
+        modes = marginals.loc[0, 0][order]
+        with torch.no_grad():
+            log_densities = [float(distribution.log_prob(mode[None, None])) for mode in modes]
+        away = nearest(modes.clamp(0, 1), stored.images.train)
+        of_modes = modes.clamp(0, 1).reshape(-1, *stored.images.image_shape)
+        rows.append(Mixture(names[run["variant"]], of_modes, weights[order].tolist(), log_densities, away))
+        parts.append(
+            _data(run, len(order)).assign(
+                component=(order + 1).tolist(), weight=weights[order].tolist(), log_density=log_densities, nearest=away
+            )
+        )
     title = "Components of one image"
     if not rows:
         return Absent(COMPONENTS, title, "No line is a mixture of images.")
     caption = (
         f"The first held-out image, and of each mixture the locations of up to {N_SHOWN} components at its code, the heaviest "
-        "first, with their weights. " + alike
+        "first. Below each its weight; ln p, nats, of the mixture at its mode; and its distance from the nearest training image, "
+        f"the root of the mean square over pixels. {alike}"
     )
     return Picture(COMPONENTS, title, caption, plot_components(images / 255, rows), pd.concat(parts, ignore_index=True))
 
 
 def plot_components(original: torch.Tensor, rows: Sequence[Mixture]) -> Figure:
-    """A row of images for each mixture, weights below them; the original at the top."""
+    """A row of images for each mixture, numbers below them; the original at the top."""
     first = mosaic(original, 1)
     height, width = first.shape[:2]
     labels, left = row_labels(row.name for row in rows)
     most = max(len(row.weights) for row in rows)
-    across, down = max(width, 5 * LETTER) + GAP, height + LINE + GAP
-    sheet = Sheet(left + most * across, (1 + len(rows)) * down)
+    across, down = max(width, 6 * LETTER) + 2 * GAP, height + 3 * LINE + SPACE
+    sheet = Sheet(left + most * across + len("nearest ") * LETTER, height + SPACE + len(rows) * down)
     sheet.image(first, left, 0)
     sheet.text(ORIGINAL, left - LETTER, height / 2, ha="right")
-    for i, row in enumerate(rows, 1):
-        sheet.text(labels[row.name], left - LETTER, i * down + height / 2, ha="right")
-        for k, (image, weight) in enumerate(zip(row.images, row.weights, strict=True)):
-            sheet.image(mosaic(image[None], 1), left + k * across, i * down)
-            sheet.text(f"{weight:.2f}", left + k * across + width / 2, i * down + height + LINE / 2, ha="center")
+    for i, row in enumerate(rows):
+        top = height + SPACE + i * down
+        sheet.text(labels[row.name], left - LETTER, top + height / 2, ha="right")
+        for k, image in enumerate(row.images):
+            sheet.image(mosaic(image[None], 1), left + k * across, top)
+        told = (("weight", row.weights, ".2f"), ("ln p", row.log_densities, ".0f"), ("nearest", row.nearest, ".3f"))
+        for j, (name, values, form) in enumerate(told):
+            middle = top + height + (j + 0.5) * LINE
+            for k, value in enumerate(values):
+                sheet.text(f"{value:{form}}", left + k * across + width / 2, middle, ha="center")
+            sheet.text(name, left + len(row.weights) * across + LETTER, middle)
     return sheet.figure
+
+
+def nearest(images: torch.Tensor, train: torch.Tensor) -> list[float]:
+    """Of images (n, n_pixels) in [0, 1], the distance of the nearest of uint8 ones, root mean square over pixels."""
+    found = torch.full((len(images),), math.inf)
+    for part in train.flatten(1).split(max(1, AT_ONCE // images.shape[1])):
+        found = torch.minimum(found, torch.cdist(images, part.float().div(255)).min(1).values)
+    return [float(own) / math.sqrt(images.shape[1]) for own in found]
 
 
 def size_and_error(runs: pd.DataFrame) -> Exhibit:
@@ -490,7 +616,11 @@ def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
 def _runs(stored: StoredSweep, wanted: Callable[[LikelihoodConfig], bool], said: pd.DataFrame | None) -> list[RunRow]:
     """The run that pictures show of each line that emits more than an image, at its smallest latent dimension."""
     runs = stored.runs[stored.runs["config"].map(lambda c: emits_more(c) and _spreads(c) and wanted(c))]
-    runs = _in_order(runs, said)
+    return _of_lines(stored, _in_order(runs, said))
+
+
+def _of_lines(stored: StoredSweep, runs: pd.DataFrame) -> list[RunRow]:
+    """The run that pictures show of each line among the runs, at its smallest latent dimension."""
     smallest = runs.groupby("variant", sort=False)["latent_dim"].min()
     return [stored.pick(str(variant), int(d)) for variant, d in smallest.items()]
 

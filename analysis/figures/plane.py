@@ -11,6 +11,7 @@ are Gaussians of one width. Where widths differ between latents N J is above 1, 
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,9 +33,9 @@ from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.frame import CURVE, AnalysisError, spread
 from analysis.parts import Part
 from analysis.scores import NLL_SETS
-from analysis.stored import StoredSweep
+from analysis.stored import StoredSweep, config_of
 from analysis.which_dimension import active_units
-from fishernet.families import family
+from fishernet.families import family, trial_config
 from fishernet.wording import listed
 
 TERMS = ("posterior_entropy", "fisher_information")
@@ -42,12 +43,15 @@ PLANE = "fisher_shannon_plane", "Posteriors in the Fisher-Shannon plane"
 PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
 INFORMATION = "information", "Entropy, Fisher information and active latents"
 NLL = "nll", "Negative log-likelihood"
+TARGETS = "fisher_targets", "Error, likelihood and classes by the target F"
+TARGET = "fisher_target"
 # Columns of its table, each with its decimals: of each run's place, and the scores of ``analysis.scores.information``.
 PLACES = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
 SCORED = {
     "precision_active": ("1/s² active", 1), "precision_unused": ("1/s² unused", 3), "kl": ("KL", 2),
     "from_below": ("I from below", 2), "nearest_neighbours": ("5-NN", 3), "linear_probe": ("linear probe", 3),
 }  # fmt: skip
+SHAPES = (*style.MARKERS, ">", "p", "*", "h", "d", "8", "$+$", "$\\times$")  # of points
 BEYOND = "#EDEDED"  # where N J < 1
 
 Numbers = TypeVar("Numbers", float, "pd.Series[float]")
@@ -76,6 +80,8 @@ def parts(
         variant = of_path if of_path in set(points["variant"]) else str(points["variant"].iloc[0])
         yield Part(*PATH, partial(path_picture, stored, variant))
         yield Part(*INFORMATION, lambda: information_table(stored, points))
+    if by_target(stored)["target"].nunique() > 1:
+        yield Part(*TARGETS, lambda: targets_picture(stored))
     yield Part(*NLL, lambda: nll_table(stored, published.get("nll")))
 
 
@@ -97,13 +103,15 @@ def _placed(rows: pd.DataFrame, entropy: pd.Series[float], information: pd.Serie
 
 def plane_picture(points: pd.DataFrame, without: Sequence[str] = ()) -> Picture:
     """``without`` are lines that have no place in it."""
+    drawn = [model for model in points["model"].unique() if not family(model).covariance]
+    noisy = f" Those of {listed(drawn)} are of one draw for each image, and may be off by its noise." if drawn else ""
     absent = f" Without a place here, as they do not record both: {listed(without)}." if without else ""
     return Picture(
         *PLANE,
         "Entropy power N = exp(2H/d)/(2πe) of the posteriors against their Fisher information per latent, J = tr J/d, both from "
         "means over held-out images: narrow posteriors are up and left. A small point is a run; the large ones are geometric "
         "means over seeds with one standard deviation, joined from the least d to the largest, whose numbers stand at the ends. "
-        "Nothing can lie below N J = 1, where all latents of all images are equally wide." + absent,
+        "Nothing can lie below N J = 1, where all latents of all images are equally wide." + noisy + absent,
         plot_plane(points),
         points.drop(columns="run_id"),
     )
@@ -115,10 +123,11 @@ def plot_plane(points: pd.DataFrame) -> Figure:
     both = {axis: spread(logs.assign(value=logs[axis]), CURVE) for axis in ("N", "J")}
     means = both["N"].merge(both["J"], on=CURVE, suffixes=("_N", "_J"))
     several = means["latent_dim"].nunique() > 1
+    lines = style.by_variant(means)
     with style.new_figure() as (figure, axes):
         _on_the_plane(axes, points)
         keys = []
-        for variant, look, line in style.by_variant(means):
+        for (variant, look, line), marker in zip(lines, _markers(means), strict=True):
             own, x, y = points[points["variant"] == variant], np.exp(line["mean_N"]), np.exp(line["mean_J"])
             axes.scatter(own["N"], own["J"], s=7, color=look["color"], alpha=0.45, linewidths=0, zorder=2)
             xerr, yerr = (
@@ -129,12 +138,22 @@ def plot_plane(points: pd.DataFrame) -> Figure:
                 x, y, xerr=xerr, yerr=yerr, fmt="none", ecolor=look["color"], elinewidth=1, capsize=2, zorder=2.5
             )
             model = str(line["model"].iloc[0])
-            keys += axes.plot(x, y, **look, label=style.label(variant, model), linewidth=1, zorder=3)
+            of_point = {"marker": marker, "markersize": 6, "markerfacecolor": look["markerfacecolor"] and "none"}
+            shown: style.LineLook = {**look, **of_point}  # type: ignore[typeddict-item]  # seen through where points coincide
+            keys += axes.plot(x, y, **shown, label=style.label(variant, model), linewidth=1, zorder=3)
             if several:
                 _name_ends(axes, x.to_numpy(), y.to_numpy(), line["latent_dim"].to_list(), color=look["color"])
         n_seeds = means.assign(n_seeds=means["n_seeds_N"])
         figure.legend(handles=[*keys, *_keys_of_the_plane(), _bars_key(n_seeds)], loc="outside right upper")
     return figure
+
+
+def _markers(means: pd.DataFrame) -> list[str]:
+    """A shape for each line that no other has, as points show no dashes: of a model's first line its own, where it is free."""
+    own = {style.marker(model): model for model in reversed(means["model"].unique().tolist())}
+    free = itertools.cycle([shape for shape in SHAPES if shape not in own])
+    unseen = {model: shape for shape, model in own.items()}
+    return [unseen.pop(model, "") or next(free) for model in means.drop_duplicates("variant")["model"]]
 
 
 def _bars_key(means: pd.DataFrame) -> Line2D | Patch:
@@ -250,6 +269,63 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
     )
 
 
+def by_target(stored: StoredSweep) -> pd.DataFrame:
+    """A row for each run that holds its Fisher information at F and score that it has: variant, the line without its F; target.
+
+    Scores are MSE, NLL and the share of right classes by 5 neighbours.
+    """
+    runs, _ = of_one_estimate(stored.runs)
+    scores = {
+        stored.sweep.score("mse"): "MSE",
+        "likelihood/nll": "NLL (nats)",
+        "information/nearest_neighbours": "5-NN share",
+    }
+    rows = []
+    for _, run in runs.iterrows():
+        config = config_of(run)
+        if not config.matters(TARGET, config.to_dict()):
+            continue
+        usual = trial_config({**config.to_dict(), TARGET: config.__dataclass_fields__[TARGET].default})
+        about = {"variant": usual.variant, **{name: run[name] for name in ("model", "latent_dim", "seed")}}
+        about["target"] = getattr(config, TARGET)
+        rows += [
+            about | {"score": title, "value": run[name]} for name, title in scores.items() if pd.notna(run.get(name))
+        ]
+    found = pd.DataFrame(rows, columns=["variant", "model", "latent_dim", "seed", "target", "score", "value"])
+    return found.sort_values("target", kind="stable")
+
+
+def targets_picture(stored: StoredSweep) -> Picture:
+    """Of the lines that have several F."""
+    found = by_target(stored)
+    found = found[found.groupby(CURVE)["target"].transform("nunique") > 1]
+    means = spread(found, [*CURVE, "target", "score"])
+    absent = [score for score in ("NLL (nats)", "5-NN share") if score not in set(means["score"])]
+    caption = (
+        "Lines that differ in F alone, what their posteriors' Fisher information is held at: the mean squared error of "
+        f"{stored.sweep.held_out} images, their NLL, and the share of right classes by the 5 nearest codes of training images."
+        + f" No run has {listed(absent)}."
+        * bool(absent)
+    )
+    return Picture(*TARGETS, caption, plot_targets(means), means)
+
+
+def plot_targets(means: pd.DataFrame) -> Figure:
+    """A panel for each score, a line for each variant and latent_dim over F."""
+    several = means["latent_dim"].nunique() > 1
+    names = means["variant"] + means["latent_dim"].map(" d={}".format) if several else means["variant"]
+    scores = means["score"].unique()
+    with style.new_grid(1, len(scores), width=2.6) as (figure, grid):
+        for axes, score in zip(grid.flat, scores, strict=True):
+            keys = [
+                style.line_with_band(axes, line, "target", {**look, "label": variant})
+                for variant, look, line in style.by_variant(means.assign(variant=names)[means["score"] == score])
+            ]
+            axes.set(title=score, xlabel="target $F$")
+        figure.legend(handles=[*keys, style.spread_key(means)], loc="outside lower center", ncols=4)
+    return figure
+
+
 def _say_scored(scores: pd.Series | None, scored: Collection[str]) -> list[str]:
     """What the columns of the scores are."""
     about = [of["information"] for of in scores if "information" in of] if scores is not None else []
@@ -306,11 +382,12 @@ def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     if found.empty:
         return Absent(*NLL, stored.reasons.get("likelihood") or f"No run has it; `{command}` computes it.")
     numbers = [
-        (about["draws"], about["images"], about["probability"], variant, model)
-        for variant, model, scores in zip(runs["variant"], runs["model"], runs["scores"], strict=True)
+        (about["draws"], about["images"], about["probability"], variant, about.get("dequantised", False))
+        for variant, scores in zip(runs["variant"], runs["scores"], strict=True)
         for about in scores.get("likelihood", {}).values()
     ]
-    densities = list(dict.fromkeys(n[3] for n in numbers if not n[2]))
+    densities = list(dict.fromkeys(n[3] for n in numbers if not (n[2] or n[4])))
+    spread_out = list(dict.fromkeys(n[3] for n in numbers if n[4]))
     rows = []
     for (variant, d, images), line in found.groupby(["variant", "latent_dim", "images"], sort=False):
         by_score = {str(score): cells(of_score, "score", 2)[score] for score, of_score in line.groupby("score")}
@@ -319,6 +396,7 @@ def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
             {"model": style.label(str(variant), str(line["model"].iloc[0])), "d": d, "images": images}
             | {"NLL (nats)": by_score.get("nll", "")}
             | ({"paper": theirs} if said is not None else {})
+            | ({"held-out − training": by_score.get("gap", "")} if (found["score"] == "gap").any() else {})
             | {"standard error over images": by_score.get("nll/standard_error", "")}
             | {"gained by the last tenfold draws": by_score.get("gained", "")}
             | {"effective draws": by_score.get("nll/ess", ""), "bits per dimension": _bits(line)}
@@ -334,14 +412,27 @@ def nll_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
             *notes,
             f"Of {listed(densities)} it is minus a log density, which compares with no probability",
         ]
+    if spread_out:
+        notes = [
+            *notes,
+            f"Of {listed(spread_out)} it is minus the log density of dequantised images, (v + u)/256; bits per dimension compare "
+            "with those of probabilities, and are no less than what the density gives the grey values themselves",
+        ]
     if seeing := [model for model in dict.fromkeys(runs["model"]) if family(model).sees_image]:
         notes = [*notes, f"{listed(seeing)} is told each pixel's predecessors, as its likelihood asks"]
     return Table(*NLL, " ".join([caption, *(f"{note}." for note in notes)]), found, pd.DataFrame(rows))
 
 
 def nll_data(runs: pd.DataFrame) -> pd.DataFrame:
-    """Means over seeds by variant, latent_dim, images and score, among them nll/kK and what the last tenfold draws gained."""
+    """Means over seeds by variant, latent_dim, images and score.
+
+    Among the scores are nll/kK, what the last tenfold draws gained, and as gap the held-out NLL less that of training images.
+    """
     tidy = []
+    both = [f"likelihood/{name}nll" for name in ("", "training/")]
+    if set(both) <= set(runs):
+        gap = runs[both[0]] - runs[both[1]]
+        tidy.append(runs[CURVE].assign(images=NLL_SETS[0], score="gap", value=gap))
     for images in NLL_SETS:
         start = "likelihood/" if images == NLL_SETS[0] else f"likelihood/{images}/"
         for name in (str(column) for column in runs if str(column).startswith(start)):

@@ -93,7 +93,7 @@ def codes(model: Autoencoder, images: torch.Tensor, seed: int) -> Array:
     drawn, generator = [], torch.Generator().manual_seed(seed)
     for part in images.flatten(1).split(images_at_once(model)):
         x = part.float().div(255)[None]
-        drawn.append(model.posterior(x).draw(noise_of(model, x, generator)).z[0])
+        drawn.append(model.posterior(x).draw(noise_of(model, len(part), generator)).z[0])
     found: Array = torch.cat(drawn).numpy()
     return found
 

@@ -74,7 +74,7 @@ def parts(
     lines need. Raises AnalysisError for a density that was asked for and cannot be had, and what StoredSweep raises.
     """
     runs = stored.runs
-    with_prior = runs[runs["model"].map(is_sampled)]
+    with_prior = runs[runs["model"].map(lambda model: family(model).prior).astype(bool)]
     for d in latent_dims or sorted({*prior_dims, *_ends(with_prior, prior_dims)}):
         yield Part(*_prior_samples(d), partial(prior_samples, stored, d, models))
     sampled = density_dims or sorted(_ends(with_prior))[-1:]
@@ -83,6 +83,11 @@ def parts(
     needed = [] if prior_dims else most_needed(stored.needed_dims.values())
     dims = latent_dims or sorted(_ends(runs, prior_dims) | {*density_dims, *needed} & set(runs["latent_dim"]))
     yield Part(*_reconstructions(dims), partial(reconstructions, stored, dims, models))
+
+
+def n_rows(run: pd.Series) -> int:
+    """Of samples in a grid: one where each takes a pass for each pixel."""
+    return 1 if family(run["model"]).sees_image else N_ROWS
 
 
 def is_sampled(model: str) -> bool:
@@ -108,7 +113,7 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
     """A grid of decoded prior samples per variant, of the same latents where the prior is N(0, 1)."""
     stem, title = _prior_samples(d)
     known = _lines(stored, models)
-    variants = [variant for variant in known if is_sampled(known[variant].model)]
+    variants = [variant for variant in known if family(known[variant].model).prior]
     runs = _runs_at(stored, variants, d)
     if not runs:
         return Absent(stem, title, _say_missing(stored, {d: variants}) or NOTHING_SAMPLED)
@@ -122,10 +127,13 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
     # One set of latents for all that share a prior, whatever the seeds of their runs.
     of_normal = next((z for run, z in drawn if normal[run["variant"]]), None)
     latents = [
-        (run, (of_normal if of_normal is not None and normal[run["variant"]] else z)[: N_ROWS * n_columns])
+        (run, (of_normal if of_normal is not None and normal[run["variant"]] else z)[: n_rows(run) * n_columns])
         for run, z in drawn
     ]
-    grids = {str(run["variant"]): decode(stored.model(run), z, shape) for run, z in latents}
+    grids = {
+        str(run["variant"]): decode(stored.model(run), z, shape, torch.Generator().manual_seed(int(run["seed"])))
+        for run, z in latents
+    }
     others = [variant for variant, is_normal in normal.items() if not is_normal]
     sentences = [
         f"Images decoded from samples of the prior N(0, 1) at d = {d}, the same latents for every model; {_say_seeds(runs)}."
@@ -140,8 +148,8 @@ def prior_samples(stored: StoredSweep, d: int, models: Sequence[str] = ()) -> Ex
             if not family(model).prior
         ),
         *(
-            f"{model} sees the image that it decodes, so that a sample takes a pass for each pixel; it is left out."
-            for model in stored.runs["model"].unique()
+            f"{model} decodes pixel by pixel: its few images are draws, which take a pass for each pixel."
+            for model in dict.fromkeys(run["model"] for run, _ in drawn)
             if family(model).sees_image
         ),
         _say_missing(stored, {d: _without(variants, runs)}),

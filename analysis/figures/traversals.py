@@ -13,11 +13,12 @@ import pandas as pd
 import torch
 from matplotlib.figure import Figure
 
-from analysis.exhibits import Absent, Exhibit, Picture
+from analysis.exhibits import Picture
 from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import AnalysisError, chosen_dim
 from analysis.parts import Part
-from analysis.stored import StoredSweep
+from analysis.stored import StoredSweep, config_of
+from fishernet.config import Value
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
 from fishernet.trained import decode, posterior_covariances, posterior_means
@@ -26,6 +27,7 @@ from fishernet.wording import listed
 TRAVERSALS = "traversals", "Moves along single latents"
 INTERPOLATIONS = "interpolations", "From one image to another"
 MOST_LATENTS = 10  # of the image's, the narrowest; as many values of each
+FEW_LATENTS = 2  # of a model that takes a pass for each pixel
 N_STEPS = 10
 N_PAIRS = 3  # of images
 REACH = 10.0  # the paper's, in units of z
@@ -33,19 +35,12 @@ PANELS_PER_ROW = 2
 Array = npt.NDArray[Any]
 
 
-def parts(
-    stored: StoredSweep, latent_dim: int | None = None, image: int = 0, reach: float = REACH
-) -> Iterator[Part | Exhibit]:
+def parts(stored: StoredSweep, latent_dim: int | None = None, image: int = 0, reach: float = REACH) -> Iterator[Part]:
     """Both pictures at ``latent_dim``, by default the one that most lines have, of several the largest.
 
     Raises AnalysisError for a latent_dim or an image that is not there.
     """
-    runs, unshown = decoding_latents(stored)
-    if runs.empty:
-        for stem, title in (TRAVERSALS, INTERPOLATIONS):
-            yield Absent(stem, title, unshown or "No run has finished.")
-        return
-    d = chosen_dim(runs, latent_dim)
+    d = chosen_dim(stored.runs, latent_dim)
     if not 0 <= image < len(stored.images.test):
         raise AnalysisError(
             f"--image chooses the {stored.sweep.held_out} image, from 0 to {len(stored.images.test) - 1}; got {image}."
@@ -54,17 +49,36 @@ def parts(
     yield Part(*INTERPOLATIONS, partial(interpolations, stored, d))
 
 
-def decoding_latents(stored: StoredSweep) -> tuple[pd.DataFrame, str]:
-    """The runs whose decoders need latents alone, and a sentence on those that are left out."""
-    seeing = [model for model in dict.fromkeys(stored.runs["model"]) if family(model).sees_image]
-    said = f"{listed(seeing)} sees the image that it decodes, and is left out." if seeing else ""
-    return stored.runs[~stored.runs["model"].isin(seeing)], said
+def say_pixel_by_pixel(runs: Sequence[pd.Series[Any]]) -> str:
+    """A sentence on models whose decoders take a pass for each pixel, of which there is little to see."""
+    seeing = [model for model in dict.fromkeys(run["model"] for run in runs) if family(model).sees_image]
+    return (
+        f"{listed(seeing)} decodes pixel by pixel, each set to its expected value given those before, of black and white ones to "
+        "the likelier: few images are shown."
+        if seeing
+        else ""
+    )
 
 
 def shown_runs(stored: StoredSweep, runs: pd.DataFrame, d: int) -> list[pd.Series[Any]]:
-    """The run that pictures show of each line at d."""
+    """The run that pictures show of each line at d, the lines of a model by their numbers: F = 0, 5, 20 though 20 is usual."""
     variants = runs.loc[runs["latent_dim"] == d, "variant"].unique()
-    return [stored.pick(str(variant), d) for variant in variants]
+    shown = [stored.pick(str(variant), d) for variant in variants]
+    models = list(dict.fromkeys(run["model"] for run in shown))
+    told_apart = {
+        model: list(dict.fromkeys(name for run in shown if run["model"] == model for name in config_of(run).choices))
+        for model in models
+    }
+
+    def place(run: pd.Series[Any]) -> tuple[int, list[tuple[bool, Value]]]:
+        config = config_of(run)
+        choices = {name: getattr(config, name) for name in told_apart[run["model"]]}
+        # Words before numbers, and of words the usual one first.
+        words = [(name in config.choices, value) for name, value in choices.items() if isinstance(value, str)]
+        numbers = [(False, value) for value in choices.values() if not isinstance(value, str)]
+        return models.index(run["model"]), words + numbers
+
+    return sorted(shown, key=place)
 
 
 def traversals(stored: StoredSweep, d: int, image: int, reach: float) -> Picture:
@@ -72,12 +86,13 @@ def traversals(stored: StoredSweep, d: int, image: int, reach: float) -> Picture
     stem, title = TRAVERSALS
     x, shape = stored.images.test[image : image + 1], stored.images.image_shape
     offsets = np.linspace(-reach, reach, N_STEPS)
-    runs, unshown = decoding_latents(stored)
+    shown = shown_runs(stored, stored.runs, d)
     panels, rows, without = {}, [], []
-    for run in shown_runs(stored, runs, d):
+    for run in shown:
         model = stored.model(run)
         code = posterior_means(model, x)[0]
         order, widths = narrowest(model, x, stored, run)
+        order = order[:FEW_LATENTS] if family(run["model"]).sees_image else order
         if widths is None:
             without.append(str(run["variant"]))
         moved = np.repeat(code[None], len(order) * N_STEPS, axis=0)
@@ -99,7 +114,8 @@ def traversals(stored: StoredSweep, d: int, image: int, reach: float) -> Picture
             f" Of {listed(without)} no variance is known in closed form: rows are the latents whose codes vary most over "
             f"{stored.sweep.held_out} images."
         )
-    return Picture(stem, title, f"{caption} {unshown}".strip(), plot_traversals(panels, offsets), pd.DataFrame(rows))
+    caption = f"{caption} {say_pixel_by_pixel(shown)}".strip()
+    return Picture(stem, title, caption, plot_traversals(panels, offsets), pd.DataFrame(rows))
 
 
 def narrowest(
@@ -144,14 +160,14 @@ def interpolations(stored: StoredSweep, d: int) -> Picture:
     """Pairs of the first held-out images: a row for each line between the codes of each pair."""
     stem, title = INTERPOLATIONS
     images, shape = stored.images.test[: 2 * N_PAIRS], stored.images.image_shape
-    runs, unshown = decoding_latents(stored)
     share = np.linspace(0, 1, N_STEPS, dtype=np.float32)[:, None]
-    shown = shown_runs(stored, runs, d)
+    shown = shown_runs(stored, stored.runs, d)
     strips: list[dict[str, torch.Tensor]] = [{} for _ in range(len(images) // 2)]
     rows = []
     for run in shown:
         model = stored.model(run)
-        codes = posterior_means(model, images)
+        n = 2 if family(run["model"]).sees_image else len(images)
+        codes = posterior_means(model, images[:n])
         for pair, (first, last) in enumerate(zip(codes[::2], codes[1::2], strict=False)):
             strips[pair][str(run["variant"])] = decode(model, (1 - share) * first + share * last, shape)
             about = {name: run[name] for name in ("variant", "latent_dim", "seed", "run_id")}
@@ -159,7 +175,7 @@ def interpolations(stored: StoredSweep, d: int) -> Picture:
             rows.append(about | {"first_image": 2 * pair, "last_image": 2 * pair + 1, "distance": distance})
     caption = (
         f"Decoded from {N_STEPS} places at equal steps on the straight line between the codes of two {stored.sweep.held_out} "
-        f"images, the first {2 * len(strips)} in pairs; d = {d}. Above each block are the two images. {unshown}"
+        f"images, the first {2 * len(strips)} in pairs; d = {d}. Above each block are the two images. {say_pixel_by_pixel(shown)}"
     ).strip()
     figure = plot_interpolations(images / 255, strips)
     return Picture(stem, title, caption, figure, pd.DataFrame(rows))

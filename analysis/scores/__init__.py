@@ -61,6 +61,18 @@ FEATURES_FLAG = Flag(
 )
 
 
+GPUS_FLAG = Flag("--gpus", {"type": int, "metavar": "N", "help": "GPUs to use; 0 is the CPU; default: all there are"})
+CACHE_FLAG = Flag(
+    "--cache",
+    {
+        "type": Path,
+        "metavar": "FOLDER",
+        "default": CACHE,
+        "help": "where the real images' features are kept, and of an NLL what is done until all is; default: %(default)s",
+    },
+)
+
+
 @dataclass(frozen=True)
 class Score:
     """A row: ``module`` has ``tasks(stored, **arguments)``, what the runs lack of this score; its arguments are the flags'.
@@ -140,6 +152,8 @@ SCORES = {
                     "help": f"whose NLL: {', '.join(NLL_SETS)}; default: {NLL_SETS[0]}, or the paper's",
                 },
             ),
+            GPUS_FLAG,
+            CACHE_FLAG,
         ),
     ),
     "information": Score(
@@ -190,19 +204,8 @@ SCORES = {
                     "help": "pytorch-fid's pt_inception-2015-12-05-6726825d.pth; default: pytorch-fid downloads it",
                 },
             ),
-            Flag(
-                "--cache",
-                {
-                    "type": Path,
-                    "metavar": "FOLDER",
-                    "default": CACHE,
-                    "help": "where the real images' features are kept; default: %(default)s",
-                },
-            ),
-            Flag(
-                "--gpus",
-                {"type": int, "metavar": "N", "help": "GPUs to use; 0 is the CPU; default: all there are"},
-            ),
+            CACHE_FLAG,
+            GPUS_FLAG,
         ),
     ),
 }

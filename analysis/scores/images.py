@@ -28,7 +28,7 @@ from analysis.scores.sampling import (
     prior_samples,
     spread,
 )
-from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import Array, StoredSweep, config_of
 from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
@@ -199,7 +199,7 @@ def tasks(
     other weights than are at hand count as lacking. A ``cache`` that cannot be kept costs time alone. Raises AnalysisError when
     the features cannot be had, test images are too few, or what is asked for is not there.
     """
-    gpus = _gpus(gpus)
+    gpus = gpus_of_flag(gpus)
     features = chosen_features(stored, features, inception_weights, gpus)
     swept = set(stored.runs["latent_dim"])
     if absent := sorted(set(latent_dims) - swept):
@@ -226,17 +226,6 @@ def chosen_features(stored: StoredSweep, features: str, inception_weights: Path 
             return name
     unlabelled = stored.images.train_labels is None or stored.images.test_labels is None
     return Random.name if unlabelled else Classifier.name
-
-
-def _gpus(asked: int | None) -> int:
-    try:
-        there = 0 if asked == 0 else count_gpus()
-    except RuntimeError as error:
-        raise AnalysisError(f"{error}, or say --gpus 0.") from None
-    gpus = there if asked is None else asked
-    if not 0 <= gpus <= there:
-        raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
-    return gpus
 
 
 def _tasks(

@@ -5,47 +5,59 @@ Every run is scored on the same images, black and white ones with the same bits,
 
 from __future__ import annotations
 
+import functools
+import hashlib
+import json
 import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pandas as pd
+import safetensors.torch
 import torch
 from torch import Tensor
 
 from analysis.errors import AnalysisError
-from analysis.scores import DRAWS, NLL_IMAGES, NLL_SETS
-from analysis.scores.tasks import Scored, ScoreTask, Tasks
+from analysis.scores import CACHE, DRAWS, NLL_IMAGES, NLL_SETS
+from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
 from fishernet.data.binarised import drawn_once
 from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluating
 from fishernet.families import family
-from fishernet.importance import Evidence, drawn_at_once, evidence
+from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, drawn_at_once, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
 from fishernet.priors import ImproperPriorError
+from fishernet.state import checksum
+from fishernet.training import set_arithmetic
 
 GROUP = "likelihood"
 HELD_OUT, TRAINING = NLL_SETS
 
 
 def tasks(
-    stored: StoredSweep, *, draws: int | None = None, nll_images: int = NLL_IMAGES, nll_of: Sequence[str] = (HELD_OUT,)
-) -> Tasks:
+    stored: StoredSweep, *, draws: int | None = None, nll_images: int = NLL_IMAGES, nll_of: Sequence[str] = (HELD_OUT,),
+    gpus: int | None = None, cache: Path | None = CACHE,
+) -> Tasks:  # fmt: skip
     """The likelihood of the first ``nll_images`` images (0: all) of the sets ``nll_of``, of runs that lack it.
 
     A run lacks it where it has none, or one of fewer draws or images than are asked for. Without ``draws`` only runs are scored
     whose numbers are probabilities of images, and with DRAWS; what other models cannot give is said where it was asked for.
+    On so many GPUs, by default all there are, or on the CPU. A scoring that is ended goes on from what is kept in ``cache``.
     """
     made, said = [], {}
+    binary = functools.cache(partial(_are_binary, stored))
     for _, run in stored.runs.iterrows():
         config = config_of(run)
         if not family(config.model).posterior:
             continue
-        lacking = [name for name in nll_of if _lacks(run, name, draws or 1, nll_images)]
-        if why := refusal(config):
+        lacking = [name for name in nll_of if _lacks(run, config, name, draws or 1, nll_images)]
+        if why := refusal(config, binary):
             said[config.variant] = f"{config.variant} has no likelihood by importance sampling: {why}."
         elif lacking and (draws or is_probability(config)):
             made.append(
@@ -53,7 +65,9 @@ def tasks(
             )  # fmt: skip
     asked = bool(draws) or any(config.binarisation != "none" for config in stored.sweep.configs)
     sets = images_of(stored, nll_of, nll_images) if made else {}
-    return Tasks(made, [sets] if made else [], said=list(said.values()) if asked else [])
+    gpus = gpus_of_flag(gpus) if made else 0
+    shared = [sets, "cuda" if gpus else "cpu", cache and cache.expanduser() / GROUP]
+    return Tasks(made, shared if made else [], gpus, list(said.values()) if asked else [])
 
 
 def is_probability(config: TrialConfig) -> bool:
@@ -61,26 +75,41 @@ def is_probability(config: TrialConfig) -> bool:
     return not LIKELIHOODS[_likelihood(config)].density
 
 
-def refusal(config: TrialConfig) -> str:
-    """Why there is no likelihood of the model's images, the end of a sentence; empty where there is one."""
+def refusal(config: TrialConfig, binary: Callable[[], bool]) -> str:
+    """Why there is no likelihood of the model's images, the end of a sentence; empty where there is one.
+
+    ``binary`` tells whether the images are black and white; it is asked where the config does not make them so.
+    """
     values = config.to_dict()
     if values.get("sampler") == "cg":
         return "sampler cg does not know the density of its draws; train it with sampler cholesky"
     if values.get("prior") == "exponential" and values.get("prior_top") == "free":
         return "its prior is no density; train it with prior_top negative"
-    if values.get("dequantisation", "off") != "off":
-        return "it is of dequantised images, which these are not; train it with dequantisation off"
-    if _likelihood(config) == "bernoulli" and config.binarisation == "none":
+    if _likelihood(config) == "bernoulli" and config.binarisation == "none" and not binary():
         return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or static"
     return ""
+
+
+def _are_binary(stored: StoredSweep) -> bool:
+    """Whether every pixel of the sweep's images is black or white, whatever made them so: a file may have them."""
+    try:
+        data = stored.images
+    except AnalysisError:  # which what needs the images says
+        return False
+    parts = (
+        part for pixels in (data.test, data.train) for part in pixels.split(1000)
+    )  # grey ones are seen in the first
+    return all(bool(((part == 0) | (part == 255)).all()) for part in parts)
 
 
 def _likelihood(config: TrialConfig) -> str:
     return str(config.to_dict()["likelihood"])
 
 
-def _lacks(run: pd.Series, name: str, draws: int, n_images: int) -> bool:
+def _lacks(run: pd.Series, config: TrialConfig, name: str, draws: int, n_images: int) -> bool:
     about = run["scores"].get(GROUP, {}).get(name)
+    if about is not None and not (is_probability(config) or about.get("dequantised")):
+        return True  # of a version that took the density at the grey values themselves
     return about is None or about["draws"] < draws or (about["asked"] or math.inf) < (n_images or math.inf)
 
 
@@ -106,39 +135,99 @@ def _arguments(
 
 
 def score_likelihood(
-    images: Mapping[str, Tensor], model: Autoencoder, names: Sequence[str], draws: int, asked: int
-) -> Scored:
+    images: Mapping[str, Tensor], device: str, cache: Path | None, model: Autoencoder, names: Sequence[str], draws: int,
+    asked: int,
+) -> Scored:  # fmt: skip
     """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
 
+    Densities are of dequantised images, (v + u)/256 with one u a grey value for every model; the 8 bits of 256 values are in
+    their bits per dimension, which so compare with those of probabilities.
     Of models with a ``penalty_alone`` also likelihood/nll_penalised: with it in every weight, as the Fisher-Shannon paper's
     code has it.
-    Bits per dimension are of probabilities alone. Raises AnalysisError where the model's draws or its prior have no density.
+    What is done is kept in the folder ``cache`` until all is. Raises AnalysisError where the model's draws or its prior have no
+    density.
     """
-    scored = Scored({}, {})
+    set_arithmetic("float32")  # whatever the model was trained in
+    model, scored, files = model.to(device), Scored({}, {}), []
     for name in names:
-        pixels = ResidentImages.of(images[name], torch.device("cpu"))
-        at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs))
+        pixels = ResidentImages.of(images[name], torch.device(device))
+        if cache:
+            files.append(cache / f"{_fingerprint(model, pixels, draws)}.safetensors")
+        density = not is_probability(model.config)
         try:
-            found = Evidence.joined(list(evidence(model, pixels, draws, at_once=at_once)))
+            found = kept_evidence(model, pixels, draws, files[-1] if cache else None)
         except (NotImplementedError, ImproperPriorError) as error:
             raise AnalysisError(f"{error}.") from error
         start = f"{GROUP}/" if name == HELD_OUT else f"{GROUP}/{name}/"
-        probability = is_probability(model.config)
         scored.metrics |= {
-            start + score: value
-            for score, value in found.scores(model.n_pixels).items()
-            if probability or not score.startswith("bits_per_dim")
+            start + score: value for score, value in found.scores(model.n_pixels, density=density).items()
         }
         if (added := penalty(model, pixels)) is not None:
             scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + added
-        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": probability}
+        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
+        scored.about[name] |= {"dequantised": True} if density else {}
+    for file in files:
+        with suppress(OSError):
+            file.unlink()
     return scored
+
+
+def kept_evidence(model: Autoencoder, pixels: ResidentImages, draws: int, file: Path | None) -> Evidence:
+    """``evidence`` of a stack of one. After each block all there is goes to ``file``, from which an ended scoring goes on.
+
+    Blocks begin where they would have begun, so that the numbers are the same. A file that cannot be kept costs time alone.
+    """
+    at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs), pixels.pixels.device.type)
+    parts = _read(file) if file else []
+    for (block,) in evidence(
+        model, pixels, draws, first=sum(len(p.effective) for p in parts), at_once=at_once,
+        density=not is_probability(model.config),
+    ):  # fmt: skip
+        parts.append(block)
+        if file:
+            with suppress(OSError):
+                _keep(file, Evidence.joined(parts))
+    return Evidence.joined(parts)
+
+
+def _keep(file: Path, done: Evidence) -> None:
+    """Whole or not at all, whoever else writes the same."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {"log_evidence": done.log_evidence.contiguous(), "effective": done.effective}
+    about = {"draws": json.dumps(done.draws), "checksum": checksum("", tensors)}
+    writing = file.with_name(f"{file.name}.{os.getpid()}")
+    writing.write_bytes(safetensors.torch.save(tensors, about))
+    writing.replace(file)
+
+
+def _read(file: Path) -> list[Evidence]:
+    """What was kept, in one part; nothing where there is none, or it is damaged."""
+    try:
+        with safetensors.safe_open(file, "pt") as content:
+            tensors, about = {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
+        if checksum("", tensors) != about["checksum"]:
+            return []
+        return [Evidence(tuple(json.loads(about["draws"])), tensors["log_evidence"], tensors["effective"])]
+    except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
+        return []
+
+
+def _fingerprint(model: Autoencoder, pixels: ResidentImages, draws: int) -> str:
+    """Of all that decides the numbers: weights and config, images, draws, and where they are computed."""
+    told = hashlib.sha256(json.dumps([model.config.to_dict(), draws, DRAWS_OF_A_STREAM, str(pixels.dtype)]).encode())
+    told.update(pixels.pixels.device.type.encode())
+    for tensor in (*model.state_dict().values(), pixels.pixels):
+        told.update(tensor.cpu().flatten().view(torch.uint8).numpy())
+    return told.hexdigest()[:32]
 
 
 @torch.no_grad()
 def penalty(model: Autoencoder, pixels: ResidentImages) -> float | None:
     """The mean over images of the penalty of each alone, nats; None where the model has none."""
-    x, generator = pixels.take(torch.arange(len(pixels))[None]), torch.Generator().manual_seed(0)
+    x, generator = (
+        pixels.take(torch.arange(len(pixels), device=pixels.pixels.device)[None]),
+        torch.Generator().manual_seed(0),
+    )
     with evaluating(model):
         alone = model.penalty_alone(x, DRAWS, generator)
     return None if alone is None else float(alone.double().mean())

@@ -20,10 +20,14 @@ from torch import Tensor
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
+from fishernet.data.images import dequantised
 from fishernet.evaluation import evaluation_batch
 from fishernet.families import family
+from fishernet.importance import uniforms
 from fishernet.likelihoods import LIKELIHOODS, emits
 from fishernet.likelihoods.base import Marginals
+from fishernet.likelihoods.discretised import log_mass
+from fishernet.likelihoods.emitted import Mixed
 from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float64]
@@ -34,6 +38,8 @@ NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
 N_NEIGHBOURS = 5  # whose labels are compared with a code's own
 N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
 LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
+CRPS_PIXELS = 10_000  # of mixtures of t's: a second and more for each thousand
+NODES_TO, NODES_STEP = 5.5, 0.1  # of the integral between two t's
 ROOT_2_PI = math.sqrt(2 * math.pi)
 
 
@@ -87,13 +93,17 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     l2_percent_NAME       of another image f: of mixtures ``densest_mode`` and ``likeliest``, as in ``Mixed.estimates``;
                           ``released``, what the released code shows: of mixtures of t's the densest mode, of a flow the mean
                           of 50 draws, of a model with a posterior the image at one draw of it, else the mean
-    bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, the seed's; of 8-bit likelihoods -ELBO/(d ln 2) of v.
+    bits_per_dim          8 - ELBO/(d ln 2) of (v + u)/256, u uniform, each grey value's own by the seed; of 8-bit likelihoods
+                          -ELBO/(d ln 2) of v
     code_bits_per_dim     the same of ln p(x given its code), without a posterior: the code's own bits are left out
+    discretised_NAME      of NAME, the two above, -ln P(v)/(d ln 2) of the mass that a density has between the edges of v, as a
+                          discretised-normal has it; of normals and their mixtures whose pixels are independent in a component
     coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
-    crps                  continuous ranked probability score of normals, their mixtures and a t, in units of x; none where a t
-                          has no mean
+    crps                  continuous ranked probability score, in units of x; of mixtures of t's over CRPS_PIXELS pixels drawn by
+                          the seed; none where a t has no mean
     pit_deviation         largest distance of the distribution of F(x), F a pixel's own, from the uniform one
-    sd_at_floor           share of emitted standard deviations of pixels below twice the least, least_scale
+    sd_at_floor           share of emitted standard deviations, of matrix families of rows' and columns', below twice the least,
+                          least_scale; of full scales of the diagonals of their triangles
     sd_rank_correlation   Spearman's, of a pixel's sd and |x - mean|; none where all sd are equal or most are infinite
     without_mean          share of the components' weight whose t has none (df <= 1); without_variance the same of df <= 2
     df_median             median degrees of freedom of the likeliest component
@@ -104,24 +114,31 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     parameters            trained numbers of the model
     """
     generator = torch.Generator().manual_seed(seed)
+    n_scored = min(model.n_pixels, -(-CRPS_PIXELS // len(test)))
+    pixels = np.random.default_rng(seed).integers(0, model.n_pixels, (len(test), n_scored))
+    noise, u = noise_of(model, len(test), generator), uniforms(seed, range(len(test)), model.n_pixels)
     scores: dict[str, list[Array]] = {}
     kept: dict[str, list[Array]] = {}
     codes = []
-    for x in _batches(test, model):
+    for part in _batches(len(test), model):
+        x = test[part].flatten(1).float().div(255)[None]
+        own_noise = {name: drawn[:, part] for name, drawn in noise.items()}
         code = model.posterior_mean(x)
         codes.append(_array(code))
         a = model.decode(code)
         distribution = model.likelihood.distribution(a)
         mean = distribution.mean()
         shown = {"": mean, **{f"_{name}": f for name, f in distribution.estimates().items()}}
-        shown["_released"] = _released(model, x, shown, a, generator)
+        shown["_released"] = _released(model, x, shown, a, own_noise, generator)
         own = {f"l2_percent{name}": 100 * (x - f.clamp(0, 1)).square().mean(2) for name, f in shown.items()}
-        own |= _bits(model, x, generator)
+        own |= _bits(model, x, u[part], own_noise)
         for name, values in own.items():
             scores.setdefault(name, []).append(_array(values))
         marginals = distribution.marginals()
-        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean)).items():
+        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean, pixels[part])).items():
             kept.setdefault(name, []).append(array)
+        if isinstance(distribution, Mixed) and (floored := distribution.scale.floored).numel():
+            kept.setdefault("at_floor", []).append(_array((floored < 2 * model.config.least_scale).flatten(2)))
     metrics = {name: float(np.concatenate(values).mean()) for name, values in scores.items()}
     calibration = {}
     if kept:
@@ -129,8 +146,8 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
         calibration = {"coverage": [coverage(arrays["pit"], level) for level in LEVELS], "levels": list(LEVELS)}
         metrics |= {f"coverage_{100 * level:.0f}": coverage(arrays["pit"], level) for level in NAMED_LEVELS}
         metrics |= _summary(arrays)
-        if model.config.scale == "diagonal" and not LIKELIHOODS[model.config.likelihood].matrix:
-            metrics["sd_at_floor"] = float((arrays["scale"] < 2 * model.config.least_scale).mean())
+        if "at_floor" in arrays:
+            metrics["sd_at_floor"] = float(arrays["at_floor"].mean())
         if labels is not None and arrays["weights"].shape[1] > 1:
             metrics["label_information"] = float(mutual_info_score(labels, arrays["weights"].argmax(1)))
     if labels is not None and len(test) > N_NEIGHBOURS:
@@ -139,11 +156,16 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     return Scored({f"outputs/{name}": value for name, value in metrics.items()}, {"n_images": len(test), **calibration})
 
 
-def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Array]:
-    """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K)."""
+def of_marginals(
+    marginals: Marginals, x: Tensor, mean: Tensor, pixels: npt.NDArray[np.int64] | None = None
+) -> dict[str, Array]:
+    """By image, what the scores of marginals are made of: pit, error, sd and crps (n, n_pixels), weights and df (n, K).
+
+    The crps of mixtures of t's is of ``pixels`` alone, (n, how many); without, of all.
+    """
     weights = _array(marginals.log_weights.exp())
     found = {
-        "pit": distribution_function(marginals, x),
+        "pit": _array(marginals.cdf(x)),
         "error": _array((x - mean).abs()),
         "sd": _array(marginals.variance().sqrt()),
         "weights": weights,
@@ -156,15 +178,11 @@ def of_marginals(marginals: Marginals, x: Tensor, mean: Tensor) -> dict[str, Arr
     found["df"] = _array(marginals.df)
     if weights.shape[1] == 1:
         found["crps"] = t_crps(found["df"], loc[:, 0], found["scale"][:, 0], _array(x))
+    else:
+        at = np.arange(x.shape[2])[None].repeat(len(weights), 0) if pixels is None else pixels
+        at_loc, at_scale = (np.take_along_axis(values, at[:, None], 2) for values in (loc, found["scale"]))
+        found["crps"] = t_mixture_crps(weights, found["df"], at_loc, at_scale, np.take_along_axis(_array(x), at, 1))
     return found
-
-
-def distribution_function(marginals: Marginals, x: Tensor) -> Array:
-    """F(x) = sum_k pi_k F_k((x - loc_k)/scale_k) of each pixel, (n, n_pixels): uniform where the distribution is the true one."""
-    y = _array((x[:, :, None].double() - marginals.loc) / marginals.scale)  # (n, K, n_pixels)
-    below = special.ndtr(y) if marginals.df is None else special.stdtr(_array(marginals.df)[..., None], y)
-    total: Array = (_array(marginals.log_weights.exp())[..., None] * below).sum(1)
-    return total
 
 
 def coverage(pit: Array, level: float) -> float:
@@ -200,10 +218,58 @@ def t_crps(df: Array, loc: Array, scale: Array, x: Array) -> Array:
     df (n, 1), the others (n, n_pixels). It needs a mean: of df <= 1 it is given as infinite.
     """
     nu = np.where(df > 1, df, np.nan)
-    y = (x - loc) / scale
-    spread = 2 * np.sqrt(nu) / (nu - 1) * np.exp(special.betaln(0.5, nu - 0.5) - 2 * special.betaln(0.5, nu / 2))
-    at = y * (2 * special.stdtr(nu, y) - 1) + 2 * stats.t.pdf(y, nu) * (nu + y**2) / (nu - 1) - spread
+    at = _t_distance(nu, (x - loc) / scale) - _half_t_spread(nu)
     return np.asarray(np.where(np.isnan(nu), np.inf, scale * at))
+
+
+def t_mixture_crps(weights: Array, df: Array, loc: Array, scale: Array, x: Array) -> Array:
+    """Of mixtures of t's, (n, p): E|X - x| - E|X - X'|/2, as ``normal_crps``; infinite where a component has no mean.
+
+    weights and df (n, K); loc and scale (n, K, p); x (n, p). What two components have between them is an integral over the
+    narrower one, by the trapezoidal rule in w, y = sinh(pi/2 sinh w) (Takahasi and Mori 1974), against the other's E|T - y|.
+    """
+    total = np.full_like(x, np.inf)
+    known = ((df > 1) | (weights == 0)).all(1)
+    if not known.any():
+        return total
+    weights, loc, scale, x = weights[known], loc[known], scale[known], x[known]
+    nu = np.where(weights > 0, df[known], 2)[:, :, None]
+    found = np.zeros_like(x)
+    for i in range(weights.shape[1]):
+        w = weights[:, i, None]
+        found += w * scale[:, i] * (_t_distance(nu[:, i], (x - loc[:, i]) / scale[:, i]) - w * _half_t_spread(nu[:, i]))
+        for j in range(i):
+            found -= w * weights[:, j, None] * _between_ts(nu[:, [i, j]], loc[:, [i, j]], scale[:, [i, j]])
+    total[known] = found
+    return total
+
+
+def _t_distance(nu: Array, y: Array) -> Array:
+    """E|T - y| of a unit t."""
+    return np.asarray(y * (2 * special.stdtr(nu, y) - 1) + 2 * stats.t.pdf(y, nu) * (nu + y**2) / (nu - 1))
+
+
+def _half_t_spread(nu: Array) -> Array:
+    """E|T - T'|/2 of two unit t's."""
+    return np.asarray(
+        2 * np.sqrt(nu) / (nu - 1) * np.exp(special.betaln(0.5, nu - 0.5) - 2 * special.betaln(0.5, nu / 2))
+    )
+
+
+def _between_ts(nu: Array, loc: Array, scale: Array) -> Array:
+    """E|X - X'| of two t's, (n, p): nu (n, 2, 1), the others (n, 2, p)."""
+    first = scale[:, 0] <= scale[:, 1]
+    nu = np.broadcast_to(nu, scale.shape)
+    narrow, wide = ([np.where(first == own, v[:, 0], v[:, 1]) for v in (nu, loc, scale)] for own in (True, False))
+    total = np.zeros_like(narrow[1])
+    for w in np.arange(-NODES_TO, NODES_TO + NODES_STEP / 2, NODES_STEP):
+        y = math.sinh(math.pi / 2 * math.sinh(w))
+        slope = math.pi / 2 * math.cosh(w) * math.hypot(1, y)
+        away = (narrow[1] + narrow[2] * y - wide[1]) / wide[2]
+        far = np.abs(away) > 1e8  # where E|T - y| is |y| to rounding, and its parts may overflow
+        distance = np.where(far, np.abs(away), _t_distance(wide[0], np.where(far, 0, away)))
+        total += NODES_STEP * slope * stats.t.pdf(y, narrow[0]) * distance
+    return total * wide[2]
 
 
 def neighbour_accuracy(codes: Array, labels: npt.NDArray[np.int64]) -> float:
@@ -246,7 +312,14 @@ def _summary(arrays: dict[str, Array]) -> dict[str, float]:
     return {name: value for name, value in found.items() if math.isfinite(value)}
 
 
-def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor, generator: torch.Generator) -> Tensor:
+def _released(
+    model: Autoencoder,
+    x: Tensor,
+    shown: dict[str, Tensor],
+    a: Tensor,
+    noise: dict[str, Tensor],
+    generator: torch.Generator,
+) -> Tensor:
     """The reconstruction of the VPAE paper's released code."""
     if LIKELIHOODS[model.config.likelihood].heavy and "_densest_mode" in shown:
         return shown["_densest_mode"]
@@ -256,38 +329,54 @@ def _released(model: Autoencoder, x: Tensor, shown: dict[str, Tensor], a: Tensor
             total += model.likelihood.sample(a, generator)
         return total / N_DRAWS
     if family(model.config.model).posterior:
-        z, _ = model.posterior(x).draw(noise_of(model, x, generator))
+        z, _ = model.posterior(x).draw(noise)
         return model.reconstruct(z)
     return shown[""]
 
 
-def _bits(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
+def _bits(model: Autoencoder, x: Tensor, u: Tensor, noise: dict[str, Tensor]) -> dict[str, Tensor]:
     """Bits per grey value of each image, by name; empty where the likelihood is of no 8-bit values."""
     discrete = model.likelihood.discrete
     if not (discrete or LIKELIHOODS[model.config.likelihood].density):
         return {}
-    seen = x if discrete else (255 * x + torch.rand(x.shape, generator=generator)) / 256
-    terms = model(seen, noise_of(model, x, generator)).terms
+    terms = model(x if discrete else dequantised(x, u), noise).terms
     posterior = family(model.config.model).posterior
     name, nats = ("bits_per_dim", "elbo") if posterior else ("code_bits_per_dim", "log_likelihood")
     if nats not in terms:
         return {}
-    return {name: (0 if discrete else 8) - terms[nats] / (model.n_pixels * math.log(2))}
+    per_bit = model.n_pixels * math.log(2)
+    found = {name: (0 if discrete else 8) - terms[nats] / per_bit}
+    if discrete or model.config.scale == "full":
+        return found
+    _, terms, _, a = model(x, noise)
+    marginals = model.likelihood.distribution(a).marginals()
+    if marginals is not None and marginals.df is None:
+        more = discretised_log_prob(marginals, x) - terms["log_likelihood"]
+        found[f"discretised_{name}"] = -(terms[nats] + more) / per_bit
+    return found
 
 
-def noise_of(model: Autoencoder, x: Tensor, generator: torch.Generator) -> dict[str, Tensor]:
-    """The random numbers of a pass of x (1, n, n_pixels)."""
+def discretised_log_prob(marginals: Marginals, x: Tensor) -> Tensor:
+    """ln P of the grey values x = v/255 of normals, (n_members, n), nats: the mass between the edges v/256 and (v + 1)/256.
+
+    Pixels are independent within a component. The edges are those of dequantised images, and the outermost bins are open.
+    """
+    masses = log_mass(x.double(), marginals.loc.double(), marginals.scale.double()).sum(3)
+    return torch.logsumexp(marginals.log_weights.double() + masses, 2)
+
+
+def noise_of(model: Autoencoder, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    """The random numbers of a pass of n images."""
     kinds: dict[str, Callable[..., Tensor]] = {"normal": torch.randn, "uniform": torch.rand}
     return {
-        name: kinds[noise.kind](*x.shape[:2], noise.width, generator=generator)
+        name: kinds[noise.kind](1, n, noise.width, generator=generator)
         for name, noise in model.noise(max(model.latent_dims)).items()
     }
 
 
-def _batches(images: Tensor, model: Autoencoder) -> Iterator[Tensor]:
-    n = evaluation_batch(model.n_pixels, 1, model.likelihood.n_outputs)
-    for part in images.split(n):
-        yield part.flatten(1).float().div(255)[None]
+def _batches(n: int, model: Autoencoder) -> Iterator[slice]:
+    size = evaluation_batch(model.n_pixels, 1, model.likelihood.n_outputs)
+    return (slice(start, start + size) for start in range(0, n, size))
 
 
 def _array(values: Tensor) -> Array:

@@ -27,6 +27,7 @@ from analysis.scores.sampling import keep
 from analysis.stored import StoredSweep
 from fishernet.plan import Json
 from fishernet.progress import LINE_SECONDS, repeating
+from fishernet.provenance import count_gpus
 from fishernet.services import mlflow_store, ray_cluster
 from fishernet.services.schema import SCORES
 from fishernet.wording import grouped
@@ -68,6 +69,18 @@ class Tasks:
     shared: Sequence[object] = ()
     gpus: int = 0
     said: Sequence[str] = ()
+
+
+def gpus_of_flag(asked: int | None) -> int:
+    """How many GPUs --gpus asks for, None for all there are; raises AnalysisError where there are fewer."""
+    try:
+        there = 0 if asked == 0 else count_gpus()
+    except RuntimeError as error:
+        raise AnalysisError(f"{error}, or say --gpus 0.") from None
+    gpus = there if asked is None else asked
+    if not 0 <= gpus <= there:
+        raise AnalysisError(f"--gpus {gpus} asks for {gpus} GPUs, and this machine has {there or 'none'}.")
+    return gpus
 
 
 def run_tasks(stored: StoredSweep, asked: Tasks, seconds: float = LINE_SECONDS) -> list[str]:

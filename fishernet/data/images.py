@@ -58,6 +58,11 @@ class ImageData:
         )
 
 
+def dequantised(x: Tensor, u: Tensor) -> Tensor:
+    """(v + u)/256 of x = v/255: images that have a density where u is uniform on [0, 1) (Theis et al. 2016, section 3.1)."""
+    return (255 * x + u) / 256
+
+
 @dataclass(frozen=True)
 class ResidentImages:
     """An image set on the device as uint8, (n, n_pixels), moved there once."""

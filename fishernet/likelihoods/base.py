@@ -6,7 +6,7 @@ image. x is (n_members, n, n_pixels) and results per image (n_members, n).
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from typing import Literal, NamedTuple, Protocol, Self
 
@@ -56,6 +56,9 @@ class DiagonalRoot:
         return type(self)(self.root[members])
 
 
+FURTHEST = 1e100  # of quantiles, in units of x: a t of hardly any degrees of freedom has none that is finite
+
+
 class Marginals(NamedTuple):
     """What each pixel's own distribution is: a mixture over K components, of normals or of t distributions."""
 
@@ -79,6 +82,45 @@ class Marginals(NamedTuple):
             own = own * torch.where(df > 2, df / (df - 2), torch.where(df > 1, torch.inf, torch.nan))
         about = (self.loc - self.mean()[:, :, None]).square()
         return torch.where(weights > 0, weights * (own + about), 0).sum(2)
+
+    def cdf(self, x: Tensor) -> Tensor:
+        """F(x) = sum_k pi_k F_k((x - loc_k)/scale_k) of each pixel's own distribution, x and result (n_members, n, n_pixels).
+
+        In float64. Uniform where the distribution is the true one. That of a t takes SciPy.
+        """
+        y = (x[:, :, None].double() - self.loc) / self.scale
+        return (self.log_weights.double().exp()[..., None] * self._of_components("stdtr", torch.special.ndtr, y)).sum(2)
+
+    def quantile(self, p: float) -> Tensor:
+        """What a pixel is below with probability p, (n_members, n, n_pixels) in float64, in units of x.
+
+        By bisection: a mixture's lies between the least and the largest of its components' own. Raises ValueError unless
+        0 < p < 1.
+        """
+        if not 0 < p < 1:
+            raise ValueError(f"a quantile is of a probability above 0 and below 1; got {p!r}")
+        of_unit = self._of_components("stdtrit", torch.special.ndtri, torch.tensor(p, dtype=torch.float64))
+        own = (self.loc.double() + self.scale * of_unit).clamp(-FURTHEST, FURTHEST)
+        low, high = own.amin(2), own.amax(2)
+        while True:
+            middle = low + (high - low) / 2
+            if not ((middle > low) & (middle < high)).any():
+                return middle
+            above = self.cdf(middle) >= p
+            low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+
+    def interval(self, level: float) -> tuple[Tensor, Tensor]:
+        """Each pixel's central interval, in which it lies with probability ``level``: its ends, as ``quantile``."""
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def _of_components(self, of_t: str, of_normal: Callable[[Tensor], Tensor], values: Tensor) -> Tensor:
+        """A function of the unit normal, or SciPy's of df and value, at ``values``: (n_members, n, K, n_pixels) or what fits."""
+        if self.df is None:
+            return of_normal(values)
+        from scipy import special
+
+        found = getattr(special, of_t)(self.df.double().cpu().numpy()[..., None], values.cpu().numpy())
+        return torch.as_tensor(found, dtype=torch.float64, device=values.device)
 
 
 class Emitted(ABC):

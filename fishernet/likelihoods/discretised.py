@@ -42,13 +42,7 @@ class Discretised(Likelihood):
 
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         log_weights, loc, scale = self.split(a)
-        value = (x * (LEVELS - 1)).round()[:, :, None]
-        between = logistic_between if self.logistic else _normal_between
-        below = F.logsigmoid if self.logistic else _log_ndtr
-        low, high = (value / LEVELS - loc) / scale, ((value + 1) / LEVELS - loc) / scale
-        mass = torch.where(value == 0, below(high), between(low, high))
-        mass = torch.where(value == LEVELS - 1, below(-low), mass)
-        return torch.logsumexp(log_weights + mass, dim=2).sum(2)
+        return torch.logsumexp(log_weights + log_mass(x, loc, scale, logistic=self.logistic), dim=2).sum(2)
 
     def mean(self, a: Tensor) -> Tensor:
         """The weighted locations, each moved into [0, 1], where all the mass is."""
@@ -65,6 +59,16 @@ class Discretised(Likelihood):
         chosen = torch.multinomial(weights.flatten(0, 2), 1, generator=generator).view(*weights.shape[:3])
         value = ((loc + scale * drawn) * LEVELS).floor().clamp(0, LEVELS - 1) / (LEVELS - 1)
         return value.gather(2, chosen[:, :, None])[:, :, 0]
+
+
+def log_mass(x: Tensor, loc: Tensor, scale: Tensor, *, logistic: bool = False) -> Tensor:
+    """ln P of grey values x = v/255, (n_members, n, n_pixels), under normal or logistic densities (n_members, n, K, n_pixels)."""
+    value = (x * (LEVELS - 1)).round()[:, :, None]
+    between = logistic_between if logistic else _normal_between
+    below = F.logsigmoid if logistic else _log_ndtr
+    low, high = (value / LEVELS - loc) / scale, ((value + 1) / LEVELS - loc) / scale
+    mass = torch.where(value == 0, below(high), between(low, high))
+    return torch.where(value == LEVELS - 1, below(-low), mass)
 
 
 def logistic_between(low: Tensor, high: Tensor) -> Tensor:

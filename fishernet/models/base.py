@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fishernet.config import TrialConfig
+from fishernet.data.images import dequantised
 from fishernet.families import family
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.likelihoods.base import Likelihood
@@ -157,6 +158,13 @@ class Autoencoder(nn.Module, ABC):
         """f, the expected image of each z, (n_members, n, n_pixels)."""
         return self.likelihood.mean(self.decode(z))
 
+    def image_of(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """What a sample shows of each z, (n_members, n, n_pixels): the expected image, f.
+
+        Where pixels depend on those before there is no such image in closed form, and it is a draw.
+        """
+        return self.reconstruct(z)
+
     def reconstruction(self, x: Tensor, z: Tensor) -> Tensor:
         """What of z is compared with the image x in scores: f, for decoders that see the image given the image itself."""
         return self.reconstruct(z)
@@ -194,9 +202,9 @@ class Autoencoder(nn.Module, ABC):
 
     def all_noise(self, latent_dim: int) -> dict[str, Noise]:
         """``noise``, and what dequantisation and noisy inputs need."""
-        dequantised = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
+        spread = {DEQUANTISATION: Noise(self.n_pixels, "uniform")} if self.dequantises else {}
         shown = {INPUT_NOISE: Noise(self.n_pixels)} if getattr(self.config, "input_noise", 0.0) else {}
-        return {**self.noise(latent_dim), **dequantised, **shown}
+        return {**self.noise(latent_dim), **spread, **shown}
 
     @property
     def dequantises(self) -> bool:
@@ -204,8 +212,8 @@ class Autoencoder(nn.Module, ABC):
         return bool(self.config.dequantisation == "uniform-noise")
 
     def seen(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
-        """The images that the loss is of: x = v/255, or (v + u)/256, which have a density (Theis et al. 2016, section 3.1)."""
-        return (255 * x + noise[DEQUANTISATION]) / 256 if self.dequantises else x
+        """The images that the loss is of: x = v/255, or ``dequantised``."""
+        return dequantised(x, noise[DEQUANTISATION]) if self.dequantises else x
 
     def shown(self, x: Tensor, noise: Mapping[str, Tensor]) -> Tensor:
         """What the encoder sees of x: x, and in training with ``input_noise`` x + sqrt(input_noise) n, not clipped."""

@@ -1,6 +1,7 @@
 """The models of "Understanding VAEs in Fisher-Shannon Plane" (Zheng, Yao, Zhang, Tsang, Wang, AAAI 2019): FAE and MAE."""
 
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -9,6 +10,7 @@ from torch.func import functional_call
 from fishernet.models.base import Noise, Outcome
 from fishernet.models.vae import VAE
 from fishernet.networks import NETWORKS
+from fishernet.networks.normalisation import statistics_held
 from fishernet.networks.stacked import Linear
 from fishernet.posteriors import LOG_2_PI, DiagonalGaussian
 
@@ -140,14 +142,16 @@ class MAE(VAE):
     def imagined(self, noise: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """z of the prior and an image x~ of it."""
         z = noise["prior"]
-        a = self.decode(z)
+        with statistics_held(self.decoder):  # the decoder's are of codes of images
+            a = self.decode(z)
         return z, self.likelihood.draw(a, noise["image"]) if "image" in noise else self.likelihood.mean(a)
 
     def log_reading(self, z: Tensor, x: Tensor, *, held: bool) -> Tensor:
-        """ln r(z given x), nats, (n_members, n); ``held`` without a gradient in r's weights."""
+        """ln r(z given x), nats, (n_members, n); ``held`` without a gradient in r's weights, and its statistics stay."""
         weights = {name: p.detach() if held else p for name, p in self.reader.named_parameters()}
-        with self.arithmetic():
-            mean, log_variance = (head.to(x.dtype) for head in functional_call(self.reader, weights, (x,)))
+        seen = self.ranged(x)
+        with self.arithmetic(), statistics_held(self.reader) if held else nullcontext():
+            mean, log_variance = (head.to(x.dtype) for head in functional_call(self.reader, weights, (seen,)))
         squares = (z - mean).square() * torch.exp(-log_variance)
         return -0.5 * ((squares + log_variance + LOG_2_PI) * self.own).sum(2)
 

@@ -15,8 +15,6 @@ from fishernet.models.base import Autoencoder, Noise, Outcome
 from fishernet.networks.stacked import Jacobian
 from fishernet.posteriors import LOG_2_PI, ImplicitPrecisionGaussian, PrecisionGaussian
 
-MOST_OUTPUTS_OF_FULL = 4096  # a tangent of a full scale is a matrix as large as the image is long, squared
-
 
 class FisherNet(Autoencoder):
     """Posterior N(mu, M^-1): the precision is the decoder's Fisher information at the encoded mean, plus 1.
@@ -36,13 +34,6 @@ class FisherNet(Autoencoder):
 
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
         super().__init__(configs, image_shape, n_train)
-        outputs, scale = self.likelihood.n_outputs, self.config.scale
-        if scale == "full" and outputs > MOST_OUTPUTS_OF_FULL and self.config.information_about == "all-outputs":
-            raise ValueError(
-                f"information_about all-outputs: with scale full the decoder emits {outputs:,} numbers for these images, and "
-                f"above {MOST_OUTPUTS_OF_FULL:,} a triangle would be solved for each image and latent dimension; take "
-                "information_about location, scale diagonal, or a matrix likelihood"
-            )
         self.register_buffer("largest", torch.zeros(len(configs)), persistent=False)
 
     @property

@@ -1,7 +1,8 @@
 """The VAE with an autoregressive decoder: PixelVAE (Gulrajani et al. 2017), in the form of the Fisher-Shannon paper's code."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -81,7 +82,22 @@ class PixelNetwork(nn.Module):
 
     def forward(self, x: Tensor, latents: Tensor) -> Tensor:
         """x and the latents' map, (n_members, n, n_pixels), to (n_members, n, maps n_pixels)."""
-        both = torch.cat([x.unflatten(2, self.image_shape), latents.unflatten(2, self.image_shape)], dim=2)
+        return self._maps(x.unflatten(2, self.image_shape), latents.unflatten(2, self.image_shape)).flatten(2)
+
+    def at(self, row: int, column: int, x: Tensor, latents: Tensor) -> Tensor:
+        """The numbers of one pixel alone, (n_members, n, maps colours), of a model in evaluation.
+
+        From the part of both that it sees: a layer reaches one pixel up and to both sides, and the first of the latents' map
+        one down.
+        """
+        top, left = max(0, row - len(self.layers)), max(0, column - len(self.layers))
+        rows, columns = slice(top, row + 2), slice(left, column + len(self.layers) + 1)
+        parts = (both.unflatten(2, self.image_shape)[..., rows, columns] for both in (x, latents))
+        return self._maps(*parts)[..., row - top, column - left]
+
+    def _maps(self, x: Tensor, latents: Tensor) -> Tensor:
+        """(n_members, n, maps colours, height, width), of images or of a part of each."""
+        both = torch.cat([x, latents], dim=2)
         # Unbound once: indexed one by one, each would have a gradient the size of all.
         weights = zip(*(layer.get_parameter("weight").unbind() for layer in self.layers), strict=True)
         last = (parameters for (parameters,) in each_member([self.last]))
@@ -93,7 +109,7 @@ class PixelNetwork(nn.Module):
     def _image(self, i: int, x: Tensor, weights: Sequence[Tensor], last: tuple[Tensor, Tensor]) -> Tensor:
         for layer, norm, weight in zip(self.layers, self.norms, weights, strict=True):
             x = F.relu(norm(layer(x, weight), i))
-        a: Tensor = self.last(x, *last).flatten(1)
+        a: Tensor = self.last(x, *last)
         return a
 
 
@@ -130,16 +146,29 @@ class PixelVAE(VAE):
         """Teacher-forced."""
         return self.likelihood.mean(self.pixel_outputs(x, self.decode(z)))
 
-    @torch.no_grad()  # of hundreds of passes
     def reconstruct(self, z: Tensor) -> Tensor:
         """The expected value of each pixel given those before it, which are set to theirs (Bernoulli: rounded): a pass each."""
-        latents = self.decode(z)
-        f = seen = torch.zeros_like(latents)
-        colours, n_places = self.pixels.image_shape[0], latents.shape[2] // self.pixels.image_shape[0]
-        for place in range(n_places):
-            mean = self.likelihood.mean(self.pixel_outputs(seen, latents))
-            at = torch.zeros(colours, n_places, dtype=torch.bool, device=z.device)
-            at[:, place] = True
-            f = torch.where(at.flatten(), mean, f)
-            seen = f.round() if self.config.likelihood == "bernoulli" else f
-        return f
+        rounded = self.config.likelihood == "bernoulli"
+
+        def expected(a: Tensor) -> Tensor:
+            f = self.likelihood.mean(a)
+            return f.round() if rounded else f
+
+        return self.likelihood.mean(self._in_order(z, expected)[1])
+
+    def image_of(self, z: Tensor, generator: torch.Generator) -> Tensor:
+        """A draw of p(x given z), pixel by pixel."""
+        return self._in_order(z, partial(self.likelihood.sample, generator=generator))[0]
+
+    @torch.no_grad()  # of hundreds of passes
+    def _in_order(self, z: Tensor, value: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+        """Images whose pixels are ``value`` of their numbers given those before, and the numbers, a."""
+        latents = F.relu(self.decode(z))
+        colours, height, width = self.pixels.image_shape
+        x = latents.new_zeros(*latents.shape[:2], colours, height * width)
+        a = latents.new_zeros(*latents.shape[:2], self.likelihood.maps * colours, height * width)
+        for place in range(height * width):
+            with self.arithmetic():
+                a[..., place] = self.pixels.at(*divmod(place, width), x.flatten(2), latents).to(a.dtype)
+            x[..., place] = value(a.flatten(2)).view_as(x)[..., place]
+        return x.flatten(2), a.flatten(2)

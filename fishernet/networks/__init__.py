@@ -1,6 +1,7 @@
 """The networks by name. Nothing here imports torch."""
 
 import itertools
+import math
 import pkgutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ class Network:
     stacked_below: float = 0
     heads: bool = True  # linear layers from features to latents; else the features are the code: no posterior
     image_side: int = 0  # of the only images it takes, square ones; 0 is any
+    pooled: bool = False  # its code is filters of the image at half its sides
     tangents: bool = True  # its decoder has ``linearise``, which posteriors by its Fisher information need
 
     def problem(self, image_shape: tuple[int, int, int]) -> str:
@@ -48,9 +50,18 @@ class Network:
             f"--image-size {self.image_side} makes them so"
         )
 
+    def pooled_pixels(self, image_shape: tuple[int, int, int]) -> int:
+        """What a latent_dim is a multiple of: the pixels of one filter of a ``pooled`` code, 1 of any other."""
+        return math.prod(pooled_shape(image_shape)) if self.pooled else 1
+
     def load(self, name: str) -> Any:
         """The class Encoder or Decoder."""
         return pkgutil.resolve_name(f"{self.module}:{name}")
+
+
+def pooled_shape(image_shape: tuple[int, int, int]) -> tuple[int, int]:
+    """Height and width of the image once each square of 2 x 2 is one."""
+    return -(-image_shape[1] // 2), -(-image_shape[2] // 2)
 
 
 def hidden_layers_of_decoder(config: Sizes) -> int:
@@ -74,6 +85,7 @@ NETWORKS = {
         lambda config, n_pixels, n_outputs: 9 * config.latent_dim * (4 + -(-n_outputs // n_pixels)),
         heads=False,
         tangents=False,
+        pooled=True,
     ),
     # at the paper's 8 and 64 latents and one number a pixel, of which little depends
     "fisherae-28": Network("fishernet.networks.rows", lambda config, *numbers: 102e6, image_side=28, tangents=False),

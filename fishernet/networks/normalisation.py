@@ -1,6 +1,7 @@
 """Batch normalisation (Ioffe and Szegedy 2015) of stacked members."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
@@ -20,6 +21,7 @@ class BatchNorm(Stacked):
 
     running_mean: Tensor
     running_var: Tensor
+    momentum = MOMENTUM
 
     def __init__(self, n_members: int, channels: int) -> None:
         super().__init__()
@@ -39,5 +41,18 @@ class BatchNorm(Stacked):
         # A batch of one number a channel has no variance.
         training = self.training and x.shape[0] * x.shape[2] * x.shape[3] > 1
         return F.batch_norm(
-            x, self.running_mean[i], self.running_var[i], self.weight[i], self.bias[i], training, MOMENTUM, EPSILON
+            x, self.running_mean[i], self.running_var[i], self.weight[i], self.bias[i], training, self.momentum, EPSILON
         )  # fmt: skip
+
+
+@contextmanager
+def statistics_held(network: nn.Module) -> Iterator[None]:
+    """Within, passes through the network leave its running statistics as they are: for images that are none of the data's."""
+    norms = [layer for layer in network.modules() if isinstance(layer, BatchNorm)]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.momentum = MOMENTUM

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from fishernet.families import AEConfig
 from fishernet.likelihoods import LIKELIHOODS
+from fishernet.networks import pooled_shape
 from fishernet.networks.activations import ACTIVATIONS
 from fishernet.networks.stacked import StackedLayer, each_member
 
@@ -28,20 +29,9 @@ class Same(StackedLayer):
         return torch.stack([F.conv2d(own, *parameters, padding=1) for own, (parameters,) in members])
 
 
-def pooled_shape(image_shape: tuple[int, int, int]) -> tuple[int, int]:
-    return -(-image_shape[1] // 2), -(-image_shape[2] // 2)
-
-
 def n_filters(configs: Sequence[AEConfig], image_shape: tuple[int, int, int]) -> list[int]:
-    """Filters of each member: latent_dim over the pooled pixels. Raises ValueError where it does not divide."""
-    pooled = math.prod(pooled_shape(image_shape))
-    for config in configs:
-        if config.latent_dim % pooled:
-            raise ValueError(
-                f"latent_dim (number of latent dimensions d) of network pooled-cnn is {pooled} pooled pixels times its "
-                f"filters, for these images {pooled}, {2 * pooled}, ..., {320 * pooled} in the paper; got {config.latent_dim}"
-            )
-    return [config.latent_dim // pooled for config in configs]
+    """Filters of each member: latent_dim over the pooled pixels."""
+    return [config.latent_dim // math.prod(pooled_shape(image_shape)) for config in configs]
 
 
 class Encoder(nn.Module):

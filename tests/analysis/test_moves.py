@@ -7,7 +7,6 @@ import pytest
 from scipy.stats import kstest
 
 from analysis.errors import AnalysisError
-from analysis.exhibits import Absent
 from analysis.figures import embeddings, traversals
 from analysis.figures.prior_densities import codes
 from fishernet.trained import decode, posterior_covariances, posterior_means
@@ -16,7 +15,7 @@ from tests.analysis.made_sweep import finite, made_sweep
 
 LINES = ({"model": "VAE"}, {"model": "FAE", "fisher_target": 0.0}, {"model": "FAE"}, {"model": "AE"}, {"model": "IAF"},
          {"model": "FisherNet"}, {"model": "PixelVAE", "pixel_layers": 1, "pixel_channels": 2}, {"model": "WAE"})  # fmt: skip
-SHOWN = ["VAE", "FAE F=0", "FAE", "AE", "IAF", "FisherNet", "WAE"]
+SHOWN = ["VAE", "FAE F=0", "FAE", "AE", "IAF", "FisherNet", "PixelVAE", "WAE"]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +44,7 @@ def test_the_latents_that_move_are_the_images_narrowest_in_their_order(stored, m
     codes_of_ae = stored.latents(stored.pick("AE", 3))[0]
     assert data[data["variant"] == "AE"]["latent"].tolist() == (np.argsort(-codes_of_ae.var(0)) + 1).tolist()
     assert "Of AE, IAF, WAE no variance is known" in moved["traversals"].caption
-    assert "PixelVAE sees the image" in moved["traversals"].caption
+    assert "PixelVAE decodes pixel by pixel" in moved["traversals"].caption
 
 
 def test_each_picture_is_what_the_decoder_makes_of_the_mean_with_one_latent_moved(stored, monkeypatch):
@@ -76,16 +75,24 @@ def test_an_interpolation_begins_at_one_images_reconstruction_and_ends_at_the_ot
     assert list(data["variant"].unique()) == SHOWN
 
 
-def test_an_image_or_a_dimension_that_is_not_there_is_refused_and_without_a_line_to_show_there_is_a_reason(stored):
+def test_an_image_or_a_dimension_that_is_not_there_is_refused(stored):
     with pytest.raises(AnalysisError, match="from 0 to 59; got 60"):
         exhibits_of(traversals, stored, image=60)
     for module in (traversals, embeddings):
         with pytest.raises(AnalysisError, match="there are d = 3"):
             exhibits_of(module, stored, latent_dim=7)
+
+
+def test_of_a_model_that_decodes_pixel_by_pixel_few_images_are_shown(stored, moved, monkeypatch):
+    shown, strips = [], []
+    monkeypatch.setattr(traversals, "decode", lambda model, z, shape: shown.append(len(z)) or decode(model, z, shape))
+    monkeypatch.setattr(traversals, "plot_interpolations", lambda originals, made: strips.extend(made))
     seeing = made_sweep(LINES[6], seeds=(0,))
-    absent = exhibits_of(traversals, seeing)
-    assert [type(exhibit) for exhibit in absent] == [Absent, Absent]
-    assert "PixelVAE sees the image" in absent[0].why
+    traversals.traversals(seeing, 3, 4, 2.0)
+    traversals.interpolations(stored, 3)
+    assert shown[0] == 2 * traversals.N_STEPS
+    assert ["PixelVAE" in strip for strip in strips] == [True, False, False]
+    assert "few images are shown" in moved["interpolations"].caption
 
 
 def test_variants_of_a_model_share_one_embedding_and_its_scale_and_models_do_not(stored):
@@ -100,6 +107,15 @@ def test_variants_of_a_model_share_one_embedding_and_its_scale_and_models_do_not
     assert axes["FAE"].get_xlim() != axes["VAE"].get_xlim()
     again, _ = exhibits_of(embeddings, stored)
     assert again.data.equals(data)
+
+
+def test_as_many_images_are_placed_as_are_asked_for(stored, monkeypatch):
+    placed = []
+    monkeypatch.setattr(embeddings, "embedded", lambda means: placed.extend(means) or [m[:, :2] for m in means])
+    for images, n in ((7, 7), (10**6, 60), (None, 60)):
+        placed.clear()
+        embeddings.embeddings(stored, 3, images=images)
+        assert {len(own) for own in placed} == {n}
 
 
 def test_who_is_near_whom_survives_in_the_plane():
@@ -143,3 +159,12 @@ def test_draws_of_the_prior_lie_as_far_as_chi_says_and_wider_or_fewer_ones_do_no
     assert data[data["variant"] == "VAE"]["radius"].tolist() == pytest.approx(
         np.linalg.norm(z - z.mean(0), axis=1).tolist()
     )
+
+
+def test_the_lines_of_a_model_are_shown_in_the_order_of_their_numbers():
+    """F = 20 is FAE's usual one, and is the last of 0 to 20."""
+    lines = [{"model": "VAE"}, *({"model": "FAE", "fisher_target": F} for F in (20, 0, 0.1, 5, 10))]
+    lines += [{"model": "FAE", "fisher_target": 0.1, "fisher_constraint": "trace"}]
+    made = made_sweep(*lines, seeds=(0,))
+    shown = [run["variant"] for run in traversals.shown_runs(made, made.runs, 3)]
+    assert shown == ["VAE", "FAE F=0", "FAE F=0.1", "FAE F=5", "FAE F=10", "FAE", "FAE trace F=0.1"]

@@ -53,7 +53,15 @@ def made():
 
 
 def test_every_exhibit_is_there_and_can_be_written(made, tmp_path):
-    assert set(made) == {"outputs", "output_distributions", "variances", "components", "calibration", "size_and_error"}
+    assert set(made) == {
+        "outputs",
+        "output_distributions",
+        "variances",
+        "draws",
+        "components",
+        "calibration",
+        "size_and_error",
+    }
     for exhibit in made.values():
         assert not isinstance(exhibit, Absent), exhibit
         assert all(path.stat().st_size for path in write(exhibit, tmp_path))
@@ -124,6 +132,27 @@ def test_distances_to_images_and_to_noise_stand_in_two_columns_of_two_names():
     assert table.shown["paper's to noise"].tolist().count("520") == 1
     assert "held-out images themselves have 480" in table.caption
     assert "not FID" in table.caption
+    # What makes the two columns incomparable, where both stand: features, images and range.
+    assert "The paper's to noise does not compare with it" in table.caption
+    for words in ("Keras's Inception v3", "first 1000 images in [0, 1]", "noise in [-1, 1]", "noise in [0, 1]"):
+        assert words in table.caption
+    assert "The paper's to noise" not in outputs.error_table(sweep).caption
+
+
+def test_floors_of_emitted_scales_are_said_of_each_kind_of_scale():
+    of = {**SHARED, "model": "AE"}
+    lines = [
+        {}, {"scale": "diagonal"}, {"scale": "diagonal", "least_scale": 0.05}, {"scale": "full", "least_scale": 1e-5},
+        {"likelihood": "discretised-normal", "least_scale": 0.25},
+    ]  # fmt: skip
+    configs = [trial_config({**of, **line}) for line in lines]
+    assert outputs.say_floors(pd.DataFrame({"config": configs})) == (
+        "What is added to an emitted scale, its floor, is 1e-06, 0.05 of standard deviations (scale diagonal); 0.25 of the "
+        "scales of 8-bit likelihoods; 1e-05 of the diagonal of a triangle (scale full)."
+    )
+    assert outputs.say_floors(pd.DataFrame({"config": configs[:1]})) == ""
+    tables = [outputs.error_table(stored()), outputs.distribution_table(stored().runs)]
+    assert all("is 1e-06 of standard deviations" in table.caption for table in tables)
 
 
 def test_pictures_have_the_papers_names_where_it_has_the_line():
@@ -161,6 +190,62 @@ def test_pictures_show_scales_of_one_component_and_weights_of_several(made):
     assert data["weight"].is_monotonic_decreasing
     assert data["weight"].sum() == pytest.approx(1)
     assert set(made["calibration"].data["variant"]) == {PLAIN, MIXTURE, DIAGONAL, HEAVY}
+
+
+def test_components_have_the_mixtures_density_at_their_modes_and_the_distance_of_the_nearest_training_image(made):
+    data = made["components"].data
+    sweep = stored()
+    model = sweep.model(sweep.pick(MIXTURE, 2))
+    with torch.no_grad():
+        x = IMAGES[:1].flatten(1).float().div(255)[None]
+        at = model.likelihood.distribution(model.decode(model.posterior_mean(x)))
+    for row in data.to_dict("records"):
+        mode = at.loc[0, 0, row["component"] - 1]
+        assert row["log_density"] == pytest.approx(float(at.log_prob(mode[None, None])), rel=1e-6)
+        apart = [(mode.clamp(0, 1) - image.flatten() / 255).square().mean().sqrt().item() for image in IMAGES]
+        assert row["nearest"] == pytest.approx(min(apart), rel=1e-4)
+    assert data["log_density"].nunique() == data["nearest"].nunique() == 3
+
+
+def test_the_nearest_image_is_found_whatever_is_compared_at_a_time(monkeypatch):
+    monkeypatch.setattr(outputs, "AT_ONCE", 7 * 30)
+    assert outputs.nearest(IMAGES[33:35].flatten(1) / 255, IMAGES) == pytest.approx([0, 0], abs=1e-3)
+    moved = (IMAGES[:1].flatten(1) / 255 + 0.01).clamp(0, 1)
+    assert 0 < outputs.nearest(moved, IMAGES)[0] < 0.0101
+
+
+def test_draws_are_of_lines_that_emit_and_random_codes_of_those_that_are_rectified_or_have_a_prior():
+    lines = (
+        {"model": "AE", "code": "rectified"},
+        *LINES[1:3],
+        {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"},
+    )
+    sweep = stored(lines)
+    variants = [trial_config({**SHARED, **line}).variant for line in lines]
+    data = outputs.draws(sweep, variants).data
+    kinds = {variant: set(data.loc[data["variant"] == variant, "kind"]) for variant in variants}
+    assert list(kinds.values()) == [{"random code"}, {"draw"}, {"draw"}, {"draw", "random code"}]
+    assert data.groupby(["variant", "kind"])["rms_from_mean"].nunique().gt(1).all()
+    assert set(outputs.draws(sweep, variants[:1]).data["variant"]) == {variants[0]}
+    everything = {*variants[1:]}  # the first emits an image alone
+    assert (
+        set(outputs.draws(sweep).data["variant"])
+        == set(outputs.draws(sweep, ["another"]).data["variant"])
+        == everything
+    )
+
+
+def test_draws_have_the_spread_that_the_decoder_emits():
+    """A line of sd 0.05 about 1/2 everywhere: the root of the mean square over all draws is within 5 standard errors."""
+    sweep = stored(LINES[2:3])
+    model = sweep.model(sweep.pick(DIAGONAL, 2))
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        bias = next(p for name, p in model.decoder.named_parameters() if name.endswith("bias"))
+        bias.view(-1)[:30], bias.view(-1)[30:] = 0.5, torch.tensor(0.05).expm1().log()
+    rms = outputs.draws(sweep).data["rms_from_mean"].pow(2).mean() ** 0.5
+    assert abs(rms / 0.05 - 1) < 5 / (2 * 300) ** 0.5
 
 
 def test_a_sweep_whose_decoders_give_images_alone_has_none_of_it():

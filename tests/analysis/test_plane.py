@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -57,6 +58,13 @@ def test_a_place_is_the_entropy_power_and_the_information_of_a_latent(variances,
     assert scaled["NJ"] == pytest.approx(product)
 
 
+def test_without_1_over_n_equation_2_would_be_below_the_least_that_equation_5_allows():
+    """Two latents of s^2 = 0.01: N tr J is 0.34 with exp(2H) as printed, and n with exp(2H/n)."""
+    h, j = gaussian([[0.01, 0.01]])
+    assert plane.entropy_power(h, 1) * j == pytest.approx(0.3416, abs=1e-4)
+    assert plane.entropy_power(h, 2) * j == pytest.approx(2)
+
+
 def nll_of(config):
     """Of every reading of F what FAE has; of a VAE with another weight of the divergence a little more."""
     if config.model == "FAE" and config.fisher_constraint != "released-mlp" and config.fisher_target in (0, 20):
@@ -83,7 +91,7 @@ def trained(n_seeds=3, dims=(D,), dataset="mnist", change=None):
                     "likelihood/nll": nll_of(config) + noise, "likelihood/nll/k100": 2 + nll_of(config),
                     "likelihood/nll_penalised": nll_of(config) + (-1 if config.variant == made.REWARDED.variant else 1),
                     "test/kl": 20 - 3 * math.log(getattr(config, "kl_weight", 1)) - 2 * (target == 0) + noise,
-                    "information/active": 11.0, "information/nearest_neighbours": 0.9 + noise,
+                    "information/active": 11.0, "information/nearest_neighbours": 0.9 + 0.05 * (target == 0) + noise,
                     "likelihood/nll/standard_error": 0.5, "likelihood/nll/ess": 4.0, "likelihood/bits_per_dim": 0.147,
                     "scores": {"likelihood": {"held-out": {"draws": 1000, "images": 1000, "asked": 1000, "probability": True}}},
                 }  # fmt: skip
@@ -143,6 +151,7 @@ def setting(column, value, variant):
         ("FA2", REVERSED, setting("likelihood/nll", 90, "FAE")),
         ("FA4", "mnist", setting("clusters/trace", 7, "FAE")),
         ("FA4", "mnist", setting("test/mse", 0.04, "FAE")),
+        ("FA4", "mnist", setting("information/nearest_neighbours", 0.99, "FAE")),
         ("FA6", "mnist", setting("test/fisher_information", 1.2 * D / 0.05, "VAE")),
         ("FA6", "mnist", setting("test/fisher_information", 1.01 * D / 0.05, "IAF")),
     ],
@@ -177,6 +186,51 @@ def test_deep_networks_are_judged_by_active_latents_and_neighbours_in_sweeps_of_
                             if run["variant"] == "MAE" else None)
     )  # fmt: skip
     assert verdicts(evidence(by_neighbours))["FA5"] == "confirmed"
+
+
+def of_depth(depth, broken=False):
+    """FAE and MAE as the preset of deep networks has them; with ``broken`` FAE tells few classes."""
+
+    def change(run):
+        deep(run)
+        own = replace(run["config"], hidden_layers=depth, setting=f"{depth}-layers")
+        run |= {"config": own, "variant": own.variant, "hidden_layers": depth}
+        if broken and run["model"] == "FAE":
+            run["information/nearest_neighbours"] = 0.2 + 1e-4 * run["seed"]
+
+    runs, asked = trained(change=change), (made.FAE_OF[20], made.MAE_OF[10])
+    wanted = [(c.model, c.choices) for c in asked]
+    return runs[[line in wanted for line in zip(runs["model"], runs["choices"], strict=True)]]
+
+
+def together(*parts):
+    runs = pd.concat(parts, ignore_index=True)
+    return runs.assign(run_id=runs.index.astype(str))
+
+
+def test_lines_of_several_depths_in_one_sweep_are_judged_each_at_its_depth():
+    """As the preset plans them. One that degenerates at one depth contradicts; a line that is missing there is asked for."""
+    (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA5")
+    whole = together(trained(), *map(of_depth, (20, 30, 40)))
+    found = claim.find(evidence(whole))
+    assert (found.verdict, len(found.parts)) == ("confirmed", 6), found.text()
+    assert verdicts(evidence(whole))["FA1"] == "confirmed"  # of the lines of five layers beside them
+    broken = together(of_depth(20), of_depth(30, broken=True))
+    parts = claim.find(evidence(broken)).parts
+    assert [part.verdict for part in parts] == ["confirmed", "confirmed", "contradicted", "confirmed"]
+    alone = claim.find(evidence(broken[broken["variant"] == "FAE 20-layers"]))
+    assert alone.verdict == "undecided"
+    assert ("MAE 20-layers", D) in alone.lacking
+
+
+def test_the_preset_of_deep_networks_has_the_lines_that_the_claim_is_about():
+    lines = [text.partition(":") for text in PAPER.presets["fisher-shannon-deep"]["models"]]
+    planned = [
+        trial_config(dict(pair.split("=") for pair in words.split(",")), model=model) for model, _, words in lines
+    ]
+    assert {(c.variant, c.hidden_layers) for c in planned} == {
+        (f"{model} {depth}-layers", depth) for model in ("FAE", "MAE") for depth in (20, 30, 40)
+    }
 
 
 def test_fae_is_held_against_the_vae_of_the_nearest_divergence_that_is_chosen_by_it_alone():
@@ -318,7 +372,7 @@ def test_the_table_of_nll_has_ours_beside_the_papers_and_what_more_draws_gained(
 def test_without_a_likelihood_there_is_a_command_and_without_the_terms_a_reason():
     bare = trained().drop(columns=[c for c in trained() if "likelihood" in c or c == "test/fisher_information"])
     bare["scores"] = [{}] * len(bare)
-    plane_absent, nll = plane.parts(sweep_of(bare))
+    plane_absent, _, nll = plane.parts(sweep_of(bare))
     assert isinstance(plane_absent, Absent)
     absent = nll.make()
     assert isinstance(absent, Absent)
@@ -376,6 +430,45 @@ def test_the_plane_has_a_point_for_every_run_and_a_line_for_every_variant_over_d
     means = np.exp(np.log(fae["N"]).groupby(fae["latent_dim"]).mean())
     assert lines["FAE"].get_xdata() == pytest.approx(means.to_numpy())
     assert len(lines["FAE"].get_xdata()) == 3
+
+
+def test_no_two_points_of_the_plane_have_one_shape_and_those_that_coincide_are_seen():
+    """Lines that lie on each other are told by shapes, which are hollow but for each model's first."""
+    points = plane.places(trained(), "test")
+    names = {style.label(variant, model) for variant, model in zip(points["variant"], points["model"], strict=True)}
+    drawn = [line for line in plane.plot_plane(points).axes[0].get_lines() if line.get_label() in names]
+    assert len(drawn) == len(names)
+    shapes = [line.get_marker() for line in drawn]
+    assert {*shapes} == {*plane.SHAPES}  # all that there are before one is used again
+    looks = {(line.get_marker(), line.get_color()) for line in drawn}
+    assert len(looks) == len(drawn)
+    filled = {line.get_label() for line in drawn if line.get_markerfacecolor() != "none"}
+    firsts = points.drop_duplicates("model")
+    assert filled == {style.label(v, m) for v, m in zip(firsts["variant"], firsts["model"], strict=True)}
+
+
+def test_error_likelihood_and_classes_stand_over_the_targets_of_each_line():
+    """FAE of the mean at F = 0 to 20; its readings by trace and as released at 0 and 20; the reward has no F."""
+    found = plane.by_target(sweep_of(trained()))
+    means = plane.targets_picture(sweep_of(trained())).data
+    assert set(found["score"]) == {"MSE", "NLL (nats)", "5-NN share"}
+    of_mean = means[(means["variant"] == "FAE") & (means["score"] == "MSE")]
+    assert of_mean["target"].tolist() == [0, 0.1, 5, 10, 20]
+    assert of_mean["mean"].tolist() == pytest.approx([0.03, *[0.02] * 4], abs=1e-4)
+    assert set(means["variant"]) == {"FAE", "FAE trace", "FAE clamped released-conv"}
+    figure = plane.plot_targets(means)
+    assert [axes.get_title() for axes in figure.axes] == ["MSE", "NLL (nats)", "5-NN share"]
+    alone = trained()
+    alone = sweep_of(alone[alone["variant"].isin(["FAE", "VAE", made.REWARDED.variant])])
+    assert plane.TARGETS[0] not in {part[0] if isinstance(part, tuple) else part.stem for part in plane.parts(alone)}
+
+
+def test_the_gap_of_table_2_is_the_mean_of_each_seeds_held_out_nll_less_its_training_nll():
+    table = plane.nll_table(sweep_of(trained(dataset=REVERSED)))
+    own = table.shown[(table.shown["model"] == "FAE F=5")].set_index("images")["held-out − training"]
+    assert own["held-out"] == "10.00 ± 0.00"  # 105 less 95
+    assert own["training"] == ""
+    assert "held-out − training" not in plane.nll_table(sweep_of(trained())).shown
 
 
 def test_no_two_models_look_alike():

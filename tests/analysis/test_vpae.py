@@ -6,12 +6,29 @@ from itertools import product
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from analysis.figures import claims
 from analysis.papers import published
-from analysis.papers.vpae import CNN_CONTROLS, CNN_DIM, CONTROLS, COSTLY, DIM, PAPER, SHARED, TABLE_1, TABLE_2, flag
+from analysis.papers.vpae import (
+    CNN_CONTROLS,
+    CNN_DIM,
+    CONTROLS,
+    COSTLY,
+    DIM,
+    FIGURE_3,
+    PAPER,
+    SHARED,
+    TABLE_1,
+    TABLE_2,
+    flag,
+)
+from analysis.papers.vpae import claims as claims_of_vpae
 from analysis.papers.vpae.claims import CLAIMS, CNN_LINES, LINES, NAMED_FOR_FID
+from analysis.scores.outputs import N_IMAGES, floors
 from analysis.verdicts import Evidence
+from fishernet.data import DataError
+from fishernet.data.loading import load_data
 from fishernet.families import family, trial_config
 from fishernet.likelihoods import n_outputs
 from sweeps.latent_sweep import _parse
@@ -28,6 +45,30 @@ def config_of(line, d=DIM):
 
 def planned(*words):
     return plan_from_flags(_parse(words)).configs
+
+
+@pytest.mark.parametrize("dataset", ["mnist", "fashion-mnist"])
+def test_floors_of_the_claims_are_those_of_the_images(dataset):
+    """L2 of the mean training image and of the best images of 2 x 2 blocks, as said to three digits behind the point."""
+    try:
+        data = load_data(dataset)
+    except DataError as error:
+        pytest.skip(str(error))
+    test = data.test[:N_IMAGES]
+    assert claims_of_vpae.MEAN_IMAGE[dataset] == pytest.approx(floors(data.train, test, 10**6)["mean image"], abs=6e-4)
+    x = test.float() / 255
+    blocks = torch.nn.functional.avg_pool2d(x, 2).repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert claims_of_vpae.BLOCKS[dataset] == pytest.approx(100 * (x - blocks).square().mean().item(), abs=6e-4)
+
+
+def test_figure_3_is_of_lines_that_the_preset_trains_and_the_paper_has():
+    trained = {config.variant for config in planned("--preset", "vpae")}
+    assert set(FIGURE_3) <= trained
+    assert len({*FIGURE_3}) == 6
+    assert set(FIGURE_3) <= set(PUBLISHED["mnist"]["variant"])
+    for name, argument in (("distributions", "drawn"), ("embeddings", "lines")):
+        assert PAPER.arguments[name][argument] == FIGURE_3
+    assert {PAPER.figures[stem][0] for stem in ("draws", "embeddings")} == {"Figure 3"}
 
 
 def test_presets_are_the_lines_of_the_tables_and_each_is_a_line_of_its_own():

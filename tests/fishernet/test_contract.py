@@ -5,6 +5,7 @@ import torch
 
 from fishernet import contract
 from fishernet.families import MODEL_NAMES, trial_config
+from fishernet.likelihoods import LIKELIHOODS, SCALES, with_scale
 from fishernet.models.base import Outcome
 
 SMALLER_PIXELS = {"pixel_layers": 2, "pixel_channels": 4}
@@ -114,6 +115,25 @@ KEPT = [
     for variant in VARIANTS
     for check in contract.CHECKS
 ]
+# Every emitted likelihood, scale and number of components: with a stack, its padding and its checkpoints.
+EMITTING = [
+    {"model": "AE", "likelihood": name, "scale": scale, "components": k}
+    for name in with_scale("diagonal")
+    for scale in SCALES
+    for k in (0, 1, 3)
+]
+
+
+def slow(variant):
+    """A triangle of all pixels, of which there are thousands of numbers."""
+    return variant["scale"] == "full" and not LIKELIHOODS[variant["likelihood"]].matrix
+
+
+STACKED = (
+    contract.a_member_of_a_cohort_trains_as_it_would_alone,
+    contract.what_pads_a_member_stays_zero,
+    contract.killed_and_resumed_equals_uninterrupted,
+)
 on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 every_variant = pytest.mark.parametrize("variant", VARIANTS, ids=named)
 
@@ -127,6 +147,14 @@ def test_every_model_keeps_the_contract(check, variant, tmp_path):
     if check is contract.training_lowers_the_error and (reason := LEARNS_NOTHING_HERE.get(tuple(variant.items()))):
         pytest.skip(reason)
     check(variant, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "variant", [pytest.param(v, id=named(v), marks=[pytest.mark.long] * slow(v)) for v in EMITTING]
+)
+def test_every_emitted_likelihood_stacks_pads_and_resumes(variant, tmp_path):
+    for check in STACKED:
+        check(variant, tmp_path)
 
 
 @on_a_gpu

@@ -13,7 +13,7 @@ from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
 from fishernet.data.loading import load_data
 from fishernet.families import family, trial_config
-from fishernet.likelihoods import LIKELIHOODS, n_outputs
+from fishernet.likelihoods import LIKELIHOODS, SCALES, n_outputs
 from fishernet.likelihoods.base import Marginals
 from fishernet.likelihoods.emitted import (
     Diagonal,
@@ -27,6 +27,7 @@ from fishernet.likelihoods.emitted import (
     softplus,
     to_matrix,
 )
+from fishernet.models.vae import AE
 from fishernet.posteriors import ImplicitPrecisionGaussian
 from fishernet.trained import decode, reconstructed
 from fishernet.training import train, train_epoch
@@ -300,11 +301,25 @@ def test_a_packed_triangle_multiplies_and_divides_as_the_dense_one(n):
     if n < 10:
         assert (dense - torch.tensor(triangle(numbers.numpy().ravel(), n))).tril(-1).abs().max() == 0
     if n == 784:
-        assert packed.left.shape[-2:] == (783, 392)
+        assert packed.halves[0].shape[-2:] == (783, 392)
     assert torch.equal(dense, dense.tril())
     assert torch.allclose(packed.transposed_product(r)[0, 0], r[0, 0] @ dense, rtol=1e-12, atol=1e-12)
     solved = torch.linalg.solve_triangular(dense, r[0, 0].T, upper=False).T
     assert torch.allclose(packed.solve(r)[0, 0], solved, rtol=1e-12, atol=1e-12 * solved.abs().max().item())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 6, 7])
+@pytest.mark.parametrize(("k", "n_vectors"), [(1, 1), (1, 3), (2, 2)])
+def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n, k, n_vectors):
+    generator = torch.Generator().manual_seed(n)
+    numbers = torch.randn(2, 2, k, n * (n + 1) // 2, generator=generator, dtype=torch.float64).requires_grad_()
+    r = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64).requires_grad_()
+    w = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64)
+    packed = Triangle(numbers, n, 1e-6)
+    ours = torch.autograd.grad(packed.transposed_product(r), (numbers, r), w, retain_graph=True)
+    dense = (packed.dense().mT @ r[..., None])[..., 0]
+    for gradient, known in zip(ours, torch.autograd.grad(dense, (numbers, r), w), strict=True):
+        torch.testing.assert_close(gradient, known, rtol=1e-12, atol=1e-12)
 
 
 # Moments and draws.
@@ -512,7 +527,7 @@ def test_the_papers_vae_has_as_many_parameters_and_a_posterior_no_narrower_than_
 def test_the_arithmetic_of_outputs_is_what_a_decoder_emits_for_images_of_any_shape(family, scale, network):
     for shape, k in itertools.product(((1, 1, 1), (3, 5, 4)), (0, 2)):
         config = settings(family, scale, components=k, network=network, hidden_width=4)
-        model = Cohort([config], shape, 10).model
+        model = AE([config], shape, 10)  # a cohort of matrices would refuse a single pixel
         assert model.decode(torch.zeros(1, 2, 3)).shape[2] == n_outputs(config, shape) == model.likelihood.n_outputs
 
 
@@ -762,6 +777,56 @@ def test_a_full_scale_of_large_images_wants_the_information_of_the_location_alon
     assert model.precision(torch.zeros(1, 2, 2)).isfinite().all()
 
 
+@pytest.mark.parametrize("df", [None, (0.3, 3.0, 40.0), (0.02, 0.02, 1e6)])
+def test_quantiles_and_intervals_are_where_the_distribution_function_says(df):
+    """Three components of two pixels, against SciPy's distributions; a quantile is found where F is p, to rounding."""
+    weights, loc, scale = [0.2, 0.5, 0.3], [[0.1, 0.4, 0.9], [0.5, 0.5, 0.5]], [[0.05, 0.2, 0.1], [0.1, 1e-5, 2.0]]
+    wide = {"dtype": torch.float64}
+    given = Marginals(
+        torch.tensor(weights, **wide).log()[None, None], torch.tensor(loc, **wide).T[None, None],
+        torch.tensor(scale, **wide).T[None, None], None if df is None else torch.tensor(df, **wide)[None, None],
+    )  # fmt: skip
+
+    def below(pixel, x):
+        own = [
+            stats.norm(m, s) if df is None else stats.t(df[k], m, s)
+            for k, (m, s) in enumerate(zip(loc[pixel], scale[pixel], strict=True))
+        ]
+        return sum(w * c.cdf(x) for w, c in zip(weights, own, strict=True))
+
+    for p in (0.025, 0.3, 0.5, 0.95):
+        found = given.quantile(p)
+        assert found.shape == (1, 1, 2)
+        for pixel in range(2):
+            assert below(pixel, found[0, 0, pixel].item()) == pytest.approx(p, abs=1e-9)
+    low, high = given.interval(0.9)
+    for pixel in range(2):
+        assert below(pixel, high[0, 0, pixel].item()) - below(pixel, low[0, 0, pixel].item()) == pytest.approx(
+            0.9, abs=1e-9
+        )
+
+
+def test_the_quantile_of_one_normal_is_its_location_and_so_many_deviations():
+    given = Marginals(torch.zeros(1, 2, 1), torch.tensor([[[[0.3]], [[0.7]]]]), torch.tensor([[[[0.1]], [[0.2]]]]))
+    assert given.quantile(0.975)[0, :, 0].tolist() == pytest.approx(
+        [0.3 + 0.1 * 1.959964, 0.7 + 0.2 * 1.959964], rel=1e-6
+    )
+    for p in (0.0, 1.0, -0.1, math.nan):
+        with pytest.raises(ValueError, match="above 0 and below 1"):
+            given.quantile(p)
+
+
+@pytest.mark.parametrize("scale", SCALES)
+@pytest.mark.parametrize(("name", "other"), [("matrix-normal", "gaussian"), ("matrix-t", "student-t")])
+@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 20, 1), (3, 1, 20)])
+def test_a_scale_of_rows_and_columns_wants_both(name, other, scale, shape, small):
+    values = {**small, "model": "AE", "scale": scale}
+    with pytest.raises(ValueError, match=rf"^likelihood {name} .* one (row|column); take likelihood {other}, "):
+        Cohort([trial_config({**values, "likelihood": name})], shape, 10)
+    Cohort([trial_config({**values, "likelihood": other})], shape, 10)
+    Cohort([trial_config({**values, "likelihood": name})], (1, 2, 10), 10)
+
+
 def test_of_a_linear_decoder_with_emitted_deviations_the_precision_is_a_closed_form(small):
     """M = W_mu^T diag(1/s^2) W_mu + 2 W_s^T diag((s'/s)^2) W_s + 1, s' the slope of the softplus."""
     values = {**small, "model": "FisherNet", "likelihood": "gaussian", "scale": "diagonal", "hidden_layers": 0}
@@ -840,13 +905,50 @@ def test_a_full_covariance_trains_as_the_textbooks_dense_matrices_do(monkeypatch
 
 @pytest.mark.long
 def test_a_mixture_of_ts_shows_a_component_that_ignores_the_image_where_its_mean_reconstructs():
-    """Of unit scale and K = 10, as the paper trains it, on digits: the densest mode has a larger error than the mean by half."""
+    """Of unit scale and K = 10, as the paper trains it, on digits.
+
+    Over four seeds the densest mode has three times the mean's error and more; of the likeliest component it is little larger.
+    """
     settings = {
-        "dataset": "digits", "likelihood": "student-t", "components": 10, "code": "rectified", "latent_dim": 8,
+        "dataset": "digits", "likelihood": "student-t", "components": 10, "code": "rectified", "latent_dim": 16,
         "hidden_layers": 0, "decoder_output": "linear", "initialisation": "glorot-uniform", "batch_size": 32,
-        "learning_rate": 3e-3, "epochs": 30, "evaluate_every": 30,
+        "learning_rate": 3e-3, "epochs": 20, "evaluate_every": 20,
     }  # fmt: skip
     data = load_data("digits")
-    cohort = Cohort([trial_config(model="AE", **settings)], data.image_shape, len(data.train))
-    *_, (last,) = train(cohort, data)
-    assert last["metrics"]["test/mse_densest_mode"] > 1.5 * last["metrics"]["test/mse"]
+    cohort = Cohort(
+        [trial_config(model="AE", seed=seed, **settings) for seed in range(4)], data.image_shape, len(data.train)
+    )
+    *_, last = train(cohort, data)
+    errors = {
+        name: [record["metrics"][f"test/{name}"] for record in last]
+        for name in ("mse", "mse_densest_mode", "mse_likeliest")
+    }
+    mean, densest, likeliest = (np.array(own) for own in errors.values())
+    assert densest.mean() > 3 * mean.mean()
+    assert (densest > 2 * mean).all()
+    assert ((likeliest > mean) & (likeliest < 1.5 * mean)).all()
+
+
+# ln p of four images of six pixels and two means of each, as the version before emitted scales had them in float64 (xi = -1.3).
+BEFORE = {
+    "bernoulli": ("-0x1.ab53a9b3e3e09p+3", "-0x1.a5b2289d02088p+2", "-0x1.4657b452b1ba8p+3", "-0x1.82e7c4e03b01bp+4"),
+    "gaussian": ("-0x1.857d2bb8405c1p+2", "-0x1.7c45d5e4fd2d3p+2", "-0x1.a2fa038d50eacp+2", "-0x1.a9d6ceb1e78a6p+2"),
+    "gaussian-learned": ("-0x1.db423f15cad1cp+1", "-0x1.97a00b6108ba0p+1", "-0x1.59d4116a1e3a4p+2", "-0x1.730243c0c1592p+2"),
+}  # fmt: skip
+MEANS_BEFORE = "0x1.1af415d3ef268p-12", "0x1.d6386c3974776p-6"
+
+
+@pytest.mark.parametrize("name", BEFORE)
+@pytest.mark.parametrize("trains", [True, False])
+def test_likelihoods_of_one_number_a_pixel_have_the_numbers_that_they_had(name, trains):
+    """To rounding: float64 libraries differ in the last digit, and without a gradient a Bernoulli's is summed otherwise."""
+    config = trial_config(model="VAE", likelihood=name, noise_start=-1.3)
+    likelihood = LIKELIHOODS[name].load()(config, 1, (1, 2, 3)).double()
+    if name == "gaussian-learned":
+        likelihood.xi.data.fill_(-1.3)  # which float32 rounds
+    a = torch.linspace(-9, 9, 24, dtype=torch.float64).view(1, 4, 6).requires_grad_(trains)
+    x = (torch.arange(24, dtype=torch.float64).view(1, 4, 6) * 37 % 256) / 255
+    at = likelihood.distribution(a)
+    assert at.log_prob(x)[0].tolist() == pytest.approx([float.fromhex(own) for own in BEFORE[name]], rel=2e-15)
+    assert at.mean()[0, :2, 1].tolist() == pytest.approx([float.fromhex(own) for own in MEANS_BEFORE], rel=2e-15)
+    assert likelihood.n_outputs == 6

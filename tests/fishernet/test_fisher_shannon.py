@@ -1,5 +1,6 @@
 """FAE, MAE, IAF and PixelVAE against closed forms, and the quantities of the Fisher-Shannon plane."""
 
+import copy
 import itertools
 import math
 
@@ -154,15 +155,25 @@ def penalty(batch=1, **values):
     return (model(x, noise).loss - model.outcome(x, q, noise, None).loss).detach(), q, noise
 
 
-def test_on_one_image_the_trace_of_f_is_the_mean_of_f_over_d_at_d_times_the_weight():
+@pytest.fixture
+def in_float64():
+    """Also what a model keeps of its config."""
+    usual = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(usual)
+
+
+def test_on_one_image_the_trace_of_f_is_the_mean_of_f_over_d_at_d_times_the_weight(in_float64):
     trace, *_ = penalty(fisher_constraint="trace", fisher_target=20.0, fisher_weight=0.1)
     mean, *_ = penalty(fisher_constraint="mean", fisher_target=5.0, fisher_weight=0.4)
-    assert torch.allclose(trace, mean, rtol=1e-6)  # buffers of float32 hold F and lambda
+    assert torch.allclose(trace, mean, rtol=1e-12)
 
 
 def test_each_reading_of_the_constraint_is_its_formula():
     for constraint in ("mean", "trace", "released-conv", "released-mlp"):
-        added, q, noise = penalty(7, fisher_constraint=constraint, fisher_target=3.0, fisher_weight=0.5)
+        held = {} if constraint == "released-mlp" else {"fisher_target": 3.0, "fisher_weight": 0.5}
+        added, q, noise = penalty(7, fisher_constraint=constraint, **held)
         v = q.log_variance.detach().exp()[0]
         expected = {
             "mean": 0.5 * ((1 / v).mean() - 3).abs().expand(7),
@@ -286,6 +297,47 @@ def test_the_reader_ascends_its_bound_whether_the_information_is_to_rise_or_to_f
     for a, b in zip(found, expected, strict=True):
         assert torch.allclose(a, b, rtol=1e-5, atol=1e-8)
     assert {name.split(".")[0] for name, _ in model.named_parameters() if model.player_of(name)} == {"reader"}
+
+
+@pytest.mark.parametrize("network", ["fae-28", "fisherae-28"])
+def test_running_statistics_are_of_codes_of_images_and_not_of_imagined_ones(network):
+    """In one step MAE decodes twice and reads twice. Its decoder's statistics are those of the VAE's one pass over the same
+    codes, its reader's those of one pass over what it reads.
+    """
+    made = {}
+    for name in ("VAE", "MAE"):
+        torch.manual_seed(0)
+        config = trial_config(model=name, latent_dim=2, network=network, batch_size=3)
+        made[name] = family(name).load()([config], (1, 28, 28), 50).double().train()
+    vae, mae = made.values()
+    x, noise, read = torch.rand(1, 3, 784, dtype=torch.float64).round(), noise_of(mae, 3), []
+    alone = copy.deepcopy(mae.reader)
+    mae.reader.register_forward_pre_hook(lambda module, given: read.append(given[0].detach()))
+    for model in made.values():
+        assert len(list(model.updates(x, noise))) == (2 if model is mae else 1)
+    assert len(read) == 2
+    alone(read[0])
+
+    def statistics(network):
+        found = {name: buffer for name, buffer in network.named_buffers() if "running" in name}
+        assert found
+        return found
+
+    for own, of_vae in ((mae.decoder, vae.decoder), (mae.trunk, vae.trunk), (mae.reader, alone)):
+        before = {name: torch.full_like(b, float("var" in name)) for name, b in statistics(own).items()}
+        for name, buffer in statistics(own).items():
+            assert torch.equal(buffer, statistics(of_vae)[name]), name
+            assert not torch.equal(buffer, before[name]), name
+
+
+def test_what_reads_the_imagined_images_sees_them_in_the_range_of_the_encoder():
+    """Pixels in [-1, 1]: reader and encoder are given 2 x - 1."""
+    model = grown(model="MAE", likelihood="gaussian", pixel_range="symmetric")
+    seen = []
+    model.reader.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    image = torch.rand(1, 4, 9, dtype=torch.float64)
+    model.log_reading(torch.zeros(1, 4, 2, dtype=torch.float64), image, held=False)
+    assert torch.equal(seen[0], 2 * image - 1)
 
 
 def test_the_term_moves_the_decoder_and_neither_encoder_nor_reader():
@@ -477,12 +529,34 @@ def test_the_probabilities_of_all_images_sum_to_one():
     assert model.log_likelihood(every, z)[0].exp().sum().item() == pytest.approx(1, abs=1e-10)
 
 
-def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel():
+@pytest.mark.parametrize(
+    ("shape", "more"),
+    [((1, 3, 3), {}), ((1, 8, 9), {}), ((3, 7, 6), {}), ((1, 8, 9), {"pixel_mask": "released"})],
+)
+def test_a_reconstruction_without_the_image_is_drawn_pixel_by_pixel(shape, more):
     """Given what it made itself, teacher-forced, it is the same: each pixel was told the rounded ones before it."""
-    model = grown(model="PixelVAE", pixel_layers=2, pixel_channels=5).eval()
+    model = grown(shape, model="PixelVAE", pixel_layers=2, pixel_channels=5, **more).eval()
+    for network in (model.pixels, model.decoder):  # so that all there is counts
+        for p in network.parameters():
+            p.data += 0.5 * torch.randn_like(p)
     z = torch.randn(1, 4, 2, dtype=torch.float64)
     f = model.reconstruct(z)
     assert torch.allclose(model.reconstruction(f.round(), z), f, atol=1e-12)
+
+
+def test_drawn_images_have_the_probabilities_that_the_model_gives_them():
+    """Of 2 x 2 pixels all 16 images; a greedy decoder would give one of them alone."""
+    model = grown((1, 2, 2), model="PixelVAE", pixel_layers=2, pixel_channels=5).eval()
+    n = 20_000
+    z = torch.randn(1, 1, 2, dtype=torch.float64).expand(1, n, 2)
+    drawn = model.image_of(z, torch.Generator().manual_seed(1))[0]
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    every = torch.tensor(list(itertools.product((0.0, 1.0), repeat=4)), dtype=torch.float64)
+    expected = model.log_likelihood(every[None], z[:, :16])[0].exp()[0]
+    places = (drawn @ torch.tensor([8.0, 4, 2, 1], dtype=torch.float64)).long()
+    found = torch.bincount(places, minlength=16) / n
+    assert ((found - expected).abs() < 5 * (expected * (1 - expected) / n).sqrt()).all()
+    assert expected.max() < 0.9
 
 
 def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():
@@ -503,9 +577,40 @@ def test_normalisation_in_training_is_torchs_and_keeps_its_running_statistics():
         ({"model": "FAE", "decoder_fisher_weight": 1.0}, ["decoder_fisher_weight 1", "gaussian-learned", "bernoulli"]),
         ({"model": "FAE", "fisher_target": -1.0}, ["fisher_target", "at least 0", "-1.0"]),
         ({"model": "PixelVAE", "pixel_layers": 0}, ["pixel_layers", "from 1 to 100"]),
+        (
+            {"model": "FAE", "fisher_target": 5, "fisher_weight": 0},
+            ["fisher_target 5", "without a weight", "fisher_weight is 0"],
+        ),
+        ({"model": "FAE", "decoder_fisher_target": 5}, ["decoder_fisher_target 5", "decoder_fisher_weight is 0"]),
+        (
+            {"model": "MAE", "information_target": 0, "information_weight": 0},
+            ["information_target 0", "information_weight is 0"],
+        ),
+        (
+            {"model": "FAE", "fisher_constraint": "released-mlp", "fisher_target": 5},
+            ["fisher_target 5", "released-mlp"],
+        ),
+        (
+            {"model": "FAE", "fisher_constraint": "released-mlp", "fisher_weight": 5},
+            ["fisher_weight 5", "released-mlp"],
+        ),
     ],
 )
 def test_what_a_model_cannot_do_is_refused_in_a_sentence(values, parts):
     with pytest.raises(ValueError, match=r".") as error:
         trial_config(values)
     assert all(part in str(error.value) for part in parts), str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "target", "weight"),
+    [
+        ("FAE", "fisher_target", "fisher_weight"), ("MAE", "information_target", "information_weight"),
+        ("FAE", "decoder_fisher_target", "decoder_fisher_weight"),
+    ],
+)  # fmt: skip
+def test_a_target_matters_where_its_weight_is_above_zero(model, target, weight):
+    """So no search asks for one that would be refused, and a line with the usual target may go without its term."""
+    values = {"model": model, "likelihood": "gaussian-learned"}
+    assert not matters(target, trial_config(values, **{weight: 0}).to_dict())
+    assert matters(target, trial_config(values, **{weight: 0.5}).to_dict())

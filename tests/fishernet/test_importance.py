@@ -9,7 +9,7 @@ import torch
 from fishernet import contract
 from fishernet.data.images import ResidentImages
 from fishernet.families import family, trial_config
-from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, evidence
+from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, evidence, uniforms
 
 K = 9  # pixels
 
@@ -45,7 +45,7 @@ def resident(x):
 
 
 def all_of(model, images, n, **more):
-    return Evidence.joined(list(evidence(model, images, n, **more)))
+    return Evidence.joined([block for (block,) in evidence(model, images, n, **more)])
 
 
 @pytest.mark.parametrize("model", ["FisherNet", "VAE"])
@@ -95,11 +95,12 @@ def quadrature(model, x):
     return torch.stack(values)
 
 
-@pytest.mark.parametrize("model", ["VAE", "IAF", "MAE", "FisherNet"])
+@pytest.mark.parametrize("model", ["VAE", "IAF", "MAE", "FisherNet", pytest.param("PixelVAE", marks=pytest.mark.long)])
 @torch.no_grad()
 def test_the_likelihood_of_black_and_white_images_is_that_of_a_quadrature(model):
     """Of 2000 draws: each image's estimate is known to sqrt(1/ESS); taking the closed form of KL for ln q - ln p is not right."""
-    grow = grown(model=model, likelihood="bernoulli", noise_start=-2.0)
+    few = {"pixel_layers": 2, "pixel_channels": 3}  # whose grid is 401^2 images
+    grow = grown(model=model, likelihood="bernoulli", noise_start=-2.0, **few).eval()
     for p in grow.decoder.parameters():
         p.mul_(3)
     images = resident(torch.rand(6, K).round())
@@ -153,6 +154,47 @@ def test_neither_the_size_of_blocks_nor_where_one_begins_nor_more_draws_change_a
     fewer = all_of(model, images, 100)
     assert torch.allclose(fewer.log_evidence, whole.log_evidence[:, : len(fewer.draws)], rtol=1e-12)
     assert not torch.allclose(all_of(model, images, n, seed=1).log_evidence, whole.log_evidence, rtol=1e-6)
+
+
+def test_of_a_density_the_images_are_spread_over_their_grey_values_and_the_evidence_is_known_exactly():
+    """FisherNet's posterior is exact of a linear decoder: at every draw ln p((v + u)/256), of a normal in closed form."""
+    model, _, known = linear(2, "FisherNet")
+    values = torch.randint(0, 256, (30, K))
+    u = uniforms(3, range(30), K).double()
+    found = all_of(model, ResidentImages(values.to(torch.uint8), torch.float64), 3, seed=3, density=True, at_once=7)
+    exact = known.log_prob((values + u) / 256)
+    assert torch.allclose(found.log_evidence, exact[:, None], rtol=1e-10)
+    bits = -(exact / K - math.log(256)) / math.log(2)  # ln P of a grey value is about ln p - ln 256
+    assert found.scores(K, density=True)["bits_per_dim"] == pytest.approx(bits.mean().item(), rel=1e-10)
+    assert found.scores(K, density=True)["bits_per_dim/k1"] == pytest.approx(bits.mean().item(), rel=1e-10)
+    assert found.scores(K, density=True)["nll"] == found.scores(K)["nll"]
+
+
+def test_what_spreads_an_image_is_uniform_and_its_own():
+    u = uniforms(0, range(500), 40)
+    assert torch.equal(u[300:302], uniforms(0, range(300, 302), 40))
+    assert not torch.equal(u[300:302], uniforms(1, range(300, 302), 40))
+    assert 0 <= u.min() < u.max() < 1
+    assert abs(u.mean() - 0.5) < 6 / (12 * u.numel()) ** 0.5
+    assert abs(u.square().mean() - 1 / 3) < 6 * (4 / 45 / u.numel()) ** 0.5
+    assert len(u.unique(dim=0)) == 500
+
+
+@pytest.mark.parametrize("model", ["VAE", "FAE", "IAF", "PixelVAE", "FisherNet", "MAE"])
+def test_of_a_stack_every_member_has_the_likelihood_that_it_has_alone(model):
+    """Members of other seeds and latent dimensions, the smaller padded; each keeps its own random numbers."""
+    small = {**contract.SMALL, "hidden_width": 8, "model": model, "likelihood": "bernoulli"}
+    configs = [trial_config(small, latent_dim=d, seed=seed) for d, seed in ((2, 0), (3, 1), (2, 2))]
+    images = resident(torch.rand(5, K).round())
+    stack = family(model).load()(configs, (1, 3, 3), 50).double()
+    n = DRAWS_OF_A_STREAM + 2
+    found = [Evidence.joined(parts) for parts in zip(*evidence(stack, images, n, at_once=3), strict=True)]
+    assert len(found) == 3
+    for config, own in zip(configs, found, strict=True):
+        alone = all_of(family(model).load()([config], (1, 3, 3), 50).double(), images, n)
+        torch.testing.assert_close(own.log_evidence, alone.log_evidence, rtol=1e-9, atol=0)
+        torch.testing.assert_close(own.effective, alone.effective, rtol=1e-6, atol=0)
+    assert not torch.allclose(found[0].log_evidence, found[2].log_evidence, rtol=1e-6)
 
 
 def test_a_penalty_of_the_loss_has_no_part_in_the_likelihood():

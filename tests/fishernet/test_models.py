@@ -1,5 +1,6 @@
 """Losses, evidence and sizes against closed forms."""
 
+import dataclasses
 import math
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from fishernet import fisher
 from fishernet.cohort import Cohort
 from fishernet.families import MODEL_NAMES, family, trial_config
+from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
 from fishernet.models.fishernet import FisherNet
 from fishernet.models.vae import VAE
@@ -436,3 +438,54 @@ def test_layers_of_losses_with_gradients_in_their_inputs_are_told_so():
         config = trial_config(**{"model": "VAE"} | fields)
         model = family(config.model).load()([config], (1, 4, 4), 10)
         assert {layer.pulls_back for layer in model.modules() if type(layer) is Linear} == {told}
+
+
+ASKED_OF_FISHERNET = [
+    {"likelihood": name, "scale": scale} for name, row in LIKELIHOODS.items() if row.information for scale in row.scales
+]
+
+
+@pytest.mark.parametrize("objective", ["eq25", "eq24"])
+@pytest.mark.parametrize(
+    "values",
+    [*ASKED_OF_FISHERNET, *({"likelihood": name, "pixel_range": "symmetric"} for name in ("gaussian", "gaussian-learned"))],
+    ids=lambda values: "-".join(values.values()),
+)  # fmt: skip
+def test_a_fishernet_says_in_words_what_it_computes_whatever_the_likelihood(values, objective):
+    """The loss is evaluated as the sentence has it, and what it says is left out makes it minus the ELBO.
+
+    The d/2 is the mean over images of |eta|^2/2, and the prior of xi is none of the ELBO's.
+    """
+    config = trial_config({**values, "model": "FisherNet", "latent_dim": 3, "hidden_width": 8, "objective": objective})
+    config = dataclasses.replace(config, noise_start=-2.0)
+    said = config.loss_in_words
+    model = FisherNet([config], (1, 4, 4), n_train=100).double()
+    noise = {name: torch.randn(1, 5, own.width, dtype=torch.float64) for name, own in model.noise(3).items()}
+    x = torch.rand(1, 5, 16, dtype=torch.float64)
+    loss, terms = model(x, noise)[:2]
+    z, _ = model.posterior(x).draw(noise)
+    squares, k = z.square().sum(2), 16
+    if "z*|²/2 − ln p(x given z*), the likelihood being" in said:
+        stated = squares / 2 - model.likelihood.log_prob(x, model.decode(z))
+        assert config.likelihood in said.lower()
+        assert config.scale == "identity" or f"of scale {config.scale}." in said
+    else:
+        assert "(|z*|² + ξ²/p + kξ + |x − f(z*)|² exp(−ξ))/2 with k pixels" in said
+        xi = 0.0 if "ξ = 0" in said else -2.0
+        error = (model.reconstruct(z) - x) * (2 if "in [−1, 1]" in said else 1)
+        stated = (squares + xi**2 / 100 + k * xi + error.square().sum(2) * math.exp(-xi)) / 2
+    if said.count("ln|M|/2 +"):
+        stated = stated + terms["half_log_det"]
+    torch.testing.assert_close(loss, stated)
+    per_pixel = {
+        "k ln(2π)/2 − d/2": math.log(2 * math.pi) / 2,
+        "k ln(π/2)/2 − d/2": math.log(math.pi / 2) / 2,
+        "−d/2": 0.0,
+    }
+    constant = next(value for words, value in per_pixel.items() if f"it leaves out {words}" in said.lower())
+    if constant:
+        assert f"for 784 pixels {784 * constant:.0f} nats" in said
+    left_out = k * constant - noise["eta"].square().sum(2) / 2
+    if "and ln|M|/2, which is no constant" in said:
+        left_out = left_out + terms["half_log_det"]
+    torch.testing.assert_close(loss + left_out - terms["noise_prior"], -terms["elbo"])

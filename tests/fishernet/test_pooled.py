@@ -108,7 +108,8 @@ def test_every_output_is_read_once(order):
 @pytest.mark.parametrize(
     ("values", "words"),
     [
-        ({"latent_dim": 32}, r"latent_dim.*196 pooled.*got 32"),
+        ({"latent_dim": 32}, r"latent_dim.*196 of these images.* 196 or 392; got 32"),
+        ({"latent_dim": 500}, r"latent_dim.*196 of these images.* 392 or 588; got 500"),
         ({"model": "VAE", "likelihood": "gaussian"}, "network pooled-cnn.*VAE.*the AE has it"),
     ],
 )

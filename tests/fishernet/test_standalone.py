@@ -66,11 +66,23 @@ def test_of_a_cohort_whose_record_was_damaged_only_that_run_is_trained_again(at,
     assert said == ["AE-d02-s1"] * N_EPOCHS
 
 
-def test_a_network_that_does_not_take_the_images_is_refused_before_anything_is_written(at, capsys):
-    plan = [{"model": "AE", "dataset": "x.npy"}, {"model": "AE", "dataset": "x.npy", "network": "fisherae-28"}]
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        (
+            {"network": "fisherae-28"},
+            "--network fisherae-28 takes images of 28 x 28 pixels; these have 4 x 4. --image-size 28 makes them so",
+        ),
+        (
+            {"network": "pooled-cnn", "latent_dim": 6},
+            "4 of these images, times the number of filters, such as 4 or 8; got 6",
+        ),
+    ],
+)
+def test_what_does_not_go_with_the_images_is_refused_before_anything_is_written(values, said, at, capsys):
+    plan = [{"model": "AE", "dataset": "x.npy"}, {"model": "AE", "dataset": "x.npy", **values}]
     (at / "plan.json").write_text(json.dumps(plan))
     assert run("out") == 2
-    said = "--network fisherae-28 takes images of 28 x 28 pixels; these have 4 x 4. --image-size 28 makes them so"
     assert said in capsys.readouterr().err
     assert not (at / "out").exists()
 

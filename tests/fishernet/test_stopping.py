@@ -8,7 +8,7 @@ import torch
 
 from fishernet import contract
 from fishernet.cohort import load_model
-from fishernet.data.images import ResidentImages
+from fishernet.data.images import ImageData, ResidentImages
 from fishernet.evaluation import evaluate
 from fishernet.families import trial_config
 from fishernet.records import write_records
@@ -23,6 +23,14 @@ RATES = {"learning_rate": 0.05, "epochs": 12, "patience": 1, "stopping_size": 24
 def stopping(images):
     """A quarter of the training images to stop by."""
     return dataclasses.replace(images, train=images.train[:72], stopping=images.train[72:])
+
+
+# Families with players, with a flow and, below, with batch normalisation: what else a run has in mid-patience.
+OTHERS = [
+    pytest.param({}, id="VAE"), pytest.param({"model": "MAE"}, id="MAE"),
+    pytest.param({"model": "IAF", "flow_width": 8}, id="IAF", marks=pytest.mark.long),
+]  # fmt: skip
+every_other = pytest.mark.parametrize("other", OTHERS)
 
 
 def config(d=3, seed=0, **values):
@@ -97,9 +105,10 @@ def test_without_stopping_the_best_weights_are_kept_where_patience_does_not_run_
     assert metrics[-1]["test/loss"] == metrics[losses.index(min(losses))]["test/loss"]
 
 
-def test_members_of_a_cohort_stop_each_at_its_own_epoch_with_the_numbers_it_has_alone(stopping):
+@every_other
+def test_members_of_a_cohort_stop_each_at_its_own_epoch_with_the_numbers_it_has_alone(other, stopping):
     """In float64 to the order of summation; a member that has stopped trains along and is counted no more."""
-    configs = [config(2, 0), config(5, 1), config(3, 2, learning_rate=0.05)]
+    configs = [config(2, 0, **other), config(5, 1, **other), config(3, 2, **other)]
     together = contract.made(configs, stopping, dtype=torch.float64)
     contract.history(together, stopping)
     assert len(set(together.stopped.values())) > 1
@@ -116,8 +125,9 @@ def test_members_of_a_cohort_stop_each_at_its_own_epoch_with_the_numbers_it_has_
             assert torch.allclose(tensor, weights[name], rtol=1e-6, atol=1e-8), name
 
 
-def test_a_run_resumes_from_every_epoch_in_mid_patience_too_bit_for_bit(stopping, tmp_path):
-    configs = [config(2, 0, kl_warmup=3), config(5, 1, kl_warmup=3)]
+@every_other
+def test_a_run_resumes_from_every_epoch_in_mid_patience_too_bit_for_bit(other, stopping, tmp_path):
+    configs = [config(2, 0, kl_warmup=3, **other), config(5, 1, kl_warmup=3, **other)]
     whole = contract.made(configs, stopping)
     files, expected = {}, []
     for records in train(whole, stopping):
@@ -137,9 +147,10 @@ def test_a_run_resumes_from_every_epoch_in_mid_patience_too_bit_for_bit(stopping
     assert waiting > 1
 
 
-def test_a_split_cohort_stops_its_members_as_cohorts_of_its_parts_do(stopping, tmp_path):
+@every_other
+def test_a_split_cohort_stops_its_members_as_cohorts_of_its_parts_do(other, stopping, tmp_path):
     """And is stored as one, from which the whole goes on; what has stopped in one part waits for the others."""
-    configs = [config(2 + s % 2, s) for s in range(4)]
+    configs = [config(2 + s % 2, s, **other) for s in range(4)]
     cohort = FittedCohort(
         configs, stopping, "cpu", turn=2, remedy="", saved=lambda: CohortState(list(configs)), say=print
     )
@@ -162,6 +173,28 @@ def test_a_split_cohort_stops_its_members_as_cohorts_of_its_parts_do(stopping, t
     assert {configs[i].run_name: epoch for i, epoch in whole.stopped.items()} == cohort.stopped
     if leader_stopped := set(cohort.stopped.values()):
         assert whole.epoch >= max(leader_stopped)
+
+
+@pytest.mark.long
+def test_the_best_weights_have_their_running_statistics_and_a_resumed_run_too(tmp_path):
+    """FAE with the gated convolutions of the paper's code, which normalise by batch."""
+    generator = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (30, 1, 28, 28), generator=generator, dtype=torch.uint8)
+    data = ImageData("made", pixels[:16], pixels[16:22], None, None, "0", "test", (), pixels[22:])
+    configs = [config(2, s, model="FAE", network="fae-28", epochs=6, kl_warmup=0) for s in (0, 1)]
+    whole, expected = contract.made(configs, data), []
+    for records in train(whole, data):
+        expected.append([r and {k: v for k, v in r["metrics"].items() if "seconds" not in k} for r in records])
+        if whole.epoch == 2:
+            whole.save(tmp_path / "state.safetensors")
+    assert whole.stopped
+    resumed = contract.made(configs, data)
+    resumed.load(tmp_path / "state.safetensors")
+    assert contract.history(resumed, data) == expected[2:]
+    for i, records in enumerate(whole.history):
+        metrics = [record["metrics"] for record in records]
+        losses = [m["stopping/loss"] for m in metrics]
+        assert metrics[-1]["test/loss"] == pytest.approx(metrics[losses.index(min(losses))]["test/loss"], rel=1e-6), i
 
 
 @pytest.mark.parametrize("other", ["goes on", "fails", "fails in its scores"])

@@ -139,11 +139,25 @@ def test_driver_and_trial_see_the_images_that_the_config_says(tmp_path):
 
 @pytest.mark.parametrize("command", [latent_sweep, hyperparameter_search], ids=["sweep", "search"])
 @pytest.mark.parametrize("more", [[], ["--dry-run"]], ids=["training", "dry-run"])
-def test_a_network_that_does_not_take_the_images_is_refused_before_anything_is_written(command, more, tmp_path, capsys):
-    np.save(tmp_path / "x.npy", np.full((60, 4, 4), 200, dtype=np.uint8))
+@pytest.mark.parametrize(
+    ("size", "model", "said"),
+    [
+        (
+            (4, 4), "AE:network=fisherae-28",
+            "--network fisherae-28 takes images of 28 x 28 pixels; these have 4 x 4. --image-size 28 makes them so",
+        ),
+        ((4, 4), "AE:network=pooled-cnn", "--latent-dims (number of latent dimensions d) of network pooled-cnn"),
+        ((12, 12), "FisherNet:likelihood=gaussian,scale=full", "--information-about all-outputs: with scale full"),
+        ((1, 20), "AE:likelihood=matrix-normal", "--likelihood matrix-normal has a scale of rows times one of columns"),
+    ],
+    ids=lambda value: value if ":" in str(value) else "",
+)  # fmt: skip
+def test_what_does_not_go_with_the_images_is_refused_before_anything_is_written(
+    command, more, size, model, said, tmp_path, capsys
+):
+    np.save(tmp_path / "x.npy", np.full((60, *size), 200, dtype=np.uint8))
     place = [f"--dataset={tmp_path / 'x.npy'}", f"--storage-path={tmp_path / 'results'}", "--gpus=0"]
-    assert command.main(["--models", "AE", "--network=fisherae-28", "--latent-dims=2", *place, *more]) == 2
-    said = "--network fisherae-28 takes images of 28 x 28 pixels; these have 4 x 4. --image-size 28 makes them so"
+    assert command.main(["--models", model, "--latent-dims=2", *place, *more]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "results").exists()
 

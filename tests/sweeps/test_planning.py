@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from analysis.papers import PAPERS, PRESETS
+from fishernet.cohort import Cohort
 from fishernet.config import TrialConfig
 from fishernet.data.loading import load_data
 from fishernet.families import MODEL_NAMES, family, trial_config
@@ -16,6 +17,7 @@ from sweeps import estimate, latent_sweep
 from sweeps.latent_sweep import LatentSweep, _parse
 from sweeps.planning import (
     Devices,
+    flagged,
     make_cohorts,
     model_overrides,
     plan_from_flags,
@@ -130,6 +132,7 @@ NEEDED = {
     "noise": {"likelihood": "gaussian-learned"}, "decoder_output": {"likelihood": "gaussian"},
     "scale": {"likelihood": "gaussian"}, "components": {"likelihood": "discretised-logistic"}, "patience": {"stopping_size": 5},
     "decoder_fisher_weight": {"likelihood": "gaussian-learned"},
+    "decoder_fisher_target": {"likelihood": "gaussian-learned", "decoder_fisher_weight": 1.0},
     "dequantisation": {"likelihood": "gaussian"}, "pixel_range": {"likelihood": "gaussian"},
 }  # fmt: skip
 ONE_VALUE = {
@@ -226,7 +229,11 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
         (
             ["--models", "FisherAE:prior=exponential,prior_order=5"],
-            "prior.order 5 is odd.*Give an even prior.order, or prior.top free",
+            "prior.order 5 is odd.*Give an even --prior.order, or --prior.top free",
+        ),
+        (
+            ["--models", "VAE", "--pixel-range", "symmetric"],
+            "pixel.range symmetric is for .*got --likelihood bernoulli",
         ),
         *(
             (
@@ -237,9 +244,8 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         ),
         (
             ["--models", "VAE", "--prior", "exponential", "--prior-order", "5"],
-            "--prior-order 5 is odd.* even prior_order$",
+            "--prior-order 5 is odd.* even --prior-order$",
         ),
-        (["--models", "VAE", "--pixel-range", "symmetric"], "pixel.range symmetric is for .*got likelihood bernoulli"),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
         (["--models", "WAE", "--crop", "-2"], "--crop .*at least -1; got '?-2"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
@@ -339,12 +345,12 @@ def test_a_named_setting_is_a_line_of_its_own_and_extends_a_sweep_whatever_its_r
 @pytest.mark.parametrize("devices", [CPU, Devices(4, 1, 16, 1), Devices(1, 0.25, 16, 1)])
 def test_every_config_is_in_exactly_one_cohort_of_like_members(size, devices):
     configs = flags("--latent-dims", "2-6", "--seeds", "3")
-    cohorts = make_cohorts(configs, devices, size, 784)
+    cohorts = make_cohorts(configs, devices, size, (1, 28, 28))
     assert sorted(c.run_name for cohort in cohorts for c in cohort) == sorted(c.run_name for c in configs)
     for cohort in cohorts:
         assert len({(c.model, c.likelihood) for c in cohort}) == 1
         assert [c.latent_dim for c in cohort] == sorted(c.latent_dim for c in cohort)
-    costs = [sum(relative_cost(c, 784) for c in cohort) for cohort in cohorts]
+    costs = [sum(relative_cost(c, (1, 28, 28)) for c in cohort) for cohort in cohorts]
     assert costs == sorted(costs, reverse=True)
     if size != "auto":
         assert max(len(cohort) for cohort in cohorts) <= int(size)
@@ -352,31 +358,49 @@ def test_every_config_is_in_exactly_one_cohort_of_like_members(size, devices):
 
 def test_auto_fills_gpus_evenly_and_leaves_large_networks_alone_on_a_cpu():
     configs = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE")
-    assert [len(c) for c in make_cohorts(configs, Devices(4, 1, 16, 1), "auto", 784)].count(24) >= 3
-    assert {len(c) for c in make_cohorts(configs, CPU, "auto", 784)} == {1}
+    assert [len(c) for c in make_cohorts(configs, Devices(4, 1, 16, 1), "auto", (1, 28, 28))].count(24) >= 3
+    assert {len(c) for c in make_cohorts(configs, CPU, "auto", (1, 28, 28))} == {1}
     of_all_dims = make_cohorts(
-        flags("--latent-dims", "2-20", "--seeds", "8", "--models", "FisherNet"), Devices(4, 1, 16, 1), "auto", 784
+        flags("--latent-dims", "2-20", "--seeds", "8", "--models", "FisherNet"),
+        Devices(4, 1, 16, 1),
+        "auto",
+        (1, 28, 28),
     )
-    costs = [sum(relative_cost(c, 784) for c in cohort) for cohort in of_all_dims]
+    costs = [sum(relative_cost(c, (1, 28, 28)) for c in cohort) for cohort in of_all_dims]
     assert len(costs) == 4
     assert max(costs) < 1.01 * min(costs)
     small = flags("--latent-dims", "2-20", "--seeds", "5", "--models", "VAE", "--hidden-width", "64")
-    assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", 64)) == [47, 48]
+    assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", (1, 8, 8))) == [47, 48]
 
 
 def test_a_model_whose_step_takes_longer_than_a_vaes_costs_as_much_more_and_is_not_stacked_where_that_gains_nothing():
     of_model = {
         m: flags("--models", m, "--latent-dims", "8", "--seeds", "4", "--hidden-width", "64") for m in MODEL_NAMES
     }
-    costs = {model: relative_cost(configs[0], 64) for model, configs in of_model.items()}
+    costs = {model: relative_cost(configs[0], (1, 8, 8)) for model, configs in of_model.items()}
     factors = {"VAE": 1, "FAE": 1.1, "WAE": 1.4, "IAF": 1.8, "FisherAE": 2.3, "MAE": 2.5, "PixelVAE": 10}
     assert {model: costs[model] / costs["VAE"] for model in factors} == pytest.approx(factors)
-    first = make_cohorts([*of_model["VAE"], *of_model["PixelVAE"]], CPU, 1, 64)[0]
+    first = make_cohorts([*of_model["VAE"], *of_model["PixelVAE"]], CPU, 1, (1, 8, 8))[0]
     assert first[0].model == "PixelVAE"
     of_width = [
         flags("--models", m, "--latent-dims", "8", "--seeds", "4", "--hidden-width", "256") for m in ("VAE", "PixelVAE")
     ]
-    assert [len(make_cohorts(configs, CPU, "auto", 64)) for configs in of_width] == [2, 4]
+    assert [len(make_cohorts(configs, CPU, "auto", (1, 8, 8))) for configs in of_width] == [2, 4]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (1, 4, 25), (3, 2, 9)])
+@pytest.mark.parametrize(
+    ("likelihood", "scale"),
+    [("gaussian", "diagonal"), ("matrix-normal", "diagonal"), ("matrix-t", "full"), ("student-t", "identity")],
+)
+def test_a_dense_models_cost_is_that_of_its_weights_whatever_the_shape_of_the_images(likelihood, scale, shape):
+    """Three products with each weight matrix a step: of a factor of rows and columns as many as these are."""
+    config = trial_config(
+        model="AE", likelihood=likelihood, scale=scale, latent_dim=5, hidden_width=7, hidden_layers=1, epochs=2
+    )
+    model = Cohort([config], shape, 10).model
+    weights = sum(parameter.numel() for name, parameter in model.named_parameters() if name.endswith("weight"))
+    assert relative_cost(config, shape) == 2 * 3 * weights
 
 
 def test_slots_are_bounded_by_gpus_and_by_cpus():
@@ -514,3 +538,31 @@ def test_an_estimate_counts_start_and_end_and_each_trial_beside_the_steps(monkey
 def test_lists_of_python_mean_on_the_command_line_what_they_hold(seeds):
     assert seeds_from_flag(_text(seeds)) == [*seeds]
     assert seeds_from_flag(_text(3)) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("values", "begins", "names", "no_fields"),
+    [
+        ({"model": "VAE", "patience": 5}, "--patience 5", ["--stopping-size must"], ["stopping_size"]),
+        ({"decoder_output": "linear", "likelihood": "bernoulli"}, "--likelihood bernoulli", ["--decoder-output"], ["r_output"]),
+        ({"sampler": "cg", "objective": "eq24"}, "--sampler cg", ["--objective must be eq25"], []),
+        ({"model": "FAE", "decoder_fisher_weight": 1}, "--decoder-fisher-weight 1", ["--noise learned"], ["decoder_fisher"]),
+        ({"latent_dim": 0}, "--latent-dims (number", [], ["latent_dim "]),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_flags_wherever_it_names_fields(values, begins, names, no_fields):
+    with pytest.raises(ValueError, match=r".") as error:
+        trial_config(values)
+    said = flagged(str(error.value))
+    assert said.startswith(begins)
+    assert all(name in said for name in names), said
+    assert not any(name in said for name in no_fields), said
+    assert flagged(said) == said
+
+
+def test_words_that_only_look_like_fields_stay():
+    for text in (
+        "network /data/train_size/x.npz cannot be read", "two of the runs differ in nothing; a seed alone says noise and scale",
+        "--fix takes NAME=VALUE; got 'learning_rate'", "the search x exists: learning_rate of AE is 0.1 there and 0.2 here",
+    ):  # fmt: skip
+        assert flagged(text).removeprefix("--") == text.removeprefix("--")

@@ -6,7 +6,7 @@ import json
 import pytest
 
 from fishernet.families import all_fields, matters, models_with, trial_config
-from fishernet.plan import PlanError
+from fishernet.plan import PlanError, check_images
 from sweeps.hyperparameter_search import _parse, plan_from_flags
 from sweeps.space import (
     SAMPLERS,
@@ -45,10 +45,40 @@ def test_without_flags_every_model_is_searched_over_its_own_ranges_with_equal_bu
         assert study.base == trial_config(model=study.base.model, latent_dim=10, epochs=50, validation_size=100)
 
 
-def test_the_networks_of_a_search_are_those_that_a_trial_may_have():
-    assert flags("--models", "VAE", "CVAE").networks == ["dense", "conv"]
-    assert flags("--models", "VAE", "--network", "fisherae-28").networks == ["fisherae-28"]
-    assert flags("--models", "AE", "--network", "dense,fisherae-64").networks == ["dense", "fisherae-64"]
+@pytest.mark.parametrize(
+    ("model", "own"),
+    [("FAE", {"fisher_target": "0.0..40.0", "fisher_weight": "0.01..10.0:log"}),
+     ("MAE", {"information_target": "0.0..30.0", "information_weight": "0.1..10.0:log"})],
+)  # fmt: skip
+def test_targets_and_their_weights_are_varied_where_the_divergence_is_scored_too(model, own):
+    """By the MSE alone they would go where posteriors are narrowest."""
+    both, alone = flags("--models", model, "--sampler", "nsga-ii"), flags("--models", model)
+    assert own.items() <= spaces(both)[f"{model}-d10"].items()
+    assert not own.keys() & spaces(alone)[f"{model}-d10"].keys()
+
+
+def test_what_is_asked_of_the_images_covers_every_network_and_likelihood_that_a_trial_may_have():
+    def kinds(*argv: str) -> set[tuple[str, str]]:
+        return {(config.network, config.likelihood) for config in flags("--models", *argv).configs}
+
+    assert kinds("AE", "CVAE", "--likelihood", "gaussian") == {("dense", "gaussian"), ("conv", "gaussian")}
+    assert kinds("AE", "--network", "dense,fisherae-64", "--likelihood", "gaussian,matrix-t") == {
+        (network, likelihood) for network in ("dense", "fisherae-64") for likelihood in ("gaussian", "matrix-t")
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [("196", None), ("196,392", None), ("196,390", 390), ("196..588:step=196", None), ("196..588:step=98", 294),
+     ("196..600", 197), ("190..588", 190)],
+)  # fmt: skip
+def test_a_latent_dimension_that_some_trial_may_have_and_no_code_of_the_network_is_refused_beforehand(text, wrong):
+    plan = flags("--models", "AE", "--network", "pooled-cnn", "--latent-dim", text)
+    if wrong is None:
+        check_images(plan.configs, (1, 28, 28))
+        return
+    with pytest.raises(PlanError, match=rf"^--latent-dims .* --network pooled-cnn .*; got {wrong}$"):
+        check_images(plan.configs, (1, 28, 28))
 
 
 def test_ranges_read_as_they_were_meant_and_survive_their_text():
@@ -101,6 +131,10 @@ def test_a_negative_range_needs_no_equals_sign():
         (["--models", "CVAE", "--hidden-width", "8,16"], r"--hidden-width changes nothing in CVAE-d10"),
         (["--models", "AE", "--noise-start", "-1..0"], r"--noise-start changes nothing"),
         (["--models", "VAE:likelihood=bernoulli", "--decoder-output", "linear,sigmoid"], r"bernoulli reads"),
+        (
+            ["--models", "FAE", "--fix", "fisher_target=5", "--fisher-weight", "0,0.1"],
+            r"fisher_target 5 .* without a weight",
+        ),
         (["--models", "AE", "--sampler", "nsga-ii"], r"--sampler nsga-ii scores the KL divergence"),
         (["--sampler", "grid"], r"--sampler is one of tpe, random, cma-es, nsga-ii; got 'grid'"),
         (["--trials", "0"], r"--trials is a whole number.*at least 1; got '0'"),
@@ -255,3 +289,14 @@ def test_a_small_space_is_counted():
                      "--hidden-width", "3", "--hidden-layers", "1..2", "--activation", "relu").studies  # fmt: skip
     assert grid_size(study.space) == 2 * 3 * 2
     assert grid_size(flags().studies[0].space) == float("inf")
+
+
+def test_no_target_is_suggested_whose_weight_is_zero():
+    """Every combination of what is listed is a config."""
+    (study,) = flags("--models", "FAE", "--fisher-target", "5,20", "--fisher-weight", "0,0.1").studies
+    for weight in (0.0, 0.1):
+        first = {name: domain.values[0] if isinstance(domain, Choices) else domain.low for name, domain in study.space}
+        chosen = {**first, "fisher_weight": weight}
+        params = dict(suggestions(study, lambda name, _, chosen=chosen: chosen[name]))
+        assert ("fisher_target" in params) == (weight > 0)
+        assert study.config(params, 0, 0).fisher_weight == weight

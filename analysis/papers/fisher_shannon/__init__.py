@@ -15,6 +15,7 @@ SETTINGS: Fields = {
 }  # fmt: skip
 AXES: Fields = {"latent_dims": str(DIM), "seeds": "5"}
 REVERSED = "reversed-mnist"  # of Table 2
+DEPTHS = (20, 30, 40)  # hidden layers of Figure 6
 
 PAPER = Paper(
     key="fisher-shannon",
@@ -39,6 +40,12 @@ PAPER = Paper(
             "models": ["FAE", "FAE:fisher_target=10", "FAE:fisher_target=5", "FAE:fisher_target=0.1"],
             **AXES, **SETTINGS, "dataset": REVERSED,
         },
+        "fisher-shannon-deep": {  # of Figure 6
+            "models": [
+                f"{model}:hidden_layers={depth},setting={depth}-layers" for depth in DEPTHS for model in ("FAE", "MAE")
+            ],
+            **AXES, **SETTINGS,
+        },
     },
     figures={
         "fisher_shannon_plane": ("Figure 1", "The paper's Figure 1 has its models on a curve N J = K, on axes without d."),
@@ -46,12 +53,19 @@ PAPER = Paper(
         "nll": (
             "Tables 1 and 2",
             "The paper's numbers are of 5,000 draws an image, of MNIST in another, fixed binarisation, and of the best settings "
-            "that it found: they stand beside these for orientation.",
+            "that it found: they stand beside these for orientation. `report --draws 5000 --nll-images 0` has as many draws.",
         ),
-        "embeddings": ("Figure 2", "The paper shows one FAE of d = 10 at several F, without a word on t-SNE's scale."),
+        "fisher_targets": ("Section 5.3", "The paper says in words that large F reconstructs better, and small F tells classes."),
+        "embeddings": (
+            "Figures 2 and 6",
+            "The paper shows an FAE of d = 10 at several F, and FAE and MAE of 20 to 40 layers, and is silent on t-SNE's scale.",
+        ),
         "radii": ("Figure 2", "The released code divides the distance by d, which the paper's axis does not fit."),
         "traversals": ("Figure 4", "The paper shows F = 20 and 0.1."),
-        "reconstructions": ("Figures 3 and 5", "The paper shows F = 20 and 0 on MNIST, and four F on reversed MNIST."),
+        "reconstructions": (
+            "Figures 3, 5, 6 and 7",
+            "The paper shows F = 20 and 0 on MNIST and SVHN, four F on reversed MNIST, and networks of 20 to 40 layers.",
+        ),
     },
     tables={"nll": "nll.csv"},
     arguments={

@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.figures.plane import entropy_power, of_one_estimate
-from analysis.papers.fisher_shannon import DIM, PAPER, REVERSED, SETTINGS
+from analysis.papers.fisher_shannon import DEPTHS, DIM, PAPER, REVERSED, SETTINGS
 from analysis.verdicts import (
     ABOVE,
     BELOW,
@@ -43,8 +43,8 @@ EPOCHS = int(SETTINGS["epochs"])  # at most, as runs stop early
 EPOCH_DIMS = (DIM,)
 BY_EPOCH = ("posterior_entropy", "fisher_information")
 NLL, PENALISED = "likelihood/nll", "likelihood/nll_penalised"
+ACTIVE, NEIGHBOURS = "information/active", "information/nearest_neighbours"
 EARLY = 10  # epochs after which training has begun to move
-DEPTHS = (20, 30, 40)  # hidden layers of Figure 6
 LEAST_ACTIVE, LEAST_SHARE = 1.5, 0.5  # active latents and right classes above which a model has not degenerated
 MATCHED = 0.5  # nats within which two models' KL divergences are alike
 BETAS = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # of the VAEs that have about the KL divergence of an FAE
@@ -138,7 +138,10 @@ def fa3_along_the_curve(evidence: Evidence) -> Finding:
 
 
 def fa4_trade_off(evidence: Evidence) -> Finding:
-    """FA4: FAE at F = 20 against F = 0 has the larger J, the smaller MSE and the smaller cluster trace."""
+    """FA4: FAE at F = 20 against F = 0 has the larger J, the smaller MSE, the smaller cluster trace and the smaller 5-NN share.
+
+    The 5-NN share is that of held-out images whose class is that of most of their 5 nearest codes of training images.
+    """
     parts = _trade_off(evidence, FAE_OF)
     return Finding(parts, conclude(parts))
 
@@ -147,15 +150,21 @@ def fa5_depth(evidence: Evidence) -> Finding:
     """FA5: with 20, 30 or 40 hidden layers each way FAE keeps 2 active latents and tells over 50% of images by 5 neighbours.
 
     MAE does not: it lacks one or the other. Each number is the lesser of active latents − 1.5 and share of right classes − 0.5,
-    above 0 of FAE and below 0 of MAE; the bounds are ours. Of a sweep of one depth.
+    above 0 of FAE and below 0 of MAE; the bounds are ours. At each depth that there is, be it of a whole sweep or of lines with a
+    setting of their own.
     """
-    evidence = _deep(evidence)
+    deep, found = _deep(evidence), _by_depth(evidence.runs)
     parts = [
         compare(
-            f"{config.variant}, lesser of active latents − {LEAST_ACTIVE:g} and 5-NN share − {LEAST_SHARE:g}", evidence,
-            [(name, _cell(config)) for name in ("information/active", "information/nearest_neighbours")],
+            f"{config.variant}, {depth} layers, lesser of active latents − {LEAST_ACTIVE:g} and 5-NN share − {LEAST_SHARE:g}",
+            deep,
+            [
+                (name, (found.get((config, depth), _of_depth(config, depth if found else 0)), DIM))
+                for name in (ACTIVE, NEIGHBOURS)
+            ],
             lambda active, share: pd.concat([active - LEAST_ACTIVE, share - LEAST_SHARE], axis=1).min(axis=1), claimed,
         )
+        for depth in sorted({depth for _, depth in found}) or DEPTHS
         for config, claimed in ((FAE_OF[20], ABOVE), (MAE_OF[10], BELOW))
     ]  # fmt: skip
     return Finding(parts, conclude(parts))
@@ -289,6 +298,7 @@ def _trade_off(evidence: Evidence, fae: Mapping[float, TrialConfig]) -> list[Com
         (evidence.score("fisher_information"), ABOVE, "J"),
         (evidence.score("mse"), BELOW, "MSE"),
         ("clusters/trace", BELOW, "cluster trace"),
+        (NEIGHBOURS, BELOW, "5-NN share"),
     ]
     return [difference(evidence, metric, large, small, region, f", {name}") for metric, region, name in asked]
 
@@ -320,13 +330,30 @@ def _unless_outside(parts: Iterable[Comparison], said: str) -> str:
     return next((word for word in (NOT_ASKED, TOO_SHORT) if words == {word}), said)
 
 
+def _of_depth(config: TrialConfig, depth: int) -> str:
+    """The line of the preset of deep networks; for 0 the usual one."""
+    return replace(config, hidden_layers=depth, setting=f"{depth}-layers").variant if depth else config.variant
+
+
+def _by_depth(runs: pd.DataFrame) -> dict[tuple[TrialConfig, int], str]:
+    """The line of each of FA5's two models at each depth, whatever its setting is named."""
+    return {
+        (config, int(depth)): str(variant)
+        for config in (FAE_OF[20], MAE_OF[10])
+        for variant, model, of, depth in zip(
+            runs["variant"], runs["model"], runs["choices"], runs["hidden_layers"], strict=True
+        )
+        if depth in DEPTHS and (model, of) == (config.model, config.choices)
+    }
+
+
 def _deep(evidence: Evidence) -> Evidence:
     """The same evidence for a claim about networks of these depths instead of the usual one."""
-    scope = evidence.scope
+    scope, models = evidence.scope, {config.model: config.variant for config in (FAE_OF[20], MAE_OF[10])}
 
     def apart(runs: pd.DataFrame, held_out: str) -> list[tuple[str, str]]:
         others = sorted(set(runs["hidden_layers"]) - {*DEPTHS})
-        usual = runs.assign(hidden_layers=SETTINGS["hidden_layers"])
+        usual = runs.assign(hidden_layers=SETTINGS["hidden_layers"], variant=runs["model"].replace(models))
         return [*((f"hidden_layers {n}", "") for n in others), *scope.apart(usual, held_out)]
 
     return replace(evidence, scope=replace(scope, apart=apart))

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 
 from analysis.papers import Paper
 from fishernet.config import Fields
+from fishernet.families import trial_config
 
 Line = tuple[str, int]  # a row of the paper's tables by its name, and its K
 DIM, CNN_DIM = 32, 320 * 14 * 14  # latent dimensions: of Table 1, and of the pooled convolution of Table 2
@@ -80,6 +81,12 @@ SHARED: Fields = {
 }  # fmt: skip
 
 
+# Which models its Figure 3 is of the paper does not say beyond "six MLP models"; these differ the most.
+FIGURE_3 = tuple(
+    trial_config({**SHARED, **TABLE_1[name, 1]}).variant for name in ("MSE", "N_mu", "N_mu_diagSigma", "t_df_mu", "MAF", "VAE")
+)  # fmt: skip
+
+
 def flag(line: Fields) -> str:
     """The line as --models takes it: ``AE:likelihood=student-t,components=10,code=rectified``."""
     return f"{line['model']}:{','.join(f'{name}={value}' for name, value in line.items() if name != 'model')}"
@@ -135,8 +142,17 @@ PAPER = Paper(
             "The paper shows variances of Fashion-MNIST, of matrix families the product of the scales' diagonals, "
             "which is no variance.",
         ),
+        "draws": (
+            "Figure 3",
+            "The paper has them of six MLP models, which it does not name.",
+        ),
+        "embeddings": ("Figure 3", "The paper embeds 10,000 codes of each of six MLP models by themselves."),
         "components": ("Figure 4", "The paper shows N_mu, N_mu_diagSigma, t_df_mu and MN_mu_U_V with the density at each mode."),
     },
     tables={"outputs": "tables_1_2.csv"},
-    arguments={"distances": {"to_noise": True, "images": ("reconstruction", "densest_mode", "draws", "rectified")}},
+    arguments={
+        "distances": {"to_noise": True, "images": ("reconstruction", "densest_mode", "draws", "rectified")},
+        "distributions": {"drawn": FIGURE_3},
+        "embeddings": {"lines": FIGURE_3},
+    },
 )  # fmt: skip

@@ -1,6 +1,12 @@
 """Which runs get a likelihood, of which images, and that what a run has is not computed again."""
 
+import itertools
 import math
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import pandas as pd
@@ -9,7 +15,7 @@ import torch
 
 from analysis import scores
 from analysis.errors import AnalysisError
-from analysis.scores import images
+from analysis.scores import images, likelihood
 from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, tasks
 from fishernet import contract
 from fishernet.data.images import ImageData, ResidentImages
@@ -18,6 +24,7 @@ from fishernet.importance import Evidence, evidence
 
 SHAPE = (1, 3, 3)
 BINARY = {"binarisation": "dynamic"}
+HERE = ("cpu", None)  # nothing is kept
 
 
 def config(model="VAE", **values):
@@ -46,7 +53,7 @@ def stored(*configs, has=None):
 
 def scored(made, names=("held-out",), draws=20):
     sweep = stored(made)
-    return score_likelihood(images_of(sweep, names, 0), grown(made), names, draws, 0)
+    return score_likelihood(images_of(sweep, names, 0), *HERE, grown(made), names, draws, 0)
 
 
 def test_models_with_a_density_of_their_draws_are_scored_and_the_others_are_not_or_say_why():
@@ -71,10 +78,43 @@ def test_grey_images_are_scored_where_that_is_asked_for_and_never_as_probabiliti
     asked = tasks(stored(density, bits, nothing), draws=10)
     assert [task.run["config"] for task in asked.tasks] == [density, bits]
     assert "bernoulli gives grey values no probability" in asked.said[0]
+
+
+@pytest.mark.parametrize("dequantisation", ["off", "uniform-noise"])
+def test_a_density_is_of_spread_images_and_has_bits_beside_those_of_probabilities(dequantisation):
+    density = config(likelihood="gaussian", binarisation="none", dequantisation=dequantisation)
+    assert not refusal(density, lambda: False)
     found = scored(density)
-    assert "likelihood/nll" in found.metrics
-    assert not any("bits_per_dim" in name for name in found.metrics)
-    assert found.about["held-out"]["probability"] is False
+    assert (found.about["held-out"]["probability"], found.about["held-out"]["dequantised"]) == (False, True)
+    pixels = ResidentImages.of(stored(density).images.test, torch.device("cpu"))
+    own = Evidence.joined([block for (block,) in evidence(grown(density), pixels, 20, density=True)])
+    assert found.metrics["likelihood/nll"] == pytest.approx(-own.log_evidence[:, -1].mean().item())
+    bits = 8 + found.metrics["likelihood/nll"] / (9 * math.log(2))
+    assert found.metrics["likelihood/bits_per_dim"] == pytest.approx(bits)
+    assert bits > 8 + 0.5 * math.log2(2 * math.pi)  # which a unit normal has at zero error
+
+
+def test_a_density_at_the_grey_values_themselves_is_taken_anew():
+    density = config(likelihood="gaussian", binarisation="none")
+    before = {"draws": 100, "images": 5, "asked": 0, "probability": False}
+    assert len(tasks(stored(density, has={"held-out": before}), draws=10).tasks) == 1
+    assert not tasks(stored(density, has={"held-out": {**before, "dequantised": True}}), draws=10).tasks
+
+
+def test_images_that_a_file_has_in_black_and_white_are_scored_whatever_the_config_made_of_them():
+    """Such as a fixed binarisation from elsewhere. One grey pixel anywhere, and they are not."""
+    made, draws = config(binarisation="none"), {"draws": 10}
+    sweep = stored(made)
+    white = sweep.images.train > 127
+    sweep.images = replace(sweep.images, train=255 * white.to(torch.uint8))
+    assert len(tasks(sweep).tasks) == 1
+    assert len(tasks(sweep, **draws).tasks) == 1
+    for name in ("train", "test"):
+        one = getattr(sweep.images, name).clone()
+        one[-1, 0, 0, 0] = 128
+        grey = SimpleNamespace(**{**vars(sweep), "images": replace(sweep.images, **{name: one})})
+        assert not tasks(grey).tasks
+        assert "grey values" in tasks(grey, **draws).said[0]
 
 
 @pytest.mark.parametrize(
@@ -111,12 +151,115 @@ def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
     made = config("IAF")
     found = scored(made, ("held-out", "training"))
     pixels = ResidentImages.of(stored(made).images.test, torch.device("cpu"))
-    own = Evidence.joined(list(evidence(grown(made), pixels, 20))).scores(9)
+    own = Evidence.joined([block for (block,) in evidence(grown(made), pixels, 20)]).scores(9)
     assert {name: value for name, value in found.metrics.items() if "/training/" not in name} == pytest.approx(
         {f"likelihood/{name}": value for name, value in own.items()}
     )
     assert set(own) == {name.removeprefix("likelihood/training/") for name in found.metrics if "/training/" in name}
     assert found.about["training"] == {"draws": 20, "images": 6, "asked": 0, "probability": True}
+
+
+def killed(at, arguments):
+    """A scoring that is ended once so many blocks are kept."""
+    keep, n = likelihood._keep, itertools.count(1)
+
+    def kept(file, done):
+        keep(file, done)
+        if next(n) == at:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(likelihood, "_keep", kept)
+        with pytest.raises(KeyboardInterrupt):
+            score_likelihood(*arguments)
+
+
+@pytest.fixture
+def in_blocks(monkeypatch):
+    """Blocks of two images; gives the numbers of the images at which a scoring begins to compute."""
+    begins = []
+
+    def spied(*args, first, **kwargs):
+        begins.append(first)
+        return evidence(*args, first=first, **kwargs)
+
+    monkeypatch.setattr(likelihood, "drawn_at_once", lambda *_: 2)
+    monkeypatch.setattr(likelihood, "evidence", spied)
+    return begins
+
+
+def test_an_ended_scoring_goes_on_where_it_stopped_with_the_same_numbers(in_blocks, tmp_path):
+    made, names = config("FAE"), ("held-out", "training")
+    images, model = images_of(stored(made), names, 0), grown(made)
+    whole = score_likelihood(images, *HERE, model, names, 20, 0)
+    arguments = (images, "cpu", tmp_path, model, names, 20, 0)
+    killed(4, arguments)  # three blocks are the 5 held-out images, and the fourth is of the training images
+    in_blocks.clear()
+    assert score_likelihood(*arguments) == whole
+    assert in_blocks == [5, 2]
+    assert not [*tmp_path.iterdir()]  # which nobody needs any more
+    in_blocks.clear()
+    assert score_likelihood(*arguments) == whole
+    assert in_blocks == [0, 0]
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from tests.analysis.scores import test_likelihood as t
+keep, t.likelihood.drawn_at_once = t.likelihood._keep, lambda *_: 2
+def kept(file, done):
+    keep(file, done)
+    if len(done.effective) == 4:
+        file.with_name(file.name + ".1").write_bytes(b"half")
+        os.kill(os.getpid(), signal.SIGKILL)
+t.likelihood._keep = kept
+made = t.config("FAE")
+images = t.images_of(t.stored(made), ("held-out",), 0)
+t.score_likelihood(images, "cpu", Path(sys.argv[1]), t.grown(made), ("held-out",), 20, 0)
+"""
+
+
+@pytest.mark.long
+def test_a_scoring_killed_in_a_process_of_its_own_goes_on_in_another(in_blocks, tmp_path):
+    command = [sys.executable, "-c", KILLED, str(tmp_path)]
+    assert subprocess.run(command, cwd=Path(__file__).parents[3], check=False).returncode == -signal.SIGKILL
+    made = config("FAE")
+    arguments = (grown(made), ("held-out",), 20, 0)
+    images = images_of(stored(made), ("held-out",), 0)
+    found = score_likelihood(images, "cpu", tmp_path, *arguments)
+    assert in_blocks == [4]
+    assert found == score_likelihood(images, *HERE, *arguments)
+
+
+@pytest.mark.parametrize("other", ["draws", "weights", "images", "damaged", "cut", "empty"])
+def test_what_is_kept_of_other_numbers_or_damaged_is_not_taken(other, in_blocks, tmp_path):
+    made = config()
+    sweep, model = stored(made), grown(made)
+    images = images_of(sweep, ("held-out",), 0)
+    killed(2, (images, "cpu", tmp_path, model, ("held-out",), 20, 0))
+    (file,) = tmp_path.iterdir()
+    content, draws = file.read_bytes(), 20 + (other == "draws")
+    if other == "weights":
+        model.heads_of_encoder["mean"].bias.data += 1
+    elif other == "images":
+        images = {"held-out": images["held-out"].flip(0)}
+    elif other in ("damaged", "cut", "empty"):
+        last = bytes([content[-1] ^ 1])
+        file.write_bytes({"damaged": content[:-1] + last, "cut": content[:-9], "empty": b""}[other])
+    in_blocks.clear()
+    found = score_likelihood(images, "cpu", tmp_path, model, ("held-out",), draws, 0)
+    assert in_blocks == [0]
+    assert found == score_likelihood(images, *HERE, model, ("held-out",), draws, 0)
+
+
+def test_a_cache_that_cannot_be_kept_costs_no_score(in_blocks, tmp_path):
+    (tmp_path / "file").touch()
+    made = config()
+    arguments = (grown(made), ("held-out",), 20, 0)
+    images = images_of(stored(made), ("held-out",), 0)
+    found = score_likelihood(images, "cpu", tmp_path / "file" / "below", *arguments)
+    assert found == score_likelihood(images, *HERE, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +278,7 @@ def test_the_penalty_in_every_weight_moves_the_nll_by_it(values, added):
     head = model.heads_of_encoder["log_variance"]
     head.weight.data.zero_()
     head.bias.data.fill_(math.log(0.25))
-    found = score_likelihood(images_of(stored(made), ("held-out",), 0), model, ("held-out",), 20, 0).metrics
+    found = score_likelihood(images_of(stored(made), ("held-out",), 0), *HERE, model, ("held-out",), 20, 0).metrics
     assert found["likelihood/nll_penalised"] - found["likelihood/nll"] == pytest.approx(added, abs=1e-4)
     assert "likelihood/nll_penalised" not in scored(config()).metrics
 
@@ -159,7 +302,7 @@ def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
 )
 def test_what_is_refused_beforehand_could_not_have_been_computed(values, word):
     made = config(**values)
-    assert refusal(made)
+    assert refusal(made, lambda: True)
     with pytest.raises(AnalysisError, match=word):
         scored(made)
 
