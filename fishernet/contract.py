@@ -113,7 +113,10 @@ def a_member_of_a_cohort_trains_as_it_would_alone(values: Values, folder: Path) 
 
 
 def what_pads_a_member_stays_zero(values: Values, folder: Path) -> None:
-    """In every head, in the latent means and in all weights, after training; families that do not pad have nothing to show."""
+    """In every head, in the latent means, and in all weights, such as a flow's and a learned prior's, after training.
+
+    Families that do not pad have nothing to show.
+    """
     images, configs = small_images(), configs_of(values, (2, 5), (0, 0))
     cohort = made(configs, images)
     history(cohort, images)
