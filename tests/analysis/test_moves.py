@@ -118,6 +118,15 @@ def test_as_many_images_are_placed_as_are_asked_for(stored, monkeypatch):
         assert {len(own) for own in placed} == {n}
 
 
+def test_only_the_lines_that_are_asked_for_are_embedded_and_all_where_the_sweep_has_none_of_them(stored, monkeypatch):
+    monkeypatch.setattr(embeddings, "embedded", lambda means: [m[:, :2] for m in means])
+    shown = {
+        lines: set(embeddings.embeddings(stored, 3, lines).data["variant"])
+        for lines in (("AE", "VAE"), ("AE", "no line"), ("no line",), ())
+    }
+    assert list(shown.values()) == [{"AE", "VAE"}, {"AE"}, set(SHOWN), set(SHOWN)]
+
+
 def test_who_is_near_whom_survives_in_the_plane():
     """Two clouds far apart, each given half to each of two lines: in one fit a cloud's halves lie together."""
     rng = np.random.default_rng(0)
