@@ -293,7 +293,7 @@ def test_panels_of_any_images_fit_the_width_and_do_not_overlap(shape, n_panels):
 def test_names_of_rows_lie_whole_within_the_sheet_and_left_of_the_images(name):
     images = torch.rand(4, 1, 8, 8)
     spread = outputs.Spread(name, images, images)
-    mixture = outputs.Mixture(name, images, [0.25] * 4)
+    mixture = outputs.Mixture(name, images, [0.25] * 4, [-1234.5] * 4, [0.1] * 4)
     for sheet in (
         samples.plot_reconstructions(images, [samples.Row(2, name, images, 0.1234)]),
         traversals.plot_interpolations(images[:2], [{name: torch.rand(traversals.N_STEPS, 1, 8, 8)}]),
