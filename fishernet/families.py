@@ -876,7 +876,7 @@ def trial_config(values: Values | None = None, **more: Any) -> TrialConfig:
     values = {"model": MODEL_NAMES[0], **(values or {}), **more}
     values["model"] = spelled(str(values["model"]))
     config = family(values["model"]).config
-    own = config.__dataclass_fields__
+    own = config.names()  # and no class variables
     if unknown := sorted(set(values) - set(own) - set(all_fields())):
         raise KeyError(
             f"not fields of TrialConfig: {unknown}; the fields are {list(own)}{did_you_mean(unknown[0], own)}"
