@@ -32,6 +32,7 @@ from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float64]
 
+MADE = 2  # by these rules; raised where the same model's numbers become others, so that stored ones are made anew
 N_IMAGES = 1000  # the first of the test set, as in the paper
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central intervals whose coverage is counted
 NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
@@ -72,7 +73,7 @@ def tasks(stored: StoredSweep) -> Tasks:
     lacking = [
         run
         for _, run in stored.runs.iterrows()
-        if "outputs" not in run["scores"] and not family(run["model"]).sees_image
+        if run["scores"].get("outputs", {}).get("made") != MADE and not family(run["model"]).sees_image
     ]
     labels = stored.images.test_labels
     known = None if labels is None else labels[:N_IMAGES]
@@ -153,7 +154,8 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     if labels is not None and len(test) > N_NEIGHBOURS:
         metrics["neighbour_accuracy"] = neighbour_accuracy(np.concatenate(codes), labels.numpy())
     metrics["parameters"] = float(sum(parameter.numel() for parameter in model.parameters()))
-    return Scored({f"outputs/{name}": value for name, value in metrics.items()}, {"n_images": len(test), **calibration})
+    about = {"n_images": len(test), "made": MADE, **calibration}
+    return Scored({f"outputs/{name}": value for name, value in metrics.items()}, about)
 
 
 def of_marginals(

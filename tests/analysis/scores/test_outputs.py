@@ -3,13 +3,16 @@
 import math
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from scipy import integrate, stats
 
 from analysis.scores.outputs import (
+    MADE,
     coverage,
     discretised_log_prob,
     emits_more,
@@ -21,6 +24,7 @@ from analysis.scores.outputs import (
     score_outputs,
     t_crps,
     t_mixture_crps,
+    tasks,
 )
 from fishernet.data.images import dequantised
 from fishernet.families import family, trial_config
@@ -371,3 +375,19 @@ def test_a_decoder_gives_more_than_an_image_where_its_likelihood_says_so():
     assert found == told
     assert emits_more(trial_config(model="AE", components=1))
     assert emits_more(trial_config(model="AE", scale="diagonal"))
+
+
+def test_scores_that_older_rules_made_are_made_anew_and_todays_stay():
+    """Else one table had numbers of both."""
+    model = made(scale="diagonal", components=1)
+    today = score_outputs(IMAGES, model, 0).about
+    assert today["made"] == MADE
+    stored_scores = [{}, {"outputs": {"n_images": 60}}, {"outputs": {**today, "made": MADE - 1}}, {"outputs": today}]
+    runs = pd.DataFrame(
+        [
+            {"run_id": str(i), "model": "AE", "config": model.config, "scores": own}
+            for i, own in enumerate(stored_scores)
+        ]
+    )
+    wanted = tasks(SimpleNamespace(runs=runs, images=SimpleNamespace(test=IMAGES, test_labels=None))).tasks
+    assert [task.run["run_id"] for task in wanted] == ["0", "1", "2"]
