@@ -87,7 +87,7 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     x = made.images.test.flatten(1).double() / 255
     bce = -(x * mean.log() + (1 - x) * (1 - mean).log()).mean()
     assert row["mean_image"] == pytest.approx(bce.item(), rel=1e-5)
-    *_, right = np.linalg.svd((made.images.train.flatten(1) / 255 - mean).numpy())
+    *_, right = torch.linalg.svd(made.images.train.flatten(1) / 255 - mean)
     for kind, level in (
         ("gaussian", 0.5),
         ("mask", 0.8),

@@ -33,7 +33,7 @@ def cases():
             yield pytest.param(model, option, None, id=f"{name}-all", marks=[pytest.mark.long] * bool(option))
 
 
-@pytest.mark.parametrize(("model", "option", "first"), cases())
+@pytest.mark.parametrize(("model", "option", "first"), list(cases()))
 def test_every_likelihood_scale_and_mixture_is_refused_in_a_sentence_or_trains_with_every_option(model, option, first):
     """``first``: of each likelihood the first that trains, from that place on; None: all."""
     trained = 0
