@@ -96,8 +96,8 @@ class TrainedModel:
         return LatentGaussian(posterior_means(self.network, x), posterior_covariances(self.network, x))
 
     def sample(self, n: int, *, seed: int = 0) -> Array:
-        """The expected images of n draws from the prior; of a PixelVAE images drawn pixel by pixel, which takes about a second
-        for each. Raises ModelError for a model without a prior.
+        """The expected images of n draws from the prior; of a decoder that goes pixel by pixel drawn images, about a second
+        each. Raises ModelError for a model without a prior.
         """
         if not family(self.config.model).prior:
             raise ModelError(

@@ -40,6 +40,9 @@ DENSITIES = {
     "svgd": "the prior by Stein's method (SVGD)",
     "tempered": "N(0, 1) made as narrow as SVGD would",
 }
+LARGEST_DIM = Flag(
+    "--latent-dim", {"type": int, "metavar": "D", "help": "of the runs shown; default: the largest that they have"}
+)
 LATENT_DIM = Flag(
     "--latent-dim",
     {
@@ -201,10 +204,7 @@ FIGURES = {
         "--latent-dim 8",
         (
             *PICTURES,
-            Flag(
-                "--latent-dim",
-                {"type": int, "metavar": "D", "help": "of the runs shown; default: the largest that they have"},
-            ),
+            LARGEST_DIM,
         ),
         usual=False,
     ),
@@ -214,10 +214,7 @@ FIGURES = {
         "--latent-dim 8",
         (
             *PICTURES,
-            Flag(
-                "--latent-dim",
-                {"type": int, "metavar": "D", "help": "of the runs shown; default: the largest that they have"},
-            ),
+            LARGEST_DIM,
         ),
         usual=False,
         on_request=True,

@@ -248,7 +248,7 @@ class _StrictProduct(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, rectangle: Tensor, r: Tensor) -> Tensor:
         ctx.save_for_backward(rectangle, r)
-        n, product = r.shape[-1], torch.zeros_like(r)
+        n, product = r.shape[-1], _zeros(r)
         h = n // 2
         for of_image, own, out in _by_image(rectangle, r, product):
             left, block = _halves(of_image, n)
@@ -261,7 +261,7 @@ class _StrictProduct(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         rectangle, r = ctx.saved_tensors
         n, cotangent = r.shape[-1], cotangent.contiguous()
-        of_rectangle, of_r = torch.empty_like(rectangle, memory_format=torch.contiguous_format), torch.zeros_like(r)
+        of_rectangle, of_r = torch.empty_like(rectangle, memory_format=torch.contiguous_format), _zeros(r)
         h, e = n // 2, 1 - n % 2
         k = n - h - 1
         for of_image, own, w, d_image, d_own in _by_image(rectangle, r, cotangent, of_rectangle, of_r):
@@ -271,6 +271,11 @@ class _StrictProduct(torch.autograd.Function):
             d_own[..., e:] = torch.bmm(w[..., :h], left.mT)
             d_own[..., h + 1 :] += torch.bmm(w[..., h : h + k], block)
         return of_rectangle, of_r
+
+
+def _zeros(like: Tensor) -> Tensor:
+    """In order, so that ``_by_image`` has views of it to write to."""
+    return torch.zeros_like(like, memory_format=torch.contiguous_format)
 
 
 def _by_image(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:

@@ -313,11 +313,14 @@ def test_a_packed_triangle_multiplies_and_divides_as_the_dense_one(n):
 def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n, k, n_vectors):
     generator = torch.Generator().manual_seed(n)
     numbers = torch.randn(2, 2, k, n * (n + 1) // 2, generator=generator, dtype=torch.float64).requires_grad_()
-    r = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64).requires_grad_()
-    w = torch.randn(2, 2, n_vectors, n, generator=generator, dtype=torch.float64)
+    # However the vectors lie in memory.
+    r, w = (torch.randn(2, 2, n, n_vectors, generator=generator, dtype=torch.float64).mT for _ in range(2))
+    r.requires_grad_()
     packed = Triangle(numbers, n, 1e-6)
-    ours = torch.autograd.grad(packed.transposed_product(r), (numbers, r), w, retain_graph=True)
+    product = packed.transposed_product(r)
+    ours = torch.autograd.grad(product, (numbers, r), w, retain_graph=True)
     dense = (packed.dense().mT @ r[..., None])[..., 0]
+    torch.testing.assert_close(product, dense, rtol=1e-12, atol=1e-12)
     for gradient, known in zip(ours, torch.autograd.grad(dense, (numbers, r), w), strict=True):
         torch.testing.assert_close(gradient, known, rtol=1e-12, atol=1e-12)
 
