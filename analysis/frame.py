@@ -310,6 +310,25 @@ def place(model: str, variant: str) -> tuple[int, list[str | float]]:
     return [*FAMILIES].index(model), [float(word) if i % 2 else word for i, word in enumerate(words)]
 
 
+def some_lines(
+    variants: Sequence[str], models: Mapping[str, str], most: int, first: Sequence[str] = ()
+) -> tuple[list[str], str]:
+    """``most`` of the variants in their order, for a picture that holds no more, and a sentence on those left out.
+
+    Each model has its turn, those of ``first`` before the others: its first line, then its second, and so on.
+    """
+    seen: dict[str, int] = {}
+    turns = {}
+    for i, variant in enumerate(variants):
+        model = models[variant]
+        seen[model] = seen.get(model, -1) + 1
+        turns[variant] = seen[model], first.index(model) if model in first else len(first), i
+    chosen = sorted(variants, key=turns.__getitem__)[:most]
+    left_out = [variant for variant in variants if variant not in chosen]
+    said = f"Left out: {', '.join(left_out)}." if left_out else ""
+    return [variant for variant in variants if variant in chosen], said
+
+
 def in_order(frame: pd.DataFrame) -> pd.DataFrame:
     """The rows by ``place``, then latent_dim, then epoch or seed."""
     lines = sorted(set(zip(frame["model"], frame["variant"], strict=True)), key=lambda line: place(*line))

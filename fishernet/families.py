@@ -590,6 +590,16 @@ class WAEConfig(CodeConfig):
             object.__setattr__(self, "discriminator_steps", 5 if self.penalty == "critic" else 1)
 
     @property
+    def label(self) -> str:
+        """With its penalty, as papers write it: WAE-GAN, WAE-MMD."""
+        return f"{super().label}-{self.penalty if self.penalty == 'critic' else self.penalty.upper()}"
+
+    @property
+    def words(self) -> list[str]:
+        """Without the penalty, which its label says."""
+        return super().words if self.setting else [word for word in super().words if word != self.penalty]
+
+    @property
     def loss_in_words(self) -> str:
         """The autoencoder's loss, as ``fishernet.models.wae.WAE`` computes it."""
         penalty = {

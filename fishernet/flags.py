@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
@@ -28,6 +29,8 @@ class Parser(argparse.ArgumentParser):
         if usual:
             kwargs["usage"] = f"{prog} [--FLAG VALUE ...]"
         super().__init__(prog=prog, allow_abbrev=False, **kwargs)
+        # As argparse has it, "-6.5" is a value of the flag before it, and "-6.5..-1" and "-0.1,0.2" are flags themselves.
+        self._negative_number_matcher = re.compile(r"-\.?\d")
         self.usual = {*usual, "-h", "--help-all"} if usual else set()
         self.add_argument("--help-all", action=_HelpAll, shown=bool(usual))
         self.add_argument("--version", action=_Version)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -117,7 +116,7 @@ def make_parser(argv: Sequence[str] = ()) -> Parser:
 
 def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = make_parser(argv)
-    args = parser.parse_args(_with_negative_values(argv))
+    args = parser.parse_args(argv)
     check_shared_flags(parser, args, "search", lambda: _flags_given(args))
     return args
 
@@ -176,17 +175,6 @@ def _add_search_flags(parser: argparse.ArgumentParser) -> None:
             f"--{name.replace('_', '-')}", dest=name, metavar="RANGE",
             help=f"{all_fields()[name].metadata['meaning']} (default: {default})",
         )  # fmt: skip
-
-
-def _with_negative_values(argv: Sequence[str]) -> list[str]:
-    """``--noise-start -6..0`` as ``--noise-start=-6..0``: argparse would take -6..0 for a flag."""
-    words: list[str] = []
-    for word in argv:
-        if re.match(r"-[\d.]", word) and words and re.fullmatch(r"--[\w-]+", words[-1]):
-            words[-1] += f"={word}"
-        else:
-            words.append(word)
-    return words
 
 
 def _flags_given(args: argparse.Namespace) -> list[str]:

@@ -21,7 +21,7 @@ from analysis.exhibits import Table
 from analysis.figures import frechet
 from analysis.papers import Paper
 from analysis.scores import FEATURES
-from analysis.stored import StoredSweep
+from analysis.stored import StoredSweep, usual_form
 from analysis.verdicts import Claim, Command, Evidence, Scope, by_what
 from fishernet.config import TrialConfig
 from fishernet.families import matters, trial_config
@@ -46,7 +46,8 @@ def parts(stored: StoredSweep) -> Iterator[Table]:
             f"No paper here is about the models and images of sweep {sweep.name}; --paper KEY holds one's claims against it."
         )
     runs, made = stored.runs, claims_of(paper)
-    by_epoch = runs[runs["variant"].isin(paper.models) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
+    usual = [usual_form(model).variant for model in paper.models]
+    by_epoch = runs[runs["variant"].isin(usual) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
     history = frame.load_epochs(sweep, by_epoch, [sweep.score(name) for name in getattr(made, "BY_EPOCH", ("mse",))])
     features = frechet.features_of(runs) or next(iter(FEATURES))
     runs, left_out = frechet.of_one_network(runs, features, sweep.command)
@@ -103,8 +104,8 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
         sentences.append(
             f"Other data: {', '.join(others)}, where the paper's claims are about {listed(_datasets(paper))}."
         )
-    usual = claims_of(paper).ASKED
-    if others := by_what(_unusual_settings(of_paper[of_paper["variant"] == of_paper["model"]], usual)):
+    usual_forms = of_paper["variant"].isin(usual_form(model).variant for model in paper.models)
+    if others := by_what(_unusual_settings(of_paper[usual_forms], claims_of(paper).ASKED)):
         sentences.append(
             f"Settings other than the usual ones, which are the paper's where it names them: {'; '.join(others)}."
         )

@@ -157,14 +157,17 @@ def say_images(runs: pd.DataFrame, features: str, held_out: str = "test") -> lis
 def say_spreads(runs: pd.DataFrame, features: str) -> list[str]:
     """Of samples by SVGD how wide they are beside exact ones: a narrow cloud changes a distance whatever the prior."""
     found: dict[str, dict[str, list[tuple[float | None, int]]]] = {name: {} for name in BY_SVGD}
+    how: dict[str, dict[str, None]] = {name: {} for name in BY_SVGD}
     for (variant, d), of_line in runs.groupby(["variant", "latent_dim"], sort=False):
         for scores in of_line["scores"]:
             for name in BY_SVGD:
                 if name in (about := scores.get(features, {})):
                     own = about[name].get("spread"), about[name].get("improper", 0)
+                    if by := about[name].get("by"):
+                        how[name][f"{by['steps']:,} steps of {by['step_size']:g}, {by['particles']:,} particles"] = None
                     found[name].setdefault(f"{variant}, d = {d}", []).append(own)
     return [
-        f"Samples ({SETS[name].removeprefix('sample: ')}): "
+        f"Samples ({'; '.join([SETS[name].removeprefix('sample: '), *how[name]])}): "
         + "; ".join(f"{line}, {_say_spread(values)}" for line, values in lines.items())
         + "."
         for name, lines in found.items()
@@ -185,7 +188,10 @@ def _numbers(numbers: set[int]) -> str:
 
 
 def tidy(runs: pd.DataFrame, features: str) -> pd.DataFrame:
-    """One row per run, set of images and score: variant, model, latent_dim, seed, images, score, value."""
+    """One row per run, set of images and score: variant, model, latent_dim, seed, images, score, value.
+
+    Of samples by SVGD also the score ``variance``, theirs over that of exact draws.
+    """
     keys = ["variant", "model", "latent_dim", "seed"]
     parts = [
         runs[keys].assign(images=images, score=score, value=runs[name])
@@ -195,6 +201,9 @@ def tidy(runs: pd.DataFrame, features: str) -> pd.DataFrame:
     ]
     if not parts:
         return pd.DataFrame(columns=[*keys, "images", "score", "value"])
+    for images in BY_SVGD:
+        found = [scores.get(features, {}).get(images, {}).get("spread") for scores in runs["scores"]]
+        parts.append(runs[keys].assign(images=images, score="variance", value=pd.Series(found, runs.index, float)))
     return pd.concat(parts).dropna(subset="value")
 
 
@@ -218,6 +227,9 @@ def frechet_table(
 ) -> Table:
     """The Fréchet distance by variant, set of images and latent_dim; what a paper says, ``said``, in rows of its own."""
     data = spread(scores[scores["score"] == "frechet"], [*CURVE, "images"])
+    widths = spread(scores[scores["score"] == "variance"], [*CURVE, "images"])[[*CURVE, "images", "mean"]]
+    if len(widths):
+        data = data.merge(widths.rename(columns={"mean": "variance"}), how="left", on=[*CURVE, "images"])
     if said is None:
         said = pd.DataFrame(columns=["variant", "images", "latent_dim", "value"])
     dims = sorted({*data["latent_dim"], *(said["latent_dim"] if features == "inception" else ())})
@@ -243,7 +255,7 @@ def frechet_table(
 
 def other_scores_table(scores: pd.DataFrame, features: str, remarks: Sequence[str] = ()) -> Table:
     """KID, precision, recall, density and coverage by variant, set of images and latent_dim."""
-    data = spread(scores[scores["score"] != "frechet"], [*CURVE, "images", "score"])
+    data = spread(scores[scores["score"].isin(OTHERS)], [*CURVE, "images", "score"])
     # KID grows with the cube of the features' scale: below 1 on Inception's, in the thousands on the classifier's.
     kid_digits = decimals(data.loc[data["score"] == "kid", "mean"], least=0)
     rows = []

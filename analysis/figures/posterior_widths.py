@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture
-from analysis.frame import chosen_dim
+from analysis.frame import chosen_dim, some_lines
 from analysis.parts import Part
 from analysis.stored import StoredSweep, config_of
 from fishernet.families import family
@@ -53,9 +53,10 @@ def _has_widths(run: pd.Series) -> bool:
 
 def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
     """A panel per variant, of the run that pictures show: s^2 of each image and latent against what is asked for."""
+    models = {variant: stored.lines[variant].model for variant in variants}
+    variants, left_out = some_lines(variants, models, MOST_LINES, stored.paper.models if stored.paper else ())
     found = {
-        variant: widths(stored.model(stored.pick(variant, d)), stored.images.test[:MOST_IMAGES])
-        for variant in variants[:MOST_LINES]
+        variant: widths(stored.model(stored.pick(variant, d)), stored.images.test[:MOST_IMAGES]) for variant in variants
     }
     data = pd.concat(
         [of.assign(variant=variant, latent_dim=d, seed=stored.pick(variant, d)["seed"]) for variant, of in found.items()],
@@ -66,11 +67,8 @@ def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
         "against what is best of a linear decoder: for the Fisher divergence of posteriors (M²)ⱼⱼ^(−1/2) (dots), for the KL "
         "divergence 1/Mⱼⱼ (crosses). M = 1 + JᵀJ/v, J is the decoder's Jacobian at the posterior mean, v the noise variance. "
         "On the grey line the two are equal. (M²)ⱼⱼ^(−1/2) is never above 1/Mⱼⱼ: of correlated latents the Fisher divergence "
-        "makes narrower posteriors."
-    )
-    if variants[MOST_LINES:]:
-        caption += f" Left out: {', '.join(variants[MOST_LINES:])}."
-    models = {variant: stored.lines[variant].model for variant in found}
+        f"makes narrower posteriors. {left_out}"
+    ).strip()
     return Picture(STEM, TITLE, caption, plot(found, models), data)
 
 

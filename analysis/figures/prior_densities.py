@@ -35,15 +35,18 @@ def parts(stored: StoredSweep, latent_dim: int | None = None) -> Iterator[Part |
         yield Absent(STEM, TITLE, "No run has a prior that it learned; `--models` with `prior=exponential` trains one.")
         return
     d = chosen_dim(runs, latent_dim, "run with a learned prior")
-    variants = list(runs.loc[runs["latent_dim"] == d, "variant"].unique())[:MOST_LINES]
+    variants = list(runs.loc[runs["latent_dim"] == d, "variant"].unique())
     yield Part(STEM, TITLE, lambda: picture(stored, variants, d))
 
 
 def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
     """A row per variant, a panel per latent, of the run that pictures show; a sentence on each prior that is no density."""
     panels: dict[str, tuple[Array, Array, Array]] = {}
-    said, numbers = [], []
+    said, numbers, left_out = [], [], []
     for variant in variants:
+        if len(panels) == MOST_LINES:
+            left_out.append(variant)
+            continue
         run = stored.pick(variant, d)
         model = stored.model(run)
         if has_normal_prior(model):
@@ -75,12 +78,13 @@ def picture(stored: StoredSweep, variants: list[str], d: int) -> Exhibit:
         ]
     if not panels:
         return Absent(STEM, TITLE, " ".join(said) or "No run has a prior that it learned.")
-    caption = " ".join([
+    caption = " ".join(filter(None, [
         f"Line: the density of each latent that the prior learned, d = {d}. Bars: one draw of the posterior for each "
         f"{stored.sweep.held_out} image. Where the two are apart, samples of the prior are no codes: "
         "the Fisher divergence compares derivatives of densities where codes are, and not how much of the mass is where.",
         f"The first {MOST_LATENTS} latents." * (d > MOST_LATENTS), *said,
-    ])  # fmt: skip
+        f"Left out: {', '.join(left_out)}." * bool(left_out),
+    ]))  # fmt: skip
     models = {variant: stored.lines[variant].model for variant in panels}
     return Picture(STEM, TITLE, caption, plot(panels, models), pd.concat(numbers, ignore_index=True))
 

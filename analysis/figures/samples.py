@@ -374,7 +374,7 @@ def _ends(runs: pd.DataFrame, usual: Sequence[int] = ()) -> set[int]:
 
 def usual_models(stored: StoredSweep) -> list[str]:
     """The models that the sweep has planned in their usual form, in order."""
-    planned = {config.model for config in stored.sweep.configs if config.variant == config.label}
+    planned = {config.model for config in stored.sweep.configs if config.variant == usual_form(config.model).variant}
     return [model for model in FAMILIES if model in planned]
 
 

@@ -83,11 +83,12 @@ def panels(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
     """A row per line, a column per level, of the run that pictures show."""
     d = int(data["latent_dim"].iloc[0])
     after = data[data["kind"] == "nmi"].set_index(["variant", "seed", "level"])["value"]
-    variants = list(data["variant"].unique())
+    models = dict(zip(data["variant"], data["model"], strict=True))
+    variants, left_out = frame.some_lines(list(models), models, MOST_LINES, stored.paper.models if stored.paper else ())
     rows: dict[str, dict[float, tuple[Array, float]]] = {}
     numbers, chosen = [], set()
     labels = stored.class_of
-    for variant in variants[:MOST_LINES]:
+    for variant in variants:
         run = stored.pick(variant, d)
         if GROUP not in run["scores"]:
             continue
@@ -104,12 +105,11 @@ def panels(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
             ))  # fmt: skip
     if not rows:
         return Absent("tsne", TITLES["tsne"], "None of the runs that pictures show has these scores.")
-    left_out = f" Left out: {', '.join(variants[MOST_LINES:])}." if variants[MOST_LINES:] else ""
     caption = (
         f"Latent means of the first {_n_images(stored)} {stored.sweep.held_out} images with noise of the variance above, after "
         f"t-SNE to two dimensions, coloured by label, and NMI of k-means there; d = {d}, runs of seed "
-        f"{', '.join(map(str, sorted(chosen)))}. {CAVEAT}{left_out}"
-    )
+        f"{', '.join(map(str, sorted(chosen)))}. {CAVEAT} {left_out}"
+    ).strip()
     figure = plot_panels(rows, labels, stored.class_names)
     return Picture("tsne", TITLES["tsne"], caption, figure, pd.concat(numbers, ignore_index=True))
 

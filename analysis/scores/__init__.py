@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from analysis import papers
-from analysis.flags import Flag, count, dims, levels
+from analysis.flags import Flag, count, dims, levels, positive
 from fishernet.flags import Listed
 
 if TYPE_CHECKING:
@@ -194,6 +194,31 @@ SCORES = {
                     "metavar": "SET",
                     "help": f"which sets of images: {', '.join(SETS)}; default: the paper's, else all but mkde, svgd and "
                     "tempered, which take longer",
+                },
+            ),
+            Flag(
+                "--svgd-particles",
+                {
+                    "type": partial(count, least=3),
+                    "metavar": "N",
+                    "help": "particles of each cloud of samples by SVGD; default: 1000, or what a run has",
+                },
+            ),
+            Flag(
+                "--svgd-steps",
+                {
+                    "type": count,
+                    "metavar": "N",
+                    "help": "steps of SVGD; default: 300, or what a run has; the paper: 15000",
+                },
+            ),
+            Flag(
+                "--svgd-step-size",
+                {
+                    "type": positive,
+                    "metavar": "X",
+                    "help": "about how far a coordinate of a particle moves in a step; default: 0.05, or what a run has; the "
+                    "paper: 0.001",
                 },
             ),
             Flag(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -15,11 +15,14 @@ import torch
 
 from analysis.errors import AnalysisError
 from analysis.scores import CACHE, SETS, densities, distances
+from analysis.scores.density import Settings
 from analysis.scores.features import Classifier, Extractor, Inception, Random, real_features, train_classifier
 from analysis.scores.outputs import emits_more
 from analysis.scores.sampling import (
     BY_SVGD,
+    USUAL,
     ImproperPrior,
+    Stein,
     can_be_drawn,
     draw_by_svgd,
     find,
@@ -88,9 +91,11 @@ def say_sees_image(runs: Sequence[pd.Series]) -> list[str]:
 
 def score_images(
     device: str, extractor: Extractor, real: distances.RealFeatures, train: Images, test: Images, model: Autoencoder, seed: int,
-    known: dict[str, Array | None], noise: distances.Moments | None = None,
+    known: Mapping[str, tuple[Array, Settings] | None], noise: distances.Moments | None = None, how: Stein = USUAL,
 ) -> Scored:  # fmt: skip
     """Distances to the real, held-out images of each set in ``known``: set -> latents that are stored already, or None.
+
+    Stored latents stand with how they were drawn; others are drawn now, by SVGD as ``how`` says.
 
     With the features' moments of ``noise`` also each set's Fréchet distance to it, frechet_to_noise, and real_to_noise, that of
     the real images.
@@ -102,10 +107,12 @@ def score_images(
         scored.metrics[f"{extractor.name}/real_to_noise"] = distances.frechet_distance(noise, real.gaussian)
     generator = torch.Generator(device).manual_seed(seed)
     means: Array | None = None
-    for name, latents in known.items():
+    for name, there in known.items():
         if name in OF_IMAGES:
             latents = posterior_means(model, test)
-        elif name == "prior" and latents is None:
+        elif there:
+            latents, settings = there
+        elif name == "prior":
             try:
                 latents = prior_samples(model, seed, len(test))
             except ImproperPrior as error:  # which a further try would not change
@@ -116,16 +123,16 @@ def score_images(
                 continue
         elif name == RECTIFIED:
             latents = np.maximum(fit_and_draw("prior", np.zeros((1, model.latent_dims[0])), seed, len(test))[0], 0)
-        elif latents is None and name in BY_SVGD:
-            latents, settings = draw_by_svgd(model.cpu(), name, seed, len(test))
-            scored.samples[name] = latents, settings
-        elif latents is None:
+        elif name in BY_SVGD:
+            latents, settings = scored.samples[name] = draw_by_svgd(model.cpu(), name, seed, len(test), how)
+        else:
             if means is None:
                 means = posterior_means(model, train)
-            latents, settings = fit_and_draw(name, means, seed, len(test))
-            scored.samples[name] = latents, settings
+            latents, settings = scored.samples[name] = fit_and_draw(name, means, seed, len(test))
         if name in BY_SVGD:
-            scored.about[name] = {"spread": spread(model.cpu(), latents, seed), "improper": improper_dims(model)}
+            by = {name: settings[name] for name in Stein._fields}
+            width = spread(model.cpu(), latents, seed)
+            scored.about[name] = {"spread": width, "improper": improper_dims(model), "by": by}
         model = model.to(device)
         # As many as there are real ones, in parts, of which the features are kept: many large images would not fit the memory.
         latents, shape = latents[: len(test)], tuple(test.shape[1:])
@@ -190,7 +197,8 @@ def tasks(
     stored: StoredSweep, *, features: str = "auto", images: Sequence[str] | None = None,
     latent_dims: Collection[int] = (), usual_dims: Collection[int] = (), slow_images: Sequence[str] = (),
     inception_weights: Path | None = None,
-    cache: Path | None = CACHE, gpus: int | None = None, to_noise: bool = False,
+    cache: Path | None = CACHE, gpus: int | None = None, to_noise: bool = False, svgd_particles: int | None = None,
+    svgd_steps: int | None = None, svgd_step_size: float | None = None,
 ) -> Tasks:  # fmt: skip
     """Distances to the held-out images of every run's sets of images, where a run lacks them; with ``to_noise`` to noise too.
 
@@ -209,7 +217,9 @@ def tasks(
     there = {name for name in slow_images if name != "mkde" or densities.mkde_installed()}
     sets = images or [name for name in SETS if name not in SLOW or name in there]
     weights = inception_weights if features == "inception" else None
-    return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise)
+    given = zip(Stein._fields, (svgd_particles, svgd_steps, svgd_step_size), strict=True)
+    how = {name: value for name, value in given if value is not None}
+    return _tasks(stored, features, sets, latent_dims or swept & {*usual_dims}, gpus, weights, cache, to_noise, how)
 
 
 def chosen_features(stored: StoredSweep, features: str, inception_weights: Path | None, gpus: int | None) -> str:
@@ -230,7 +240,7 @@ def chosen_features(stored: StoredSweep, features: str, inception_weights: Path 
 
 def _tasks(
     stored: StoredSweep, features: str, asked: Sequence[str], dims: Collection[int], gpus: int, weights: Path | None,
-    cache: Path | None, to_noise: bool,
+    cache: Path | None, to_noise: bool, how: Mapping[str, float],
 ) -> Tasks:  # fmt: skip
     """Of runs with a latent_dim in ``dims``, or of all where it is empty; ``weights`` a file with Inception's weights."""
     runs = [run for run in _rows(stored.runs) if not dims or run["latent_dim"] in dims]
@@ -238,7 +248,7 @@ def _tasks(
     def lacking(extractor: Extractor | None) -> list[tuple[pd.Series, list[str]]]:
         noise = N_NOISE if to_noise else 0
         named = (
-            (run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor, noise)])
+            (run, [n for n in image_sets_of(run, asked) if not _has(run, features, n, extractor, noise, how)])
             for run in runs
         )
         return [(run, names) for run, names in named if names]
@@ -260,7 +270,7 @@ def _tasks(
     real = real_features(extractor, test, cache, say=said.append)
     noise = noise_features(extractor, stored.images.image_shape) if to_noise else None
     made = [
-        ScoreTask(run, features, score_images, partial(_sets, stored, run, names, noise))
+        ScoreTask(run, features, score_images, partial(_sets, stored, run, names, noise, how))
         for run, names in lacking(extractor)
     ]
     shared = [device.type, extractor.to("cpu"), real, stored.images.train, test]
@@ -307,7 +317,9 @@ def _extractor_at_hand(stored: StoredSweep, features: str, weights: Path | None)
     return None
 
 
-def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int = 0) -> bool:
+def _has(
+    run: pd.Series, features: str, name: str, extractor: Extractor | None, n_noise: int, how: Mapping[str, float]
+) -> bool:
     about = run["scores"].get(features, {}).get(name, {})
     made_with = about.get("features")
     return (
@@ -315,6 +327,7 @@ def _has(run: pd.Series, features: str, name: str, extractor: Extractor | None, 
         and about.get("how") == HOW
         and about.get("n_noise", 0) >= n_noise
         and (extractor is None or extractor.fingerprint == made_with)
+        and (name not in BY_SVGD or how.items() <= about.get("by", USUAL._asdict()).items())
     )
 
 
@@ -323,8 +336,11 @@ def _rows(runs: pd.DataFrame) -> list[pd.Series]:
 
 
 def _sets(
-    stored: StoredSweep, run: pd.Series, names: Sequence[str], noise: distances.Moments | None
-) -> tuple[Autoencoder, int, dict[str, Array | None], distances.Moments | None]:
-    n = len(some_real(stored.images.test))
-    known = {name: None if name in (*OF_IMAGES, RECTIFIED, "prior") else find(stored, run, name, n) for name in names}
-    return stored.model(run), int(run["seed"]), known, noise
+    stored: StoredSweep, run: pd.Series, names: Sequence[str], noise: distances.Moments | None, how: Mapping[str, float]
+) -> tuple[Autoencoder, int, dict[str, tuple[Array, Settings] | None], distances.Moments | None, Stein]:
+    n, drawn_now = len(some_real(stored.images.test)), (*OF_IMAGES, RECTIFIED, "prior")
+    known = {
+        name: None if name in drawn_now else find(stored, run, name, n, how if name in BY_SVGD else {})
+        for name in names
+    }
+    return stored.model(run), int(run["seed"]), known, noise, Stein(**{**USUAL._asdict(), **how})

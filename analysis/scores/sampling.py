@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -32,11 +33,24 @@ from fishernet.trained import posterior_means
 N_SAMPLES = 10_000  # as the paper draws, section 3.3.1; more where more are compared with
 SVGD, TEMPERED = "svgd", "tempered"
 BY_SVGD = (SVGD, TEMPERED)
-# Of SVGD. The paper's steps are shorter and more, 15,000 of 1e-3, and reach as far; the released code has as many particles.
-# 3,000 of 5e-3 take ten times as long, a minute and more for each cloud of 8 latents, and end within 1% of the same variances
-# (0.728 and 0.731 for N(0, 1), 0.185 and 0.184 for N(3, 1/4); one core, seed 0, 2026-11-29).
-PARTICLES, STEPS, STEP_SIZE = 1000, 300, 0.05
 FOLDER = "latent_samples"
+
+
+class Stein(NamedTuple):
+    """How SVGD draws. A step moves each coordinate by about its size, so that steps x step_size is how far a particle comes.
+
+    The paper has 15,000 steps of 1e-3, the released code 1,000 particles as well. 3,000 of 5e-3 reach as far as 300 of 0.05,
+    take ten times as long, a minute and more for each cloud of 8 latents, and end within 1% of the same variances (0.728 and
+    0.731 for N(0, 1), 0.185 and 0.184 for N(3, 1/4); one core, seed 0, 2026-11-29).
+    """
+
+    particles: int = 1000
+    steps: int = 300
+    step_size: float = 0.05
+
+
+USUAL = Stein()
+EMPTY: Mapping[str, float] = {}
 
 
 class ImproperPrior(AnalysisError):
@@ -52,16 +66,15 @@ def latent_samples(stored: StoredSweep, run: pd.Series, density: str) -> Array:
     if density == "prior":
         return prior_samples(stored.model(run), seed)
     if density in BY_SVGD:
-        samples = find(stored, run, density, PARTICLES)
-        if samples is None:
-            samples, settings = draw_by_svgd(stored.model(run), density, seed, PARTICLES)
-            keep(stored, run, density, samples, settings)
-        return samples
-    samples = find(stored, run, density)
-    if samples is None:
+        if found := find(stored, run, density, USUAL.particles):
+            return found[0]
+        samples, settings = draw_by_svgd(stored.model(run), density, seed, USUAL.particles)
+    else:
+        if found := find(stored, run, density):
+            return found[0]
         means = posterior_means(stored.model(run), stored.images.train)
         samples, settings = fit_and_draw(density, means, seed)
-        keep(stored, run, density, samples, settings)
+    keep(stored, run, density, samples, settings)
     return samples
 
 
@@ -103,26 +116,29 @@ def can_be_drawn(density: str, run: pd.Series) -> bool:
     return row.prior and learned == (density == SVGD)
 
 
-def draw_by_svgd(model: Autoencoder, density: str, seed: int, n: int) -> tuple[Array, Settings]:
-    """n draws or more, and SVGD's settings.
+def draw_by_svgd(
+    model: Autoencoder, density: str, seed: int, n: int, how: Stein | None = None
+) -> tuple[Array, Settings]:
+    """n draws or more, and SVGD's settings, USUAL ones without ``how``.
 
-    svgd: the particles themselves, in clouds of PARTICLES that start from N(0, 1). tempered: exact draws of N(0, t^2), t^2 the
-    mean variance that a cloud for N(0, 1) keeps.
+    svgd: the particles themselves, in clouds that start from N(0, 1). tempered: exact draws of N(0, t^2), t^2 the mean variance
+    that a cloud for N(0, 1) keeps.
     """
-    generator, d = torch.Generator().manual_seed(seed), model.latent_dims[0]
+    how, generator, d = how or USUAL, torch.Generator().manual_seed(seed), model.latent_dims[0]
 
     @torch.no_grad()
     def score(z: torch.Tensor) -> torch.Tensor:
         return -z if has_normal_prior(model) else model.prior.score(z[None])[0]
 
     def cloud() -> torch.Tensor:
-        return svgd(score, torch.randn(PARTICLES, d, generator=generator), n_steps=STEPS, step_size=STEP_SIZE)
+        start = torch.randn(how.particles, d, generator=generator)
+        return svgd(score, start, n_steps=how.steps, step_size=how.step_size)
 
-    z = torch.cat([cloud() for _ in range(-(-n // PARTICLES) if density == SVGD else 1)])
+    z = torch.cat([cloud() for _ in range(-(-n // how.particles) if density == SVGD else 1)])
     if density == TEMPERED:
         z = z.var(0).mean().sqrt() * torch.randn(n, d, generator=generator)
     array: Array = z.numpy().astype(np.float32)
-    return array, {"particles": PARTICLES, "steps": STEPS, "step_size": STEP_SIZE, "spread": spread(model, array, seed)}
+    return array, {**how._asdict(), "spread": spread(model, array, seed)}
 
 
 def spread(model: Autoencoder, z: Array, seed: int) -> float | None:
@@ -167,8 +183,13 @@ def usual_density(stored: StoredSweep, runs: Iterable[pd.Series]) -> tuple[str, 
     )
 
 
-def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) -> Array | None:
-    """The run's stored samples of a density, where it has n of them; raises AnalysisError for a damaged file."""
+def find(
+    stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES, how: Mapping[str, float] = EMPTY
+) -> tuple[Array, Settings] | None:
+    """The run's stored samples of a density and how they were made, where it has n of them and ``how`` says nothing else.
+
+    Raises AnalysisError for a damaged file.
+    """
     name = f"{FOLDER}/{density}.npz"
     try:
         files = mlflow_store.files_of(stored.sweep.uri, str(run["run_id"])).list_artifacts(FOLDER)
@@ -180,10 +201,11 @@ def find(stored: StoredSweep, run: pd.Series, density: str, n: int = N_SAMPLES) 
     try:
         with np.load(path, allow_pickle=False) as arrays:
             samples: Array = arrays["samples"]
+            made: Settings = json.loads(str(arrays["settings"]))
     except DAMAGED as error:
         hint = "Once it is deleted from the run's artifacts, samples are drawn again."
         raise AnalysisError(f"{name} of run {run['run_id']} is damaged: {error}. {hint}") from error
-    return samples if len(samples) >= n else None
+    return (samples, made) if how.items() <= made.items() and len(samples) >= n else None
 
 
 def fit_and_draw(density: str, means: npt.ArrayLike, seed: int, n: int = N_SAMPLES) -> tuple[Array, Settings]:

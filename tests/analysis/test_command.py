@@ -100,6 +100,17 @@ def test_a_figure_of_which_the_sweep_has_nothing_says_so(trained, tmp_path, caps
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("flag", ["--noise-levels", "--mask-levels"])
+@pytest.mark.parametrize("text", ["-0.1", "-0.1,0.2", "0.2,-.1"])
+def test_a_level_below_0_is_refused_in_a_sentence_that_names_its_flag(flag, text, capsys):
+    with pytest.raises(SystemExit) as ended:
+        analyse(["robustness", "--name", "any", flag, text])
+    assert ended.value.code == 2
+    said = capsys.readouterr().err
+    assert f"{flag}: numbers" in said
+    assert text in said
+
+
 def test_without_a_name_the_commands_are_listed(capsys):
     with pytest.raises(SystemExit):
         analyse([])

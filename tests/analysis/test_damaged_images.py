@@ -103,12 +103,12 @@ def test_curves_table_and_pictures_are_of_the_runs_scores(made):
     assert numbers["VAE", "gaussian", "clean"] == numbers["VAE", "mask", "clean"]
     assert len(table.shown) == 6
     assert nmi.data["mean"].between(0, 1).all()
-    run = made.pick("WAE", 3)
+    run = made.pick("WAE-GAN", 3)
     noisy = scores.corrupted(made.images.test[:10], "gaussian", 0.2, 0).flatten(1)
     with torch.no_grad():
         shown = made.model(run).reconstruct(made.model(run).posterior_mean(noisy[None]))[0]
     mse = (shown - x[:10]).square().mean(1)
-    found = pictures.data[(pictures.data["variant"] == "WAE") & (pictures.data["kind"] == "gaussian")]
+    found = pictures.data[(pictures.data["variant"] == "WAE-GAN") & (pictures.data["kind"] == "gaussian")]
     np.testing.assert_allclose(found["mse"], mse, rtol=1e-4)
 
 
@@ -256,4 +256,4 @@ def test_distances_of_a_run_with_an_improper_prior_lack_that_set_alone_and_are_n
     assert made.about["prior"]["n_images"] == 0
     assert "no density in 3 of 3 dimensions" in made.about["prior"]["remarks"][0]
     run = pd.Series({"scores": {"pixels": made.about}})
-    assert images._has(run, "pixels", "prior", extractor)
+    assert images._has(run, "pixels", "prior", extractor, 0, {})

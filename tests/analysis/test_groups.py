@@ -178,8 +178,8 @@ def test_the_samples_of_a_fitted_density_are_stored_with_the_run(scored):
     run = scored.pick("VAE", 2)
     stored = sampling.find(scored, run, "mixture")
     assert stored is not None
-    assert stored.shape == (10_000, 2)
-    np.testing.assert_array_equal(latent_samples(scored, run, "mixture"), stored)
+    assert stored[0].shape == (10_000, 2)
+    np.testing.assert_array_equal(latent_samples(scored, run, "mixture"), stored[0])
     assert sampling.find(scored, run, "kde") is None
 
 

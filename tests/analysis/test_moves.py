@@ -15,7 +15,7 @@ from tests.analysis.made_sweep import finite, made_sweep
 
 LINES = ({"model": "VAE"}, {"model": "FAE", "fisher_target": 0.0}, {"model": "FAE"}, {"model": "AE"}, {"model": "IAF"},
          {"model": "FisherNet"}, {"model": "PixelVAE", "pixel_layers": 1, "pixel_channels": 2}, {"model": "WAE"})  # fmt: skip
-SHOWN = ["VAE", "FAE F=0", "FAE", "AE", "IAF", "FisherNet", "PixelVAE", "WAE"]
+SHOWN = ["VAE", "FAE F=0", "FAE", "AE", "IAF", "FisherNet", "PixelVAE", "WAE-GAN"]
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def test_the_latents_that_move_are_the_images_narrowest_in_their_order(stored, m
         assert own["ln_s2"].tolist() == pytest.approx(np.sort(np.log(variances)).tolist())
     codes_of_ae = stored.latents(stored.pick("AE", 3))[0]
     assert data[data["variant"] == "AE"]["latent"].tolist() == (np.argsort(-codes_of_ae.var(0)) + 1).tolist()
-    assert "Of AE, IAF, WAE no variance is known" in moved["traversals"].caption
+    assert "Of AE, IAF, WAE-GAN no variance is known" in moved["traversals"].caption
     assert "PixelVAE decodes pixel by pixel" in moved["traversals"].caption
 
 
@@ -162,8 +162,8 @@ def test_draws_of_the_prior_lie_as_far_as_chi_says_and_wider_or_fewer_ones_do_no
     _, picture = exhibits_of(embeddings, stored)
     data = picture.data
     assert "AE" not in set(data["variant"])  # has no prior to compare with
-    assert {"WAE", "PixelVAE", "FisherNet"} <= set(data["variant"])
-    assert "Of WAE codes, as there is no posterior" in picture.caption
+    assert {"WAE-GAN", "PixelVAE", "FisherNet"} <= set(data["variant"])
+    assert "Of WAE-GAN codes, as there is no posterior" in picture.caption
     z = codes(model, stored.images.test, 0)
     assert data[data["variant"] == "VAE"]["radius"].tolist() == pytest.approx(
         np.linalg.norm(z - z.mean(0), axis=1).tolist()

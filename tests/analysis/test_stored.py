@@ -136,8 +136,12 @@ def test_damaged_samples_of_a_density_are_a_sentence(trained, tmp_path, monkeypa
         files = SimpleNamespace(list_artifacts=lambda *_: [SimpleNamespace(path="latent_samples/mixture.npz")])
         context.setattr(sampling.mlflow_store, "files_of", lambda *_: files)
         path = damaged._files[run["run_id"], "latent_samples/mixture.npz"] = tmp_path / "mixture.npz"
-        np.savez_compressed(path, samples=np.zeros((3, 2), np.float32))
-        assert sampling.find(damaged, run, "mixture", 3).shape == (3, 2)
+        np.savez_compressed(path, samples=np.zeros((3, 2), np.float32), settings=np.array('{"steps": 9}'))
+        found, settings = sampling.find(damaged, run, "mixture", 3)
+        assert found.shape == (3, 2)
+        assert settings == {"steps": 9}
+        assert sampling.find(damaged, run, "mixture", 3, {"steps": 9})
+        assert not sampling.find(damaged, run, "mixture", 3, {"steps": 8})
         for content in (b"PK\x03\x04 cut", path.read_bytes()[:100], b""):
             path.write_bytes(content)
             with pytest.raises(AnalysisError, match=r"mixture.npz of run .* is damaged.* samples are drawn again"):

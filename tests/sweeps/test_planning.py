@@ -73,7 +73,7 @@ def test_a_fisher_auto_encoders_preset_is_its_papers_section_4():
     } == {("mnist", "fisherae-28", 8, 100, 128, 2e-4, 0.5)}
     assert [c.variant for c in configs if c.seed == 0] == [
         "FisherAE fisherae-28", "FisherAE exponential free fisherae-28 order=5", "VAE fisherae-28",
-        "VAE gaussian fisherae-28", "WAE fisherae-28",
+        "VAE gaussian fisherae-28", "WAE-GAN fisherae-28",
     ]  # fmt: skip
 
 

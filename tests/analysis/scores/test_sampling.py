@@ -123,7 +123,7 @@ def test_the_runs_seed_fits_its_density_draws_from_it_and_chooses_what_enters_ki
         expected = densities.fit(name, means, seed).sample(100, np.random.default_rng(seed))
         if name != "prior":
             np.testing.assert_allclose(scored.samples[name][0], expected, rtol=1e-3, atol=1e-3)
-        known = images.score_images("cpu", extractor, real, train, test, Exact(), 7, {name: expected})  # type: ignore[arg-type]
+        known = images.score_images("cpu", extractor, real, train, test, Exact(), 7, {name: (expected, {})})  # type: ignore[arg-type]
         values.append((scored.metrics[f"pixels/{name}/kid"], known.metrics[f"pixels/{name}/kid"]))
         assert known.metrics[f"pixels/{name}/frechet"] == pytest.approx(
             scored.metrics[f"pixels/{name}/frechet"], rel=1e-2
@@ -152,4 +152,4 @@ def test_clusters_of_a_run_are_the_best_of_fifty_starts():
 )
 def test_scores_that_were_made_in_another_way_are_made_anew(about, has):
     run = {"scores": {"classifier": {"prior": about} if about else {}}}
-    assert images._has(run, "classifier", "prior", None) == has  # type: ignore[arg-type]
+    assert images._has(run, "classifier", "prior", None, 0, {}) == has  # type: ignore[arg-type]

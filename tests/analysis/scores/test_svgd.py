@@ -16,13 +16,14 @@ from tests.analysis.made_sweep import SHAPE, made_model, made_sweep
 from tests.analysis.scores.test_sampling import N, Pixels
 
 EXPONENTIAL = {"model": "VAE", "prior": "exponential"}
+FEW = sampling.Stein(60, 100)
 IMPROPER = {"model": "FisherAE", "prior": "exponential", "prior_order": 5, "prior_top": "free"}
 
 
 @pytest.fixture(autouse=True)
 def few_particles(monkeypatch):
-    monkeypatch.setattr(sampling, "PARTICLES", 60)
-    monkeypatch.setattr(sampling, "STEPS", 100)
+    for module in (sampling, images):
+        monkeypatch.setattr(module, "USUAL", FEW)
 
 
 def test_spread_is_the_variance_beside_exact_draws():
@@ -83,15 +84,23 @@ def test_distances_by_svgd_are_scored_with_their_spread_which_the_tables_caption
     real = RealFeatures.of(extractor.features(test.float() / 255))
     for values, sets in ((EXPONENTIAL, ("svgd",)), (IMPROPER, ("svgd",)), ({"model": "VAE"}, ("tempered",))):
         config, model = made_model(**values)
-        made = images.score_images("cpu", extractor, real, test, test, model, 0, dict.fromkeys(sets))
+        made = images.score_images("cpu", extractor, real, test, test, model, 0, dict.fromkeys(sets), how=FEW)
         assert made.about[sets[0]]["n_images"] == N
         assert set(made.samples) == set(sets)
-        rows.append({"variant": config.variant, "latent_dim": 3, "scores": {"pixels": made.about}})
+        rows.append({
+            "variant": config.variant, "model": config.model, "latent_dim": 3, "seed": 0, "scores": {"pixels": made.about}
+        } | made.metrics)  # fmt: skip
     first, second = frechet.say_spreads(pd.DataFrame(rows), "pixels")
     value = rows[0]["scores"]["pixels"]["svgd"]["spread"]
+    assert "Samples (prior by SVGD; 100 steps of 0.05, 60 particles): VAE" in first
     assert f"VAE exponential, d = 3, of {value:.2f} times the variance of exact draws" in first
     assert "FisherAE exponential free order=5, d = 3, of a prior that is no density in 3 dimensions, so" in first
     assert "VAE, d = 3, of 0." in second
+    scores = frechet.tidy(pd.DataFrame(rows), "pixels")
+    table = frechet.frechet_table(scores, "random", None).data.set_index("variant")
+    assert table.loc["VAE exponential", "variance"] == pytest.approx(value)
+    assert math.isnan(table.loc["FisherAE exponential free order=5", "variance"])
+    assert set(frechet.other_scores_table(scores, "random").data["score"]) <= set(frechet.OTHERS)
 
 
 def test_samples_by_svgd_are_shown_beside_exact_ones(monkeypatch):
@@ -99,7 +108,7 @@ def test_samples_by_svgd_are_shown_beside_exact_ones(monkeypatch):
     stored.variants, stored.seed, kept = list(stored.lines), None, {}
     monkeypatch.setattr(sampling, "find", lambda stored, run, density, n: kept.get((run["run_id"], density)))
     monkeypatch.setattr(
-        sampling, "keep", lambda stored, run, density, z, how: kept.update({(run["run_id"], density): z})
+        sampling, "keep", lambda stored, run, density, *made: kept.update({(run["run_id"], density): made})
     )
     picture = samples.density_samples(stored, 3, "svgd", ["VAE", "FisherAE"])
     assert set(picture.data["variant"]) == {"VAE exponential", "FisherAE exponential free order=5"}
@@ -109,9 +118,32 @@ def test_samples_by_svgd_are_shown_beside_exact_ones(monkeypatch):
     assert "no density" in picture.caption
     assert "left out" not in picture.caption
     assert "fitted" not in picture.caption
-    z = kept[stored.pick("VAE exponential", 3)["run_id"], "svgd"]
+    z = kept[stored.pick("VAE exponential", 3)["run_id"], "svgd"][0]
     np.testing.assert_allclose(picture.data.query("density == 'svgd'")["z1"].iloc[:5], z[:5, 0])
     assert isinstance(samples.density_samples(made_of_one(), 3, "svgd", ["VAE"]), Absent)
+
+
+def test_samples_are_drawn_again_where_svgd_is_asked_for_otherwise(monkeypatch):
+    """The distances' flags: what a run has by other settings counts as lacking, and without a flag as had."""
+    stored, extractor = made_sweep({"model": "VAE"}, EXPONENTIAL, seeds=(0,)), AllPixels()
+    for about, run in zip(stored.runs["scores"], stored.runs["variant"], strict=True):
+        name = "svgd" if "exponential" in run else "tempered"
+        about["random"] = {
+            name: {"features": extractor.fingerprint, "how": images.HOW, "by": {**FEW._asdict(), "steps": 7}}
+        }
+    monkeypatch.setattr(images, "_extractor_at_hand", lambda *_: extractor)
+    monkeypatch.setattr(images, "real_features", lambda *_, **__: None)
+    drawn = []
+    monkeypatch.setattr(images, "find", lambda stored, run, density, n, how: drawn.append(how))
+
+    def lacking(**how):
+        made = images.tasks(stored, features="random", images=["svgd", "tempered"], gpus=0, **how).tasks
+        return [task.arguments()[-1] for task in made]
+
+    assert lacking() == lacking(svgd_steps=7) == lacking(svgd_steps=7, svgd_particles=60) == []
+    assert lacking(svgd_steps=9) == [FEW._replace(steps=9)] * 2
+    assert lacking(svgd_step_size=0.5) == [FEW._replace(step_size=0.5)] * 2
+    assert drawn == [{"steps": 9}] * 2 + [{"step_size": 0.5}] * 2
 
 
 def made_of_one():
