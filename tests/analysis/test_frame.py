@@ -277,3 +277,14 @@ def test_the_latent_dimension_shown_is_that_of_most_lines_or_the_one_asked_for()
         frame.AnalysisError, match=r"--latent-dim 3 has no run with these scores; there are d = 2, 4, 8\."
     ):
         frame.chosen_dim(runs, 3, "run with these scores")
+
+
+def test_a_picture_of_few_lines_begins_with_one_of_each_model():
+    models = {"VAE": "VAE", "VAE a": "VAE", "VAE b": "VAE", "AE": "AE", "WAE-GAN": "WAE", "FisherAE": "FisherAE",
+              "FisherAE a": "FisherAE"}  # fmt: skip
+    chosen, said = frame.some_lines([*models], models, 4)
+    assert chosen == ["VAE", "AE", "WAE-GAN", "FisherAE"]
+    assert said == "Left out: VAE a, VAE b, FisherAE a."
+    assert frame.some_lines([*models], models, 5, ["FisherAE", "WAE"])[0] == [*chosen, "FisherAE a"]
+    assert frame.some_lines([*models], models, 2, ["FisherAE", "WAE"])[0] == ["WAE-GAN", "FisherAE"]
+    assert frame.some_lines([*models], models, 7) == ([*models], "")

@@ -32,7 +32,8 @@ PAPER = Paper(
             "latent_dims": "8", "seeds": "5", "dataset": "mnist", "network": "fisherae-28", "epochs": 100, **TRAINING,
         },
         # The losses of the released scripts, and the training of the released notebook on MNIST. Its second hidden layer has
-        # 256 neurons, its prior order 8. The critic's width, rates and weight, that of a mean over pixels in [-1, 1], are of the script on CelebA.
+        # 256 neurons, its prior order 8. The critic's width, rates and weight, that of a mean over pixels in [-1, 1], are of the
+        # script on CelebA.
         "fisher-ae-released": {
             "models": [
                 f"FisherAE:{RELEASED}",
