@@ -40,8 +40,12 @@ def best_of(ways: Mapping[str, Callable[[], object]], repetitions: int) -> dict[
     return best
 
 
+ROWS: list[tuple[object, ...]] = [("what", "way", "ms", "of_the_first")]
+
+
 def report(title: str, seconds: Mapping[str, float]) -> None:
     first = next(iter(seconds.values()))
+    ROWS.extend((title.replace(",", ""), name, f"{1e3 * s:.2f}", f"{s / first:.3f}") for name, s in seconds.items())
     cells = ", ".join(f"{name} {1e3 * s:.1f} ms ({s / first:.2f})" for name, s in seconds.items())
     print(f"{title}: {cells}", flush=True)
 
@@ -155,7 +159,9 @@ def convolutions(network: str, shape: tuple[int, int, int], d: int, batch: int, 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
-    repetitions = parser.parse_args().repetitions
+    parser.add_argument("--out", type=Path, help="also write the figures to this CSV file")
+    args = parser.parse_args()
+    repetitions = args.repetitions
     torch.set_num_threads(1)
     keep_freed_memory()
     for d in (2, 10, 20):
@@ -164,6 +170,8 @@ def main() -> None:
         steps(n_members, width, repetitions)
     convolutions("fisherae-28", (1, 28, 28), 8, 32, max(3, repetitions // 4))
     convolutions("fisherae-64", (3, 64, 64), 64, 8, max(3, repetitions // 4))
+    if args.out:
+        args.out.write_text("".join(",".join(map(str, row)) + "\n" for row in ROWS), encoding="utf-8")
 
 
 if __name__ == "__main__":

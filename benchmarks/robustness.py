@@ -23,11 +23,13 @@ def main() -> None:
     parser.add_argument("--models", nargs="+", default=["VAE", "FisherAE", "WAE"])
     parser.add_argument("--latent-dim", type=int, default=8)
     parser.add_argument("--images", type=int, default=MOST_IMAGES)
+    parser.add_argument("--out", type=Path, help="also write the table to this CSV file")
     args = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
     images = torch.randint(0, 256, (args.images, 1, 28, 28), dtype=torch.uint8)
-    print("model", "images", "levels", "seconds", "seconds_with_nmi", sep=",")
+    rows = [("model", "images", "levels", "seconds", "seconds_with_nmi")]
+    print(*rows[0], sep=",")
     for model in args.models:
         config = trial_config(model=model, latent_dim=args.latent_dim)
         made = family(model).load()([config], (1, 28, 28), 60_000).eval()
@@ -36,7 +38,11 @@ def main() -> None:
             started = time.process_time()
             robustness(made, images, labels, 0)
             seconds.append(time.process_time() - started)
-        print(model, args.images, sum(map(len, LEVELS.values())), *(f"{s:.1f}" for s in seconds), sep=",", flush=True)
+        n_levels = sum(map(len, LEVELS.values()))
+        rows.append((model, str(args.images), str(n_levels), *(f"{s:.1f}" for s in seconds)))
+        print(*rows[-1], sep=",", flush=True)
+    if args.out:
+        args.out.write_text("".join(",".join(row) + "\n" for row in rows), encoding="utf-8")
 
 
 if __name__ == "__main__":
