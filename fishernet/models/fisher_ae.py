@@ -22,7 +22,8 @@ class FisherAE(VAE):
     others are a quarter of theirs.
     ``posterior_gradient`` held keeps the first term's gradient from the decoder, as the released code does. Theorem 1 asks for
     a smooth density of images that vanishes at its edge, which grey values with atoms at 0 and 1 have not. The terms kl and
-    elbo, in nats, are given where the prior is a density, so that all models share a scale.
+    elbo, in nats, are given where the prior is a density, so that all models share a scale. ``noise`` closed-form sets v to
+    |x - f|^2/k, where the term hyvarinen is least of itself; the first term, which has v too, has a say where v is learned.
     """
 
     pulls_back = True
