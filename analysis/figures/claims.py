@@ -83,7 +83,7 @@ def _apart(paper: Paper, asked: Iterable[TrialConfig], runs: pd.DataFrame, held_
         found.append((f"scores on {held_out} images", ""))
     elif sizes := sorted(set(runs.get("validation_size", ())) - {0}):
         found.append((f"{listed(sizes)} training images held out", ""))
-    return found + _unusual_settings(runs, asked)
+    return found + _unusual_settings(runs, asked, claims_of(paper).EPOCHS)
 
 
 def _datasets(paper: Paper) -> set[str]:
@@ -105,7 +105,7 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
             f"Other data: {', '.join(others)}, where the paper's claims are about {listed(_datasets(paper))}."
         )
     usual_forms = of_paper["variant"].isin(usual_form(model).variant for model in paper.models)
-    if others := by_what(_unusual_settings(of_paper[usual_forms], claims_of(paper).ASKED)):
+    if others := by_what(_unusual_settings(of_paper[usual_forms], claims_of(paper).ASKED, epochs)):
         sentences.append(
             f"Settings other than the usual ones, which are the paper's where it names them: {'; '.join(others)}."
         )
@@ -117,18 +117,24 @@ def remarks(paper: Paper, evidence: Evidence) -> list[str]:
     return sentences
 
 
-def _unusual_settings(runs: pd.DataFrame, asked: Iterable[TrialConfig] = ()) -> list[tuple[str, str]]:
+# Fields that have words of their own, or decide nothing of a run's numbers.
+SAID_ELSEWHERE = ("dataset", "train_size", "validation_size", "epochs", "evaluate_every")
+OF_LENGTH = ("patience", "kl_warmup")  # which go with the number of epochs: of shorter runs that is said
+
+
+def _unusual_settings(runs: pd.DataFrame, asked: Iterable[TrialConfig] = (), epochs: int = 0) -> list[tuple[str, str]]:
     """("learning_rate 0.001", "VAE"): what differs from a line's usual settings and has no words of its own.
 
-    ``asked``: configs of lines that claims are about beside the models' usual forms.
+    ``asked``: configs of lines that claims are about beside the models' usual forms, and ``epochs`` how long they are trained.
     """
     lines = {config.variant: config for config in asked}
     found = []
     for variant, of_variant in runs.groupby("variant", sort=False):
         usual = lines.get(str(variant)) or trial_config(model=of_variant["model"].iloc[0])
-        said_elsewhere, values = usual.names("axis", "data", "schedule", "label"), usual.to_dict()
+        said_elsewhere, values = {*usual.names("axis", "label"), *SAID_ELSEWHERE}, usual.to_dict()
         for name in (name for name in values if name in of_variant and name not in said_elsewhere):
-            there = sorted(set(of_variant[name]))
-            if there != [values[name]] and matters(name, values):
+            counted = of_variant[of_variant["epochs"] >= epochs] if name in OF_LENGTH else of_variant
+            there = sorted(set(counted[name]))
+            if there not in ([], [values[name]]) and matters(name, values):
                 found.append((f"{name} {listed(there)}", str(variant)))
     return found

@@ -44,7 +44,11 @@ PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
 INFORMATION = "information", "Entropy, Fisher information and active latents"
 NLL = "nll", "Negative log-likelihood"
 TARGETS = "fisher_targets", "Error, likelihood and classes by the target F"
-TARGET = "fisher_target"
+TARGET, VAE = "fisher_target", "VAE"
+OVER_TARGETS = {  # scores over the target beside the MSE
+    "likelihood/nll": "NLL (nats)", "information/nearest_neighbours": "5-NN share",
+    "information/linear_probe": "linear probe",
+}  # fmt: skip
 # Columns of its table, each with its decimals: of each run's place, and the scores of ``analysis.scores.information``.
 PLACES = {"N": ("N", 4), "J": ("J", 2), "NJ": ("N J", 2), "active": ("active latents", 1)}
 SCORED = {
@@ -262,7 +266,8 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
     caption = (
         f"Entropy power N, Fisher information per latent J and N J, which is 1 at the least; mean ± standard deviation over "
         f"{seeds(data[data['score'] == 'N'])}. A latent is active where the variance of its posterior mean over held-out "
-        "images is above 0.01 (Burda et al. 2016)." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
+        "images is above 0.01 (Burda et al. 2016); that is counted along the axes, which a posterior that is not diagonal has no "
+        "need of." + f" The latents of {lacking} runs cannot be had." * (lacking > 0)
     )
     return Table(
         *INFORMATION, " ".join([caption, *_say_scored(by_run.get("scores"), scored)]), data, pd.DataFrame(rows)
@@ -272,22 +277,22 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
 def by_target(stored: StoredSweep) -> pd.DataFrame:
     """A row for each run that holds its Fisher information at F and score that it has: variant, the line without its F; target.
 
-    Scores are MSE, NLL and the share of right classes by 5 neighbours.
+    Scores are MSE, NLL and the shares of right classes by 5 neighbours and by a linear probe. Rows of the VAE, which holds it
+    at nothing, have the target NaN.
     """
     runs, _ = of_one_estimate(stored.runs)
-    scores = {
-        stored.sweep.score("mse"): "MSE",
-        "likelihood/nll": "NLL (nats)",
-        "information/nearest_neighbours": "5-NN share",
-    }
+    scores = {stored.sweep.score("mse"): "MSE"} | OVER_TARGETS
     rows = []
     for _, run in runs.iterrows():
         config = config_of(run)
-        if not config.matters(TARGET, config.to_dict()):
+        if config.matters(TARGET, config.to_dict()):
+            usual = trial_config({**config.to_dict(), TARGET: config.__dataclass_fields__[TARGET].default})
+            variant, target = usual.variant, getattr(config, TARGET)
+        elif run["variant"] == VAE:
+            variant, target = VAE, math.nan
+        else:
             continue
-        usual = trial_config({**config.to_dict(), TARGET: config.__dataclass_fields__[TARGET].default})
-        about = {"variant": usual.variant, **{name: run[name] for name in ("model", "latent_dim", "seed")}}
-        about["target"] = getattr(config, TARGET)
+        about = {"variant": variant, **{name: run[name] for name in ("model", "latent_dim", "seed")}, "target": target}
         rows += [
             about | {"score": title, "value": run[name]} for name, title in scores.items() if pd.notna(run.get(name))
         ]
@@ -296,31 +301,38 @@ def by_target(stored: StoredSweep) -> pd.DataFrame:
 
 
 def targets_picture(stored: StoredSweep) -> Picture:
-    """Of the lines that have several F."""
+    """Of the lines that have several F, and of the VAE beside them."""
     found = by_target(stored)
-    found = found[found.groupby(CURVE)["target"].transform("nunique") > 1]
-    means = spread(found, [*CURVE, "target", "score"])
-    absent = [score for score in ("NLL (nats)", "5-NN share") if score not in set(means["score"])]
+    several = found.groupby(CURVE)["target"].transform("nunique") > 1
+    means = spread(found[several], [*CURVE, "target", "score"])
+    beside = found[found["target"].isna() & found["latent_dim"].isin(found.loc[several, "latent_dim"])]
+    level = spread(beside, [*CURVE, "score"]).assign(target=math.nan)
+    absent = [score for score in OVER_TARGETS.values() if score not in set(means["score"])]
     caption = (
         "Lines that differ in F alone, what their posteriors' Fisher information is held at: the mean squared error of "
-        f"{stored.sweep.held_out} images, their NLL, and the share of right classes by the 5 nearest codes of training images."
-        + f" No run has {listed(absent)}."
-        * bool(absent)
+        f"{stored.sweep.held_out} images, their NLL, and the shares of right classes by the 5 nearest codes of training images "
+        "and by a linear probe of the codes."
+        + " The dashed line is the VAE's mean." * bool(len(level))
+        + f" No run has {listed(absent)}." * bool(absent)
     )
-    return Picture(*TARGETS, caption, plot_targets(means), means)
+    return Picture(*TARGETS, caption, plot_targets(means, level), pd.concat([means, level], ignore_index=True))
 
 
-def plot_targets(means: pd.DataFrame) -> Figure:
-    """A panel for each score, a line for each variant and latent_dim over F."""
+def plot_targets(means: pd.DataFrame, level: pd.DataFrame) -> Figure:
+    """A panel for each score, a line for each variant and latent_dim over F; ``level`` are the VAE's means, dashed."""
     several = means["latent_dim"].nunique() > 1
     names = means["variant"] + means["latent_dim"].map(" d={}".format) if several else means["variant"]
     scores = means["score"].unique()
     with style.new_grid(1, len(scores), width=2.6) as (figure, grid):
         for axes, score in zip(grid.flat, scores, strict=True):
-            keys = [
+            keys: list[Line2D] = [
                 style.line_with_band(axes, line, "target", {**look, "label": variant})
                 for variant, look, line in style.by_variant(means.assign(variant=names)[means["score"] == score])
             ]
+            for _, of_vae in level[level["score"] == score].iterrows():
+                name = f"{VAE} d={of_vae['latent_dim']}" if several else VAE
+                dashed = axes.axhline(of_vae["mean"], color=style.colour(VAE), linestyle="--", linewidth=1, label=name)
+                keys.append(dashed)
             axes.set(title=score, xlabel="target $F$")
         figure.legend(handles=[*keys, style.spread_key(means)], loc="outside lower center", ncols=4)
     return figure

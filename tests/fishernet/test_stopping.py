@@ -246,3 +246,16 @@ def test_the_weight_of_the_divergence_comes_in_over_the_warm_up_and_is_whole_in_
     assert abs(missing[0]) > 1e-3
     for a, b in zip(plain, warm, strict=True):
         assert a["test/loss"] == pytest.approx(b["test/loss"], rel=1e-6)
+
+
+def test_a_warm_up_of_100_epochs_is_0_01_to_1_and_weighs_each_members_own(images, small):
+    """Sønderby et al. 2016, section 3.2; the members have kl_weight 1 and 2."""
+    own = [trial_config(model="VAE", latent_dim=3, kl_warmup=100, kl_weight=beta, **small) for beta in (1.0, 2.0)]
+    model = contract.made(own, images).model.train()
+    shares = []
+    for epoch in (1, 2, 50, 100, 150):
+        model.begin_epoch(epoch)
+        shares.append(model.kl_factor[:, 0].tolist())
+    assert shares == [pytest.approx([share, 2 * share], rel=1e-7) for share in (0.01, 0.02, 0.5, 1.0, 1.0)]
+    model.begin_epoch(1)
+    assert model.eval().kl_factor[:, 0].tolist() == [1.0, 2.0]

@@ -247,6 +247,12 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             "--prior-order 5 is odd.* even --prior-order$",
         ),
         (["--models", "VAE", "--input-noise", "-0.1"], "--input-noise .*at least 0; got '?-0.1"),
+        (["--models", "AE:log_variance=clamped"], "AE has no log_variance, which is a field of VAE, CVAE"),
+        (["--models", "FisherNet", "--log-variance", "clamped"], "^--log-variance is a field of VAE.*leave it out$"),
+        (
+            ["--models", "FAE:fisher_target=5,fisher_weight=0"],
+            "^--fisher-target 5 is a target without a weight: --fisher-w",
+        ),
         (["--models", "WAE", "--crop", "-2"], "--crop .*at least -1; got '?-2"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
