@@ -10,6 +10,7 @@ from fishernet.models.base import Noise, Outcome
 from fishernet.models.vae import AE
 from fishernet.networks.activations import ACTIVATIONS
 from fishernet.networks.dense import Dense
+from fishernet.networks.normalisation import statistics_held
 
 PLAYER, CLIP = "discriminator", 0.01
 SCALES = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)  # of the kernels, as the WAE paper's released code has them
@@ -79,7 +80,7 @@ class WAE(AE):
 
     def updates(self, x: Tensor, noise: Mapping[str, Tensor]) -> Iterator[tuple[str, Tensor]]:
         if self.config.penalty != "mmd":
-            with torch.no_grad():
+            with torch.no_grad(), statistics_held(self.trunk):  # the autoencoder's own pass takes them
                 codes = self.posterior_mean(x)
             for k in range(self.n_draws):
                 of_draws, of_codes = self.logit(noise[f"prior{k}"]), self.logit(codes)

@@ -11,6 +11,7 @@ from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluate
 from fishernet.families import trial_config
 from fishernet.models.wae import CLIP, SCALES, WAE, mmd_squared
+from fishernet.networks.normalisation import BatchNorm
 from fishernet.training import Step
 
 SMALL = {"hidden_width": 6, "hidden_layers": 1}
@@ -55,6 +56,21 @@ def test_the_players_losses_and_whom_they_move():
                 name for name, _ in model.named_parameters() if model.player_of(name) == ""
             }
     assert k == 2
+
+
+def test_a_step_takes_running_statistics_once():
+    """The discriminator's pass through the encoder leaves them; the autoencoder's own moves them by a tenth."""
+    config = trial_config(model="WAE", latent_dim=3, network="fisherae-28")
+    model = WAE([config], (1, 28, 28), 10).train()
+    norms = [layer for layer in model.trunk.modules() if isinstance(layer, BatchNorm)]
+    x = torch.rand(1, 4, 784, generator=torch.Generator().manual_seed(0))
+    noise = {name: torch.zeros(1, 4, 3) for name in model.noise(3)}
+    players = model.updates(x, noise)
+    next(players)
+    assert all(not norm.running_mean.any() and (norm.running_var == 1).all() for norm in norms)
+    next(players)
+    assert norms
+    assert all(norm.running_mean.any() for norm in norms)
 
 
 def test_a_players_step_computes_no_gradient_of_anothers_weights(small, images):
