@@ -85,7 +85,10 @@ class Scale(ABC):
     @property
     @abstractmethod
     def floored(self) -> Tensor:
-        """The emitted numbers that ``least_scale`` bounds from below, (n_members, n, K, how many)."""
+        """The emitted standard deviations that ``least_scale`` bounds from below, (n_members, n, K, how many).
+
+        None of factors of the precision matrix, whose diagonals are inverse ones.
+        """
 
     @abstractmethod
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -312,7 +315,7 @@ class Triangular(Scale):
 
     @property
     def floored(self) -> Tensor:
-        return self.factor.diagonal
+        return self.factor.diagonal[..., :0] if self.precision else self.factor.diagonal
 
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         relative = torch.linalg.solve_triangular(self.factor.dense(), self.factor.tangent(tangent), upper=False)
@@ -357,7 +360,8 @@ class RowColumnTriangular(Scale):
 
     @property
     def floored(self) -> Tensor:
-        return torch.cat([triangle.diagonal for triangle in self.triangles], dim=-1)
+        diagonals = torch.cat([triangle.diagonal for triangle in self.triangles], dim=-1)
+        return diagonals[..., :0] if self.precision else diagonals
 
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """P is P_A (x) 1 + 1 (x) P_B, and tr(P P) = m tr(P_A P_A) + n tr(P_B P_B) + 2 tr P_A tr P_B."""
