@@ -86,7 +86,9 @@ def test_presets_are_the_lines_of_the_tables_and_each_is_a_line_of_its_own():
         reduced = {"train_size": 12_000, "epochs": 8} if d == CNN_DIM else {}
         assert configs == [trial_config({**SHARED, **fields, "latent_dim": d, **reduced}) for fields in lines.values()]
         assert len({c.variant for c in configs}) == len(lines)
-    assert len(planned("--preset", "vpae-fishernet")) == 5 * 3 * 3
+    of_fishernet = planned("--preset", "vpae-fishernet")
+    assert len(of_fishernet) == 5 * 3 * 3
+    assert {config.dequantisation for config in of_fishernet} == {"uniform-noise"}  # their bits are compared
     asked = planned("--preset", "vpae", "--models", *(flag(TABLE_1[line]) for line in COSTLY), "--seeds", "1")
     assert [c.scale for c in asked] == ["full", "full"]
 
