@@ -119,8 +119,8 @@ class Evidence:
     epoch: int | None = None
 
     def score(self, name: str) -> str:
-        """The column of that score on the held-out images, such as ``test/mse``."""
-        return f"{self.held_out}/{name}"
+        """The column of that score on the held-out images, such as ``test/mse``; of a whole name, ``train/loss``, its own."""
+        return name if "/" in name else f"{self.held_out}/{name}"
 
     def at_epoch(self, epoch: int, name: str = "mse") -> tuple[Evidence, str]:
         """The runs as they stood after that epoch, and the column of that score then, NaN where it was not recorded."""

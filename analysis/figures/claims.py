@@ -1,7 +1,8 @@
 """Which claims of a paper a sweep's runs confirm.
 
 A paper's folder has in ``claims.py``: ``CLAIMS``; ``EPOCHS``, for how many a run must have been trained where a claim names none;
-``EPOCH_DIMS``, the latent dimensions of claims about an epoch, and where these are of other scores than mse ``BY_EPOCH``;
+``EPOCH_DIMS``, the latent dimensions of claims about an epoch, where these are of other scores than mse ``BY_EPOCH``, and where
+of other lines than the usual forms ``EPOCH_LINES``, their configs;
 ``ASKED``, configs of the lines that claims are about beside the usual forms of the paper's models, or instead of these with the
 paper's settings; ``NOTE``, the end of the table's caption.
 """
@@ -29,7 +30,7 @@ from fishernet.wording import listed
 
 
 class ClaimsModule(Protocol):
-    """What ``claims.py`` in a paper's folder has; and maybe ``BY_EPOCH``, the scores that claims read by epoch."""
+    """What ``claims.py`` in a paper's folder has; and maybe ``BY_EPOCH`` and ``EPOCH_LINES``, what claims read by epoch."""
 
     CLAIMS: Sequence[Claim]
     ASKED: tuple[TrialConfig, ...]  # the lines that they are about
@@ -47,8 +48,10 @@ def parts(stored: StoredSweep) -> Iterator[Table]:
         )
     runs, made = stored.runs, claims_of(paper)
     usual = [usual_form(model).variant for model in paper.models]
-    by_epoch = runs[runs["variant"].isin(usual) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
-    history = frame.load_epochs(sweep, by_epoch, [sweep.score(name) for name in getattr(made, "BY_EPOCH", ("mse",))])
+    lines = [config.variant for config in getattr(made, "EPOCH_LINES", ())] or usual
+    by_epoch = runs[runs["variant"].isin(lines) & runs["latent_dim"].isin(made.EPOCH_DIMS)]
+    names = getattr(made, "BY_EPOCH", ("mse",))
+    history = frame.load_epochs(sweep, by_epoch, [name if "/" in name else sweep.score(name) for name in names])
     features = frechet.features_of(runs) or next(iter(FEATURES))
     runs, left_out = frechet.of_one_network(runs, features, sweep.command)
     failed = frame.failed(stored.all_runs, sweep.score("mse"))

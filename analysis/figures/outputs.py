@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, NamedTuple
@@ -11,6 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FuncFormatter, LogLocator
@@ -56,7 +58,8 @@ TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise" 
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 WHERE = {  # what emits a scale -> whose floor it is
     "diagonal": "of standard deviations (scale diagonal)",
-    "full": "of the diagonal of a triangle (scale full)",
+    "full": "of the diagonal of a covariance factor (scale full)",
+    "precision": "of the diagonal of a precision factor, an inverse sd (scale full)",
     "discretised": "of the scales of 8-bit likelihoods",
 }
 # That of the column "to noise" is of other features, other images and another range.
@@ -66,6 +69,14 @@ THEIR_NOISE = (
 )
 N_SHOWN = 10  # images of a row, and components
 AT_ONCE = 2**24  # numbers of training images that are compared at a time
+SIZE_POINTS = np.array([250.0, 150.0])  # of the panel of sizes and errors, at the least, in points
+FREE = 9.0  # points between a number and what is next to it
+EVERY = 4  # levels from one mark of a curve to the next
+LETTER_POINTS, HANDLE_POINTS = (
+    4.4,
+    46.0,
+)  # widths in a key: of a letter; of a line before a name and what is around both
+ROW_INCHES = 0.17  # of a row of a key
 WHITE_SD = 0.5  # sd that is drawn white: no number between 0 and 1 has a larger one
 
 
@@ -103,14 +114,24 @@ def mixture_sizes(runs: pd.DataFrame) -> pd.Series[int]:
 
 
 def short_names(runs: pd.DataFrame) -> tuple[dict[str, str], str]:
-    """By variant its label without the words that all lines have, and a sentence that says these; empty where there are none."""
-    words = {config.variant: config.words for config in runs["config"]}
-    alike = [word for word in next(iter(words.values())) if all(word in own for own in words.values())]
+    """By variant its label without the words that all lines have, and a sentence that says these; empty where there are none.
+
+    Not counting lines with a setting, whose name stands for all their words.
+    """
+    words = {config.variant: config.words for config in runs["config"] if not config.setting}
+    alike = [word for word in next(iter(words.values()), []) if all(word in own for own in words.values())]
+    which = "All lines" if all(not config.setting for config in runs["config"]) else "All lines without a setting"
     names = {}
     for variant, config in zip(runs["variant"], runs["config"], strict=True):
         own = " ".join(word for word in config.words if word not in alike)
         names[variant] = f"{config.label} {own}".strip() if variant == config.variant else variant
-    return names, f"All lines: {', '.join(alike)}." if alike else ""
+    return names, f"{which}: {', '.join(alike)}." if alike else ""
+
+
+def _columns(figure: Figure, names: Sequence[str]) -> int:
+    """How many columns of a key with these names the figure's width has room for."""
+    each = max(map(len, names)) * LETTER_POINTS + HANDLE_POINTS
+    return max(1, min(len(names), int(72 * figure.get_figwidth() / each)))
 
 
 def said_names(runs: pd.DataFrame, said: pd.DataFrame | None) -> tuple[dict[str, str], str]:
@@ -189,6 +210,8 @@ def say_floors(runs: pd.DataFrame) -> str:
     found: dict[str, set[float]] = {}
     for config in runs["config"]:
         emitted = "discretised" if config.likelihood in DISCRETISED else config.scale
+        if emitted == "full" and config.cholesky_of == "precision-matrix":
+            emitted = "precision"
         if emitted != "identity":
             found.setdefault(emitted, set()).add(config.least_scale)
     told = [
@@ -239,11 +262,12 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
         "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
         "between the edges of each grey value, of the lowest and the highest with its tail; beside it stand likelihoods of 8-bit "
-        "values. In 90% interval: the share of pixels within their own. sd ~ error: Spearman's correlation over pixels. Without "
-        "mean: the share of components, by weight, whose degrees of freedom are 1 or fewer. Components used: the exponential of "
-        "the entropy of the mean weights. Sd at floor: the share below twice the floor, of emitted standard deviations, those of "
-        "rows and columns, the diagonals of triangles. CRPS: continuous ranked probability score, in units of x, lower is "
-        "better; none of t's without a mean. "
+        "values. In 90% interval: the share of pixels within their own, of dequantised images where these were trained on. "
+        "sd ~ error: Spearman's correlation over pixels. Without mean: the share of components, by weight, whose degrees of "
+        "freedom are 1 or fewer. Components used: the exponential of the entropy of the mean weights. Sd at floor: the share "
+        "below twice the floor, of emitted standard deviations, those of rows and columns, the diagonals of covariance factors; "
+        "none of precision factors. CRPS: continuous ranked probability score, in units of x, lower is better; none of t's "
+        "without a mean. "
         f"{say_floors(runs)}"
     )
     return Table(
@@ -320,7 +344,7 @@ def variances(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     """The first held-out images, and of each line that emits a scale or degrees of freedom its reconstructions and their sd."""
     images = stored.images.test[:N_SHOWN]
     names, alike = said_names(stored.runs, said)
-    rows, parts = [], []
+    rows, parts, configs = [], [], []
     for run in _runs(stored, lambda config: config.components < 2, said):
         distribution = _distribution(stored, run, images)
         marginals = distribution.marginals()
@@ -329,6 +353,7 @@ def variances(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
         shape = (-1, *stored.images.image_shape)
         sd = marginals.variance().sqrt()[0].reshape(shape)
         rows.append(Spread(names[run["variant"]], distribution.mean()[0].clamp(0, 1).reshape(shape), sd))
+        configs.append(run["config"])
         mean_sd = sd.flatten(1).mean(1).tolist()
         parts.append(_data(run, len(images)).assign(image=range(len(images)), mean_sd=mean_sd))
     title = "Standard deviations of pixels"
@@ -337,8 +362,9 @@ def variances(stored: StoredSweep, said: pd.DataFrame | None = None) -> Exhibit:
     caption = (
         f"The first {len(images)} held-out images; of each line their reconstructions above the standard deviation of each "
         f"pixel, from the law of total variance; black is 0, white {WHITE_SD:g} or more, or infinite. A t of 2 degrees of "
-        f"freedom or fewer has no finite one. {alike}"
+        f"freedom or fewer has no finite one. {alike} {say_floors(pd.DataFrame({'config': configs}))}"
     )
+    caption = " ".join(caption.split())
     return Picture(VARIANCES, title, caption, plot_variances(images / 255, rows), pd.concat(parts, ignore_index=True))
 
 
@@ -514,11 +540,30 @@ def size_and_error(runs: pd.DataFrame) -> Exhibit:
         "L2 of the mean of p(x given the code) against the number of trained numbers, mean over seeds; bars are "
         "standard deviations over them. Hollow marks are mixtures, and a line leads to one from the same with a single component."
     )
-    return Picture(SIZE, "Size and error", caption, plot_sizes(data), data.drop(columns="config"))
+    names, alike = short_names(scored)
+    if numbers := _numbered(data):
+        caption += f" Lines of one colour and one mark have numbers, which the key explains. {alike}"
+    caption = " ".join(f"{caption} {say_floors(scored)}".split())
+    figure = plot_sizes(data, {variant: (number, names[variant]) for variant, number in numbers.items()})
+    return Picture(SIZE, "Size and error", caption, figure, data.drop(columns="config"))
 
 
-def plot_sizes(data: pd.DataFrame) -> Figure:
-    """Colour by scale, mark by likelihood, both axes logarithmic; ``mixtures_over_singles`` are joined."""
+def _numbered(data: pd.DataFrame) -> dict[str, int]:
+    """From 1 on, by size, the variants that another has the colour and the mark of: floors, factors, widths tell them apart."""
+    looks = {
+        str(row["variant"]): (row["config"].likelihood, row["config"].scale, row["config"].components > 1)
+        for row in data.sort_values("parameters", kind="stable").to_dict("records")
+    }
+    counts = Counter(looks.values())
+    shared = [variant for variant, look in looks.items() if counts[look] > 1]
+    return {variant: i for i, variant in enumerate(shared, 1)}
+
+
+def plot_sizes(data: pd.DataFrame, numbered: Mapping[str, tuple[int, str]] = MappingProxyType({})) -> Figure:
+    """Colour by scale, mark by likelihood, both axes logarithmic; ``mixtures_over_singles`` are joined.
+
+    ``numbered``: by variant the number beside its point, and its name in a second key.
+    """
     likelihoods = list(dict.fromkeys(config.likelihood for config in data["config"]))
     marks = dict(zip(likelihoods, itertools.cycle(style.MARKERS), strict=False))
     colours = dict(zip(SCALES, style.PALETTE, strict=False))
@@ -546,7 +591,37 @@ def plot_sizes(data: pd.DataFrame) -> Figure:
             Line2D([], [], color=colours[s], marker="o", linestyle="", label=f"scale {s}") for s in SCALES if s in there
         ]
         figure.legend(handles=key, loc="outside right upper")
+        if numbered:
+            _write_numbers(axes, data, {variant: number for variant, (number, _) in numbered.items()})
+            told = [f"{number}  {name}" for number, name in numbered.values()]
+            n_columns = _columns(figure, told)
+            figure.set_size_inches(style.INCHES[0], style.INCHES[1] + ROW_INCHES * math.ceil(len(told) / n_columns))
+            own = [Line2D([], [], linestyle="", label=words) for words in told]
+            figure.legend(handles=own, loc="outside lower center", ncols=n_columns, handlelength=0, handletextpad=0)
     return figure
+
+
+def _write_numbers(axes: Axes, data: pd.DataFrame, numbers: Mapping[str, int]) -> None:
+    """Each number near its point, at the first place around it that is free of points and other numbers."""
+    points = np.log(data[["parameters", "mean"]].to_numpy(dtype=float))
+    extent = np.where(np.ptp(points, axis=0) > 0, np.ptp(points, axis=0), 1.0)
+    at = (points - points.min(0)) / extent * SIZE_POINTS
+    taken = [*at]
+    for place, variant, value in zip(at, data["variant"], data[["parameters", "mean"]].to_numpy(), strict=True):
+        if variant not in numbers:
+            continue
+        offsets = [
+            radius * np.array([math.cos(angle), math.sin(angle)])
+            for radius in (1.2 * FREE, 1.8 * FREE, 2.4 * FREE, 3 * FREE, 4 * FREE)
+            for angle in np.linspace(0.25, 2.25, 12, endpoint=False) * math.pi
+        ]
+        room = [min(math.dist(place + offset, other) for other in taken) for offset in offsets]
+        chosen = next((i for i, free in enumerate(room) if free >= FREE), int(np.argmax(room)))
+        taken.append(place + offsets[chosen])
+        axes.annotate(
+            str(numbers[variant]), tuple(value), tuple(offsets[chosen]), textcoords="offset points", fontsize=7, ha="center",
+            va="center", color=style.KEY_COLOUR, arrowprops={"arrowstyle": "-", "linewidth": 0.4, "color": style.PCA_COLOUR},
+        )  # fmt: skip
 
 
 def mixtures_over_singles(data: pd.DataFrame) -> list[tuple[int, int]]:
@@ -572,44 +647,74 @@ def calibration(runs: pd.DataFrame) -> Exhibit:
     title = "Calibration of intervals"
     if data.empty:
         return Absent(CALIBRATION, title, "No run has the coverage of intervals.")
+    names, alike = short_names(runs)
     caption = (
         f"Share of pixels of the first {_n_images(runs)} held-out images within the central interval of each level that their "
-        "own distribution gives, mean over seeds, latent dimensions and models alike in these. On the grey line intervals cover "
-        "what they say; above it "
-        "they are too wide, below it too narrow."
+        "own distribution gives, mean over seeds and latent dimensions; of dequantised images where these were trained on. On "
+        "the grey line intervals cover what they say; above it they are too wide, below it too narrow. Lines of one colour and "
+        f"one dash in a panel have marks and names. {alike} {say_floors(runs)}"
     )
-    means = data.assign(config=data["config"].map(_look)).groupby(["config", "level"], sort=False)["value"].mean()
-    figure = plot_calibration({look: means[look] for look in means.index.unique(0)})
-    return Picture(CALIBRATION, title, caption, figure, data.drop(columns="config"))
+    means = data.groupby(["variant", "level"], sort=False)["value"].mean()
+    configs = data.drop_duplicates("variant").set_index("variant")["config"]
+    curves = [
+        Curve(names[variant], _look(config), means[variant])
+        for variant, config in zip(configs.index, configs, strict=True)
+    ]
+    return Picture(CALIBRATION, title, " ".join(caption.split()), plot_calibration(curves), data.drop(columns="config"))
 
 
 Look = tuple[str, str, int]  # likelihood, scale and components of a line
+
+
+class Curve(NamedTuple):
+    """The calibration of a line."""
+
+    name: str
+    look: Look
+    shares: pd.Series[float]  # of pixels, by level
 
 
 def _look(config: LikelihoodConfig) -> Look:
     return config.likelihood, config.scale, config.components
 
 
-def plot_calibration(lines: Mapping[Look, pd.Series[float]]) -> Figure:
-    """Curves over level by likelihood, scale and components: a panel, a colour and a dash."""
-    likelihoods = list(dict.fromkeys(likelihood for likelihood, _, _ in lines))
-    sizes = sorted({k for _, _, k in lines})
+def plot_calibration(curves: Sequence[Curve]) -> Figure:
+    """Curves over level by likelihood, scale and components: a panel, a colour and a dash; those alike in these have marks."""
+    likelihoods = list(dict.fromkeys(curve.look[0] for curve in curves))
+    sizes = sorted({curve.look[2] for curve in curves})
     dashes = {k: style.DASHES[i % len(style.DASHES)] for i, k in enumerate(sizes)}
     colours = dict(zip(SCALES, style.PALETTE, strict=False))
+    counts, seen = Counter(curve.look for curve in curves), Counter[Look]()
+    marked = []
     with style.new_grid(1, len(likelihoods), width=2.2) as (figure, axes):
-        for panel, name in zip(axes[0], likelihoods, strict=True):
+        panels = dict(zip(likelihoods, axes[0], strict=True))
+        for name, panel in panels.items():
             panel.plot([0, 1], [0, 1], color=style.PCA_COLOUR, linewidth=0.8)
-            for (likelihood, scale, k), line in lines.items():
-                if likelihood == name:
-                    panel.plot(line.index, line, color=colours[scale], linestyle=dashes[k])
             panel.set(title=name, xlabel="level", xlim=(0, 1), ylim=(0, 1.02), xticks=(0, 0.5, 1))
+        for curve in curves:
+            likelihood, scale, k = curve.look
+            (line,) = panels[likelihood].plot(
+                curve.shares.index, curve.shares, color=colours[scale], linestyle=dashes[k]
+            )
+            if counts[curve.look] > 1:
+                nth = seen[curve.look]
+                line.set(
+                    marker=style.MARKERS[nth % len(style.MARKERS)], markevery=(nth % EVERY, EVERY), label=curve.name
+                )
+                marked.append(line)
+                seen[curve.look] += 1
         axes[0][0].set_ylabel("share of pixels within")
-        key = [Line2D([], [], color=colours[s], label=s) for s in SCALES if s in {scale for _, scale, _ in lines}]
+        there = {curve.look[1] for curve in curves}
+        key = [Line2D([], [], color=colours[s], label=s) for s in SCALES if s in there]
         key += [
             Line2D([], [], color=style.KEY_COLOUR, linestyle=dashes[k], label=f"K = {k}" if k else "no mixture")
             for k in sizes
         ]
-        figure.legend(handles=key, loc="outside lower center", ncols=len(key))
+        n_columns = _columns(figure, [str(line.get_label()) for line in [*key, *marked]]) if marked else len(key)
+        rows = math.ceil(len([*key, *marked]) / n_columns)
+        width, height = figure.get_size_inches()
+        figure.set_size_inches(width, height + ROW_INCHES * (rows - 1))
+        figure.legend(handles=[*key, *marked], loc="outside lower center", ncols=n_columns)
     return figure
 
 

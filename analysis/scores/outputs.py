@@ -32,7 +32,7 @@ from fishernet.models.base import Autoencoder
 
 Array = npt.NDArray[np.float64]
 
-MADE = 2  # by these rules; raised where the same model's numbers become others, so that stored ones are made anew
+MADE = 3  # by these rules; raised where the same model's numbers become others, so that stored ones are made anew
 N_IMAGES = 1000  # the first of the test set, as in the paper
 LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central intervals whose coverage is counted
 NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
@@ -99,12 +99,15 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
     code_bits_per_dim     the same of ln p(x given its code), without a posterior: the code's own bits are left out
     discretised_NAME      of NAME, the two above, -ln P(v)/(d ln 2) of the mass that a density has between the edges of v, as a
                           discretised-normal has it; of normals and their mixtures whose pixels are independent in a component
-    coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent
+    coverage_LEVEL        share of pixels within their central interval of that level, 50, 90 and 95 percent. This and what
+                          follows of marginals is of x; of models trained with dequantisation of (v + u)/256, the bits' own,
+                          given its code
     crps                  continuous ranked probability score, in units of x; of mixtures of t's over CRPS_PIXELS pixels drawn by
                           the seed; none where a t has no mean
     pit_deviation         largest distance of the distribution of F(x), F a pixel's own, from the uniform one
     sd_at_floor           share of emitted standard deviations, of matrix families of rows' and columns', below twice the least,
-                          least_scale; of full scales of the diagonals of their triangles
+                          least_scale; of full scales of the diagonals of covariance factors, and none of precision factors,
+                          whose diagonals are inverse ones
     sd_rank_correlation   Spearman's, of a pixel's sd and |x - mean|; none where all sd are equal or most are infinite
     without_mean          share of the components' weight whose t has none (df <= 1); without_variance the same of df <= 2
     df_median             median degrees of freedom of the likeliest component
@@ -135,9 +138,14 @@ def score_outputs(test: Tensor, model: Autoencoder, seed: int, labels: Tensor | 
         own |= _bits(model, x, u[part], own_noise)
         for name, values in own.items():
             scores.setdefault(name, []).append(_array(values))
-        marginals = distribution.marginals()
-        for name, array in ({} if marginals is None else of_marginals(marginals, x, mean, pixels[part])).items():
-            kept.setdefault(name, []).append(array)
+        seen, given = x, distribution
+        if model.dequantises:  # a density of these images alone
+            seen = dequantised(x, u[part])
+            given = model.likelihood.distribution(model.decode(model.posterior_mean(seen)))
+        marginals = given.marginals()
+        if marginals is not None:
+            for name, array in of_marginals(marginals, seen, given.mean(), pixels[part]).items():
+                kept.setdefault(name, []).append(array)
         if isinstance(distribution, Mixed) and (floored := distribution.scale.floored).numel():
             kept.setdefault("at_floor", []).append(_array((floored < 2 * model.config.least_scale).flatten(2)))
     metrics = {name: float(np.concatenate(values).mean()) for name, values in scores.items()}

@@ -36,8 +36,10 @@ from fishernet.likelihoods.pixels import Gaussian, root_slope
 from fishernet.networks.activations import ACTIVATIONS
 
 LEAST_DF = 1e-6
-# ln of the largest factor by which a draw of a t is further from its location than a normal's: finite in float32.
+# ln of the largest factor by which a draw of a t is further from its location than a normal's: finite in float32 of L = 1.
 LARGEST_LOG_FACTOR = 60.0
+# Draws that float32 has no number for end at this distance; their normals are coloured 2^100 times smaller, which is exact.
+LARGEST, SMALLER = 1e38, 2.0**-100
 softplus, softplus_slope = ACTIVATIONS["softplus"].function, ACTIVATIONS["softplus"].slope
 
 
@@ -83,7 +85,10 @@ class Scale(ABC):
     @property
     @abstractmethod
     def floored(self) -> Tensor:
-        """The emitted numbers that ``least_scale`` bounds from below, (n_members, n, K, how many)."""
+        """The emitted standard deviations that ``least_scale`` bounds from below, (n_members, n, K, how many).
+
+        None of factors of the precision matrix, whose diagonals are inverse ones.
+        """
 
     @abstractmethod
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
@@ -310,7 +315,7 @@ class Triangular(Scale):
 
     @property
     def floored(self) -> Tensor:
-        return self.factor.diagonal
+        return self.factor.diagonal[..., :0] if self.precision else self.factor.diagonal
 
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         relative = torch.linalg.solve_triangular(self.factor.dense(), self.factor.tangent(tangent), upper=False)
@@ -355,7 +360,8 @@ class RowColumnTriangular(Scale):
 
     @property
     def floored(self) -> Tensor:
-        return torch.cat([triangle.diagonal for triangle in self.triangles], dim=-1)
+        diagonals = torch.cat([triangle.diagonal for triangle in self.triangles], dim=-1)
+        return diagonals[..., :0] if self.precision else diagonals
 
     def information(self, tangent: Tensor) -> tuple[Tensor, Tensor]:
         """P is P_A (x) 1 + 1 (x) P_B, and tr(P P) = m tr(P_A P_A) + n tr(P_B P_B) + 2 tr P_A tr P_B."""
@@ -396,14 +402,28 @@ class Mixed(Emitted):
 
     def sample(self, generator: torch.Generator | None = None) -> Tensor:
         normal = torch.randn(self.loc.shape, generator=generator, device=self.loc.device, dtype=self.loc.dtype)
+        stretched, log_factor = normal, normal.new_zeros(())
         if self.df is not None:
             log_factor = 0.5 * (self.df.double().log() - log_chi_squared(self.df, generator))
-            normal = normal * log_factor.clamp(max=LARGEST_LOG_FACTOR).exp().to(normal.dtype)[..., None]
-        drawn = self.loc + self.scale.colour(normal)
+            stretched = normal * log_factor.clamp(max=LARGEST_LOG_FACTOR).exp().to(normal.dtype)[..., None]
+        drawn = self.loc + self.scale.colour(stretched)
+        finite = drawn.isfinite().all(-1, keepdim=True)
+        if not finite.all():
+            drawn = torch.where(finite, drawn, self.loc + self._far(normal, log_factor))
         if self.log_weights is None:
             return drawn[:, :, 0]
         chosen = torch.multinomial(self.log_weights.exp().flatten(0, 1), 1, generator=generator)
         return _chosen(drawn, chosen.view(drawn.shape[:2]))
+
+    def _far(self, normal: Tensor, log_factor: Tensor) -> Tensor:
+        """e^log_factor L normal where that overflows on the way: its direction, with LARGEST as its largest number at most.
+
+        A triangular solve alone multiplies up by 1e20 and more, where the diagonals are small.
+        """
+        coloured = self.scale.colour(normal * SMALLER).nan_to_num(0.0).double()
+        largest = coloured.abs().amax(-1, keepdim=True).clamp(min=torch.finfo(torch.float32).tiny)
+        log_size = largest.log() - math.log(SMALLER) + log_factor[..., None]
+        return (coloured / largest * log_size.clamp(max=math.log(LARGEST)).exp()).to(normal.dtype)
 
     def marginals(self) -> Marginals:
         return Marginals(self._weights(), self.loc, self.scale.sd().expand_as(self.loc), self.df)

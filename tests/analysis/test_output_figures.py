@@ -1,10 +1,13 @@
 """Tables and pictures of what decoders emit, of made models without MLflow."""
 
+import itertools
 from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.text import Text
 
 from analysis.exhibits import Absent, as_text, write
 from analysis.figures import outputs
@@ -144,15 +147,64 @@ def test_floors_of_emitted_scales_are_said_of_each_kind_of_scale():
     lines = [
         {}, {"scale": "diagonal"}, {"scale": "diagonal", "least_scale": 0.05}, {"scale": "full", "least_scale": 1e-5},
         {"likelihood": "discretised-normal", "least_scale": 0.25},
+        {"scale": "full", "cholesky_of": "covariance", "least_scale": 1e-5},
     ]  # fmt: skip
     configs = [trial_config({**of, **line}) for line in lines]
     assert outputs.say_floors(pd.DataFrame({"config": configs})) == (
         "What is added to an emitted scale, its floor, is 1e-06, 0.05 of standard deviations (scale diagonal); 0.25 of the "
-        "scales of 8-bit likelihoods; 1e-05 of the diagonal of a triangle (scale full)."
+        "scales of 8-bit likelihoods; 1e-05 of the diagonal of a covariance factor (scale full); 1e-05 of the diagonal of a "
+        "precision factor, an inverse sd (scale full)."
     )
     assert outputs.say_floors(pd.DataFrame({"config": configs[:1]})) == ""
     tables = [outputs.error_table(stored()), outputs.distribution_table(stored().runs)]
     assert all("is 1e-06 of standard deviations" in table.caption for table in tables)
+
+
+def test_pictures_in_which_a_floor_shows_say_it(made):
+    for stem in ("variances", "calibration", "size_and_error"):
+        assert "its floor, is 1e-06 of standard deviations (scale diagonal)" in made[stem].caption, stem
+
+
+FLOORS = (LINES[0], LINES[2], {**LINES[2], "least_scale": 0.25, "setting": "high-floor"})
+
+
+def test_lines_of_two_floors_have_two_curves_and_names_and_others_none(monkeypatch):
+    """Each of its own coverage; the line without a floor has a colour of its own and so no name."""
+    drawn, plot = [], outputs.plot_calibration
+    monkeypatch.setattr(outputs, "plot_calibration", lambda curves: drawn.append(curves) or plot(curves))
+    runs = stored(FLOORS).runs
+    picture = outputs.calibration(runs)
+    (curves,) = drawn
+    assert [curve.name for curve in curves] == ["AE", "AE diagonal", "AE high-floor"]
+    for curve, variant in zip(curves, runs["variant"].unique(), strict=True):
+        of_line = runs[runs["variant"] == variant]
+        assert curve.shares[0.9] == pytest.approx(of_line["outputs/coverage_90"].mean())
+    axes, (key,) = picture.figure.axes[0], picture.figure.legends
+    assert len(axes.lines) == 1 + 3
+    assert [text.get_text() for text in key.get_texts()] == [
+        "identity",
+        "diagonal",
+        "no mixture",
+        "AE diagonal",
+        "AE high-floor",
+    ]
+    marks = [line.get_marker() for line in axes.lines[2:]]
+    assert len({*marks, "None"}) == 3
+
+
+def test_lines_of_one_colour_and_mark_have_numbers_that_do_not_overlap():
+    lines = [*FLOORS, {**LINES[2], "dequantisation": "uniform-noise"}, LINES[3]]
+    picture = outputs.size_and_error(stored(lines).runs)
+    figure = picture.figure
+    numbers, names = figure.axes[0].texts, [text.get_text() for text in figure.legends[1].get_texts()]
+    assert {name[3:] for name in names} == {"AE diagonal", "AE high-floor", "AE diagonal uniform-noise"}
+    assert [name[0] for name in names] == [number.get_text() for number in numbers] == ["1", "2", "3"]
+    FigureCanvasAgg(figure).draw()
+    keys = [key.get_window_extent() for key in figure.legends]
+    assert all(key.x0 >= 0 and key.x1 <= figure.bbox.x1 for key in keys)
+    boxes = [Text.get_window_extent(number) for number in numbers]  # without the line to its point
+    assert not any(a.overlaps(b) for a, b in itertools.combinations(boxes, 2))
+    assert len(outputs.size_and_error(stored().runs).figure.legends) == 1  # all lines have a look of their own
 
 
 def test_pictures_have_the_papers_names_where_it_has_the_line():

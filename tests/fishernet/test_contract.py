@@ -99,6 +99,7 @@ VARIANTS = [
     {"model": "CVAE", "likelihood": "matrix-normal", "scale": "diagonal", "components": 1},
     {"model": "AE", "likelihood": "maf", "input_noise": 0.05},
     {"model": "AE", "likelihood": "discretised-logistic", "components": 2},
+    {"model": "AE", "likelihood": "discretised-normal"},
     {"model": "FisherNet", "likelihood": "student-t", "scale": "diagonal", "sampler": "cg"},
     {"model": "FisherNet", "likelihood": "matrix-normal", "scale": "full", "objective": "eq24"},
 ]

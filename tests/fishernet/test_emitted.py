@@ -396,6 +396,40 @@ def test_the_logarithm_of_chi_square_is_drawn_where_chi_square_itself_rounds_to_
     assert likelihood.sample(a, torch.Generator().manual_seed(1)).isfinite().all()
 
 
+@pytest.mark.parametrize(("family", "scale", "cholesky_of"), [own for own in FACTORS if LIKELIHOODS[own[0]].heavy])
+def test_draws_of_few_degrees_of_freedom_are_finite_whatever_the_scale_is(family, scale, cholesky_of):
+    """In float32, of narrow diagonals and strict parts that a solve multiplies up; those that overflow keep their direction."""
+    likelihood, n = made(family, scale, (1, 4, 4), cholesky_of=cholesky_of).float(), 2000
+    generator = torch.Generator().manual_seed(3)
+    a = 0.5 * torch.randn(1, n, likelihood.n_outputs, generator=generator)
+    if scale == "diagonal":
+        a[..., 16:] = -5.0
+    if scale == "full":  # the diagonals of the triangles, after locations and degrees of freedom
+        starts = {"student-t": [(17, 16)], "matrix-t": [(17, 4), (27, 4)]}[family]
+        for start, size in starts:
+            a[..., start : start + size] = -5.0
+    a[..., 16 * likelihood.maps] = math.log(math.expm1(0.02))
+    at = likelihood.distribution(a)
+    drawn = at.sample(torch.Generator().manual_seed(1))
+    assert drawn.isfinite().all()
+    normal = torch.randn(at.loc.shape, generator=torch.Generator().manual_seed(1))
+    along, away = at.scale.colour(normal)[:, :, 0].double(), (drawn - at.loc[:, :, 0]).double()
+    far = (away.abs().amax(-1) > 1e37) & along.isfinite().all(-1)
+    cosine = torch.nn.functional.cosine_similarity(along[far], away[far], dim=-1)
+    assert (cosine > 0.999).all()
+
+
+@pytest.mark.parametrize("scale", SCALES)
+def test_a_draw_that_is_finite_is_the_location_and_the_coloured_normal_times_its_factor(scale):
+    """To the bit, as draws that are recorded were made so."""
+    likelihood = made("student-t", scale).float()
+    a = raw(likelihood, 5).float()
+    at, generators = likelihood.distribution(a), [torch.Generator().manual_seed(4) for _ in range(2)]
+    normal = torch.randn(at.loc.shape, generator=generators[0])
+    factor = (0.5 * (at.df.double().log() - log_chi_squared(at.df, generators[0]))).clamp(max=60).exp().float()
+    assert torch.equal(at.sample(generators[1]), (at.loc + at.scale.colour(normal * factor[..., None]))[:, :, 0])
+
+
 def test_a_mixture_shows_the_component_of_fewest_degrees_of_freedom_where_its_density_is_highest():
     """Whatever its weight is; the likeliest is another, and the mean another still."""
     likelihood = made("student-t", "identity", (1, 28, 28), components=2)

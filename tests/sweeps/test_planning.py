@@ -226,6 +226,11 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
         (["--epochs", "many"], "--epochs .*whole number"),
         (["--learning-rate", "0"], "--learning-rate .*positive"),
         (["--noise", "closed-form", "--models", "VAE"], "noise closed-form"),
+        (
+            ["--models", "FisherNet:likelihood=student-t,components=2"],
+            "--components 2: .*of a mixture has no closed form",
+        ),
+        (["--models", "AE:likelihood=maf,scale=diagonal"], "--scale diagonal: .*likelihood maf has .*identity alone"),
         (["--models", "FisherAE:likelihood=bernoulli"], "likelihood bernoulli.* must be gaussian or gaussian-learned"),
         (
             ["--models", "FisherAE:prior=exponential,prior_order=5"],

@@ -127,7 +127,7 @@ PAPER = Paper(
             ],
             "latent_dims": "2,5,10", "seeds": "3", "dataset": "mnist", "epochs": 10, "hidden_width": 128,
             "learning_rate": 1e-3, "batch_size": 128, "least_scale": 1 / 512, "noise_start": -4.0, "decoder_output": "linear",
-            "evaluate_every": 5,
+            "evaluate_every": 5, "dequantisation": "uniform-noise",  # as bits per dimension are compared
         },
     },
     figures={

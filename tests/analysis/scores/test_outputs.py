@@ -184,15 +184,18 @@ def test_a_component_for_each_label_says_all_of_it_and_one_alone_nothing(monkeyp
     assert score_outputs(IMAGES, model, 0, labels).metrics["outputs/label_information"] == pytest.approx(0, abs=1e-12)
 
 
+COVARIANCE = {"scale": "full", "cholesky_of": "covariance"}
+
+
 # Of 20 pixels, rows 4 and columns 5: how many numbers the floor bounds, and where they begin among the decoder's.
 @pytest.mark.parametrize(
     ("values", "n", "places"),
     [
         ({"scale": "diagonal"}, 20, [*range(20, 40)]),
         ({"likelihood": "matrix-normal", "scale": "diagonal"}, 9, [*range(20, 29)]),
-        ({"likelihood": "student-t", "scale": "full"}, 20, [*range(21, 41)]),
-        ({"scale": "full", "cholesky_of": "covariance"}, 20, [*range(20, 40)]),
-        ({"likelihood": "matrix-t", "scale": "full"}, 9, [*range(21, 25), *range(31, 36)]),
+        ({"likelihood": "student-t", **COVARIANCE}, 20, [*range(21, 41)]),
+        (COVARIANCE, 20, [*range(20, 40)]),
+        ({"likelihood": "matrix-t", **COVARIANCE}, 9, [*range(21, 25), *range(31, 36)]),
     ],
     ids=str,
 )  # fmt: skip
@@ -206,6 +209,27 @@ def test_the_share_at_the_floor_is_of_the_numbers_that_it_bounds_and_are_below_t
     assert len(places) == n
     assert scores(model)["outputs/sd_at_floor"] == pytest.approx(3 / n)
     assert "outputs/sd_at_floor" not in scores(made())
+
+
+@pytest.mark.parametrize("likelihood", ["gaussian", "matrix-t"])
+def test_a_factor_of_the_precision_matrix_has_no_share_at_the_floor(likelihood):
+    """Its diagonal is of inverse standard deviations, whose floor bounds those from above."""
+    assert "outputs/sd_at_floor" not in scores(made(likelihood=likelihood, scale="full"))
+    assert "outputs/sd_at_floor" in scores(made(likelihood=likelihood, **COVARIANCE))
+
+
+@pytest.mark.parametrize(("dequantisation", "covered"), [("uniform-noise", 0.9), ("off", 0.0)])
+def test_intervals_of_a_model_of_dequantised_images_are_asked_of_these(dequantisation, covered):
+    """Black pixels are uniform on [0, 1/256] there: the middle 90% of it hold 90%, and the grey value 0 lies outside."""
+    model = made(scale="diagonal", dequantisation=dequantisation)
+    with torch.no_grad():
+        for parameter in model.decoder.parameters():
+            parameter.zero_()
+        bias = next(p for name, p in model.decoder.named_parameters() if name.endswith("bias"))
+        sd = torch.tensor(0.45 / 256 / stats.norm.ppf(0.95), dtype=torch.float64)
+        bias.view(-1)[:20], bias.view(-1)[20:] = 0.5 / 256, sd.expm1().log()
+    black = torch.zeros(200, *SHAPE, dtype=torch.uint8)
+    assert abs(scores(model, black)["outputs/coverage_90"] - covered) < 5 * math.sqrt(0.09 / black.numel())
 
 
 @pytest.mark.parametrize("likelihood", ["gaussian", "student-t"])
