@@ -120,8 +120,10 @@ def fa3_along_the_curve(evidence: Evidence) -> Finding:
     the epoch in which that ends: before, posteriors widen as it gains weight, whatever training does.
     """
     cell, names = _cell(FAE_OF[20]), BY_EPOCH
-    warmup = evidence.runs.loc[evidence.runs["variant"] == cell[0], "kl_warmup"].max()
-    early = max(EARLY, int(warmup)) if warmup > 0 else EARLY
+    own = evidence.runs[evidence.runs["variant"] == cell[0]]
+    early = (
+        max([EARLY, *own["kl_warmup"].astype(int)]) if len(own) else EARLY
+    )  # without such runs there may be no such field
     then, entropy = evidence.at_epoch(early, names[0])
     then, information = then.at_epoch(early, names[1])
     then = replace(then, epoch=None)  # compared with the last epoch
