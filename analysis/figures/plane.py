@@ -44,7 +44,7 @@ PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
 INFORMATION = "information", "Entropy, Fisher information and active latents"
 NLL = "nll", "Negative log-likelihood"
 TARGETS = "fisher_targets", "Error, likelihood and classes by the target F"
-TARGET, VAE = "fisher_target", "VAE"
+TARGET = "fisher_target"
 OVER_TARGETS = {  # scores over the target beside the MSE
     "likelihood/nll": "NLL (nats)", "information/nearest_neighbours": "5-NN share",
     "information/linear_probe": "linear probe",
@@ -67,11 +67,16 @@ def entropy_power(entropy: Numbers, d: int) -> Numbers:
 
 
 def parts(
-    stored: StoredSweep, of_path: str = "", published: Mapping[str, pd.DataFrame] = MappingProxyType({})
+    stored: StoredSweep,
+    of_path: str = "",
+    published: Mapping[str, pd.DataFrame] = MappingProxyType({}),
+    *,
+    beside: str = "",
 ) -> Iterator[Part | Exhibit]:
     """The plane, the path of one line over epochs, the table of what is in it, and the NLL.
 
-    ``of_path``: the line whose path is drawn; where it has no run, the first that has its terms. ``published``: numbers to stand
+    ``of_path``: the line whose path is drawn; where it has no run, the first that has its terms. ``beside``: the line without a
+    target that stands beside those with one. ``published``: numbers to stand
     beside, by stem: variant, images, latent_dim, value.
     """
     points = places(stored.runs, stored.sweep.held_out)
@@ -85,7 +90,7 @@ def parts(
         yield Part(*PATH, partial(path_picture, stored, variant))
         yield Part(*INFORMATION, lambda: information_table(stored, points))
     if by_target(stored)["target"].nunique() > 1:
-        yield Part(*TARGETS, lambda: targets_picture(stored))
+        yield Part(*TARGETS, lambda: targets_picture(stored, beside))
     yield Part(*NLL, lambda: nll_table(stored, published.get("nll")))
 
 
@@ -274,11 +279,11 @@ def information_table(stored: StoredSweep, points: pd.DataFrame) -> Table:
     )
 
 
-def by_target(stored: StoredSweep) -> pd.DataFrame:
+def by_target(stored: StoredSweep, beside: str = "") -> pd.DataFrame:
     """A row for each run that holds its Fisher information at F and score that it has: variant, the line without its F; target.
 
-    Scores are MSE, NLL and the shares of right classes by 5 neighbours and by a linear probe. Rows of the VAE, which holds it
-    at nothing, have the target NaN.
+    Scores are MSE, NLL and the shares of right classes by 5 neighbours and by a linear probe. Rows of the line ``beside``,
+    which holds it at nothing, have the target NaN.
     """
     runs, _ = of_one_estimate(stored.runs)
     scores = {stored.sweep.score("mse"): "MSE"} | OVER_TARGETS
@@ -288,8 +293,8 @@ def by_target(stored: StoredSweep) -> pd.DataFrame:
         if config.matters(TARGET, config.to_dict()):
             usual = trial_config({**config.to_dict(), TARGET: config.__dataclass_fields__[TARGET].default})
             variant, target = usual.variant, getattr(config, TARGET)
-        elif run["variant"] == VAE:
-            variant, target = VAE, math.nan
+        elif run["variant"] == beside:
+            variant, target = beside, math.nan
         else:
             continue
         about = {"variant": variant, **{name: run[name] for name in ("model", "latent_dim", "seed")}, "target": target}
@@ -300,26 +305,26 @@ def by_target(stored: StoredSweep) -> pd.DataFrame:
     return found.sort_values("target", kind="stable")
 
 
-def targets_picture(stored: StoredSweep) -> Picture:
-    """Of the lines that have several F, and of the VAE beside them."""
-    found = by_target(stored)
+def targets_picture(stored: StoredSweep, beside: str = "") -> Picture:
+    """Of the lines that have several F, and of the line ``beside`` them, which has none."""
+    found = by_target(stored, beside)
     several = found.groupby(CURVE)["target"].transform("nunique") > 1
     means = spread(found[several], [*CURVE, "target", "score"])
-    beside = found[found["target"].isna() & found["latent_dim"].isin(found.loc[several, "latent_dim"])]
-    level = spread(beside, [*CURVE, "score"]).assign(target=math.nan)
+    own = found[found["target"].isna() & found["latent_dim"].isin(found.loc[several, "latent_dim"])]
+    level = spread(own, [*CURVE, "score"]).assign(target=math.nan)
     absent = [score for score in OVER_TARGETS.values() if score not in set(means["score"])]
     caption = (
         "Lines that differ in F alone, what their posteriors' Fisher information is held at: the mean squared error of "
         f"{stored.sweep.held_out} images, their NLL, and the shares of right classes by the 5 nearest codes of training images "
         "and by a linear probe of the codes."
-        + " The dashed line is the VAE's mean." * bool(len(level))
+        + f" The dashed line is the mean of {beside}." * bool(len(level))
         + f" No run has {listed(absent)}." * bool(absent)
     )
     return Picture(*TARGETS, caption, plot_targets(means, level), pd.concat([means, level], ignore_index=True))
 
 
 def plot_targets(means: pd.DataFrame, level: pd.DataFrame) -> Figure:
-    """A panel for each score, a line for each variant and latent_dim over F; ``level`` are the VAE's means, dashed."""
+    """A panel for each score, a line for each variant and latent_dim over F; ``level`` are means without one, dashed."""
     several = means["latent_dim"].nunique() > 1
     names = means["variant"] + means["latent_dim"].map(" d={}".format) if several else means["variant"]
     scores = means["score"].unique()
@@ -329,10 +334,9 @@ def plot_targets(means: pd.DataFrame, level: pd.DataFrame) -> Figure:
                 style.line_with_band(axes, line, "target", {**look, "label": variant})
                 for variant, look, line in style.by_variant(means.assign(variant=names)[means["score"] == score])
             ]
-            for _, of_vae in level[level["score"] == score].iterrows():
-                name = f"{VAE} d={of_vae['latent_dim']}" if several else VAE
-                dashed = axes.axhline(of_vae["mean"], color=style.colour(VAE), linestyle="--", linewidth=1, label=name)
-                keys.append(dashed)
+            for _, own in level[level["score"] == score].iterrows():
+                name, colour = own["variant"] + f" d={own['latent_dim']}" * several, style.colour(own["model"])
+                keys.append(axes.axhline(own["mean"], color=colour, linestyle="--", linewidth=1, label=name))
             axes.set(title=score, xlabel="target $F$")
         figure.legend(handles=[*keys, style.spread_key(means)], loc="outside lower center", ncols=4)
     return figure

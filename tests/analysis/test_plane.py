@@ -503,7 +503,7 @@ def test_no_two_points_of_the_plane_have_one_shape_and_those_that_coincide_are_s
 def test_error_likelihood_and_classes_stand_over_the_targets_of_each_line():
     """FAE of the mean at F = 0 to 20; its readings by trace and as released at 0 and 20; the reward has no F."""
     found = plane.by_target(sweep_of(trained()))
-    means = plane.targets_picture(sweep_of(trained())).data
+    means = plane.targets_picture(sweep_of(trained()), "VAE").data
     scores = ["MSE", "NLL (nats)", "5-NN share", "linear probe"]
     assert set(found["score"]) == set(scores)
     of_mean = means[(means["variant"] == "FAE") & (means["score"] == "MSE")]

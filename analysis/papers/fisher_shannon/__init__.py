@@ -69,7 +69,7 @@ PAPER = Paper(
     },
     tables={"nll": "nll.csv"},
     arguments={
-        "fisher-shannon-plane": {"of_path": "FAE"},
+        "fisher-shannon-plane": {"of_path": "FAE", "beside": "VAE"},
         "likelihood": {"nll_of": ("held-out", "training")},
         "information": {},
         "embeddings": {},
