@@ -183,12 +183,8 @@ def fe2b_slower_rise(evidence: Evidence) -> Finding:
         *rises, clean_error = found
         if any(rise.reading != HOLDS for rise in rises) or clean_error.reading in (HOLDS, ""):
             continue
-        poor, which = clean_error.reading == CONTRARY, words if words == "It" else f"{words} it"
-        notes.append(
-            f"{which} is flat because poor: its clean error is a tenth or more above the VAE's"
-            if poor
-            else f"{which} may be flat because it is poor: its clean error may be a tenth or more above the VAE's"
-        )
+        poor = clean_error.reading == CONTRARY
+        notes.append(_say_poor(words if words == "It" else f"{words} it", "clean error", "above", poor=poor))
         if poor and found is own and verdict == CONTRADICTED:
             verdict = FLAT
     return Finding(own, verdict, others, notes)
@@ -240,11 +236,7 @@ def fe3_clusters_survive(evidence: Evidence) -> Finding:
     verdict = conclude(own)
     if all(part.reading == HOLDS for part in own[::2]) and clean.reading not in (HOLDS, ""):
         poor = clean.reading == CONTRARY
-        notes.append(
-            "It is flat because poor: its clean NMI is a tenth or more below the VAE's"
-            if poor
-            else "It may be flat because it is poor: its clean NMI may be a tenth or more below the VAE's"
-        )
+        notes.append(_say_poor("It", "clean NMI", "below", poor=poor))
         if poor and verdict == CONFIRMED:
             verdict = FLAT
     return Finding(own, verdict, beside, notes)
@@ -323,6 +315,12 @@ def fq2_against_noisy_inputs(evidence: Evidence) -> Finding:
 
     own = parts("gaussian", 0.2)
     return Finding(own, conclude(own), {"Under a mask": parts("mask", 0.5), "Clean": parts("gaussian", 0.0)})
+
+
+def _say_poor(which: str, score: str, side: str, *, poor: bool) -> str:
+    """That a curve is flat, or may be, as its clean end is a tenth or more on the wrong side of the VAE's."""
+    is_, because = ("is", "because poor") if poor else ("may be", "because it is poor")
+    return f"{which} {is_} flat {because}: its {score} {is_} a tenth or more {side} the VAE's"
 
 
 def straightness(levels: Sequence[float], columns: Sequence[pd.Series[float]]) -> pd.Series[float]:
