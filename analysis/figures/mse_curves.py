@@ -183,8 +183,8 @@ def mse_table(stored: StoredSweep) -> Table:
         + "PCA with d components is fitted to the training images, of which no linear autoencoder leaves less; of other images "
         "one may leave a little less. "
         * has_pca
-        + "".join(
-            f"{model} samples nothing: what is left of the gap to it is the price of a posterior."
+        + " ".join(
+            f"{model} has no posterior: what is left of the gap to it is the price of one."
             for model in _models_with_a_gap(stored)
         )
     )

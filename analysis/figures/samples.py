@@ -166,7 +166,8 @@ def density_samples(stored: StoredSweep, d: int, density: str | None = None, mod
     """
     stem, title = _density_samples(d)
     known = _lines(stored, models)
-    models = models or [line.model for line in known.values() if is_sampled(line.model)][:1]
+    sampled = [line.model for line in known.values() if is_sampled(line.model)]
+    models = models or (sampled if density in BY_SVGD else sampled[:1])  # SVGD's are of few: those that have them
     variants = [variant for variant, line in known.items() if line.model in models]
     runs = _runs_at(stored, variants, d)
     if not runs:

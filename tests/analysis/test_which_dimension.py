@@ -226,10 +226,10 @@ def test_a_gap_to_a_model_without_a_posterior_is_explained_where_both_have_learn
     for without_posterior, explained in (("FisherNet", False), ("VAE", False)):
         stored = StoredSweep(poor.sweep)
         stored.runs = stored.runs.assign(model=stored.runs["model"].replace(without_posterior, "AE"))
-        assert ("price of a posterior" in mse_curves.mse_table(stored).caption) == explained
+        assert ("the price of one" in mse_curves.mse_table(stored).caption) == explained
     stored = StoredSweep(dataclasses.replace(poor.sweep, mean_image=1.0))
     stored.runs = stored.runs.assign(model=stored.runs["model"].replace("VAE", "AE"))
     assert (
-        "AE samples nothing: what is left of the gap to it is the price of a posterior."
+        "AE has no posterior: what is left of the gap to it is the price of one."
         in mse_curves.mse_table(stored).caption
     )

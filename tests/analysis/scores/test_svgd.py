@@ -121,6 +121,10 @@ def test_samples_by_svgd_are_shown_beside_exact_ones(monkeypatch):
     z = kept[stored.pick("VAE exponential", 3)["run_id"], "svgd"][0]
     np.testing.assert_allclose(picture.data.query("density == 'svgd'")["z1"].iloc[:5], z[:5, 0])
     assert isinstance(samples.density_samples(made_of_one(), 3, "svgd", ["VAE"]), Absent)
+    stored = made_sweep({"model": "VAE"}, {"model": "FisherAE", "prior": "exponential"}, seeds=(0,))
+    stored.variants, stored.seed = list(stored.lines), None
+    of_any = samples.density_samples(stored, 3, "svgd")  # whichever model has it, not the first alone
+    assert set(of_any.data["variant"]) == {"FisherAE exponential"}
 
 
 def test_samples_are_drawn_again_where_svgd_is_asked_for_otherwise(monkeypatch):
