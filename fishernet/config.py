@@ -217,10 +217,11 @@ class TrialConfig:
     binarisation: str = field(
         "none",
         "black and white images: dynamic draws the training images anew in every epoch, white with probability of the grey "
-        "value, and the others once; static draws all once, by this product's own random numbers; threshold takes grey values "
-        "above half as white. Of images that a file has in black and white, such as Larochelle and Murray's, take none",
+        "value, and the others once; once draws all once, by this product's own random numbers; threshold takes grey values "
+        "above half as white; static says that the file of images has them in black and white already, as Larochelle and "
+        "Murray's fixed draw of MNIST, and refuses others",
         role="data",
-        choices=("none", "dynamic", "static", "threshold"),
+        choices=("none", "dynamic", "static", "once", "threshold"),
     )
     stopping_size: int = field(
         0,

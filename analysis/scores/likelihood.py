@@ -25,7 +25,7 @@ from analysis.scores import CACHE, DRAWS, NLL_IMAGES, NLL_SETS
 from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import StoredSweep, config_of
 from fishernet.config import TrialConfig
-from fishernet.data.binarised import drawn_once
+from fishernet.data.binarised import black_and_white, drawn_once
 from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluating
 from fishernet.families import family
@@ -86,7 +86,7 @@ def refusal(config: TrialConfig, binary: Callable[[], bool]) -> str:
     if values.get("prior") == "exponential" and values.get("prior_top") == "free":
         return "its prior is no density; train it with prior_top negative"
     if _likelihood(config) == "bernoulli" and config.binarisation == "none" and not binary():
-        return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or static"
+        return "likelihood bernoulli gives grey values no probability; train it with binarisation dynamic or once"
     return ""
 
 
@@ -96,10 +96,7 @@ def _are_binary(stored: StoredSweep) -> bool:
         data = stored.images
     except AnalysisError:  # which what needs the images says
         return False
-    parts = (
-        part for pixels in (data.test, data.train) for part in pixels.split(1000)
-    )  # grey ones are seen in the first
-    return all(bool(((part == 0) | (part == 255)).all()) for part in parts)
+    return black_and_white(data.test.numpy()) and black_and_white(data.train.numpy())
 
 
 def _likelihood(config: TrialConfig) -> str:

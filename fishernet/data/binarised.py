@@ -17,6 +17,11 @@ def thresholded(images: Images) -> Images:
     return (images > 127).astype(np.uint8) * np.uint8(255)
 
 
+def black_and_white(images: Images) -> bool:
+    """Whether every pixel is 0 or 255."""
+    return all(bool(((part == 0) | (part == 255)).all()) for part in np.array_split(images, 1 + len(images) // AT_ONCE))
+
+
 def drawn(images: Images, random: np.random.RandomState) -> Images:
     """White with probability v/255 of grey value v: the bits of ``RandomState.binomial(1, v/255)``, one uniform number a pixel.
 

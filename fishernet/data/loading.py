@@ -12,7 +12,7 @@ import torch
 
 from fishernet.config import TrialConfig, typed
 from fishernet.data import DATA_DIR_VARIABLE, DATASETS, DataError, unknown_dataset, usual_fit
-from fishernet.data.binarised import drawn_once, thresholded
+from fishernet.data.binarised import black_and_white, drawn_once, thresholded
 from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
 from fishernet.data.folders import IMAGE_SUFFIXES, load_folder
@@ -118,8 +118,14 @@ def load_data(
     if validation_size:
         test, test_labels = train[first:], None if train_labels is None else train_labels[first:]
     n_train = train_size or n_left
+    if binarisation == "static" and not (black_and_white(train) and black_and_white(test)):
+        raise DataError(
+            f"binarisation static is of images that come in black and white, such as Larochelle and Murray's fixed draw of "
+            f"MNIST; {dataset} has grey ones. Give a file of such images as dataset (.npz with train and test), or draw them: "
+            "once, or dynamic."
+        )
     train, held_out = train[:n_train], "validation" if validation_size else "test"
-    if binarisation != "none":
+    if binarisation not in ("none", "static"):
         sets = {held_out: test, **({"stopping": stopping} if stopping_size else {})}
         sets |= {} if binarisation == "dynamic" else {"train": train}
         threshold = binarisation == "threshold"

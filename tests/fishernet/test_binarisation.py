@@ -85,7 +85,7 @@ def file(images, tmp_path):
     return str(tmp_path / "x.npz")
 
 
-@pytest.mark.parametrize("how", ["dynamic", "static", "threshold"])
+@pytest.mark.parametrize("how", ["dynamic", "once", "threshold"])
 def test_held_out_images_are_made_black_and_white_once(how, file, images):
     data = load_data(file, stopping_size=20, binarisation=how)
     again = load_data(file, stopping_size=20, binarisation=how)
@@ -108,8 +108,8 @@ def test_each_set_has_random_numbers_of_its_own(tmp_path):
     """Of equal images, which share a stream, the bits would be equal."""
     grey = np.full((20, 8, 8), 128, np.uint8)
     np.savez(tmp_path / "x.npz", train=np.concatenate([grey, grey]), test=grey)
-    data = load_data(str(tmp_path / "x.npz"), stopping_size=20, binarisation="static")
-    sets = [data.train, data.stopping, data.test, load_data(data.name, validation_size=20, binarisation="static").test]
+    data = load_data(str(tmp_path / "x.npz"), stopping_size=20, binarisation="once")
+    sets = [data.train, data.stopping, data.test, load_data(data.name, validation_size=20, binarisation="once").test]
     for i, bits in enumerate(sets):
         assert not any(torch.equal(bits, other) for other in sets[:i])
 
@@ -139,6 +139,21 @@ def test_a_file_of_black_and_white_images_is_taken_as_it_is(tmp_path):
         np.savez(tmp_path / "x.npz", train=bits[:20].astype(kind), test=bits[20:].astype(kind))
         data = load_data(str(tmp_path / "x.npz"), stopping_size=5)
         assert torch.equal(torch.cat([data.train, data.stopping, data.test])[:, 0] == 255, torch.from_numpy(bits))
+
+
+@pytest.mark.parametrize("grey", ["train", "test"])
+def test_static_is_of_a_file_in_black_and_white_and_refuses_grey_images(grey, tmp_path):
+    """One grey pixel anywhere, and the bits would be another draw than the one that the word promises."""
+    sets = {name: np.random.default_rng(0).integers(0, 2, (2500, 2, 2), np.uint8) * 255 for name in ("train", "test")}
+    np.savez(tmp_path / "x.npz", **sets)
+    file = str(tmp_path / "x.npz")
+    data, plain = load_data(file, stopping_size=5, binarisation="static"), load_data(file, stopping_size=5)
+    for name in ("train", "stopping", "test"):
+        assert torch.equal(getattr(data, name), getattr(plain, name))
+    sets[grey][2400, 0, 1] = 254
+    np.savez(tmp_path / "x.npz", **sets)
+    with pytest.raises(DataError, match=r"binarisation static is of images .* has grey ones\. Give a file"):
+        load_data(file, binarisation="static")
 
 
 @pytest.mark.parametrize(

@@ -450,7 +450,7 @@ def test_of_ones_own_images_epochs_make_enough_steps_and_noise_starts_at_their_v
     assert {c.noise_start for c in configs if c.model == "FisherNet"} == {found["noise_start"]}
     assert {c.variant for c in configs} == {"FisherNet linear", "VAE gaussian-learned linear", "AE linear"}
     assert {c.noise_start for c in configs if c.model != "AE"} == {found["noise_start"]}
-    bits = plan_from_flags(of_own_images(tmp_path, pixels, "--models=VAE", "--binarisation=static")[0]).configs
+    bits = plan_from_flags(of_own_images(tmp_path, pixels, "--models=VAE", "--binarisation=once")[0]).configs
     assert {c.variant for c in bits} == {"VAE"}
     assert len({c.seed for c in configs}) == 3  # below which no dimension is decided
 
