@@ -20,6 +20,7 @@ from matplotlib.ticker import FuncFormatter, LogLocator
 from analysis import style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.figures import frechet
+from analysis.figures.plane import of_one_estimate
 from analysis.figures.samples import GAP, LETTER, LINE, ORIGINAL, SPACE, Sheet, mosaic, row_labels
 from analysis.frame import CURVE, AnalysisError, RunRow, spread
 from analysis.parts import Part
@@ -53,6 +54,10 @@ SPREADS = {  # the same of the table of distributions
     "largest_weight": ("largest weight", 2),
     "sd_at_floor": ("sd at floor", 2),
     "crps": ("CRPS", 4),
+}
+WEIGHTED = {  # the same of the likelihood by importance sampling, of densities and of 8-bit likelihoods
+    "weighted_bits_per_dim": ("weighted bits/dim", 2),
+    "discretised_weighted_bits_per_dim": ("discretised weighted bits/dim", 2),
 }
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
@@ -255,14 +260,18 @@ def distance_columns(runs: pd.DataFrame) -> tuple[dict[str, tuple[str, int]], st
 def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Table:
     """Bits, calibration and use of components by variant and latent_dim, mean and sd over seeds."""
     runs = _in_order(runs, said)
-    means = _means(runs, SPREADS)
-    rows, alike = _rows(runs, means, SPREADS, said)
+    weighted, how = _weighted(runs)
+    bits = {name: column for name, column in SPREADS.items() if name.endswith("bits_per_dim")}
+    columns = bits | WEIGHTED | {name: column for name, column in SPREADS.items() if name not in bits}
+    means = _means(runs, SPREADS) | weighted
+    rows, alike = _rows(runs, means, columns, said)
     data = pd.concat(means.values(), ignore_index=True)
     caption = (
         f"{_what(runs)} {alike} Bits/dim: of the ELBO of dequantised images, an upper bound. Code bits/dim: "
         "of ln p(x given its code) of these, without the code's own bits. Discretised: the same of the mass that a normal has "
         "between the edges of each grey value, of the lowest and the highest with its tail; beside it stand likelihoods of 8-bit "
-        "values. In 90% interval: the share of pixels within their own, of dequantised images where these were trained on. "
+        f"values. {how} "
+        "In 90% interval: the share of pixels within their own, of dequantised images where these were trained on. "
         "sd ~ error: Spearman's correlation over pixels. Without mean: the share of components, by weight, whose degrees of "
         "freedom are 1 or fewer. Components used: the exponential of the entropy of the mean weights. Sd at floor: the share "
         "below twice the floor, of emitted standard deviations, those of rows and columns, the diagonals of covariance factors; "
@@ -277,6 +286,38 @@ def distribution_table(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> 
         data,
         pd.DataFrame(rows).fillna(""),
     )
+
+
+def _weighted(runs: pd.DataFrame) -> tuple[dict[str, pd.DataFrame], str]:
+    """Mean and spread of ``WEIGHTED`` where runs have them, by equal draws of equal images, and what these are."""
+    kept, notes = of_one_estimate(runs)
+    of_bits = np.array(
+        [_of_bits(config, scores) for config, scores in zip(runs["config"], runs["scores"], strict=True)]
+    )
+    if "likelihood/bits_per_dim" not in kept or not of_bits.any():
+        return {}, ""
+    bits = kept["likelihood/bits_per_dim"].where(of_bits)
+    discretised = runs["config"].map(lambda config: config.likelihood in DISCRETISED)
+    found = {}
+    for name, own in zip(WEIGHTED, (bits[~discretised], bits[discretised]), strict=True):
+        if own.notna().any():
+            found[name] = spread(runs.loc[own.index].assign(value=own).dropna(subset="value"), CURVE).assign(score=name)
+    said = {
+        (about["draws"], about["images"])
+        for about in (s["likelihood"]["held-out"] for s in runs["scores"][bits.notna()])
+    }
+    how = " or ".join(f"{draws:,} draws of each of the first {images:,}" for draws, images in sorted(said))
+    notes = [
+        f"Weighted: the likelihood by importance sampling, {how} held-out images, a bound that is no larger",
+        *notes,
+    ]
+    return found, " ".join(f"{note}." for note in notes)
+
+
+def _of_bits(config: LikelihoodConfig, scores: Mapping[str, Any]) -> bool:
+    """Whether a run's likelihood is of 8-bit values or of these dequantised, and not of black and white images."""
+    about = scores.get("likelihood", {}).get("held-out")
+    return about is not None and bool(about.get("dequantised") or config.likelihood in DISCRETISED)
 
 
 def _means(runs: pd.DataFrame, scores: Mapping[str, object]) -> dict[str, pd.DataFrame]:

@@ -142,6 +142,31 @@ def test_distances_to_images_and_to_noise_stand_in_two_columns_of_two_names():
     assert "The paper's to noise" not in outputs.error_table(sweep).caption
 
 
+def test_weighted_bits_stand_beside_the_bound_on_the_scale_of_each_and_binary_ones_nowhere():
+    """By one number of draws: the run with ten is left out, as its bound is a looser one."""
+    posterior = {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"}
+    lines = (
+        posterior,
+        {"model": "VAE", "likelihood": "discretised-normal"},
+        {"model": "VAE", "binarisation": "dynamic", "decoder_output": "sigmoid"},
+    )
+    sweep = stored(lines)
+    assert not {"weighted bits/dim", "discretised weighted bits/dim"} & set(
+        outputs.distribution_table(sweep.runs).shown
+    )
+    sweep.runs["likelihood/bits_per_dim"] = [5.0, 3.0, 2.5, 2.0, 0.1, 0.1]
+    for i, scores in enumerate(sweep.runs["scores"]):
+        about = {"draws": 10 if i == 3 else 100, "images": 20, "dequantised": i < 2, "probability": i >= 2}
+        scores["likelihood"] = {"held-out": about}
+    table = outputs.distribution_table(sweep.runs)
+    assert table.shown["weighted bits/dim"].tolist() == ["4.00 ± 1.41", "", ""]
+    assert table.shown["discretised weighted bits/dim"].tolist()[::2] == ["", ""]
+    assert table.shown["discretised weighted bits/dim"].iloc[1].startswith("2.50")
+    assert list(table.shown).index("weighted bits/dim") < list(table.shown).index("in 90% interval")
+    assert "importance sampling, 100 draws of each of the first 20 held-out images" in table.caption
+    assert "held-out NLL of 1 run with other numbers" in table.caption
+
+
 def test_floors_of_emitted_scales_are_said_of_each_kind_of_scale():
     of = {**SHARED, "model": "AE"}
     lines = [
