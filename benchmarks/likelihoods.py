@@ -16,6 +16,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -34,6 +35,7 @@ from fishernet.training import Step, keep_freed_memory
 
 SHAPE, BATCH, SEEDS, K = (1, 28, 28), 128, 5, 10
 D = math.prod(SHAPE)
+TRIANGLES = ("t_df_mu_diagSigma", "MN_mu_U_V", "T_df_mu_U_V", "N_mu_Sigma")  # one component, timed beside TFP's
 Way = TypeVar("Way")
 
 
@@ -123,6 +125,54 @@ def by_tfp(x: Tensor, k: int) -> Callable[[], object]:
     return lambda: jax.block_until_ready(run(*arrays))
 
 
+def by_tfp_alone(x: Tensor, row: str) -> Callable[[], object]:
+    """Of one component: a t with a diagonal scale, a matrix normal or t by triangles of both covariances, and those of pixels."""
+    import jax
+    from tensorflow_probability.substrates import jax as tfp
+
+    linear, some, n = tfp.tf2jax.linalg, tfp.distributions, len(x)
+    as_matrices, side = x.numpy().reshape(n, *SHAPE[1:]), SHAPE[1]
+
+    def triangle(raw):  # type: ignore[no-untyped-def]
+        lower = jax.numpy.tril(raw, -1) + jax.nn.softplus(raw) * jax.numpy.eye(raw.shape[-1])
+        return linear.LinearOperatorLowerTriangular(lower)
+
+    def diagonal(loc, raw, df):  # type: ignore[no-untyped-def]
+        scale = linear.LinearOperatorDiag(jax.nn.softplus(raw) + 1e-6)
+        return some.MultivariateStudentTLinearOperator(jax.nn.softplus(df), loc, scale).log_prob(x.numpy()).sum()
+
+    def matrix_normal(loc, u, v):  # type: ignore[no-untyped-def]
+        return some.MatrixNormalLinearOperator(loc, triangle(u), triangle(v)).log_prob(as_matrices).sum()
+
+    def matrix_t(loc, u, v, df):  # type: ignore[no-untyped-def]
+        made = some.MatrixTLinearOperator(jax.nn.softplus(df), loc, triangle(u), triangle(v))
+        return made.log_prob(as_matrices).sum()
+
+    def full(loc, raw):  # type: ignore[no-untyped-def]
+        return some.MultivariateNormalLinearOperator(loc, triangle(raw)).log_prob(x.numpy()).sum()
+
+    matrices = [(n, side, side)] * 3
+    log_prob, shapes = {
+        "t_df_mu_diagSigma": (diagonal, [(n, D), (n, D), (n,)]),
+        "MN_mu_U_V": (matrix_normal, matrices),
+        "T_df_mu_U_V": (matrix_t, [*matrices, (n,)]),
+        "N_mu_Sigma": (full, [(n, D), (n, D, D)]),
+    }[row]
+    run = jax.jit(jax.value_and_grad(log_prob, argnums=tuple(range(len(shapes)))))
+    arrays = [jax.numpy.zeros(shape) for shape in shapes]
+    return lambda: jax.block_until_ready(run(*arrays))
+
+
+def full_by_torch(x: Tensor) -> Callable[[], object]:
+    loc, raw = torch.zeros(len(x), D, requires_grad=True), torch.zeros(len(x), D, D, requires_grad=True)
+
+    def run() -> None:
+        triangle = raw.tril(-1) + torch.diag_embed(softplus(raw.diagonal(dim1=1, dim2=2)))
+        distributions.MultivariateNormal(loc, scale_tril=triangle, validate_args=False).log_prob(x).sum().backward()
+
+    return run
+
+
 HEADER = ("what", "row", "components", "by", "ms", "needed_ms", "ratio", "stacked_gain")
 
 
@@ -151,13 +201,25 @@ def main() -> None:
         add("step", *line, "ours", f"{1e3 * step:.2f}", f"{1e3 * least:.2f}", f"{step / least:.2f}", f"{gain:.2f}")
     x = torch.rand(BATCH, D)
     of_k = {"scale": "diagonal", "components": K}
-    ways = {
+    ways: dict[tuple[str, int, str], Callable[[], Callable[[], object]]] = {
         ("N_mu_diagSigma", K, "ours"): lambda: ours(x, likelihood="gaussian", **of_k),
         ("N_mu_diagSigma", K, "torch.distributions"): lambda: by_torch(x, K),
         ("N_mu_diagSigma", K, "TFP on JAX"): lambda: by_tfp(x, K),
         ("MAF", 1, "ours"): lambda: ours(x, likelihood="maf"),
         ("MAF", 1, "zuko"): lambda: by_zuko(x),
+        ("N_mu_Sigma", 1, "torch.distributions"): lambda: full_by_torch(x),
     }
+    for row in TRIANGLES:
+        values = {
+            name: value for name, value in TABLE_1[row, 1].items() if name in ("likelihood", "scale", "components")
+        }
+        factors = (
+            ("covariance", "precision-matrix") if values["scale"] == "full" else ("covariance",)
+        )  # TFP's is the first
+        for factor in factors:
+            by = "ours" if len(factors) == 1 else f"ours by the {factor}"
+            ways[row, 1, by] = partial(ours, x, cholesky_of=factor, **values)
+        ways[row, 1, "TFP on JAX"] = partial(by_tfp_alone, x, row)
     made = {}
     for name, make in ways.items():
         try:
