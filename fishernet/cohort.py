@@ -182,18 +182,7 @@ class Cohort:
 
     def member_weights(self, i: int) -> dict[str, Tensor]:
         """Member i's weights under the names and in the shapes it has alone, without the member axis."""
-        weights = {}
-        owners = {
-            f"{prefix}.{name}": (layer, name)
-            for prefix, layer in self.model.named_modules()
-            if isinstance(layer, Stacked)
-            for name in layer.padded
-        }
-        for key, tensor in self.model.state_dict().items():
-            owner = owners.get(key)
-            member = owner[0].member_view(i, owner[1], tensor) if owner else tensor[i]
-            weights[key] = member.detach().cpu().contiguous()
-        return weights
+        return {name: view.detach().cpu().contiguous() for name, view in _views(self.model, i).items()}
 
     def parameter_counts(self) -> list[int]:
         """How many trained numbers each member has."""
@@ -228,6 +217,33 @@ def _optimisers(model: Autoencoder, config: TrialConfig) -> dict[str, Adam]:
         )
         for player, own in groups.items()
     }
+
+
+def _views(model: Autoencoder, i: int) -> dict[str, Tensor]:
+    """Member i's part of the state, without the member axis and what pads it; to write to as well."""
+    owners = {
+        f"{prefix}.{name}": (layer, name)
+        for prefix, layer in model.named_modules()
+        if isinstance(layer, Stacked)
+        for name in layer.padded
+    }
+    state = model.state_dict()
+    of = {key: owners.get(key) for key in state}
+    return {key: owner[0].member_view(i, owner[1], state[key]) if owner else state[key][i] for key, owner in of.items()}
+
+
+@torch.no_grad()
+def stacked(models: Sequence[Autoencoder]) -> Autoencoder:
+    """Models that could be a cohort, each a stack of one, as one in evaluation mode: member i computes as models[i] does."""
+    first = models[0]
+    if len(models) == 1:
+        return first
+    stack = type(first)([model.config for model in models], first.image_shape, first.n_train)
+    for i, model in enumerate(models):
+        own = _views(model, 0)
+        for name, view in _views(stack, i).items():
+            view.copy_(own[name])
+    return stack.to(next(first.parameters())).eval()
 
 
 def load_model(

@@ -24,6 +24,7 @@ from analysis.errors import AnalysisError
 from analysis.scores import CACHE, DRAWS, NLL_IMAGES, NLL_SETS
 from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import StoredSweep, config_of
+from fishernet.cohort import stacked
 from fishernet.config import TrialConfig
 from fishernet.data.binarised import black_and_white, drawn_once
 from fishernet.data.images import ResidentImages
@@ -32,6 +33,7 @@ from fishernet.families import family
 from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, drawn_at_once, evidence
 from fishernet.likelihoods import LIKELIHOODS
 from fishernet.models.base import Autoencoder
+from fishernet.plan import stackable
 from fishernet.priors import ImproperPriorError
 from fishernet.state import checksum
 from fishernet.training import set_arithmetic
@@ -50,24 +52,41 @@ def tasks(
     whose numbers are probabilities of images, and with DRAWS; what other models cannot give is said where it was asked for.
     On so many GPUs, by default all there are, or on the CPU. A scoring that is ended goes on from what is kept in ``cache``.
     """
-    made, said = [], {}
+    lacking: dict[tuple[str, ...], list[pd.Series]] = {}  # names of sets -> the runs that lack these
+    said = {}
     binary = functools.cache(partial(_are_binary, stored))
     for _, run in stored.runs.iterrows():
         config = config_of(run)
         if not family(config.model).posterior:
             continue
-        lacking = [name for name in nll_of if _lacks(run, config, name, draws or 1, nll_images)]
+        names = tuple(name for name in nll_of if _lacks(run, config, name, draws or 1, nll_images))
         if why := refusal(config, binary):
             said[config.variant] = f"{config.variant} has no likelihood by importance sampling: {why}."
-        elif lacking and (draws or is_probability(config)):
-            made.append(
-                ScoreTask(run, GROUP, score_likelihood, partial(_arguments, stored, run, lacking, draws or DRAWS, nll_images))
-            )  # fmt: skip
+        elif names and (draws or is_probability(config)):
+            lacking.setdefault(names, []).append(run)
     asked = bool(draws) or any(config.binarisation != "none" for config in stored.sweep.configs)
+    gpus = gpus_of_flag(gpus) if lacking else 0
+    made = []
+    for names, of_names in lacking.items():
+        for runs in stacks_of(of_names, gpus):
+            arguments = partial(_arguments, stored, runs, names, draws or DRAWS, nll_images)
+            made.append(ScoreTask(runs[0], GROUP, score_likelihood, arguments, runs[1:]))
     sets = images_of(stored, nll_of, nll_images) if made else {}
-    gpus = gpus_of_flag(gpus) if made else 0
     shared = [sets, "cuda" if gpus else "cpu", cache and cache.expanduser() / GROUP]
     return Tasks(made, shared if made else [], gpus, list(said.values()) if asked else [])
+
+
+def stacks_of(runs: Sequence[pd.Series], gpus: int) -> list[list[pd.Series]]:
+    """The runs that are computed together: on GPUs those that could be a cohort, in as many stacks as there are GPUs; on a CPU
+    each alone, as its cores take a run each.
+    """
+    if not gpus:
+        return [[run] for run in runs]
+    of_config: dict[TrialConfig, list[pd.Series]] = {}
+    for run in runs:
+        of_config.setdefault(config_of(run), []).append(run)
+    groups = [[run for config in group for run in of_config[config]] for group in stackable(list(of_config))]
+    return [group[i::gpus] for group in groups for i in range(min(gpus, len(group)))]
 
 
 def is_probability(config: TrialConfig) -> bool:
@@ -126,16 +145,18 @@ def images_of(stored: StoredSweep, names: Sequence[str], n: int) -> dict[str, Te
 
 
 def _arguments(
-    stored: StoredSweep, run: pd.Series, names: Sequence[str], draws: int, asked: int
-) -> tuple[Autoencoder, Sequence[str], int, int]:
-    return stored.model(run), names, draws, asked
+    stored: StoredSweep, runs: Sequence[pd.Series], names: Sequence[str], draws: int, asked: int
+) -> tuple[list[Autoencoder], Sequence[str], int, int]:
+    return [stored.model(run) for run in runs], names, draws, asked
 
 
 def score_likelihood(
-    images: Mapping[str, Tensor], device: str, cache: Path | None, model: Autoencoder, names: Sequence[str], draws: int,
-    asked: int,
-) -> Scored:  # fmt: skip
+    images: Mapping[str, Tensor], device: str, cache: Path | None, models: Sequence[Autoencoder], names: Sequence[str],
+    draws: int, asked: int,
+) -> tuple[Scored, ...]:  # fmt: skip
     """``Evidence.scores`` of these sets: likelihood/nll, …, of training images likelihood/training/nll, ….
+
+    Of models that could be a cohort, each a stack of one, computed as one stack; of each in their order.
 
     Densities are of dequantised images, (v + u)/256 with one u a grey value for every model; the 8 bits of 256 values are in
     their bits per dimension, which so compare with those of probabilities.
@@ -144,76 +165,86 @@ def score_likelihood(
     What is done is kept in the folder ``cache`` until all is. Raises AnalysisError where the model's draws or its prior have no
     density.
     """
-    set_arithmetic("float32")  # whatever the model was trained in
-    model, scored, files = model.to(device), Scored({}, {}), []
+    set_arithmetic("float32")  # whatever the models were trained in
+    models = [model.to(device) for model in models]
+    stack, scored, files = stacked(models), tuple(Scored({}, {}) for _ in models), []
     for name in names:
         pixels = ResidentImages.of(images[name], torch.device(device))
         if cache:
-            files.append(cache / f"{_fingerprint(model, pixels, draws)}.safetensors")
-        density = not is_probability(model.config)
+            files.append(cache / f"{_fingerprint(stack, pixels, draws)}.safetensors")
+        density = not is_probability(stack.config)
         try:
-            found = kept_evidence(model, pixels, draws, files[-1] if cache else None)
+            found = kept_evidence(stack, pixels, draws, files[-1] if cache else None)
         except (NotImplementedError, ImproperPriorError) as error:
             raise AnalysisError(f"{error}.") from error
         start = f"{GROUP}/" if name == HELD_OUT else f"{GROUP}/{name}/"
-        scored.metrics |= {
-            start + score: value for score, value in found.scores(model.n_pixels, density=density).items()
-        }
-        if (added := penalty(model, pixels)) is not None:
-            scored.metrics[f"{start}nll_penalised"] = -float(found.log_evidence[:, -1].mean()) + added
-        scored.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
-        scored.about[name] |= {"dequantised": True} if density else {}
+        for model, own, of_own in zip(models, scored, found, strict=True):
+            of_own_scores = of_own.scores(model.n_pixels, density=density)
+            own.metrics |= {start + score: value for score, value in of_own_scores.items()}
+            if (added := penalty(model, pixels)) is not None:
+                own.metrics[f"{start}nll_penalised"] = -float(of_own.log_evidence[:, -1].mean()) + added
+            own.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
+            own.about[name] |= {"dequantised": True} if density else {}
     for file in files:
         with suppress(OSError):
             file.unlink()
     return scored
 
 
-def kept_evidence(model: Autoencoder, pixels: ResidentImages, draws: int, file: Path | None) -> Evidence:
-    """``evidence`` of a stack of one. After each block all there is goes to ``file``, from which an ended scoring goes on.
+def kept_evidence(stack: Autoencoder, pixels: ResidentImages, draws: int, file: Path | None) -> list[Evidence]:
+    """``evidence`` of each member. After each block all there is goes to ``file``, from which an ended scoring goes on.
 
     Blocks begin where they would have begun, so that the numbers are the same. A file that cannot be kept costs time alone.
     """
-    at_once = drawn_at_once(max(pixels.pixels.shape[1], model.likelihood.n_outputs), pixels.pixels.device.type)
-    parts = _read(file) if file else []
-    for (block,) in evidence(
-        model, pixels, draws, first=sum(len(p.effective) for p in parts), at_once=at_once,
-        density=not is_probability(model.config),
+    n = len(stack.configs)
+    outputs = n * max(pixels.pixels.shape[1], stack.likelihood.n_outputs)
+    parts: list[list[Evidence]] = (
+        [[part] for part in kept] if (kept := file and _read(file)) else [[] for _ in range(n)]
+    )
+    for block in evidence(
+        stack, pixels, draws, first=sum(len(part.effective) for part in parts[0]),
+        at_once=drawn_at_once(outputs, pixels.pixels.device.type), density=not is_probability(stack.config),
     ):  # fmt: skip
-        parts.append(block)
+        for own, part in zip(parts, block, strict=True):
+            own.append(part)
         if file:
             with suppress(OSError):
-                _keep(file, Evidence.joined(parts))
-    return Evidence.joined(parts)
+                _keep(file, [Evidence.joined(own) for own in parts])
+    return [Evidence.joined(own) for own in parts]
 
 
-def _keep(file: Path, done: Evidence) -> None:
+def _keep(file: Path, done: Sequence[Evidence]) -> None:
     """Whole or not at all, whoever else writes the same."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    tensors = {"log_evidence": done.log_evidence.contiguous(), "effective": done.effective}
-    about = {"draws": json.dumps(done.draws), "checksum": checksum("", tensors)}
+    tensors = {
+        "log_evidence": torch.stack([own.log_evidence for own in done]),
+        "effective": torch.stack([own.effective for own in done]),
+    }
+    about = {"draws": json.dumps(done[0].draws), "checksum": checksum("", tensors)}
     writing = file.with_name(f"{file.name}.{os.getpid()}")
     writing.write_bytes(safetensors.torch.save(tensors, about))
     writing.replace(file)
 
 
 def _read(file: Path) -> list[Evidence]:
-    """What was kept, in one part; nothing where there is none, or it is damaged."""
+    """What was kept of each member; nothing where there is none, or it is damaged."""
     try:
         with safetensors.safe_open(file, "pt") as content:
             tensors, about = {name: content.get_tensor(name) for name in content.keys()}, content.metadata()  # noqa: SIM118
         if checksum("", tensors) != about["checksum"]:
             return []
-        return [Evidence(tuple(json.loads(about["draws"])), tensors["log_evidence"], tensors["effective"])]
+        draws = tuple(json.loads(about["draws"]))
+        return [Evidence(draws, *own) for own in zip(tensors["log_evidence"], tensors["effective"], strict=True)]
     except (OSError, safetensors.SafetensorError, KeyError, TypeError, ValueError):
         return []
 
 
-def _fingerprint(model: Autoencoder, pixels: ResidentImages, draws: int) -> str:
+def _fingerprint(stack: Autoencoder, pixels: ResidentImages, draws: int) -> str:
     """Of all that decides the numbers: weights and config, images, draws, and where they are computed."""
-    told = hashlib.sha256(json.dumps([model.config.to_dict(), draws, DRAWS_OF_A_STREAM, str(pixels.dtype)]).encode())
+    configs = [config.to_dict() for config in stack.configs]
+    told = hashlib.sha256(json.dumps([configs, draws, DRAWS_OF_A_STREAM, str(pixels.dtype)]).encode())
     told.update(pixels.pixels.device.type.encode())
-    for tensor in (*model.state_dict().values(), pixels.pixels):
+    for tensor in (*stack.state_dict().values(), pixels.pixels):
         told.update(tensor.cpu().flatten().view(torch.uint8).numpy())
     return told.hexdigest()[:32]
 

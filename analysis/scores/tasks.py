@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -47,16 +47,24 @@ class Scored:
 
 @dataclass(frozen=True)
 class ScoreTask:
-    """One group's scores of one run. ``arguments`` is called when a worker is free: it may fetch the run's artifacts."""
+    """One group's scores of one run. ``arguments`` is called when a worker is free: it may fetch the run's artifacts.
+
+    ``stack`` are further runs that are computed along; the function then gives a Scored of each in a tuple, the run's first.
+    """
 
     run: pd.Series
     group: str
-    function: Callable[..., Scored]
+    function: Callable[..., Scored | tuple[Scored, ...]]
     arguments: Callable[[], tuple[object, ...]]
+    stack: Sequence[pd.Series] = ()
 
     @property
-    def what(self) -> str:
-        return f"{self.run['variant']} d={self.run['latent_dim']} seed={self.run['seed']}"
+    def runs(self) -> list[pd.Series]:
+        return [self.run, *self.stack]
+
+    @property
+    def names(self) -> list[str]:
+        return [f"{run['variant']} d={run['latent_dim']} seed={run['seed']}" for run in self.runs]
 
 
 @dataclass(frozen=True)
@@ -105,19 +113,19 @@ def run_tasks(stored: StoredSweep, asked: Tasks, seconds: float = LINE_SECONDS) 
         def part(task: ScoreTask, how: str, *passing: type[Exception]) -> AbstractContextManager[None]:
             stem = f"{task.group}-{task.run['run_id']}"
             return stored.failures.part(
-                stem, lambda why: failures.append((task.what, f"{how}: {why}")), passing=passing
+                stem, lambda why: failures.extend((what, f"{how}: {why}") for what in task.names), passing=passing
             )
 
         waiting = list(reversed(tasks))
         running: dict[object, ScoreTask] = {}
-        stem = f"scores: {tasks[0].group}"
+        stem, n_runs = f"scores: {tasks[0].group}", sum(len(task.runs) for task in tasks)
 
         def say() -> None:
-            n_done = len(tasks) - len(waiting) - len(running)
-            print(f"{time.strftime('%H:%M')}  {stem}: {n_done}/{len(tasks)} runs", file=sys.stderr, flush=True)
+            n_done = n_runs - sum(len(task.runs) for task in [*waiting, *running.values()])
+            print(f"{time.strftime('%H:%M')}  {stem}: {n_done}/{n_runs} runs", file=sys.stderr, flush=True)
 
         with ExitStack() as stack:
-            bar = stack.enter_context(tqdm(total=len(tasks), desc=stem, unit="run", disable=None))
+            bar = stack.enter_context(tqdm(total=n_runs, desc=stem, unit="run", disable=None))
             if bar.disable:  # no terminal
                 stack.enter_context(repeating(say, seconds))
             while waiting or running:
@@ -125,17 +133,19 @@ def run_tasks(stored: StoredSweep, asked: Tasks, seconds: float = LINE_SECONDS) 
                     task, n = waiting.pop(), len(failures)
                     with part(task, "are missing"):  # this run's artifacts; the others may be whole
                         running[remote[task.function].remote(*references, *task.arguments())] = task
-                    bar.update(len(failures) - n)
+                    bar.update(len(task.runs) if len(failures) > n else 0)
                 if running:
                     done, _ = ray.wait(list(running), num_returns=1)
                     task = running.pop(done[0])
                     scored: list[Scored] = []
                     with part(task, "failed"):
-                        scored.append(ray.get(done[0]))
-                    for result in scored:
-                        with part(task, "failed", AnalysisError):  # a store that takes none of them
-                            log(stored, task, result)
-                    bar.update()
+                        result = ray.get(done[0])
+                        scored += result if isinstance(result, tuple) else (result,)
+                    for run, of_run in zip(task.runs, scored, strict=bool(scored)):
+                        alone = replace(task, run=run, stack=())
+                        with part(alone, "failed", AnalysisError):  # a store that takes none of them
+                            log(stored, alone, of_run)
+                    bar.update(len(task.runs))
         whole = not failures
         return [f"{tasks[0].group} scores of {what} {why}" for what, why in grouped(failures)]
     finally:
@@ -158,7 +168,7 @@ def log(stored: StoredSweep, task: ScoreTask, scored: Scored) -> None:
         mlflow_store.log_batch(client, run_id, metrics)
         client.set_tag(run_id, SCORES + task.group, json.dumps(about))
     except mlflow_store.failures() as error:
-        raise AnalysisError(f"The scores of {task.what} cannot be logged to its run: {error}.") from error
+        raise AnalysisError(f"The scores of {task.names[0]} cannot be logged to its run: {error}.") from error
 
 
 def _log_json(uri: str, run_id: str, name: Path, content: Json) -> None:

@@ -59,7 +59,8 @@ class Autoencoder(nn.Module, ABC):
     def __init__(self, configs: Sequence[TrialConfig], image_shape: tuple[int, int, int], n_train: int) -> None:
         super().__init__()
         self.config = configs[0]  # of this family's class
-        self.configs, self.n_train, self.n_pixels = list(configs), n_train, math.prod(image_shape)
+        self.configs, self.image_shape, self.n_train = list(configs), image_shape, n_train
+        self.n_pixels = math.prod(image_shape)
         self.latent_dims = [c.latent_dim for c in configs]
         own = torch.arange(max(self.latent_dims)) < torch.tensor(self.latent_dims)[:, None]
         self.register_buffer("own", own[:, None].to(torch.get_default_dtype()), persistent=False)

@@ -9,7 +9,7 @@ import torch
 
 from analysis.frame import AnalysisError, find_sweep
 from analysis.papers import PAPERS, arguments
-from analysis.scores import clusters, distances, ensure, sampling, tasks
+from analysis.scores import clusters, distances, ensure, likelihood, sampling, tasks
 from analysis.scores import images as scores_of_images
 from analysis.scores.features import Extractor
 from analysis.scores.sampling import latent_samples
@@ -210,6 +210,36 @@ def test_one_run_whose_weights_are_gone_is_said_and_leaves_the_others_their_scor
     assert own.failures.n == 1
     has_it = own.runs["classifier/kde/frechet"].notna()
     assert (has_it == ((own.runs["latent_dim"] == 2) & (own.runs["seed"] == 1))).all()
+
+
+def test_runs_that_are_scored_as_one_stack_are_logged_each_and_fail_each(scored, tmp_path, monkeypatch):
+    """As on two GPUs, here on a CPU; without the weights of one run its stack, of one seed, has no scores."""
+    stacks_of, whole, made, said = likelihood.stacks_of, likelihood._arguments, {}, {}
+
+    def fetch(stored, runs, *asked):
+        if any(run["seed"] == 1 and run["latent_dim"] == 2 for run in runs):
+            raise AnalysisError("weights.safetensors of this run cannot be had")
+        return whole(stored, runs, *asked)
+
+    for name, gpus in (("alone", 0), ("stacked", 2)):
+        monkeypatch.setattr(likelihood, "stacks_of", lambda runs, _, gpus=gpus: stacks_of(runs, gpus))
+        monkeypatch.setattr(likelihood, "_arguments", fetch if gpus else whole)
+        shutil.copy(sqlite_path(scored.sweep.uri), tmp_path / f"{name}.db")
+        own = StoredSweep(find_sweep("trained", f"sqlite:///{tmp_path / f'{name}.db'}"))
+        said[name] = ensure(own, "likelihood", draws=5, nll_images=20, cache=None, gpus=0)
+        made[name] = own.runs[own.runs["model"] == "FisherNet"]
+    lost = (made["stacked"]["seed"] == 1).to_numpy()
+    (sentence,) = set(said["stacked"]) - set(said["alone"])
+    why = "are missing: weights.safetensors of this run"
+    assert sentence.startswith(f"likelihood scores of FisherNet d=2 seed=1, FisherNet d=5 seed=1 {why}")
+    assert made["stacked"]["likelihood/nll"].isna().tolist() == lost.tolist()
+    names = [str(column) for column in made["alone"] if str(column).startswith("likelihood/")]
+    alone, stacked = (made[name].loc[~lost, names].to_numpy(float) for name in ("alone", "stacked"))
+    assert np.isfinite(alone).all()
+    np.testing.assert_allclose(stacked, alone, rtol=1e-5)
+    assert len(np.unique(alone[:, 0])) == (~lost).sum() > 1
+    tags = [[of_run["likelihood"] for of_run in made[name].loc[~lost, "scores"]] for name in made]
+    assert tags[0] == tags[1]
 
 
 @pytest.mark.long

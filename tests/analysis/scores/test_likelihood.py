@@ -16,7 +16,7 @@ import torch
 from analysis import scores
 from analysis.errors import AnalysisError
 from analysis.scores import images, likelihood
-from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, tasks
+from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, stacks_of, tasks
 from fishernet import contract
 from fishernet.data.images import ImageData, ResidentImages
 from fishernet.families import family, trial_config
@@ -51,9 +51,15 @@ def stored(*configs, has=None):
     )
 
 
+def score(images, device, cache, model, names, draws, asked):
+    """Of one model alone."""
+    (found,) = score_likelihood(images, device, cache, [model], names, draws, asked)
+    return found
+
+
 def scored(made, names=("held-out",), draws=20):
     sweep = stored(made)
-    return score_likelihood(images_of(sweep, names, 0), *HERE, grown(made), names, draws, 0)
+    return score(images_of(sweep, names, 0), *HERE, grown(made), names, draws, 0)
 
 
 def test_models_with_a_density_of_their_draws_are_scored_and_the_others_are_not_or_say_why():
@@ -159,6 +165,46 @@ def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
     assert found.about["training"] == {"draws": 20, "images": 6, "asked": 0, "probability": True}
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        {}, {"model": "FAE", "fisher_constraint": "released-conv"}, {"model": "IAF"}, {"model": "PixelVAE"},
+        {"model": "FisherNet", "likelihood": "gaussian-learned"}, {"model": "VAE", "network": "conv"},
+    ],
+    ids=lambda line: line.get("network", line.get("model", "VAE")),
+)  # fmt: skip
+def test_a_stack_scores_each_of_its_models_as_it_would_be_alone(line, tmp_path):
+    """Of several latent dimensions and seeds, as they lie on a GPU, with what is kept of a stack that was ended."""
+    configs = [config(**{**line, "latent_dim": d, "seed": seed}) for d, seed in ((2, 0), (4, 1), (2, 2))]
+    names, shape = ("held-out", "training"), (1, 8, 8)
+    pixels = 255 * torch.randint(0, 2, (5, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    images, models = {"held-out": pixels, "training": pixels.flip(0)}, []
+    for made in configs:
+        torch.manual_seed(made.seed)
+        models.append(family(made.model).load()([made], shape, 50))
+    together = score_likelihood(images, "cpu", tmp_path, models, names, 20, 0)
+    alone = [score(images, *HERE, model, names, 20, 0) for model in models]
+    assert [found.about for found in together] == [found.about for found in alone]
+    for found, own in zip(together, alone, strict=True):
+        assert found.metrics == pytest.approx(own.metrics, rel=2e-6)
+    assert len({found.metrics["likelihood/nll"] for found in together}) == 3
+    assert not [*tmp_path.iterdir()]
+
+
+def test_runs_are_stacked_on_gpus_where_they_could_be_a_cohort_and_alone_on_a_cpu():
+    lines = [config(model, latent_dim=d, seed=s) for model in ("VAE", "FAE") for d in (2, 3) for s in (0, 1)]
+    runs = [pd.Series({"config": line}) for line in (*lines, config(hidden_width=9))]
+    assert [len(stack) for stack in stacks_of(runs, 0)] == [1] * 9
+    for gpus, sizes in ((1, [4, 4, 1]), (3, [2, 1, 1, 2, 1, 1, 1])):
+        stacks = stacks_of(runs, gpus)
+        assert [len(stack) for stack in stacks] == sizes
+        for stack in stacks:
+            assert len({run["config"].without_axes() for run in stack}) == 1
+        assert sorted(map(id, (run["config"] for stack in stacks for run in stack))) == sorted(
+            id(run["config"]) for run in runs
+        )
+
+
 def killed(at, arguments):
     """A scoring that is ended once so many blocks are kept."""
     keep, n = likelihood._keep, itertools.count(1)
@@ -171,7 +217,7 @@ def killed(at, arguments):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(likelihood, "_keep", kept)
         with pytest.raises(KeyboardInterrupt):
-            score_likelihood(*arguments)
+            score(*arguments)
 
 
 @pytest.fixture
@@ -191,15 +237,15 @@ def in_blocks(monkeypatch):
 def test_an_ended_scoring_goes_on_where_it_stopped_with_the_same_numbers(in_blocks, tmp_path):
     made, names = config("FAE"), ("held-out", "training")
     images, model = images_of(stored(made), names, 0), grown(made)
-    whole = score_likelihood(images, *HERE, model, names, 20, 0)
+    whole = score(images, *HERE, model, names, 20, 0)
     arguments = (images, "cpu", tmp_path, model, names, 20, 0)
     killed(4, arguments)  # three blocks are the 5 held-out images, and the fourth is of the training images
     in_blocks.clear()
-    assert score_likelihood(*arguments) == whole
+    assert score(*arguments) == whole
     assert in_blocks == [5, 2]
     assert not [*tmp_path.iterdir()]  # which nobody needs any more
     in_blocks.clear()
-    assert score_likelihood(*arguments) == whole
+    assert score(*arguments) == whole
     assert in_blocks == [0, 0]
 
 
@@ -210,13 +256,13 @@ from tests.analysis.scores import test_likelihood as t
 keep, t.likelihood.drawn_at_once = t.likelihood._keep, lambda *_: 2
 def kept(file, done):
     keep(file, done)
-    if len(done.effective) == 4:
+    if len(done[0].effective) == 4:
         file.with_name(file.name + ".1").write_bytes(b"half")
         os.kill(os.getpid(), signal.SIGKILL)
 t.likelihood._keep = kept
 made = t.config("FAE")
 images = t.images_of(t.stored(made), ("held-out",), 0)
-t.score_likelihood(images, "cpu", Path(sys.argv[1]), t.grown(made), ("held-out",), 20, 0)
+t.score(images, "cpu", Path(sys.argv[1]), t.grown(made), ("held-out",), 20, 0)
 """
 
 
@@ -227,9 +273,9 @@ def test_a_scoring_killed_in_a_process_of_its_own_goes_on_in_another(in_blocks, 
     made = config("FAE")
     arguments = (grown(made), ("held-out",), 20, 0)
     images = images_of(stored(made), ("held-out",), 0)
-    found = score_likelihood(images, "cpu", tmp_path, *arguments)
+    found = score(images, "cpu", tmp_path, *arguments)
     assert in_blocks == [4]
-    assert found == score_likelihood(images, *HERE, *arguments)
+    assert found == score(images, *HERE, *arguments)
 
 
 @pytest.mark.parametrize("other", ["draws", "weights", "images", "damaged", "cut", "empty"])
@@ -248,9 +294,9 @@ def test_what_is_kept_of_other_numbers_or_damaged_is_not_taken(other, in_blocks,
         last = bytes([content[-1] ^ 1])
         file.write_bytes({"damaged": content[:-1] + last, "cut": content[:-9], "empty": b""}[other])
     in_blocks.clear()
-    found = score_likelihood(images, "cpu", tmp_path, model, ("held-out",), draws, 0)
+    found = score(images, "cpu", tmp_path, model, ("held-out",), draws, 0)
     assert in_blocks == [0]
-    assert found == score_likelihood(images, *HERE, model, ("held-out",), draws, 0)
+    assert found == score(images, *HERE, model, ("held-out",), draws, 0)
 
 
 def test_a_cache_that_cannot_be_kept_costs_no_score(in_blocks, tmp_path):
@@ -258,8 +304,8 @@ def test_a_cache_that_cannot_be_kept_costs_no_score(in_blocks, tmp_path):
     made = config()
     arguments = (grown(made), ("held-out",), 20, 0)
     images = images_of(stored(made), ("held-out",), 0)
-    found = score_likelihood(images, "cpu", tmp_path / "file" / "below", *arguments)
-    assert found == score_likelihood(images, *HERE, *arguments)
+    found = score(images, "cpu", tmp_path / "file" / "below", *arguments)
+    assert found == score(images, *HERE, *arguments)
 
 
 @pytest.mark.parametrize(
@@ -278,7 +324,7 @@ def test_the_penalty_in_every_weight_moves_the_nll_by_it(values, added):
     head = model.heads_of_encoder["log_variance"]
     head.weight.data.zero_()
     head.bias.data.fill_(math.log(0.25))
-    found = score_likelihood(images_of(stored(made), ("held-out",), 0), *HERE, model, ("held-out",), 20, 0).metrics
+    found = score(images_of(stored(made), ("held-out",), 0), *HERE, model, ("held-out",), 20, 0).metrics
     assert found["likelihood/nll_penalised"] - found["likelihood/nll"] == pytest.approx(added, abs=1e-4)
     assert "likelihood/nll_penalised" not in scored(config()).metrics
 
