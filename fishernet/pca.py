@@ -49,13 +49,22 @@ def pca_test_mse(
         return {}
 
 
-def components(train: Tensor, d: int) -> tuple[Tensor, Tensor] | None:
+def mean_image(images: Tensor) -> Tensor:
+    """The mean of uint8 images (n, n_pixels) in [0, 1], (n_pixels,), float64: exact, as whole numbers are added.
+
+    Block by block, as a sum in int64 would first make a copy of eight times the images' size.
+    """
+    blocks = images.split(max(1, BLOCK // images.shape[1]))
+    return sum((block.sum(0, dtype=torch.int64) for block in blocks), torch.zeros(())).double() / (255 * len(images))
+
+
+def components(train: Tensor, d: int, most: int = EXACT) -> tuple[Tensor, Tensor] | None:
     """The mean of uint8 images (n, ...) in [0, 1], (n_pixels,), and d leading components, (n_pixels, d), in float64.
 
-    None where the exact decomposition would take long: of more than EXACT pixels and images.
+    None where the exact decomposition would take long: of more than ``most`` pixels and images.
     """
     gram = _Gram(train.flatten(1))
-    if gram.side > EXACT:
+    if gram.side > most:
         return None
     d = min(d, gram.side)
     values, vectors = torch.linalg.eigh(gram.matrix())
@@ -115,7 +124,7 @@ class _Gram:
         self.train = train
         n, n_pixels = train.shape
         self.by_pixels, self.side = n_pixels <= n, min(n, n_pixels)
-        self.mean = train.sum(0, dtype=torch.int64).double() / (255 * n)
+        self.mean = mean_image(train)
 
     def blocks(self) -> Iterator[Tensor]:
         """Parts of X^T, or of X, of all its rows: (side, some)."""

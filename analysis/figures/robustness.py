@@ -21,7 +21,7 @@ from analysis.frame import CURVE, AnalysisError, chosen_dim
 from analysis.parts import Part
 from analysis.scores.robustness import GROUP, MOST_IMAGES, OWN, corrupted, doubled_at, fill_of
 from analysis.stored import StoredSweep, config_of
-from fishernet.pca import components
+from fishernet import pca
 from fishernet.trained import decode
 
 NAME = re.compile(rf"{GROUP}/(?P<kind>[^/]+)/(?P<level>[^/]+)/(?P<score>\w+)")
@@ -120,9 +120,12 @@ def nmi_curves(stored: StoredSweep, data: pd.DataFrame) -> Exhibit:
 
 
 def mean_image(stored: StoredSweep) -> dict[str, float]:
-    """What the mean of the training images scores on the held-out ones; raises AnalysisError where these are not to be had."""
-    x = stored.images.test.flatten(1).float() / 255
-    mean = stored.images.train.flatten(1).float().mean(0) / 255
+    """What the mean of the training images scores on the held-out ones that models are scored on.
+
+    Raises AnalysisError where the images are not to be had.
+    """
+    x = stored.images.test[:MOST_IMAGES].flatten(1).float() / 255
+    mean = pca.mean_image(stored.images.train.flatten(1)).float()
     # A pixel that is black in every training image would cost infinity where one held-out image has it grey.
     f = mean.clamp(1 / 512, 1 - 1 / 512).expand_as(x)
     return {"mse": (x - mean).square().mean().item(), "bce": F.binary_cross_entropy(f, x).item()}
@@ -134,7 +137,7 @@ def by_pca(stored: StoredSweep, means: pd.DataFrame, error: str) -> dict[tuple[s
     The damage is that of the first seed. For the cross-entropy values are cut to grey ones, as the mean image's. Empty of images
     too large for it.
     """
-    found = components(stored.images.train, int(means["latent_dim"].iloc[0]))
+    found = pca.components(stored.images.train, int(means["latent_dim"].iloc[0]))
     if found is None:
         return {}
     mean, basis = (tensor.float() for tensor in found)

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep, config_of
+from fishernet import pca
 from fishernet.config import TrialConfig
 from fishernet.data.images import dequantised
 from fishernet.evaluation import evaluation_batch
@@ -38,7 +39,6 @@ LEVELS = tuple(round(0.05 * i, 2) for i in range(1, 20))  # of the central inter
 NAMED_LEVELS = (0.5, 0.9, 0.95)  # those that are metrics
 N_NEIGHBOURS = 5  # whose labels are compared with a code's own
 N_DRAWS = 50  # whose mean is the released code's reconstruction of a flow
-LARGEST_EXACT = 4096  # pixels of images whose principal components are found, in a few seconds
 CRPS_PIXELS = 10_000  # of mixtures of t's: a second and more for each thousand
 NODES_TO, NODES_STEP = 5.5, 0.1  # of the integral between two t's
 ROOT_2_PI = math.sqrt(2 * math.pi)
@@ -53,15 +53,12 @@ def emits_more(config: TrialConfig) -> bool:
 def floors(train: Tensor, test: Tensor, d: int) -> dict[str, float]:
     """L2 in percent of what needs no model, of uint8 images: black, the mean training image, and d principal components, clipped.
 
-    Components are left out of images of more than LARGEST_EXACT pixels.
+    Components are left out of larger images, whose exact decomposition would take long.
     """
-    x, known = test.flatten(1).float() / 255, train.flatten(1).float() / 255
-    mean = known.mean(0)
+    x, mean = test.flatten(1).double() / 255, pca.mean_image(train.flatten(1))
     shown = {"black image": torch.zeros_like(x), "mean image": mean.expand_as(x)}
-    if d <= x.shape[1] <= LARGEST_EXACT:
-        known -= mean
-        _, vectors = torch.linalg.eigh((known.T @ known).double())
-        basis = vectors[:, -d:].float()
+    if d <= x.shape[1] and (found := pca.components(train, d, pca.MOST_EXACT)):
+        mean, basis = found
         shown[f"PCA, {d} components"] = mean + (x - mean) @ basis @ basis.T
     return {name: 100 * (x - f.clamp(0, 1)).square().mean().item() for name, f in shown.items()}
 

@@ -128,6 +128,12 @@ def test_the_divergence_is_judged_without_the_term_that_the_paper_adds_to_it():
     assert (prior.mean, within.mean) == (pytest.approx(-0.002, abs=1e-3), pytest.approx(-0.2, abs=1e-3))
     term, within = finding.beside["The term at FisherAE's likelihood"]
     assert (term.mean, within.mean) == (pytest.approx(-0.06, abs=1e-3), pytest.approx(0.16, abs=1e-3))
+    clean, rise = finding.beside["Clean"], finding.beside["The rise from it"]
+    assert [f"rise of {part.name.replace(' − ', ' − of ').replace(', clean', '')}" for part in clean] == [
+        part.name for part in rise
+    ]
+    assert (clean[-1].mean, rise[-1].mean) == (pytest.approx(0.18, abs=1e-3), pytest.approx(-0.06, abs=1e-3))
+    assert len(clean) == len(rise) == 8
     assert find("FQ1", world(of("unstable", clean=0.3))).verdict == "the prior"
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from fishernet import contract
+from fishernet.cohort import Cohort, load_model
 from fishernet.families import trial_config
 from fishernet.models.vae import AE, VAE
 from fishernet.models.wae import WAE
@@ -124,13 +125,43 @@ SLOW = contract.training_lowers_the_error
 
 
 @pytest.mark.parametrize(
-    "values", [{"model": "VAE"}, {"model": "FisherAE"}, {"model": "AE", "normalisation": "unnormalised"}], ids=str
+    "values",
+    [{"model": "VAE"}, {"model": "FisherAE"}, {"model": "WAE"}, {"model": "AE", "normalisation": "unnormalised"}],
+    ids=str,
 )
 @pytest.mark.parametrize("check", [c for c in contract.CHECKS if c not in (ANY_SHAPE, SLOW)], ids=lambda c: c.__name__)
 def test_models_with_batch_normalisation_keep_the_contract(check, values, small_table, tmp_path):
     if check is contract.a_member_of_a_cohort_trains_as_it_would_alone and values["model"] == "FisherAE":
         pytest.skip("a bias before a normalisation has a gradient of rounding alone, which Adam scales up")
     check({**values, "network": "fisherae-28"}, tmp_path)
+
+
+def test_a_fisher_ae_in_a_stack_with_batch_normalisation_has_the_loss_and_gradients_it_has_alone(small_table):
+    """Through the derivatives of both halves' normalisations, which its loss has in it."""
+    configs = [
+        trial_config(model="FisherAE", network="fisherae-28", latent_dim=d, seed=d, likelihood="gaussian-learned")
+        for d in (2, 3)
+    ]
+    shape, n = (1, 10, 10), 6
+    cohort = Cohort(configs, shape, 100, dtype=torch.float64)
+    alone = [load_model(c, shape, 100, cohort.member_weights(i)).double().train() for i, c in enumerate(configs)]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(2, n, 100, generator=generator, dtype=torch.float64)
+    eta = torch.randn(2, n, 3, generator=generator, dtype=torch.float64) * cohort.model.own
+    together = cohort.model.train()(x, {"eta": eta}).loss
+    together.mean(1).sum().backward()
+    with torch.no_grad():
+        for parameter in cohort.model.parameters():  # whose part of a member is then that of its gradient
+            parameter.copy_(parameter.grad)
+    for i, model in enumerate(alone):
+        loss = model(x[i : i + 1], {"eta": eta[i : i + 1, :, : configs[i].latent_dim]}).loss
+        torch.testing.assert_close(together[i], loss[0], rtol=1e-10, atol=1e-12)
+        loss.mean().backward()
+        gradients = cohort.member_weights(i)
+        for name, parameter in model.named_parameters():
+            torch.testing.assert_close(
+                gradients[name], parameter.grad[0], rtol=1e-8, atol=1e-11, msg=lambda text, name=name: f"{name}: {text}"
+            )
 
 
 def test_training_lowers_the_error_with_batch_normalisation(small_table, tmp_path):
