@@ -12,16 +12,20 @@ from fishernet.plan import SweepPlan
 FORMAT_4 = Path(__file__).parents[1] / "fixtures" / "before" / "format-4"
 
 
-@pytest.mark.parametrize("model", ["FisherNet", "VAE", "AE"])
+@pytest.mark.parametrize("model", ["FisherNet", "VAE", "AE", "CVAE"])
 def test_a_checkpoint_of_an_earlier_version_trains_on_to_the_numbers_it_had_then(model, images):
-    """After one of three epochs; float32 sums may differ between machines in their last digits."""
+    """After one of three epochs, the CVAE, whose checkpoint is large, from the first.
+
+    Float32 sums may differ between machines in their last digits; on one all but the VAE's, 4e-8 away, have every bit.
+    """
     kept = json.loads((FORMAT_4 / f"{model}.json").read_text())
     cohort = contract.made([trial_config(values) for values in kept["configs"]], images)
-    cohort.load(FORMAT_4 / f"{model}.safetensors")
-    assert cohort.epoch == 1
+    if (checkpoint := FORMAT_4 / f"{model}.safetensors").exists():
+        cohort.load(checkpoint)
+    assert cohort.epoch == (model != "CVAE")
     contract.history(cohort, images)
     for records, losses in zip(cohort.history, kept["losses"], strict=True):
-        assert [r["metrics"]["train/loss"] for r in records] == pytest.approx(losses, rel=1e-4)
+        assert [r["metrics"]["train/loss"] for r in records] == pytest.approx(losses, rel=1e-6)
 
 
 def test_a_plan_of_an_earlier_version_is_read_without_the_fields_of_other_families():
