@@ -109,7 +109,7 @@ def steps(n_members: int, width: int, repetitions: int) -> None:
 
     ways = {
         name: lambda model=model: step(model)
-        for name, model in {"stacked": stacked, "plain, vmap": vmapped, "plain, each member": looped}.items()
+        for name, model in {"stacked": stacked, "plain by vmap": vmapped, "plain member by member": looped}.items()
     }
     report(f"VAE, {n_members} members of width {width}", best_of(ways, repetitions))
 

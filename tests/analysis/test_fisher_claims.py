@@ -20,7 +20,8 @@ ERROR = {"fisher": (0.10, 0.1), "exponential": (0.10, 0.1), "total": (0.101, 0.1
          "unstable": (0.10, 0.3),
          "vae": (0.105, 0.4), "vae-gaussian": (0.12, 0.4), "vae-gaussian-exponential": (0.12, 0.39),
          "vae-gaussian-stable": (0.12, 0.1), "vae-exponential": (0.105, 0.2), "vae-stable": (0.106, 0.8),
-         "wae": (0.11, 0.5), "density": (0.10, 0.1), "ae-noisy": (0.105, 0.3), "vae-noisy": (0.106, 0.35)}  # fmt: skip
+         "wae": (0.11, 0.5), "density": (0.10, 0.1), "ae-noisy": (0.105, 0.3), "vae-noisy": (0.106, 0.35),
+         "fisher-learned": (0.10, 0.2), "vae-learned": (0.11, 0.4)}  # fmt: skip
 # By set of samples, the distance of the images; SVGD's clouds are too narrow, which here makes them worse.
 DISTANCES = {
     "fisher": {"prior": 89.1, "tempered": 95.0}, "exponential": {"svgd": 84.7}, "density": {"prior": 80.0, "svgd": 85.0},
@@ -122,8 +123,9 @@ def test_the_divergence_is_judged_without_the_term_that_the_paper_adds_to_it():
     """FQ1: FisherAE without the term beside the VAE of its likelihood; with it another answer, which decides nothing."""
     finding = find("FQ1", world(of("fisher", clean=0.3)))
     assert finding.verdict == "the prior, the divergence"
-    (together,) = finding.beside["Divergence and term together"]
+    together, learned = finding.beside["Divergence and term together"]
     assert together.mean == pytest.approx(0.3 + 0.02 - 0.12 - 0.08, abs=1e-3)
+    assert learned.mean == pytest.approx(0.1 + 0.04 - 0.11 - 0.08, abs=1e-3)
     prior, within = finding.beside["The prior at FisherAE's likelihood"]
     assert (prior.mean, within.mean) == (pytest.approx(-0.002, abs=1e-3), pytest.approx(-0.2, abs=1e-3))
     term, within = finding.beside["The term at FisherAE's likelihood"]
@@ -132,8 +134,8 @@ def test_the_divergence_is_judged_without_the_term_that_the_paper_adds_to_it():
     assert [f"rise of {part.name.replace(' − ', ' − of ').replace(', clean', '')}" for part in clean] == [
         part.name for part in rise
     ]
-    assert (clean[-1].mean, rise[-1].mean) == (pytest.approx(0.18, abs=1e-3), pytest.approx(-0.06, abs=1e-3))
-    assert len(clean) == len(rise) == 8
+    assert (clean[-2].mean, rise[-2].mean) == (pytest.approx(0.18, abs=1e-3), pytest.approx(-0.06, abs=1e-3))
+    assert len(clean) == len(rise) == 9
     assert find("FQ1", world(of("unstable", clean=0.3))).verdict == "the prior"
 
 
@@ -143,6 +145,7 @@ def test_the_released_form_stands_beside_the_papers_and_decides_nothing():
     assert [part.reading for part in finding.beside["As released"]] == ["holds", "holds", "contrary"]
     assert "As released it is flat because poor" in finding.text()
     assert LINES[NETWORKS[0]]["released"].words[:2] == ["total", "held"]
+    assert [part.reading for part in finding.beside["With learned noise"]] == ["holds"] * 3
 
 
 def test_its_presets_train_every_line_that_a_claim_compares():

@@ -22,12 +22,13 @@ PAPER = Paper(
     },
     presets={
         # What tells the paper's parts from one another: trained into the sweep of its preset, by --name. Without the stability
-        # term and with it as released; the VAE with the prior, or with the term; and what was trained on noisy images.
+        # term and with it as released; the VAE with the prior, or with the term; what was trained on noisy images; learned noise.
         "fisher-ae-controls": {
             "models": [
                 "FisherAE:stability_weight=0", "FisherAE:stability=total", f"FisherAE:{RELEASED}", f"FisherAE:{DENSITY}",
                 f"VAE:{DENSITY}", "VAE:stability_weight=1", f"VAE:likelihood=gaussian,{DENSITY}",
                 "VAE:likelihood=gaussian,stability_weight=1", "AE:input_noise=0.2", "VAE:input_noise=0.2",
+                "VAE:likelihood=gaussian-learned", "FisherAE:likelihood=gaussian-learned",
             ],
             "latent_dims": "8", "seeds": "5", "dataset": "mnist", "network": "fisherae-28", "epochs": 100, **TRAINING,
         },
