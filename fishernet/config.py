@@ -232,10 +232,11 @@ class TrialConfig:
     )
     crop: int = field(
         -1,
-        "keep the central crop x crop pixels of each image; 0 keeps all, -1 is the data set's usual: 140 of celeba, else 0",
+        "keep the central crop x crop pixels of each image; 0 keeps all, -1 is the data set's usual: 140 of celeba, else 0; -2 "
+        "stretches the whole image to image_size, as the Fisher auto-encoders' released code does",
         role="data",
-        valid=at_least(-1),
-        must="at least -1",
+        valid=at_least(-2),
+        must="at least -2",
     )
     image_size: int = field(
         -1,

@@ -84,11 +84,19 @@ DATASETS = {
 # any other name is a path
 
 
+STRETCH = -2  # as a crop: the whole image
+
+
 def usual_fit(dataset: str, crop: int, image_size: int) -> tuple[int, int]:
-    """``crop`` and ``image_size`` with the data set's usual ones in the place of -1."""
+    """``crop`` and ``image_size`` with the data set's usual ones in the place of -1. Raises DataError."""
     row = DATASETS.get(dataset)
     usual = (row.crop, row.image_size) if row else (0, 0)
-    return usual[0] if crop < 0 else crop, usual[1] if image_size < 0 else image_size
+    size = usual[1] if image_size < 0 else image_size
+    if crop == STRETCH and not size:
+        raise DataError(
+            f"crop {STRETCH} stretches whole images to image_size x image_size pixels. Give image_size, above 0."
+        )
+    return usual[0] if crop == -1 else crop, size
 
 
 class DataError(ValueError):

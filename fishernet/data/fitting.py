@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from fishernet.data import DataError
+from fishernet.data import STRETCH, DataError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 class Fit(NamedTuple):
     """The central ``crop`` x ``crop`` pixels, then ``size`` x ``size`` by bilinear filtering over the pixels that fall into one.
 
-    0 leaves a step out; without ``crop`` resizing starts from the largest central square, so that nothing is stretched.
+    0 leaves a step out; without ``crop`` resizing starts from the largest central square, so that nothing is stretched. With
+    the crop STRETCH it starts from the whole image.
     """
 
     crop: int = 0
@@ -32,6 +33,8 @@ class Fit(NamedTuple):
             )
         if not any(self):
             return image
+        if self.crop == STRETCH:
+            return image.resize((self.size, self.size), Resampling.BILINEAR)
         side = self.crop or min(image.size)
         left, top = (image.width - side) // 2, (image.height - side) // 2
         square = image.crop((left, top, left + side, top + side))

@@ -1,10 +1,10 @@
-"""Images of several sizes become one size, and nothing is stretched."""
+"""Images of several sizes become one size, and nothing is stretched unless that is asked for."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from fishernet.data import DataError
+from fishernet.data import STRETCH, DataError
 from fishernet.data.fitting import Fit
 from fishernet.data.loading import images_of, load_data
 from fishernet.families import trial_config
@@ -49,6 +49,18 @@ def test_a_folder_of_unequal_images_is_read_with_a_size_and_says_without_one_wha
         DataError, match=r"2.png is 20 x 20, and --crop asks for its central 21 x 21 pixels. Give at most 20"
     ):
         load_data(str(tmp_path), crop=21)
+
+
+def test_a_whole_image_is_stretched_where_that_is_asked_for():
+    """Wide stripes of a picture twice as wide as high become half as wide, and both its edges are there."""
+    x = np.zeros((1, 1, 20, 40), np.uint8)
+    x[..., 30:] = 200
+    stretched = Fit(STRETCH, 20).array(x, "x")[0, 0]
+    assert (stretched[:, :14] == 0).all()
+    assert (stretched[:, 16:] == 200).all()
+    assert (Fit(0, 20).array(x, "x")[0, 0, :, 19] == 0).all()  # the central square ends before it
+    with pytest.raises(DataError, match=r"crop -2 stretches whole images .* Give image_size"):
+        load_data("digits", crop=STRETCH)
 
 
 def test_named_images_and_arrays_are_fitted_too(tmp_path):

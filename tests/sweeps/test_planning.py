@@ -258,7 +258,8 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             ["--models", "FAE:fisher_target=5,fisher_weight=0"],
             "^--fisher-target 5 is a target without a weight: --fisher-w",
         ),
-        (["--models", "WAE", "--crop", "-2"], "--crop .*at least -1; got '?-2"),
+        (["--models", "WAE", "--crop", "-3"], "--crop .*at least -2; got '?-3"),
+        (["--models", "WAE", "--crop", "-2"], "--crop -2 stretches whole images .* Give image_size"),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )
