@@ -94,7 +94,7 @@ def usual_fit(dataset: str, crop: int, image_size: int) -> tuple[int, int]:
     size = usual[1] if image_size < 0 else image_size
     if crop == STRETCH and not size:
         raise DataError(
-            f"crop {STRETCH} stretches whole images to image_size x image_size pixels. Give image_size, above 0."
+            f"crop {STRETCH} stretches whole images to a square, whose side is image_size, and that is 0. Give one above 0."
         )
     return usual[0] if crop == -1 else crop, size
 

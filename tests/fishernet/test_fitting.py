@@ -59,7 +59,7 @@ def test_a_whole_image_is_stretched_where_that_is_asked_for():
     assert (stretched[:, :14] == 0).all()
     assert (stretched[:, 16:] == 200).all()
     assert (Fit(0, 20).array(x, "x")[0, 0, :, 19] == 0).all()  # the central square ends before it
-    with pytest.raises(DataError, match=r"crop -2 stretches whole images .* Give image_size"):
+    with pytest.raises(DataError, match=r"crop -2 stretches whole images .* side is image_size"):
         load_data("digits", crop=STRETCH)
 
 

@@ -259,7 +259,10 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             "^--fisher-target 5 is a target without a weight: --fisher-w",
         ),
         (["--models", "WAE", "--crop", "-3"], "--crop .*at least -2; got '?-3"),
-        (["--models", "WAE", "--crop", "-2"], "--crop -2 stretches whole images .* Give image_size"),
+        (
+            ["--models", "WAE", "--crop", "-2"],
+            "--crop -2 stretches whole images .* side is --image-size, and that is 0",
+        ),
         (["--plan", "x.json", "--epochs", "3"], "--plan.*goes without --epochs"),
     ],
 )
