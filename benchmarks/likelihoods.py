@@ -213,9 +213,8 @@ def main() -> None:
         values = {
             name: value for name, value in TABLE_1[row, 1].items() if name in ("likelihood", "scale", "components")
         }
-        factors = (
-            ("covariance", "precision-matrix") if values["scale"] == "full" else ("covariance",)
-        )  # TFP's is the first
+        # TFP's is the first.
+        factors = ("covariance", "precision-matrix") if values["scale"] == "full" else ("covariance",)
         for factor in factors:
             by = "ours" if len(factors) == 1 else f"ours by the {factor}"
             ways[row, 1, by] = partial(ours, x, cholesky_of=factor, **values)

@@ -227,9 +227,11 @@ def _views(model: Autoencoder, i: int) -> dict[str, Tensor]:
         if isinstance(layer, Stacked)
         for name in layer.padded
     }
-    state = model.state_dict()
-    of = {key: owners.get(key) for key in state}
-    return {key: owner[0].member_view(i, owner[1], state[key]) if owner else state[key][i] for key, owner in of.items()}
+    views = {}
+    for key, tensor in model.state_dict().items():
+        owner = owners.get(key)
+        views[key] = owner[0].member_view(i, owner[1], tensor) if owner else tensor[i]
+    return views
 
 
 @torch.no_grad()

@@ -54,8 +54,10 @@ def mean_image(images: Tensor) -> Tensor:
 
     Block by block, as a sum in int64 would first make a copy of eight times the images' size.
     """
-    blocks = images.split(max(1, BLOCK // images.shape[1]))
-    return sum((block.sum(0, dtype=torch.int64) for block in blocks), torch.zeros(())).double() / (255 * len(images))
+    total = torch.zeros(images.shape[1], dtype=torch.int64)
+    for block in images.split(max(1, BLOCK // images.shape[1])):
+        total += block.sum(0, dtype=torch.int64)
+    return total.double() / (255 * len(images))
 
 
 def components(train: Tensor, d: int, most: int = EXACT) -> tuple[Tensor, Tensor] | None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from fishernet import pca
-from fishernet.pca import pca_seconds, pca_test_mse
+from fishernet.pca import mean_image, pca_seconds, pca_test_mse
 
 
 def pictures(n, height, width, seed=0, decay=1.0):
@@ -99,3 +99,15 @@ def test_what_takes_long_says_so_beforehand(monkeypatch):
     pca_test_mse(pictures(9, 4, 5), pictures(3, 4, 5), [1], said.append)
     assert len(said) == 1
     assert said[0].startswith("pca        of 9 images of 20 numbers, which takes about ")
+
+
+def test_the_mean_image_is_exact_whatever_the_number_of_images():
+    """Sums above 2^24 have no place in float32; blocks end within the images."""
+    images = torch.full((70_000, 3), 255, dtype=torch.uint8)
+    images[-1, 0] = 254
+    images[:, 2] = torch.arange(70_000) % 2
+    expected = torch.tensor([70_000 * 255 - 1, 70_000 * 255, 35_000], dtype=torch.float64) / (70_000 * 255)
+    for at_once in (2**23, 1000):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pca, "BLOCK", at_once)
+            assert torch.equal(mean_image(images), expected)

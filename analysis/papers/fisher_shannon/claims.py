@@ -121,9 +121,8 @@ def fa3_along_the_curve(evidence: Evidence) -> Finding:
     """
     cell, names = _cell(FAE_OF[20]), BY_EPOCH
     own = evidence.runs[evidence.runs["variant"] == cell[0]]
-    early = (
-        max([EARLY, *own["kl_warmup"].astype(int)]) if len(own) else EARLY
-    )  # without such runs there may be no such field
+    # Without such runs there may be no such field.
+    early = max([EARLY, *own["kl_warmup"].astype(int)]) if len(own) else EARLY
     then, entropy = evidence.at_epoch(early, names[0])
     then, information = then.at_epoch(early, names[1])
     then = replace(then, epoch=None)  # compared with the last epoch
