@@ -53,14 +53,14 @@ def denormals_as_zero() -> Iterator[None]:
 
     Where a unit has died, its weights' first moments decay by 0.9 a step into that range and stay there, and a product
     of such a number takes a hundred times as long. Such a moment moves a weight by less than 1e-30, so that the weights
-    are the same (benchmarks/denormals.py).
+    are the same (benchmarks/fisher_shannon.py).
     """
-    half_of_the_least = torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32) / 2
+    before = (torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32) / 2).item() == 0
     torch.set_flush_denormal(True)
     try:
         yield
     finally:
-        torch.set_flush_denormal(not half_of_the_least.item())
+        torch.set_flush_denormal(before)
 
 
 def set_arithmetic(precision: str) -> None:

@@ -28,6 +28,7 @@ from fishernet.state import CHECKPOINTS_SHARE, CheckpointError, Pace
 from fishernet.training import (
     Step,
     _train_metrics,
+    denormals_as_zero,
     give_freed_memory_back,
     keep_freed_memory,
     set_arithmetic,
@@ -430,6 +431,48 @@ def test_freed_memory_that_was_kept_can_be_given_back():
     kept = resident()
     give_freed_memory_back()
     assert kept - resident() > 15 * 2**24
+
+
+def test_denormal_moments_become_zero_and_weights_stay_the_same(small, images):
+    """Of weights whose gradient is 0, as those of a unit that has died; each of the others grows at the next step."""
+
+    def moments(cohort):
+        return torch.cat([m.flatten() for a in cohort.optimisers.values() for g in a.groups for m in g.exp_avg])
+
+    def is_denormal(numbers):
+        return (numbers != 0) & (numbers.abs() < torch.finfo(torch.float32).tiny)
+
+    trained = []
+    for epoch in (train_epoch, train_epoch.__wrapped__):
+        cohort = make([trial_config(model="VAE", **small)], images)
+        layer = next(m for m in cohort.model.modules() if hasattr(m, "weight"))
+        layer.bias.data[:, 0] = -1e6
+        for optimiser in cohort.optimisers.values():
+            for group in optimiser.groups:
+                for first in group.exp_avg:
+                    first.fill_(1e-40)
+        losses = epoch(cohort, ResidentImages.of(images.train, torch.device("cpu")))
+        trained.append((losses, [p.detach() for p in cohort.model.parameters()], moments(cohort)))
+    (losses, weights, flushed), (others, as_many, kept) = trained
+    assert torch.equal(losses, others) and all(map(torch.equal, weights, as_many))
+    assert not is_denormal(flushed).any()
+    assert is_denormal(kept).sum() >= images.train[0].numel()
+    assert torch.equal(flushed, torch.where(is_denormal(kept), 0, kept))
+
+
+def test_denormals_are_as_before_when_an_epoch_ends(small, images):
+    def are_zero():
+        return bool(torch.tensor(1e-40) * 1 == 0)
+
+    cohort = make([trial_config(**small)], images)
+    resident = ResidentImages.of(images.train, torch.device("cpu"))
+    train_epoch(cohort, resident)
+    assert not are_zero()
+    with denormals_as_zero():
+        assert are_zero()
+        train_epoch(cohort, resident)
+        assert are_zero()
+    assert not are_zero()
 
 
 def test_noise_as_wide_as_large_images_is_drawn_for_few_of_them(small, images):
