@@ -3,7 +3,7 @@
 1. A training step of each, 5 layers of 300 each way, d = 40, 100 images of 28 x 28, as a ratio to the VAE's.
 2. The VAE's step where three units in ten have died, with the denormal moments of their weights as zero and as they are.
 3. The likelihood by importance sampling, seconds an image at 5000 draws.
-Of steps and likelihood the share that their matrix products take at the speed of sgemm, as in ``step_speed.py``: the hardware's own speed is 1.
+Of steps and likelihood the share that their products take at the speed of sgemm, as in ``step_speed.py``: the hardware's is 1.
 Every figure is the smallest of several repetitions, the models taking turns. To be run on an idle machine.
 """
 
