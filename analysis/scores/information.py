@@ -10,10 +10,12 @@ Of the first n held-out images, I the mutual information of an image among them 
     kl                   mean KL(q(z given x) || p(z)), which I does not exceed
     from_below           mean_i [ln r_i(z_i) - ln mean_j r_j(z_i)], z_i ~ q(z given x_i), r_i the posterior of image i. I does not
                          fall below its mean, whatever r; it is at most ln n (van den Oord, Li, Vinyals 2018, eq. 5 and A.1)
+    as_released          geometric by arithmetic mean, over images and latents, of the densities r_i(z_i). The released code calls
+                         this mutual information; it is at most 1 (Jensen), and sqrt(2/e) wherever all widths are equal
     nearest_neighbours   share of held-out images whose class is that of most of the 5 nearest codes of training images
     linear_probe         the same of a logistic regression on the codes of training images
 
-Of a Gaussian posterior all but the last three is in closed form from its mean and covariance. Of a flow it is from draws, and r
+Of a Gaussian posterior all but the last four is in closed form from its mean and covariance. Of a flow it is from draws, and r
 is the Gaussian with their mean and covariance. A code is the posterior mean, of a flow where its Gaussian's mean goes.
 What a run cannot have is not among its scores: classes without labels, the width of unused latents where there are none, a
 divergence from a prior that is no density.
@@ -34,7 +36,7 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from torch import Tensor
-from torch.distributions import MultivariateNormal
+from torch.distributions import MultivariateNormal, Normal
 
 from analysis.scores import INFORMATION_IMAGES
 from analysis.scores.likelihood import HELD_OUT, TRAINING, images_of
@@ -107,6 +109,7 @@ def score_information(
         "precision_unused": float(precision[~active].mean()) if not active.all() else math.nan,
         "kl": q.kl.mean().item(),
         "from_below": from_below(q.mean, q.covariance, q.drawn),
+        "as_released": information_as_released(q.mean, q.covariance, q.drawn),
     }
     about = {"images": len(held_out), "asked": asked}
     if len(labels) == 2:
@@ -178,6 +181,15 @@ def from_below(mean: Tensor, covariance: Tensor, drawn: Tensor) -> float:
         log_r = -0.5 * ((drawn - mean[j]) @ inverse[j].T).square().sum(1) - log_det[j]
         own[j], total = log_r[j], torch.logaddexp(total, log_r)
     return float((own - total).mean() + math.log(n))
+
+
+def information_as_released(mean: Tensor, covariance: Tensor, drawn: Tensor) -> float:
+    """exp(mean ln r_i(z_i))/mean r_i(z_i), each latent by itself; arguments as ``from_below`` has them.
+
+    ``MI`` of the Fisher-Shannon paper's released code, which no exhibit of the paper shows.
+    """
+    density = Normal(mean, covariance.diagonal(dim1=1, dim2=2).sqrt()).log_prob(drawn)
+    return math.exp(density.mean() - density.flatten().logsumexp(0) + math.log(density.numel()))
 
 
 def accuracies(train: npt.NDArray[Any], classes: Labels, test: npt.NDArray[Any], asked: Labels) -> dict[str, float]:

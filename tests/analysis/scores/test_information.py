@@ -8,7 +8,15 @@ import pandas as pd
 import pytest
 import torch
 
-from analysis.scores.information import GROUP, accuracies, from_below, posteriors_of, score_information, tasks
+from analysis.scores.information import (
+    GROUP,
+    accuracies,
+    from_below,
+    information_as_released,
+    posteriors_of,
+    score_information,
+    tasks,
+)
 from fishernet import contract
 from fishernet.data.images import ImageData
 from fishernet.families import family, trial_config
@@ -136,11 +144,28 @@ def test_the_bound_from_below_is_0_of_equal_posteriors_ln_n_of_distinct_ones_and
     assert np.mean(found) < kl
 
 
+def test_what_the_released_code_calls_information_does_not_depend_on_the_means():
+    """Of equal widths s: exp E[-eta^2/2] / E exp(-eta^2/2) = sqrt(2/e), whatever the posteriors know of an image."""
+    n, d = 100_000, 2
+    eta = torch.randn(n, d, dtype=torch.float64)
+    for spread in (0, 1000):
+        for s in (0.01, 3):
+            mean = spread * torch.randn(n, d, dtype=torch.float64)
+            covariance = s**2 * torch.eye(d, dtype=torch.float64).expand(n, d, d)
+            found = information_as_released(mean, covariance, mean + s * eta)
+            assert found == pytest.approx(math.sqrt(2 / math.e), abs=0.01)
+            assert math.sqrt(2 / math.e) == pytest.approx(0.8578, abs=1e-4)
+    widths = torch.exp(torch.randn(n, 1, 1, dtype=torch.float64))
+    covariance = widths**2 * torch.eye(d, dtype=torch.float64)
+    assert information_as_released(eta, covariance, eta + widths[:, 0] * torch.randn(n, d, dtype=torch.float64)) < 0.6
+
+
 def test_no_model_has_more_information_than_its_bounds_allow():
     for name in ("VAE", "FisherNet", "IAF", "MAE"):
         found = scored(grown(config(name, noise_start=-4.0))).metrics
         assert found["information/from_below"] <= min(math.log(N), found["information/kl"] + 1e-6) + 0.3, name
         assert found["information/NJ"] >= 1 - 1e-6
+        assert 0 < found["information/as_released"] <= 1
 
 
 def test_classes_are_told_by_neighbours_and_by_a_linear_map_where_they_can_be_and_by_chance_where_not():
@@ -181,7 +206,7 @@ def test_every_model_with_a_posterior_is_scored_and_no_other():
     for task in asked.tasks:
         found = task.function(*asked.shared, *task.arguments())
         names = {name.removeprefix("information/") for name in found.metrics}
-        assert names >= {"NJ", "active", "kl", "from_below", "nearest_neighbours", "linear_probe"}
+        assert names >= {"NJ", "active", "kl", "from_below", "as_released", "nearest_neighbours", "linear_probe"}
         assert found.metrics["information/from_below"] <= math.log(20)
         assert found.about == {"images": 20, "asked": 20, "training_images": N, "classified": N}
     same = [dict(tasks(stored(config()), information_images=20).tasks[0].function(*asked.shared, grown(config()), 20).metrics)
