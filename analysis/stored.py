@@ -11,6 +11,7 @@ import weakref
 import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,8 +141,14 @@ class StoredSweep:
 
     @cached_property
     def images(self) -> ImageData:
-        """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had."""
-        from fishernet.data.loading import images_of  # torch, which a sweep's numbers do without
+        """The images the sweep was trained and scored on; raises AnalysisError when they are not to be had.
+
+        Training images that were drawn black and white anew in every epoch are drawn once, with a stream of their own.
+        """
+        import torch  # which a sweep's numbers do without
+
+        from fishernet.data.binarised import drawn_once
+        from fishernet.data.loading import images_of
 
         config = self.sweep.configs[0]
         try:
@@ -153,6 +160,8 @@ class StoredSweep:
                 f"Sweep {self.sweep.name} was trained on images with fingerprint {self.sweep.plan['data_fingerprint']}; "
                 f"{config.dataset} has {data.fingerprint} here. Name the images it was trained on with --data-dir."
             )
+        if config.binarisation == "dynamic":
+            data = replace(data, train=torch.from_numpy(drawn_once(data.name, {"train": data.train.numpy()})["train"]))
         return data
 
     @cached_property

@@ -427,7 +427,7 @@ def compare(
         tuple(per[values.index]) if of else (),
         denied,
         lacking=() if apart or short else lacking,
-        unscored=() if short else unscored,
+        unscored=() if short and evidence.epoch is not None else unscored,  # an epoch that no run has reached
         unequal=_unequal_epochs(used) if evidence.epoch is None else (),
         failed=failed,
         untrained=untrained,
@@ -643,7 +643,9 @@ def _summary(parts: Sequence[Comparison], most: int = LISTED) -> str:
                 f"{len(across)} {'intervals reach' if len(across) > 1 else 'interval reaches'} across the bound"
             )
         pieces += [f"{len(untrained)} not trained ({where})"] * bool(untrained)
-        if n_few := len(few) - len(untrained):
+        unscored = [part for part in few if part.unscored and not part.untrained]
+        pieces += [f"{len(unscored)} not scored"] * bool(unscored)
+        if n_few := len(few) - len(untrained) - len(unscored):
             leaning = f", {sum(p.leans for p in measured)} of {len(measured)} leaning as claimed" if measured else ""
             pieces.append(f"{n_few} with fewer than {LEAST_SEEDS} seeds{leaning}")
     elif untrained:

@@ -140,7 +140,8 @@ SCORES = {
                 {
                     "type": partial(count, least=0),
                     "metavar": "N",
-                    "help": f"how many images the NLL is of, the first; 0 is all; default: {NLL_IMAGES}",
+                    "help": "how many images the NLL is of: the first, of training images at equal steps; 0 is all; default: "
+                    f"{NLL_IMAGES}",
                 },
             ),
             Flag(

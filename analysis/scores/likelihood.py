@@ -26,7 +26,7 @@ from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import StoredSweep, config_of
 from fishernet.cohort import stacked
 from fishernet.config import TrialConfig
-from fishernet.data.binarised import black_and_white, drawn_once
+from fishernet.data.binarised import black_and_white
 from fishernet.data.images import ResidentImages
 from fishernet.evaluation import evaluating
 from fishernet.families import family
@@ -124,24 +124,24 @@ def _likelihood(config: TrialConfig) -> str:
 
 def _lacks(run: pd.Series, config: TrialConfig, name: str, draws: int, n_images: int) -> bool:
     about = run["scores"].get(GROUP, {}).get(name)
+    if about is not None and name == TRAINING and about["asked"] and not about.get("at_equal_steps"):
+        return True  # of a version that took the first images
     if about is not None and not (is_probability(config) or about.get("dequantised")):
         return True  # of a version that took the density at the grey values themselves
     return about is None or about["draws"] < draws or (about["asked"] or math.inf) < (n_images or math.inf)
 
 
 def images_of(stored: StoredSweep, names: Sequence[str], n: int) -> dict[str, Tensor]:
-    """The first n images (0: all) of each set, uint8 (n, channels, height, width).
-
-    Training images that training draws black and white anew in every epoch are drawn once, with a stream of their own.
+    """n images (0: all) of each set, uint8 (n, channels, height, width): the first that are held out, of training images
+    those at equal steps, as a set may begin with what is rare in it.
     """
-    data, config = stored.images, stored.sweep.configs[0]
-    found = {}
-    for name in names:
-        images = (data.test if name == HELD_OUT else data.train)[: n or None]
-        if name == TRAINING and config.binarisation == "dynamic":
-            images = torch.from_numpy(drawn_once(data.name, {"train": images.numpy()})["train"])
-        found[name] = images
-    return found
+    data = stored.images
+    return {name: data.test[: n or None] if name == HELD_OUT else at_equal_steps(data.train, n) for name in names}
+
+
+def at_equal_steps(images: Tensor, n: int) -> Tensor:
+    """n of the images (0, or no fewer than there are: all), every so many-th from the first on."""
+    return images[torch.arange(n) * len(images) // n] if 0 < n < len(images) else images
 
 
 def _arguments(
@@ -185,6 +185,7 @@ def score_likelihood(
                 own.metrics[f"{start}nll_penalised"] = -float(of_own.log_evidence[:, -1].mean()) + added
             own.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
             own.about[name] |= {"dequantised": True} if density else {}
+            own.about[name] |= {"at_equal_steps": True} if name == TRAINING and asked else {}
     for file in files:
         with suppress(OSError):
             file.unlink()

@@ -55,8 +55,8 @@ def load_data(
 
     ``validation_size`` images from the end of the training set replace the test set, so that model selection never
     sees it; the ``stopping_size`` images before them are ``stopping``; ``train_size`` then keeps the first of what remains
-    (0: all). ``crop`` keeps the central pixels of each image, ``image_size`` resizes them (``fitting.Fit``); -1 is
-    the data set's usual, 0 leaves a step out.
+    (0: all), of reversed MNIST images at equal steps, as it begins with what is rare in it. ``crop`` keeps the central
+    pixels of each image, ``image_size`` resizes them (``fitting.Fit``); -1 is the data set's usual, 0 leaves a step out.
     ``binarisation`` makes them black and white: ``binarised`` says how; with dynamic, training images stay grey here. Raises
     DataError.
     """
@@ -118,13 +118,14 @@ def load_data(
     if validation_size:
         test, test_labels = train[first:], None if train_labels is None else train_labels[first:]
     n_train = train_size or n_left
+    kept = np.arange(n_train) * n_left // n_train if n_own else slice(n_train)
     if binarisation == "static" and not (black_and_white(train) and black_and_white(test)):
         raise DataError(
             f"binarisation static is of images that come in black and white, such as Larochelle and Murray's fixed draw of "
             f"MNIST; {dataset} has grey ones. Give a file of such images as dataset (.npz with train and test), or draw them: "
             "once, or dynamic."
         )
-    train, held_out = train[:n_train], "validation" if validation_size else "test"
+    train, held_out = train[kept], "validation" if validation_size else "test"
     if binarisation not in ("none", "static"):
         sets = {held_out: test, **({"stopping": stopping} if stopping_size else {})}
         sets |= {} if binarisation == "dynamic" else {"train": train}
@@ -135,7 +136,7 @@ def load_data(
         dataset,
         _tensor(train),
         _tensor(test),
-        None if train_labels is None else _tensor(train_labels[:n_train]),
+        None if train_labels is None else _tensor(train_labels[kept]),
         None if test_labels is None else _tensor(test_labels),
         known,
         held_out,

@@ -53,6 +53,7 @@ class FisherAE(VAE):
             return Outcome(loss, terms, q.mean, a)
         terms = {name: term.detach() for name, term in terms.items()} | {"log_likelihood": log_likelihood.detach()}
         q = DiagonalGaussian(q.mean.detach(), q.log_variance.detach(), q.own)
+        terms |= {"fisher_information": q.fisher_information(), "posterior_entropy": q.entropy()}
         if self.prior.density:
             terms["kl"] = self.prior.kl(q)
             terms["elbo"] = terms["log_likelihood"] - terms["kl"]

@@ -25,8 +25,8 @@ class FAE(VAE):
 
         mean            lambda |mean over batch and latents of 1/s^2 - F|
         trace           mean over images of lambda |sum_i 1/s_i^2 - F|, as equations 7 and 8 have it
-        released-conv   as mean, of min(((z' - mu)/s^2)^2, 88) at a draw z' of its own (released convVAE.py): at F = 20 the clamp
-                        makes the true mean 21.7
+        released-conv   as mean, of min(((z' - mu)/s^2)^2, 88) at a draw z' of its own (released convVAE.py): of equal widths the
+                        clamp makes 21.7 of F = 20, of unequal ones far more
         released-mlp    mean_i ln s_i^2 relu(1 - s_i^2), without F and lambda (released VAE.py): a reward for narrow posteriors
 
     Equation 7 leaves open whether the absolute value stands inside the mean over images; the released code has it outside.

@@ -135,6 +135,16 @@ def test_what_is_true_of_the_papers_sweep_is_confirmed_and_what_is_of_other_imag
     assert of_reversed["FA3"] == "not asked of these data"
 
 
+@pytest.mark.parametrize("epochs", [2000, 150])
+def test_a_claim_whose_scores_are_lacking_names_them_however_long_runs_were(epochs):
+    runs = trained(dataset=REVERSED, change=lambda run: run.update(epochs=epochs))
+    (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA2")
+    finding = claim.find(evidence(runs.drop(columns="likelihood/training/nll")))
+    assert finding.verdict == ("undecided" if epochs == 2000 else "too short")
+    assert "3 of 6 comparisons hold; 3 not scored" in finding.text()
+    assert "Too few runs have likelihood/training/nll" in finding.text()
+
+
 def setting(column, value, variant):
     def change(run):
         if run["variant"] == variant:

@@ -2,6 +2,7 @@
 
 import gc
 import warnings
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -166,11 +167,23 @@ def test_an_artifact_that_is_gone_is_a_sentence(trained):
 
 
 def test_images_of_another_sweep_are_refused(trained):
-    from dataclasses import replace
-
     other = replace(trained.sweep, plan={**trained.sweep.plan, "data_fingerprint": "0123"})
     with pytest.raises(AnalysisError, match="trained on images with fingerprint 0123"):
         _ = StoredSweep(other).images
+
+
+def test_training_images_that_were_drawn_anew_in_every_epoch_are_drawn_once(trained):
+    """Black where they are black and white where they are white, whoever looks: densities, distances and likelihoods."""
+    config = {**trained.sweep.configs[0].to_dict(), "binarisation": "dynamic"}
+    dynamic = replace(trained.sweep, plan={**trained.sweep.plan, "configs": [config]})
+    data, again = (StoredSweep(dynamic).images for _ in range(2))
+    assert data.train.equal(again.train)
+    assert data.train.unique().tolist() == data.test.unique().tolist() == [0, 255]
+    grey, white = trained.images.train, data.train == 255
+    assert grey.shape == white.shape
+    assert not white[grey == 0].any()
+    assert white[grey == 255].all()
+    assert white.float().mean() == pytest.approx(grey.float().mean().item() / 255, abs=0.01)
 
 
 def test_decoded_images_stay_within_grey_values(trained):

@@ -178,6 +178,12 @@ def test_reversed_mnist_has_many_zeros_few_others_and_holds_out_other_images(nam
         assert [i for i in own if mnist.train_labels[i] == digit] == first[:n]
         if held:
             assert [i for i in others if mnist.train_labels[i] == digit] == first[n : n + held[min(digit, 1)]]
+    few = load_data(name, stopping_size=size, train_size=len(own) // 10, download=False)
+    for digit, n in enumerate(torch.bincount(few.train_labels, minlength=10).tolist()):
+        assert abs(n - counts[digit] / 10) <= 10
+    assert few.train_labels.tolist() == [
+        int(mnist.train_labels[places[image.tobytes()]]) for image in few.train.numpy()
+    ]
     with pytest.raises(
         DataError, match=f"{name} has .* images beside those to train on and to test; got validation_size 0"
     ):

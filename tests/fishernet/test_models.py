@@ -59,7 +59,7 @@ def test_the_elbo_of_a_linear_fishernet_is_its_evidence_at_every_draw():
     x = torch.randn(1, 7, K)
     for _ in range(3):
         outcome = model(x, {"eta": torch.randn(1, 7, 3)})
-        assert torch.allclose(outcome.terms["elbo"], log_evidence(model, covariance, x), rtol=1e-12)
+        assert torch.allclose(outcome.terms["elbo"], log_evidence(model, covariance, x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -69,7 +69,9 @@ def test_equation_24_is_minus_the_evidence_up_to_its_constant():
     x, eta = torch.randn(1, 7, K), torch.randn(1, 7, 3)
     eta *= math.sqrt(3) / eta.norm(dim=2, keepdim=True)
     constant = 0.5 * 3 - 0.5 * K * math.log(2 * math.pi) + 1.3**2 / (2 * 50)
-    assert torch.allclose(model(x, {"eta": eta}).loss, constant - log_evidence(model, covariance, x), rtol=1e-12)
+    assert torch.allclose(
+        model(x, {"eta": eta}).loss, constant - log_evidence(model, covariance, x), rtol=1e-12, atol=1e-12
+    )
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -85,7 +87,7 @@ def test_equation_25_of_a_linear_decoder_is_a_regularised_autoencoder():
     mu = model.posterior_mean(x)
     error = (x - mu @ w.T - model.decoder.layers[0].bias[:, None]).square().sum(2)
     closed = 0.5 * (mu.square().sum(2) + error * math.exp(1.3) + K * -1.3 + 1.3**2 / 50 + 3)
-    assert torch.allclose(loss, closed, rtol=1e-12)
+    assert torch.allclose(loss, closed, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -96,7 +98,7 @@ def test_the_terms_of_equation_25_sum_to_the_loss():
     }.items():
         model = FisherNet([trial_config(objective=objective, noise_start=-2.0, hidden_width=8)], SHAPE, 50)
         outcome = model(torch.rand(1, 5, K), {"eta": torch.randn(1, 5, 2)})
-        assert torch.allclose(sum(outcome.terms[name] for name in names), outcome.loss, rtol=1e-12)
+        assert torch.allclose(sum(outcome.terms[name] for name in names), outcome.loss, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -114,7 +116,7 @@ def test_the_vae_bound_of_a_linear_decoder_is_below_its_evidence_by_the_posterio
     p = torch.distributions.MultivariateNormal(torch.zeros(3), precision_matrix=precision)
     divergence = torch.distributions.kl_divergence(q, p)
     assert divergence > 0.01
-    assert torch.allclose(elbo, log_evidence(model, covariance, x) - divergence, rtol=1e-12)
+    assert torch.allclose(elbo, log_evidence(model, covariance, x) - divergence, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")
@@ -129,7 +131,7 @@ def test_a_likelihood_is_the_density_torch_knows(likelihood):
         if likelihood == "gaussian-learned":
             model.likelihood.xi.data.fill_(-2.0)
         expected = torch.distributions.Normal(f, model.likelihood.xi.exp().sqrt()).log_prob(x).sum(2)
-    assert torch.allclose(model.likelihood.log_prob(x, a), expected, rtol=1e-12)
+    assert torch.allclose(model.likelihood.log_prob(x, a), expected, rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.parametrize("likelihood", ["bernoulli", "gaussian", "gaussian-learned"])
@@ -161,7 +163,7 @@ def test_the_root_of_the_information_is_the_standard_deviation_of_the_score(like
     a = torch.tensor([-300.0, -110.0, -40.0, -3.0, 0.0, 0.5, 17.0, 60.0, 110.0, 300.0])
     slope = torch.sigmoid(a) * torch.sigmoid(-a)
     expected = slope.sqrt() if likelihood == "bernoulli" else slope / model.likelihood.xi.exp().sqrt()
-    assert torch.allclose(model.likelihood.root_information(a[None, None]).root[0, 0], expected, rtol=1e-12)
+    assert torch.allclose(model.likelihood.root_information(a[None, None]).root[0, 0], expected, rtol=1e-12, atol=1e-12)
     single = a.float().requires_grad_()
     root = model.float().likelihood.root_information(single[None, None]).root
     assert torch.allclose(root[0, 0].double(), expected, rtol=1e-5)
@@ -372,7 +374,7 @@ def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
     for i, (d, config) in enumerate(zip(dims, configs, strict=True)):
         model = FisherNet([config], (1, 8, 8), 100).double()
         alone = model.precision(z[i : i + 1, :, :d])
-        assert torch.allclose(together[i, :, :d, :d], alone[0], rtol=1e-12)
+        assert torch.allclose(together[i, :, :d, :d], alone[0], rtol=1e-12, atol=1e-12)
         rest = together[i].detach().clone()
         rest[:, :d, :d] = torch.eye(d)
         assert torch.equal(rest, torch.eye(max(dims), dtype=torch.float64).expand(7, -1, -1))
@@ -390,7 +392,7 @@ def test_the_importance_weight_of_a_linear_fishernet_is_its_evidence_at_every_dr
     q = model.posterior(x)
     for _ in range(3):
         weight = model.log_weight(x, q, {"eta": torch.randn(1, 7, 3)})
-        assert torch.allclose(weight, log_evidence(model, covariance, x), rtol=1e-12)
+        assert torch.allclose(weight, log_evidence(model, covariance, x), rtol=1e-12, atol=1e-12)
 
 
 @pytest.mark.usefixtures("double_precision")

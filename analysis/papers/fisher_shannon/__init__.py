@@ -48,12 +48,15 @@ PAPER = Paper(
         },
     },
     figures={
-        "fisher_shannon_plane": ("Figure 1", "The paper's Figure 1 has its models on a curve N J = K, on axes without d."),
+        "fisher_shannon_plane": (
+            "Figure 1",
+            "The paper's Figure 1 has its models on a curve N J = K, on axes without d, J to the right and N up.",
+        ),
         "fisher_shannon_path": ("Figure 1", "The paper's shows one FAE that moves along its curve."),
         "nll": (
             "Tables 1 and 2",
             "The paper's numbers are of 5,000 draws an image, of MNIST in another, fixed binarisation, and of the best settings "
-            "that it found: they stand beside these for orientation. `report --draws 5000 --nll-images 0` has as many draws.",
+            "that it found: they stand beside these for orientation. As many draws by `--draws 5000 --nll-images 0`.",
         ),
         "fisher_targets": ("Section 5.3", "The paper says in words that large F reconstructs better, and small F tells classes."),
         "embeddings": (

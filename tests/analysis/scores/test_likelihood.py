@@ -16,7 +16,7 @@ import torch
 from analysis import scores
 from analysis.errors import AnalysisError
 from analysis.scores import images, likelihood
-from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, stacks_of, tasks
+from analysis.scores.likelihood import GROUP, at_equal_steps, images_of, refusal, score_likelihood, stacks_of, tasks
 from fishernet import contract
 from fishernet.data.images import ImageData, ResidentImages
 from fishernet.families import family, trial_config
@@ -142,15 +142,23 @@ def test_what_a_run_has_is_computed_again_where_more_is_asked_for(has, asked, ag
         assert list(found.tasks[0].arguments()[1]) == ["training"]
 
 
-def test_training_images_are_drawn_black_and_white_once_and_the_held_out_ones_are_those_of_training():
-    sweep = stored(config())
-    once, again = (images_of(sweep, ("held-out", "training"), 4) for _ in range(2))
-    assert once["held-out"].equal(sweep.images.test[:4])
-    assert once["training"].equal(again["training"])
-    assert once["training"].unique().tolist() == [0, 255]
-    grey, white = sweep.images.train[:4], once["training"] == 255
-    assert not white[grey == 0].any()
-    assert white[grey == 255].all()
+def test_training_images_that_are_scored_are_of_all_that_there_are():
+    """The first thousand of reversed MNIST are of rare digits, as it is sorted by place: shares of classes must be the set's."""
+    labels = torch.tensor([1] * 900 + [0] * 5800)
+    for n in (100, 1000):
+        found = at_equal_steps(labels, n)
+        assert len(found) == n
+        assert found.float().mean() == pytest.approx(900 / 6700, abs=1 / n)
+    assert at_equal_steps(labels, 0).equal(labels)
+    assert at_equal_steps(labels, 7000).equal(labels)
+    made = config("IAF")
+    run = {"draws": 100, "images": 3, "asked": 3, "probability": True}
+    asked = {"draws": 20, "nll_images": 3, "nll_of": ("training",)}
+    for about, n_tasks in ((run, 1), (run | {"at_equal_steps": True}, 0)):
+        found = tasks(stored(made, has={"training": about}), **asked)
+        assert len(found.tasks) == n_tasks
+    about = score(images_of(stored(made), ("training",), 3), *HERE, grown(made), ("training",), 20, 3).about
+    assert about["training"] == {**run, "draws": 20, "at_equal_steps": True}
 
 
 def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
