@@ -273,7 +273,16 @@ FIGURES = {
         "epoch, and error, NLL and classes over the target F; list the NLL by importance sampling, active latents, how wide\n"
         "they are and how much they tell. Scores are computed from the stored weights.",
         "--draws 1000 --nll-images 0",
-        PICTURES,
+        (
+            *PICTURES,
+            Flag(
+                "--path",
+                {
+                    "metavar": "LINE",
+                    "help": "the line whose path over epochs is drawn; default: the paper's, else the first that has one",
+                },
+            ),
+        ),
         published=True,
         scores=("likelihood", "information"),
     ),

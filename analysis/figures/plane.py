@@ -72,21 +72,28 @@ def parts(
     published: Mapping[str, pd.DataFrame] = MappingProxyType({}),
     *,
     beside: str = "",
+    path: str | None = None,
 ) -> Iterator[Part | Exhibit]:
     """The plane, the path of one line over epochs, the table of what is in it, and the NLL.
 
-    ``of_path``: the line whose path is drawn; where it has no run, the first that has its terms. ``beside``: the line without a
-    target that stands beside those with one. ``published``: numbers to stand
-    beside, by stem: variant, images, latent_dim, value.
+    ``path``: the line whose path is drawn, by default ``of_path``, a paper's; where that has no run, the first that has its
+    terms. ``beside``: the line without a target that stands beside those with one. ``published``: numbers to stand beside,
+    by stem: variant, images, latent_dim, value. Raises AnalysisError where the line that is asked for has no place in the plane.
     """
     points = places(stored.runs, stored.sweep.held_out)
+    there = list(points["variant"].unique())
+    if path and path not in there:
+        raise AnalysisError(
+            f"--path is the line whose path over epochs is drawn; {stored.sweep.name} has {listed(there) or 'none'} in the "
+            f"plane; got {path}."
+        )
     if points.empty:
-        why = "No run has recorded posterior_entropy and fisher_information, which models with a posterior record at each epoch."
+        why = "No run has recorded posterior_entropy and fisher_information, which models record at each epoch that know them."
         yield Absent(*PLANE, why)
     else:
-        without = [v for v in stored.variants if v not in set(points["variant"])]
+        without = [v for v in stored.variants if v not in there]
         yield Part(*PLANE, lambda: plane_picture(points, without))
-        variant = of_path if of_path in set(points["variant"]) else str(points["variant"].iloc[0])
+        variant = path or (of_path if of_path in there else str(there[0]))
         yield Part(*PATH, partial(path_picture, stored, variant))
         yield Part(*INFORMATION, lambda: information_table(stored, points))
     if by_target(stored)["target"].nunique() > 1:

@@ -14,6 +14,7 @@ Of the first n held-out images, I the mutual information of an image among them 
                          this mutual information; it is at most 1 (Jensen), and sqrt(2/e) wherever all widths are equal
     nearest_neighbours   share of held-out images whose class is that of most of the 5 nearest codes of training images
     linear_probe         the same of a logistic regression on the codes of training images
+    untrained/...        active and nearest_neighbours of the model as it was before training: what a network tells by its shape
 
 Of a Gaussian posterior all but the last four is in closed form from its mean and covariance. Of a flow it is from draws, and r
 is the Gaussian with their mean and covariance. A code is the posterior mean, of a flow where its Gaussian's mean goes.
@@ -43,6 +44,7 @@ from analysis.scores.likelihood import HELD_OUT, TRAINING, images_of
 from analysis.scores.tasks import Scored, ScoreTask, Tasks
 from analysis.stored import StoredSweep, config_of
 from analysis.which_dimension import ACTIVE
+from fishernet.cohort import Cohort
 from fishernet.evaluation import evaluating
 from fishernet.families import family
 from fishernet.models.base import Autoencoder
@@ -86,7 +88,7 @@ def tasks(stored: StoredSweep, *, information_images: int = INFORMATION_IMAGES) 
 
 
 def _lacks(about: Mapping[str, Any] | None, asked: int) -> bool:
-    return about is None or (about["asked"] or math.inf) < (asked or math.inf)
+    return about is None or "untrained" not in about or (about["asked"] or math.inf) < (asked or math.inf)
 
 
 def score_information(
@@ -111,13 +113,28 @@ def score_information(
         "from_below": from_below(q.mean, q.covariance, q.drawn),
         "as_released": information_as_released(q.mean, q.covariance, q.drawn),
     }
-    about = {"images": len(held_out), "asked": asked}
+    about = {"images": len(held_out), "asked": asked, "untrained": True}
     if len(labels) == 2:
         train, test = images[TRAINING][:PROBED], codes[:PROBED]
         classes = labels[TRAINING][:PROBED], labels[HELD_OUT][:PROBED]
         found |= accuracies(posterior_means(model, train), classes[0], test, classes[1])
         about |= {"training_images": len(train), "classified": len(test)}
+    found |= {f"untrained/{name}": value for name, value in _untrained(images, labels, model, len(held_out)).items()}
     return Scored({f"{GROUP}/{name}": value for name, value in found.items() if math.isfinite(value)}, about)
+
+
+def _untrained(
+    images: Mapping[str, Tensor], labels: Mapping[str, Labels], trained: Autoencoder, n: int
+) -> dict[str, float]:
+    """``active`` of the first n held-out images and ``nearest_neighbours``, of the model with the weights it began with."""
+    model = Cohort([trained.config], trained.image_shape, trained.n_train).model
+    codes = posterior_means(model, images[HELD_OUT][: max(n, PROBED)])
+    found = {"active": float((codes[:n].var(axis=0) > ACTIVE).sum())}
+    if len(labels) == 2:
+        train, classes = posterior_means(model, images[TRAINING][:PROBED]), labels[TRAINING][:PROBED]
+        told = nearest_neighbours(train, classes, codes[:PROBED], labels[HELD_OUT][:PROBED])
+        found |= {"nearest_neighbours": told} if told is not None else {}
+    return found
 
 
 @torch.no_grad()
@@ -197,10 +214,15 @@ def accuracies(train: npt.NDArray[Any], classes: Labels, test: npt.NDArray[Any],
 
     Neighbours are by Euclidean distance of unscaled codes; the regression is of codes with unit variance, penalty |w|^2/2.
     """
-    if len(np.unique(classes)) < 2:
+    told = nearest_neighbours(train, classes, test, asked)
+    if told is None:
         return {}
-    neighbours = KNeighborsClassifier(min(NEIGHBOURS, len(train))).fit(train, classes)
     probe = make_pipeline(StandardScaler(), LogisticRegression(max_iter=1000)).fit(train, classes)
-    return {
-        "nearest_neighbours": float(neighbours.score(test, asked)), "linear_probe": float(probe.score(test, asked)),
-    }  # fmt: skip
+    return {"nearest_neighbours": told, "linear_probe": float(probe.score(test, asked))}
+
+
+def nearest_neighbours(train: npt.NDArray[Any], classes: Labels, test: npt.NDArray[Any], asked: Labels) -> float | None:
+    """The first of ``accuracies``; None where there is but one class."""
+    if len(np.unique(classes)) < 2:
+        return None
+    return float(KNeighborsClassifier(min(NEIGHBOURS, len(train))).fit(train, classes).score(test, asked))

@@ -15,11 +15,14 @@ from analysis.exhibits import Absent
 from analysis.figures import claims as figure
 from analysis.figures import plane
 from analysis.papers import published
-from analysis.papers.fisher_shannon import PAPER, REVERSED
+from analysis.papers.fisher_shannon import PAPER
+from analysis.papers.fisher_shannon import REVERSED as BOTH
 from analysis.papers.fisher_shannon import claims as made
 from analysis.verdicts import Evidence
 from fishernet.families import BUILT_IN, trial_config
+from sweeps.planning import model_overrides
 
+REVERSED = BOTH[0]
 D = 40
 F_OF = {"FAE": 20, "FAE F=10": 10, "FAE F=5": 5, "FAE F=0.1": 0.1}
 NLL = {"FAE": 80.0, "MAE": 81.0, "MAE M=0": 82.0, "FAE F=0": 83.0, "VAE": 85.0, "IAF": 80.2, "PixelVAE": 79.8}
@@ -96,7 +99,7 @@ def trained(n_seeds=3, dims=(D,), dataset="mnist", change=None):
                     "likelihood/nll/standard_error": 0.5, "likelihood/nll/ess": 4.0, "likelihood/bits_per_dim": 0.147,
                     "scores": {"likelihood": {"held-out": {"draws": 1000, "images": 1000, "asked": 1000, "probability": True}}},
                 }  # fmt: skip
-                if dataset == REVERSED:
+                if dataset in BOTH:
                     run |= {"likelihood/nll": 100 + target + noise, "likelihood/training/nll": 100 - target + noise}
                 if change:
                     change(run)
@@ -130,9 +133,38 @@ def test_what_is_true_of_the_papers_sweep_is_confirmed_and_what_is_of_other_imag
         "QF2": "FA1: mean, trace, released-conv; FA4: mean, trace, released-conv",
         "QF3": "FAE released-mlp", "QF4": "undecided",
     }  # fmt: skip
-    of_reversed = verdicts(evidence(trained(dataset=REVERSED)))
-    assert of_reversed["FA2"] == "confirmed"
-    assert of_reversed["FA3"] == "not asked of these data"
+    for dataset in BOTH:
+        of_reversed = verdicts(evidence(trained(dataset=dataset)))
+        assert of_reversed["FA2"] == "confirmed"
+        assert of_reversed["FA3"] == "not asked of these data"
+        assert len(published.tables(PAPER, dataset)["nll"]) == 8
+
+
+def test_its_presets_train_every_line_that_a_claim_compares():
+    trained_by, dims = {}, {}
+    for name in ("fisher-shannon", "fisher-shannon-controls", "fisher-shannon-fishernet"):
+        preset = PAPER.all_presets[name]
+        fields = {key: value for key, value in preset.items() if key not in ("models", "latent_dims", "seeds")}
+        lines = [trial_config({**fields, **model_overrides(line), "latent_dim": D}) for line in preset["models"]]
+        trained_by |= dict.fromkeys(lines, name)
+        dims[name] = preset["latent_dims"]
+    assert set(made.ASKED) <= set(trained_by)
+    assert dims["fisher-shannon-fishernet"] == "2,5,10,20"
+
+
+def test_what_training_made_of_deep_networks_stands_beside_their_verdict():
+    """A share of 0.9 that an untrained network has as well is none of training's making."""
+    (claim,) = (claim for claim in made.CLAIMS if claim.id == "FA5")
+    for before, readings in ((0.2, ["holds", "contrary"]), (0.95, ["contrary", "holds"])):
+
+        def change(run, before=before):
+            deep(run)
+            run["information/untrained/nearest_neighbours"] = before + 1e-4 * run["seed"]
+
+        finding = claim.find(evidence(trained(change=change)))
+        beside = [part for part in finding.beside["By training"] if "20 layers" in part.name]
+        assert [part.reading for part in beside] == readings
+        assert finding.verdict == "undecided"  # as without them
 
 
 @pytest.mark.parametrize("epochs", [2000, 150])

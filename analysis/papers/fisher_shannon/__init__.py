@@ -14,7 +14,12 @@ SETTINGS: Fields = {
     "batch_size": 100, "learning_rate": 1e-3, "epochs": 2000, "kl_warmup": 100, "patience": 50,
 }  # fmt: skip
 AXES: Fields = {"latent_dims": str(DIM), "seeds": "5"}
-REVERSED = "reversed-mnist"  # of Table 2
+REVERSED = ("reversed-mnist", "reversed-mnist-released")  # of Table 2, as the paper words it and as its code has it
+BETAS = (0.5, 0.7, 0.85, 1.2, 1.5, 2.0)  # of the VAEs that have about the KL divergence of an FAE
+READINGS: tuple[Fields, ...] = (  # of F, beside the mean: what a line of it has
+    {"fisher_constraint": "trace"}, {"fisher_constraint": "released-conv", "log_variance": "clamped"},
+)  # fmt: skip
+SMALL_DIMS = (2, 5, 10, 20)
 DEPTHS = (20, 30, 40)  # hidden layers of Figure 6
 
 PAPER = Paper(
@@ -38,7 +43,20 @@ PAPER = Paper(
         },
         "fisher-shannon-reversed": {
             "models": ["FAE", "FAE:fisher_target=10", "FAE:fisher_target=5", "FAE:fisher_target=0.1"],
-            **AXES, **SETTINGS, "dataset": REVERSED,
+            **AXES, **SETTINGS, "dataset": REVERSED[0],
+        },
+        "fisher-shannon-controls": {  # what the claims ask beside the paper's lines
+            "models": [
+                "FAE:fisher_target=10", "FAE:fisher_target=5", "FAE:fisher_target=0.1",
+                *(f"VAE:kl_weight={beta:g}" for beta in BETAS),
+                *(f"FAE:{','.join(f'{k}={v}' for k, v in own.items())}{F}" for own in READINGS for F in ("", ",fisher_target=0")),
+                "FAE:fisher_constraint=released-mlp",
+            ],
+            **AXES, **SETTINGS,
+        },
+        "fisher-shannon-fishernet": {  # where FisherNet lies, beside VAEs of the paper's pixels and of its own
+            "models": ["FisherNet", "VAE", "VAE:likelihood=gaussian-learned"],
+            **AXES, **SETTINGS, "latent_dims": ",".join(map(str, SMALL_DIMS)),
         },
         "fisher-shannon-deep": {  # of Figure 6
             "models": [

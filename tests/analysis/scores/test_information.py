@@ -1,6 +1,7 @@
 """What posteriors are scored to say of images, against closed forms; and which runs are scored of which images."""
 
 import math
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,6 +19,7 @@ from analysis.scores.information import (
     tasks,
 )
 from fishernet import contract
+from fishernet.cohort import Cohort
 from fishernet.data.images import ImageData
 from fishernet.families import family, trial_config
 
@@ -208,10 +210,23 @@ def test_every_model_with_a_posterior_is_scored_and_no_other():
         names = {name.removeprefix("information/") for name in found.metrics}
         assert names >= {"NJ", "active", "kl", "from_below", "as_released", "nearest_neighbours", "linear_probe"}
         assert found.metrics["information/from_below"] <= math.log(20)
-        assert found.about == {"images": 20, "asked": 20, "training_images": N, "classified": N}
+        assert found.about == {"images": 20, "asked": 20, "training_images": N, "classified": N, "untrained": True}
     same = [dict(tasks(stored(config()), information_images=20).tasks[0].function(*asked.shared, grown(config()), 20).metrics)
             for _ in range(2)]  # fmt: skip
     assert same[0] == same[1]
+
+
+def test_the_untrained_model_is_the_one_that_training_began_with():
+    """Of the config's seed, whatever the trained weights became."""
+    asked = tasks(stored(config()), information_images=20)
+    score = partial(asked.tasks[0].function, *asked.shared)
+    began, other = Cohort([config()], SHAPE, N).model, grown(config())
+    other.heads_of_encoder["mean"].weight.data *= 1000
+    as_it_began, trained = (score(model, 20).metrics for model in (began, other))
+    for name in ("active", "nearest_neighbours"):
+        assert as_it_began[f"information/{name}"] == as_it_began[f"information/untrained/{name}"]
+        assert trained[f"information/untrained/{name}"] == as_it_began[f"information/{name}"]
+    assert trained["information/active"] != as_it_began["information/active"]
 
 
 def test_images_without_labels_and_a_prior_that_is_no_density_leave_out_what_they_cannot_have():
@@ -225,10 +240,11 @@ def test_images_without_labels_and_a_prior_that_is_no_density_leave_out_what_the
 @pytest.mark.parametrize(
     ("has", "asked", "again"),
     [
-        ({"asked": 1000}, 1000, False),
-        ({"asked": 0}, 5000, False),
-        ({"asked": 1000}, 2000, True),
-        ({"asked": 1000}, 0, True),
+        ({"asked": 1000, "untrained": True}, 1000, False),
+        ({"asked": 0, "untrained": True}, 5000, False),
+        ({"asked": 1000, "untrained": True}, 2000, True),
+        ({"asked": 1000, "untrained": True}, 0, True),
+        ({"asked": 1000}, 1000, True),  # of a version without the untrained model's
     ],
 )
 def test_what_a_run_has_is_computed_again_where_more_images_are_asked_for(has, asked, again):
