@@ -40,7 +40,9 @@ def main() -> None:
     parser.add_argument("--repetitions", type=int, default=30)
     parser.add_argument("--channels", type=int, default=16, help="of PixelVAE's convolutions")
     parser.add_argument("--draws", type=int, default=5000)
+    parser.add_argument("--out", type=Path, help="also write the numbers to this CSV file")
     args = parser.parse_args()
+    table: list[tuple[object, ...]] = [("what", "model", "ms", "as_vae", "aimed_at", "share_of_sgemm")]
     torch.set_num_threads(1)
     keep_freed_memory()
     images = ResidentImages(torch.randint(256, (BATCH, math.prod(SHAPE)), dtype=torch.uint8))
@@ -58,9 +60,10 @@ def main() -> None:
     for model in steps:
         aim = "" if math.isinf(MODELS[model]) else f", aimed at {MODELS[model]:.1f}"
         seconds, share = best[model], best[f"{model}'s products"] / best[model]
+        ratio = f"{seconds / best['VAE']:.2f}"
+        table.append(("step", model, f"{1e3 * seconds:.1f}", ratio, f"{MODELS[model]:g}", f"{share:.2f}"))
         print(
-            f"step of {model}: {1e3 * seconds:.1f} ms, {seconds / best['VAE']:.2f} of the VAE's{aim}; "
-            f"{share:.2f} of sgemm",
+            f"step of {model}: {1e3 * seconds:.1f} ms, {ratio} of the VAE's{aim}; {share:.2f} of sgemm",
             flush=True,
         )
     dying = {
@@ -68,6 +71,7 @@ def main() -> None:
     }
     dead = {how: partial(Step(cohort, images), *steps["VAE"].args) for how, cohort in dying.items()}
     dead = least_times(dead | {"as zero": denormals_as_zero()(dead["as zero"])}, args.repetitions)
+    table += [(f"step, dead units, denormals {how}", "VAE", f"{1e3 * dead[how]:.1f}", "", "", "") for how in dead]
     print(
         f"step of VAE, 0.3 of its units dead: {1e3 * dead['as zero']:.1f} ms; "
         f"with denormals as they are {dead['as they are'] / dead['as zero']:.1f} times that",
@@ -81,12 +85,17 @@ def main() -> None:
         next(evidence(cohorts["VAE"].model, some, few, at_once=n))
 
     best = least_times({"likelihood": likelihood, "products": bare(_products(likelihood))}, 3)
-    seconds = best["likelihood"] / n * args.draws / few
+    seconds, share = best["likelihood"] / n * args.draws / few, best["products"] / best["likelihood"]
+    table.append(
+        (f"likelihood of an image, {args.draws} draws", "VAE", f"{1e3 * seconds:.1f}", "", "60", f"{share:.2f}")
+    )
     print(
-        f"likelihood at {args.draws} draws: {seconds:.3f} s an image, by {few} of them; "
-        f"{best['products'] / best['likelihood']:.2f} of sgemm",
+        f"likelihood at {args.draws} draws: {seconds:.3f} s an image, by {few} of them; {share:.2f} of sgemm",
         flush=True,
     )
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text("".join(",".join(map(str, row)) + "\n" for row in table), encoding="utf-8")
 
 
 def _dying(cohort: Cohort, share: float = 0.3, moment: float = 1e-40) -> Cohort:

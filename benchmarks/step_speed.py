@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fishernet.cohort import Cohort
 from fishernet.data.images import ResidentImages
-from fishernet.families import trial_config
+from fishernet.families import BUILT_IN, trial_config
 from fishernet.training import keep_freed_memory, train_epoch
 
 IMAGE_SHAPE, STEPS, ROUNDS = (1, 28, 28), 10, 9
@@ -112,7 +112,7 @@ def timed(run: Callable[[], object], times: int) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", nargs="+", default=["VAE", "FisherNet", "AE", "CVAE", "FisherAE", "WAE"])
+    parser.add_argument("--models", nargs="+", default=[row.name for row in BUILT_IN])
     parser.add_argument("--latent-dims", nargs="+", type=int, default=[2, 10, 20])
     parser.add_argument("--cohort-size", type=int, default=1, help="members trained as one stack, at most 8")
     parser.add_argument("--precision", default="float32", help="of the step; the products are float32")

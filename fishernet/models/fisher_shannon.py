@@ -75,7 +75,7 @@ class FAE(VAE):
         return self.fisher_weight * (reading - self.fisher_target).abs()
 
     def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-        """The penalty of each image in a batch of itself alone, (n_members, n), mean reading of n_draws draws where it has some.
+        """The penalties of each image in a batch of itself alone, (n_members, n); the mean reading of n_draws draws where it has some.
 
         The released likelihood, which takes image by image and minus the loss for ln w, is the true one less this.
         """
@@ -83,7 +83,8 @@ class FAE(VAE):
         drawn_anew = self.config.fisher_constraint == "released-conv"
         shape = (n_draws if drawn_anew else 1, *q.mean.shape)
         readings = [self.reading(q, {"fisher": eta.to(x)}) for eta in torch.randn(shape, generator=generator)]
-        return self.batch_penalty(torch.stack(readings).mean(0))
+        penalty = self.batch_penalty(torch.stack(readings).mean(0))
+        return penalty + self.decoder_penalty() if self.config.decoder_fisher_weight else penalty
 
     def decoder_penalty(self) -> Tensor:
         """(n_members, 1)."""

@@ -337,6 +337,17 @@ def test_the_penalty_in_every_weight_moves_the_nll_by_it(values, added):
     assert "likelihood/nll_penalised" not in scored(config()).metrics
 
 
+def test_the_decoders_term_is_among_the_penalties_of_an_image():
+    """lambda_x |k exp(-xi) - F_x| of k = 9 pixels, beside lambda |1/s^2 - F|."""
+    values = {"likelihood": "gaussian-learned", "fisher_weight": 0.5, "fisher_target": 3.0}
+    both = grown(config("FAE", **values, decoder_fisher_weight=0.2, decoder_fisher_target=2.0))
+    one = grown(config("FAE", **values))
+    x, added = torch.rand(1, 4, 9), 0.2 * abs(9 * math.exp(-both.likelihood.xi.item()) - 2)
+    alone = [model.penalty_alone(x, 1, torch.Generator().manual_seed(0)) for model in (both, one)]
+    assert torch.allclose(alone[0] - alone[1], torch.full((1, 4), added), atol=1e-5)
+    assert added > 0.1
+
+
 def test_the_released_penalty_is_read_from_draws_of_an_image_alone():
     """E min(e^2/v, 88) at v = 1/4 is 4 to 1e-5; two images of other widths are not averaged before the distance is taken."""
     made = config("FAE", fisher_constraint="released-conv", fisher_target=5.0, fisher_weight=1.0)
