@@ -50,7 +50,7 @@ def main() -> None:
     for model in MODELS:
         own = {"pixel_channels": args.channels, "pixel_layers": 4} if model == "PixelVAE" else {}
         cohort = Cohort([trial_config(model=model, **COMMON, **own)], SHAPE, 50_000)
-        noise = cohort.draw_noise(cohort.streams("noise", 1), BATCH)
+        noise = cohort.draw_noise(cohort.noise_streams("noise", 1), BATCH)
         noise["thresholds"] = cohort.draw_thresholds(cohort.streams("binarisation", 1), BATCH, math.prod(SHAPE))
         steps[model] = partial(Step(cohort, images), torch.arange(BATCH)[None], noise)
         cohorts[model] = cohort

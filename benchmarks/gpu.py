@@ -126,7 +126,7 @@ def difference(way: str, config: TrialConfig, data: ImageData, device: str) -> f
         )
         images = ResidentImages.of(data.train[:64], cohort.device)
         x = images.take(cohort.draw_orders(1, 64))
-        cohort.model(x, cohort.draw_noise(cohort.streams("noise", 1), 64)).loss.sum().backward()
+        cohort.model(x, cohort.draw_noise(cohort.noise_streams("noise", 1), 64)).loss.sum().backward()
         found.append(torch.cat([p.grad.flatten() for p in cohort.model.parameters() if p.grad is not None]))
     return float((found[0] - found[1]).abs().max() / found[0].abs().max())
 

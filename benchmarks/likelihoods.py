@@ -55,7 +55,7 @@ def step_of(line: Line, n_seeds: int, images: ResidentImages) -> tuple[Callable[
     configs = [trial_config({**SHARED, **TABLE_1[line], "latent_dim": DIM, "seed": seed}) for seed in range(n_seeds)]
     cohort = Cohort(configs, SHAPE, len(images))
     step, index = Step(cohort, images), torch.arange(BATCH).expand(n_seeds, -1)
-    noise = cohort.draw_noise(cohort.streams("noise", 1), BATCH)
+    noise = cohort.draw_noise(cohort.noise_streams("noise", 1), BATCH)
     return lambda: step(index, noise), cohort
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -62,6 +62,13 @@ class Cohort:
         """One generator per member, seeded by (seed, name, epoch) alone: no state to keep, none shared with a neighbour."""
         return [torch.Generator(self.device).manual_seed(stream_seed(c.seed, name, epoch)) for c in self.configs]
 
+    def noise_streams(self, name: str, epoch: int) -> dict[str, list[torch.Generator]]:
+        """``streams`` of each kind of random numbers that the model asks for, by its name. The first kind's are those of ``name``
+        alone: models of one seed share its numbers whatever else they draw.
+        """
+        kinds = self.model.all_noise(1)
+        return {kind: self.streams(f"{name}/{kind}" if i else name, epoch) for i, kind in enumerate(kinds)}
+
     def draw_orders(self, epoch: int, n: int) -> Tensor:
         """Each member's order of the training images in this epoch, (n_members, n)."""
         return torch.stack([torch.randperm(n, generator=g, device=self.device) for g in self.streams("order", epoch)])
@@ -70,7 +77,7 @@ class Cohort:
         """For how many images to draw noise at once, that a member's stays below DRAWN_NUMBERS; the same in every cohort."""
         return max(1, DRAWN_NUMBERS // max(1, sum(noise.width for noise in self.model.all_noise(1).values())))
 
-    def draw_noise(self, generators: Sequence[torch.Generator], n: int) -> dict[str, Tensor]:
+    def draw_noise(self, streams: Mapping[str, Sequence[torch.Generator]], n: int) -> dict[str, Tensor]:
         """Random numbers for n images: what the model asks for, (n_members, n, width), drawn in each member's own width.
 
         Drawn in float32 whatever the cohort's numbers are, so that these decide nothing else.
@@ -79,7 +86,7 @@ class Cohort:
         asked = [self.model.all_noise(c.latent_dim) for c in self.configs]
         for name in asked[0]:
             padded = torch.zeros(len(self), n, max(own[name].width for own in asked), device=self.device)
-            for member, (own, generator) in enumerate(zip(asked, generators, strict=True)):
+            for member, (own, generator) in enumerate(zip(asked, streams[name], strict=True)):
                 padded[member, :, : own[name].width] = _draw(own[name], n, generator)
             draws[name] = padded.to(self.dtype)
         return draws

@@ -223,7 +223,7 @@ def a_posterior_knows_the_density_of_its_draws(values: Values, folder: Path) -> 
     if not row.posterior:
         return
     cohort = made(configs_of(values, (3,), (0,)), images, dtype=torch.float64)
-    n, block, streams = 4000, 500, cohort.streams("contract", 0)  # in blocks: a Jacobian of each draw is large
+    n, block, streams = 4000, 500, cohort.noise_streams("contract", 0)  # in blocks: a Jacobian of each draw is large
     x = ResidentImages.of(images.test, CPU, torch.float64).take(torch.zeros(1, block, dtype=torch.long))
     draws = []
     with torch.no_grad():

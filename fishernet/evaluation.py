@@ -46,7 +46,7 @@ def evaluate(cohort: Cohort, images: ResidentImages, batch_size: int = 0) -> lis
     their own; the global random state and the training mode are left as found. ``batch_size`` 0 takes ``evaluation_batch``.
     """
     model, batch_size = cohort.model, batch_size or _batch(cohort, images)
-    noise_streams = cohort.streams("evaluation", 0)
+    noise_streams = cohort.noise_streams("evaluation", 0)
     # Drawn per fixed block of images, whatever the batch size, so that scores do not depend on it.
     sums: dict[str, Tensor] = {}
     at_once = min(EVALUATION_BATCH, cohort.images_per_draw())

@@ -206,7 +206,7 @@ def train_epoch(cohort: Cohort, images: ResidentImages, step: Step | None = None
         largest.zero_()
     epoch, step = cohort.epoch + 1, step or Step(cohort, images)
     cohort.model.begin_epoch(epoch)
-    order, streams = cohort.draw_orders(epoch, len(images)), cohort.streams("noise", epoch)
+    order, streams = cohort.draw_orders(epoch, len(images)), cohort.noise_streams("noise", epoch)
     at_once = cohort.images_per_draw()
     # One array, made before the steps: a small one kept of each would lie in the hole that a large one leaves, which the next
     # large one then would not fit, and of 784 x 784 covariances the process grew by a GB in 30 steps.

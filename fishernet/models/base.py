@@ -198,7 +198,9 @@ class Autoencoder(nn.Module, ABC):
         return self.likelihood.distribution(self.decode(z)).estimates()
 
     def noise(self, latent_dim: int) -> dict[str, Noise]:
-        """The random numbers that a pass needs for each image of a member, by name; drawn in this order."""
+        """The random numbers that a pass needs for each image of a member, by name. The first has the numbers that other
+        models of that seed have.
+        """
         return {"eta": Noise(latent_dim)}
 
     def all_noise(self, latent_dim: int) -> dict[str, Noise]:

@@ -75,7 +75,7 @@ class FAE(VAE):
         return self.fisher_weight * (reading - self.fisher_target).abs()
 
     def penalty_alone(self, x: Tensor, n_draws: int, generator: torch.Generator) -> Tensor:
-        """The penalties of each image in a batch of itself alone, (n_members, n); the mean reading of n_draws draws where it has some.
+        """The penalties of an image in a batch of itself alone, (n_members, n); of the mean reading of n_draws draws, if any.
 
         The released likelihood, which takes image by image and minus the loss for ln w, is the true one less this.
         """

@@ -622,7 +622,7 @@ def test_dequantised_images_are_spread_evenly_over_their_grey_values():
     config = settings("student-t", "identity", dequantisation="uniform-noise")
     cohort = Cohort([config, trial_config(config.to_dict(), seed=1)], (1, 10, 10), 10)
     values = torch.randint(256, (2, 300, 100))
-    noise = cohort.draw_noise(cohort.streams("noise", 1), 300)
+    noise = cohort.draw_noise(cohort.noise_streams("noise", 1), 300)
     seen = cohort.model.seen(values / 255, noise)
     within = 256 * seen.double() - values
     assert within.min() > -1e-4

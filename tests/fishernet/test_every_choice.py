@@ -76,7 +76,7 @@ def test_what_every_player_trains_on_are_the_dequantised_images(model, monkeypat
     config = trial_config({**TINY, "model": model, "likelihood": "gaussian", "dequantisation": "uniform-noise"})
     cohort, images = Cohort([config], (1, 4, 4), 6), ResidentImages(PIXELS)
     index = torch.arange(3)[None]
-    noise = cohort.draw_noise(cohort.streams("noise", 1), 3)
+    noise = cohort.draw_noise(cohort.noise_streams("noise", 1), 3)
     seen_by_encoder = []
     cohort.model.trunk.register_forward_pre_hook(lambda module, given: seen_by_encoder.append(given[0].detach()))
     Step(cohort, images)(index, noise)

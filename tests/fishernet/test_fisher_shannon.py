@@ -341,7 +341,7 @@ def test_the_reader_ascends_its_bound_whether_the_information_is_to_rise_or_to_f
     cohort = contract.made([trial_config(model="MAE", latent_dim=3, information_target=target, **small)], images)
     model = cohort.model
     x = ResidentImages.of(images.train, CPU).take(torch.arange(96)[None])
-    noise = cohort.draw_noise(cohort.streams("noise", 1), 96)
+    noise = cohort.draw_noise(cohort.noise_streams("noise", 1), 96)
     player, loss = next(model.updates(x, noise))
     assert player == INFORMATION
     z, image = model.imagined(noise)

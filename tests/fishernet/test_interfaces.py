@@ -55,7 +55,7 @@ def test_the_autoencoder_trains_as_without_a_critic_that_its_loss_does_not_know(
     with_critic = contract.made([one("TwoPlayers", small)], images)
     resident = ResidentImages.of(images.train, alone.device)
     for cohort in (alone, with_critic):
-        cohort.draw_noise = lambda generators, n, cohort=cohort: {
+        cohort.draw_noise = lambda streams, n, cohort=cohort: {
             name: torch.full((1, n, width.width), 0.5) for name, width in cohort.model.noise(3).items()
         }
         train_epoch(cohort, resident)
@@ -81,7 +81,7 @@ def test_what_depends_on_the_epoch_is_there_before_its_first_step_and_not_in_eva
 
 def test_uniform_noise_is_uniform_and_each_name_has_its_own(small, images):
     cohort = contract.made([one("Dithered", small), one("Dithered", small, seed=1)], images)
-    noise = cohort.draw_noise(cohort.streams("noise", 1), 500)
+    noise = cohort.draw_noise(cohort.noise_streams("noise", 1), 500)
     assert [*noise] == ["u", "eta"]
     u = noise["u"]
     assert u.shape == (2, 500, 100)

@@ -17,7 +17,7 @@ def passed(model: str, precision: str, images, small):
     config = trial_config(model=model, precision=precision, latent_dim=3, noise_start=-3.0, **few, **small)
     cohort = Cohort([config], images.image_shape, len(images.train))
     x = ResidentImages.of(images.train, cohort.device).take(torch.arange(32)[None])
-    outcome = cohort.model(x, cohort.draw_noise(cohort.streams("noise", 1), 32))
+    outcome = cohort.model(x, cohort.draw_noise(cohort.noise_streams("noise", 1), 32))
     outcome.loss.mean(1).sum().backward()
     return cohort.model, x, outcome, [p.grad for p in cohort.model.parameters()]
 

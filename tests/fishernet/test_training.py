@@ -134,12 +134,12 @@ class Draws(TorchFunctionMode):
 
 
 @pytest.mark.parametrize(
-    ("model", "n_streams"), [({"model": "VAE"}, 6), ({"sampler": "cg"}, 6), ({"model": "AE"}, 3)], ids=str
+    ("model", "n_streams"), [({"model": "VAE"}, 6), ({"sampler": "cg"}, 9), ({"model": "AE"}, 3)], ids=str
 )
 def test_every_use_of_randomness_has_a_stream_of_its_own_and_no_number_is_used_twice(
     model, n_streams, small, images, monkeypatch
 ):
-    """Weights, each epoch's order, each epoch's noise, evaluation: six streams a seed here, of AE, without noise, three.
+    """Weights, each epoch's order, each kind of noise in each epoch and in evaluation: six streams a seed, of AE three, of cg nine.
 
     A stream goes on from block to block. Evaluation alone draws the same again, and nothing is torch's global random state.
     """
@@ -190,14 +190,35 @@ def test_runs_of_one_seed_are_paired_whatever_the_model_and_its_latent_dim(small
         assert torch.equal(of_seed_4, of_seed_4[:1].expand_as(of_seed_4))
         assert not torch.equal(own[0], own[2])
     for i in (0, 2):
-        noise = [cohort.draw_noise(cohort.streams("noise", 1), 7)["eta"][i, :, :2] for cohort in cohorts[:2]]
+        noise = [cohort.draw_noise(cohort.noise_streams("noise", 1), 7)["eta"][i, :, :2] for cohort in cohorts[:2]]
         assert torch.equal(*noise)
+
+
+def test_models_of_one_seed_share_their_draws_of_the_posterior_whatever_else_they_draw(small, images):
+    """Block after block, so that paired differences between lines have as little noise as may be."""
+    lines = (
+        ("VAE", {}),
+        ("FAE", {"fisher_constraint": "released-conv"}),
+        ("MAE", {}),
+        ("IAF", {}),
+        ("FisherNet", {"sampler": "cg"}),
+    )
+    cohorts = [
+        make([trial_config(model=model, latent_dim=2, seed=3, **values, **small)], images) for model, values in lines
+    ]
+    for name in ("noise", "evaluation"):
+        streams = [cohort.noise_streams(name, 1) for cohort in cohorts]
+        for _ in range(3):
+            first, *others = (c.draw_noise(own, 16)["eta"] for c, own in zip(cohorts, streams, strict=True))
+            assert all(torch.equal(first, other) for other in others)
+    drawn = cohorts[2].draw_noise(cohorts[2].noise_streams("noise", 1), 16)
+    assert not torch.equal(drawn["eta"], drawn["prior"])
 
 
 def test_noise_is_standard_normal_and_not_of_twice_its_variance(small, images):
     """Second and fourth moments 1 and 3, within five standard errors, sqrt(2/n) and sqrt(96/n)."""
     cohort = make([trial_config(sampler="cg", latent_dim=d, **small) for d in (2, 3)], images)
-    eta, n_star = cohort.draw_noise(cohort.streams("noise", 1), 20_000).values()
+    eta, n_star = cohort.draw_noise(cohort.noise_streams("noise", 1), 20_000).values()
     for draws in (eta[0, :, :2], eta[1], n_star):
         n = draws.numel()
         squares = draws.double().square()
@@ -213,7 +234,7 @@ def test_a_step_follows_the_gradient_of_each_members_mean_loss_over_its_batch(mo
     cohort = make([trial_config(model=model, latent_dim=d, seed=d, **small) for d in (2, 5)], images)
     resident = ResidentImages.of(images.train, torch.device("cpu"))
     for n in (20, 16):
-        index, noise = torch.arange(2 * n).view(2, n), cohort.draw_noise(cohort.streams("noise", 1), n)
+        index, noise = torch.arange(2 * n).view(2, n), cohort.draw_noise(cohort.noise_streams("noise", 1), n)
         loss = cohort.model(resident.take(index), noise).loss
         expected = torch.autograd.grad(loss[0].sum() / n + loss[1].sum() / n, list(cohort.model.parameters()))
         assert torch.allclose(Step(cohort, resident)(index, noise), loss.sum(1), rtol=1e-6)
@@ -253,7 +274,7 @@ def test_scores_are_the_means_over_the_images_of_the_loss_its_terms_and_the_erro
     cohort = make([trial_config(model=model, latent_dim=2, **small)], images)
     cohort.model.eval()
     resident = ResidentImages.of(images.test, torch.device("cpu"))
-    x, noise = resident.take(torch.arange(40)[None]), cohort.draw_noise(cohort.streams("evaluation", 0), 40)
+    x, noise = resident.take(torch.arange(40)[None]), cohort.draw_noise(cohort.noise_streams("evaluation", 0), 40)
     with torch.no_grad(), evaluating(cohort.model):  # a model may have other terms then
         outcome = cohort.model(x, noise)
     expected = {

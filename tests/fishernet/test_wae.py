@@ -82,7 +82,7 @@ def test_a_players_step_computes_no_gradient_of_anothers_weights(small, images):
         optimiser.step = lambda: seen.append(
             {n: p.grad.clone() for n, p in model.named_parameters() if p.grad is not None}
         )
-    Step(cohort, resident)(torch.arange(10)[None], cohort.draw_noise(cohort.streams("noise", 1), 10))
+    Step(cohort, resident)(torch.arange(10)[None], cohort.draw_noise(cohort.noise_streams("noise", 1), 10))
     discriminators, last = seen
     assert discriminators
     assert all(name.startswith("discriminator.") for name in discriminators)
@@ -161,7 +161,7 @@ def test_the_discrepancy_is_scored_of_blocks_of_500_images_whatever_the_batch():
     images = torch.randint(0, 256, (700, 1, 2, 2), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     configs = [trial_config(model="WAE", penalty="mmd", latent_dim=d, **SMALL) for d in (1, 3)]
     cohort, held_out = Cohort(configs, (1, 2, 2), 10), ResidentImages.of(images, torch.device("cpu"))
-    streams, whole = cohort.streams("evaluation", 0), []
+    streams, whole = cohort.noise_streams("evaluation", 0), []
     with torch.no_grad():
         for block in torch.arange(700).split(500):
             noise = cohort.draw_noise(streams, len(block))["prior0"]
