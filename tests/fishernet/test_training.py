@@ -139,7 +139,7 @@ class Draws(TorchFunctionMode):
 def test_every_use_of_randomness_has_a_stream_of_its_own_and_no_number_is_used_twice(
     model, n_streams, small, images, monkeypatch
 ):
-    """Weights, each epoch's order, each kind of noise in each epoch and in evaluation: six streams a seed, of AE three, of cg nine.
+    """Weights, each epoch's order, each kind of noise in each epoch and evaluation: six streams a seed, of AE three, of cg nine.
 
     A stream goes on from block to block. Evaluation alone draws the same again, and nothing is torch's global random state.
     """
