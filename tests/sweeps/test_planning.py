@@ -258,6 +258,11 @@ def test_a_flag_for_all_leaves_alone_the_models_that_have_no_such_field():
             ["--models", "FAE:fisher_target=5,fisher_weight=0"],
             "^--fisher-target 5 is a target without a weight: --fisher-w",
         ),
+        (
+            ["--models", "FAE:decoder_fisher_weight=0.1"],
+            "^--decoder-fisher-weight 0.1 .*gaussian-learned.*got --likelihood bern",
+        ),
+        (["--models", "VAE", "--patience", "5"], "^--patience 5 .*--stopping-size must be at least 1; got 0"),
         (["--models", "WAE", "--crop", "-3"], "--crop .*at least -2; got '?-3"),
         (
             ["--models", "WAE", "--crop", "-2"],
