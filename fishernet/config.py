@@ -167,7 +167,7 @@ class TrialConfig:
         "function between the layers of encoder and decoder",
         role="choice",
         choices=("relu", "leaky-relu", "elu", "gelu", "silu", "softplus", "tanh"),
-        when={"network": ("dense", "conv")},
+        when={"network": ("dense", "conv", "pooled-cnn")},
         search="relu,elu,silu,tanh",
     )
     network: str = field(

@@ -42,6 +42,9 @@ DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
 # package.module:Class and, after another colon, its fields
+# Numbers that a decoder emits up to which networks stack on a CPU: with one component they gain, with ten, 7,850 and more of
+# 28 x 28 pixels, they lose (benchmarks/likelihoods.py).
+STACKED_OUTPUTS = 4_000
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
 
@@ -369,8 +372,12 @@ class Devices:
 def _products(config: TrialConfig, image_shape: Shape) -> float:
     """Multiplications per image."""
     n_pixels = math.prod(image_shape)
-    emitted = n_outputs(config, image_shape) if isinstance(config, LikelihoodConfig) else n_pixels
-    return NETWORKS[config.network].n_products(config, n_pixels, max(n_pixels, emitted))
+    return NETWORKS[config.network].n_products(config, n_pixels, max(n_pixels, _emitted(config, image_shape)))
+
+
+def _emitted(config: TrialConfig, image_shape: Shape) -> int:
+    """Numbers that the decoder emits for an image."""
+    return n_outputs(config, image_shape) if isinstance(config, LikelihoodConfig) else math.prod(image_shape)
 
 
 def relative_cost(config: TrialConfig, image_shape: Shape) -> float:
@@ -386,14 +393,16 @@ def make_cohorts(
     """The configs in cohorts, the dearest first, so that none of the slots ends long after the others.
 
     ``auto`` on GPUs: each stackable group in as many equal cohorts as there are slots, each with members of every latent_dim,
-    so that they cost the same. On a CPU the same for networks small enough to gain from it, and cohorts of one for the others.
+    so that they cost the same. On a CPU the same for networks and decoders' outputs small enough to gain from it, and cohorts of
+    one for the others.
     Cohorts of a given size have members of like latent_dim.
     """
     cohorts: list[list[TrialConfig]] = []
     for group in stackable(configs):
         if cohort_size == "auto":
             network, cost = NETWORKS[group[0].network], family(group[0].model).cost
-            stacks = devices.gpus or cost * _products(group[0], image_shape) <= network.stacked_below
+            small = _emitted(group[0], image_shape) <= STACKED_OUTPUTS
+            stacks = devices.gpus or (small and cost * _products(group[0], image_shape) <= network.stacked_below)
             n = min(len(group), devices.slots) if stacks else len(group)
             cohorts += [group[i::n] for i in range(n)]
         else:

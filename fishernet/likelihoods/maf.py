@@ -59,8 +59,10 @@ class MAF(Likelihood):
         return self.flow(super().mean(a))
 
     def sample(self, a: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        normal = torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype)
-        return self.flow(super().mean(a) + normal)
+        return self.draw(a, torch.randn(a.shape, generator=generator, device=a.device, dtype=a.dtype))
+
+    def draw(self, a: Tensor, noise: Tensor) -> Tensor:
+        return self.flow(super().mean(a) + noise)
 
     def root_information(self, a: Tensor) -> DiagonalRoot:
         """Of f it is 1, whatever the flow: u - f is standard normal."""

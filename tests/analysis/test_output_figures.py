@@ -73,7 +73,7 @@ def test_every_exhibit_is_there_and_can_be_written(made, tmp_path):
 def test_the_table_has_our_mean_and_the_papers_number_beside_it_and_floors_first(made):
     shown, runs = made["outputs"].shown, stored().runs
     assert shown["model"].tolist() == [
-        "black image", "mean image", "PCA, 2 components",
+        "black image", "mean image", "constant on 2 x 2 blocks", "PCA, 2 components",
         "AE student-t diagonal K=3", "AE", "AE diagonal", "AE student-t K=1",
     ]  # fmt: skip
     assert "All lines: linear." in made["outputs"].caption
@@ -95,7 +95,7 @@ def test_lines_stand_in_the_order_of_the_papers_rows_and_those_that_it_has_not_c
     )
     made = {exhibit.stem: exhibit for exhibit in all_of(outputs.parts(stored(), published={"outputs": said}))}
     order = ["AE student-t K=1", "AE student-t diagonal K=3", "AE", "AE diagonal"]
-    assert made["outputs"].shown["model"].tolist()[3:] == order
+    assert made["outputs"].shown["model"].tolist()[4:] == order
     assert made["output_distributions"].shown["model"].tolist() == order
     assert made["variances"].data["variant"].unique().tolist() == [HEAVY, DIAGONAL]
 
@@ -109,7 +109,21 @@ def test_floors_are_the_errors_of_images_that_no_model_makes():
     some = floors(IMAGES, IMAGES, 3)["PCA, 3 components"]
     left = torch.linalg.svdvals((x - x.mean(0)).flatten(1))[3:].square().sum().item()
     assert 0 < some <= 100 * left / x.numel()  # clipping brings images nearer
-    assert set(floors(IMAGES, IMAGES, 31)) == {"black image", "mean image"}
+    assert set(floors(IMAGES, IMAGES, 31)) == {"black image", "mean image", "constant on 2 x 2 blocks"}
+
+
+@pytest.mark.parametrize("shape", [(1, 4, 6), (2, 5, 3), (1, 1, 1)])
+def test_the_best_image_that_is_constant_on_blocks_has_the_variance_within_them(shape):
+    """Also where a side is odd and the last blocks are smaller; of images made of blocks it is 0."""
+    x = torch.randint(256, (7, *shape), dtype=torch.uint8)
+    within = torch.zeros(x.shape, dtype=torch.float64)
+    for i, j in itertools.product(range(0, shape[1], 2), range(0, shape[2], 2)):
+        block = x[:, :, i : i + 2, j : j + 2].double() / 255
+        within[:, :, i : i + 2, j : j + 2] = (block - block.mean((2, 3), keepdim=True)).square()
+    found = floors(x, x, 10**6)["constant on 2 x 2 blocks"]
+    assert found == pytest.approx(100 * within.mean().item(), abs=1e-10)
+    blocks = x[:, :, ::2, ::2].repeat_interleave(2, 2).repeat_interleave(2, 3)
+    assert floors(blocks, blocks, 10**6)["constant on 2 x 2 blocks"] == pytest.approx(0, abs=1e-12)
 
 
 def test_seconds_are_divided_by_those_of_the_line_of_squared_errors_as_wide_as_all():
@@ -123,16 +137,30 @@ def test_distances_to_images_and_to_noise_stand_in_two_columns_of_two_names():
     sweep = stored()
     sweep.runs["classifier/reconstruction/frechet"] = [1.0, 3.0, *[2.0] * 6]
     first = outputs.error_table(sweep)
-    assert first.shown["Fréchet to test"].tolist()[3:5] == ["2.0 ± 1.4", "2.0 ± 0.0"]
+    assert first.shown["Fréchet to test"].tolist()[4:6] == ["2.0 ± 1.4", "2.0 ± 0.0"]
     assert "to noise" not in first.shown
     sweep.runs["classifier/reconstruction/frechet_to_noise"] = 500.0
     sweep.runs["classifier/real_to_noise"] = 480.0
     said = pd.DataFrame(
-        [{"variant": PLAIN, "latent_dim": 2, "value": 1.5, "row": "MSE", "components": 1, "to_noise": 520.167}]
+        [
+            {
+                "variant": PLAIN,
+                "latent_dim": 2,
+                "value": 1.5,
+                "row": "MSE",
+                "components": 1,
+                "to_noise": 520.167,
+                "parameters": 50992.0,
+                "seconds_per_epoch": 2.563,
+            }
+        ]
     )
     table = outputs.error_table(sweep, said)
     assert set(table.shown["to noise"]) == {"", "500 ± 0"}
     assert table.shown["paper's to noise"].tolist().count("520") == 1
+    of_plain = table.shown[table.shown["paper's row"] == "MSE"].iloc[0]
+    assert (of_plain["paper's parameters"], of_plain["paper's s/epoch"]) == ("50992", "2.6")
+    assert int(of_plain["parameters"]) == sweep.runs.set_index("variant")["outputs/parameters"][PLAIN].iloc[0]
     assert "held-out images themselves have 480" in table.caption
     assert "not FID" in table.caption
     # What makes the two columns incomparable, where both stand: features, images and range.

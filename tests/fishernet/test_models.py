@@ -267,7 +267,7 @@ def gradient_of(objective: str) -> dict[str, torch.Tensor]:
         loss = 0.5 * (mean + fixed).square().sum(2) - log_likelihood - model.likelihood.log_prior(model.n_train)
         by_hand = torch.autograd.grad(loss.sum(), list(model.parameters()))
         returned = torch.autograd.grad(model(x, {"eta": eta}).loss.sum(), list(model.parameters()))
-        assert all(torch.allclose(a, b, rtol=1e-10) for a, b in zip(by_hand, returned, strict=True))
+        assert all(torch.allclose(a, b, rtol=1e-10, atol=1e-12) for a, b in zip(by_hand, returned, strict=True))
         return dict(zip([n for n, _ in model.named_parameters()], returned, strict=True))
     grads = torch.autograd.grad(model(x, {"eta": eta}).loss.sum(), list(model.parameters()))
     return dict(zip([n for n, _ in model.named_parameters()], grads, strict=True))
@@ -380,7 +380,7 @@ def test_the_precision_of_members_of_several_latent_dims_is_that_of_each_alone(
         assert torch.equal(rest, torch.eye(max(dims), dtype=torch.float64).expand(7, -1, -1))
         (alone * torch.arange(1.0, d + 1.0)).sum().backward()
         first, own = stack.decoder.layers[0].weight.grad[i], model.decoder.layers[0].weight.grad[0]
-        assert torch.allclose(first[:d], own, rtol=1e-10)
+        assert torch.allclose(first[:d], own, rtol=1e-10, atol=1e-12)
         assert not first[d:].any()
 
 

@@ -393,6 +393,20 @@ def test_auto_fills_gpus_evenly_and_leaves_large_networks_alone_on_a_cpu():
     assert sorted(len(c) for c in make_cohorts(small, CPU, "auto", (1, 8, 8))) == [47, 48]
 
 
+def test_auto_stacks_decoders_that_emit_little_and_leaves_wide_ones_alone_on_a_cpu():
+    """Of 28 x 28 pixels one component gains in a stack, also with full scales, and ten lose (benchmarks/likelihoods.py)."""
+    common = ("--preset", "vpae", "--seeds", "6", "--models")
+    for line, stacks in (
+        ("AE:likelihood=gaussian", True), ("AE:scale=diagonal,components=1", True), ("AE:likelihood=maf", True),
+        ("AE:likelihood=matrix-t,scale=full,components=1", True), ("AE:components=10", False),
+        ("AE:likelihood=matrix-normal,scale=diagonal,components=10", False), ("AE:likelihood=student-t,components=10", False),
+    ):  # fmt: skip
+        configs = flags(*common, line)
+        cohorts = make_cohorts(configs, CPU, "auto", (1, 28, 28))
+        assert (max(map(len, cohorts)) > 1) == stacks, line
+        assert len(make_cohorts(configs, Devices(1, 1, 2, 1), "auto", (1, 28, 28))) == 1
+
+
 def test_a_model_whose_step_takes_longer_than_a_vaes_costs_as_much_more_and_is_not_stacked_where_that_gains_nothing():
     of_model = {
         m: flags("--models", m, "--latent-dims", "8", "--seeds", "4", "--hidden-width", "64") for m in MODEL_NAMES

@@ -257,6 +257,7 @@ def test_errors_of_point_estimates_are_those_of_each_image_alone(likelihood):
     "values",
     [
         {"likelihood": "student-t", "components": 2},
+        {"likelihood": "maf"},
         {"model": "VAE", "likelihood": "gaussian", "scale": "diagonal"},
         {"model": "FisherNet", "likelihood": "gaussian", "sampler": "cg"},
     ],
