@@ -77,8 +77,8 @@ WHERE = {  # what emits a scale -> whose floor it is
 # That of the column "to noise" is of other features, other images and another range.
 THEIR_NOISE = (
     "The paper's to noise does not compare with it: it is of Keras's Inception v3, of the first 1000 images in [0, 1], enlarged "
-    "by repetition, and of noise in [-1, 1]; of mixtures of t's it is of the densest mode, of a flow of the mean of 50 draws, of "
-    "the VAE of one draw. Ours is of the network said here, of the means of all held-out images, and of noise in [0, 1]."
+    "by repetition, and of noise in [-1, 1]; of mixtures of t's it is of the densest mode, of a flow of the mean of 50 draws, "
+    "with a posterior of one draw. Ours is of the network said here, of the means of all held-out images, and of noise in [0, 1]."
 )
 N_SHOWN = 10  # images of a row, and components
 AT_ONCE = 2**24  # numbers of training images that are compared at a time
