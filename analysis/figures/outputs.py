@@ -249,7 +249,7 @@ def say_floors(runs: pd.DataFrame) -> str:
 
 
 def is_squared_error(config: LikelihoodConfig) -> bool:
-    """Whether a line is the autoencoder that a loss of squared errors trains, as wide and deep as all others."""
+    """Whether a line is the autoencoder that a loss of squared errors trains, its decoder as deep as its encoder."""
     row = family(config.model)
     return (
         not (row.posterior or row.prior)

@@ -229,6 +229,15 @@ def test_a_single_doubtful_score_is_enough_for_each_half_of_a_claim():
     assert finding("VP10", without).verdict == "undecided"
 
 
+def test_where_one_of_two_names_of_a_model_was_not_trained_the_others_runs_answer():
+    evidence = world()
+    (whole,) = finding("VP2", evidence).parts
+    for k in (10, 1):
+        without = replace(evidence, runs=evidence.runs[evidence.runs["variant"] != LINES["N_mu", k].variant])
+        (part,) = finding("VP2", without).parts
+        assert len(part.values) == len(whole.values)
+
+
 @pytest.mark.parametrize("name", FALSE)
 def test_each_claim_notices_where_it_is_false(name):
     assert finding(name, world(FALSE[name])).verdict == "contradicted"
