@@ -202,7 +202,7 @@ class TrialConfig:
     )
     train_size: int = field(
         0,
-        "train on this many images, the first of the training set; 0 is all",
+        "train on this many images, the first of the training set, of reversed MNIST at equal steps; 0 is all",
         role="data",
         valid=at_least(0),
         must="at least 0",

@@ -41,10 +41,10 @@ Shape = tuple[int, int, int]  # of images: channels, height, width
 DEFAULT_PRESET = "paper"
 STEPS, LEAST_EPOCHS, MOST_SCORED = 4000, 20, 100  # of runs on one's own images
 OURS = PRESETS[DEFAULT_PRESET]["models"]
-# package.module:Class and, after another colon, its fields
 # Numbers that a decoder emits up to which networks stack on a CPU: with one component they gain, with ten, 7,850 and more of
 # 28 x 28 pixels, they lose (benchmarks/likelihoods.py).
 STACKED_OUTPUTS = 4_000
+# package.module:Class and, after another colon, its fields
 OUTSIDE = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*(?![\w-]*=)")
 
 
@@ -394,8 +394,7 @@ def make_cohorts(
 
     ``auto`` on GPUs: each stackable group in as many equal cohorts as there are slots, each with members of every latent_dim,
     so that they cost the same. On a CPU the same for networks and decoders' outputs small enough to gain from it, and cohorts of
-    one for the others.
-    Cohorts of a given size have members of like latent_dim.
+    one for the others. Cohorts of a given size have members of like latent_dim.
     """
     cohorts: list[list[TrialConfig]] = []
     for group in stackable(configs):

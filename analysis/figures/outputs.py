@@ -63,9 +63,9 @@ WEIGHTED = {  # the same of the likelihood by importance sampling, of densities 
     "weighted_bits_per_dim": ("weighted bits/dim", 2),
     "discretised_weighted_bits_per_dim": ("discretised weighted bits/dim", 2),
 }
-LAST = (  # columns of the table of errors
-    *("to noise", "paper's to noise", "parameters", "paper's parameters", "s/epoch", "paper's s/epoch", "of MSE's"),
-)
+LAST = (  # columns at the end of the table of errors, ours and what the paper says of each
+    "to noise", "paper's to noise", "parameters", "paper's parameters", "s/epoch", "paper's s/epoch", "of MSE's",
+)  # fmt: skip
 TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 WHERE = {  # what emits a scale -> whose floor it is
@@ -190,21 +190,14 @@ def error_table(stored: StoredSweep, said: pd.DataFrame | None = None) -> Table:
         below, why = {}, str(error)
     title = ERRORS["l2_percent"][0]
     first = [{"model": name, title: f"{value:.3f}"} for name, value in below.items()]
-    if "outputs/parameters" in runs:
-        means["parameters"] = spread(runs.assign(value=runs["outputs/parameters"]), CURVE).assign(score="parameters")
-    columns = {
-        **ERRORS,
-        **distances,
-        "parameters": ("parameters", 0),
-        "seconds": ("s/epoch", 1),
-        "relative": ("of MSE's", 1),
-    }
+    columns = {**ERRORS, **distances, "seconds": ("s/epoch", 1), "relative": ("of MSE's", 1)}
     rows, alike = _rows(runs, means, columns, said)
-    for row, told in zip(rows, _told(runs, said), strict=True):
+    for row, told, (variant, d) in zip(rows, _told(runs, said), _cells(runs), strict=True):
+        if "outputs/parameters" in runs:  # of all seeds the same
+            of_line = runs[(runs["variant"] == variant) & (runs["latent_dim"] == d)]["outputs/parameters"].dropna()
+            row["parameters"] = f"{of_line.iloc[0]:.0f}" if len(of_line) else ""
         if told:
             row["paper's L2"] = f"{told['value']:.3f}"
-            if "parameters" in row:
-                row["parameters"] = f"{row['parameters'].partition(' ')[0]}"
             if told.get("parameters", math.nan) > 0:
                 row["paper's parameters"] = f"{told['parameters']:.0f}"
             if told.get("seconds_per_epoch", math.nan) > 0:

@@ -27,7 +27,7 @@ from analysis.stored import StoredSweep, config_of
 from fishernet.cohort import stacked
 from fishernet.config import TrialConfig
 from fishernet.data.binarised import black_and_white
-from fishernet.data.images import ResidentImages
+from fishernet.data.images import ResidentImages, at_equal_steps
 from fishernet.evaluation import evaluating
 from fishernet.families import family
 from fishernet.importance import DRAWS_OF_A_STREAM, Evidence, drawn_at_once, evidence
@@ -136,12 +136,8 @@ def images_of(stored: StoredSweep, names: Sequence[str], n: int) -> dict[str, Te
     those at equal steps, as a set may begin with what is rare in it.
     """
     data = stored.images
-    return {name: data.test[: n or None] if name == HELD_OUT else at_equal_steps(data.train, n) for name in names}
-
-
-def at_equal_steps(images: Tensor, n: int) -> Tensor:
-    """n of the images (0, or no fewer than there are: all), every so many-th from the first on."""
-    return images[torch.arange(n) * len(images) // n] if 0 < n < len(images) else images
+    spread = data.train[at_equal_steps(n, len(data.train))] if 0 < n < len(data.train) else data.train
+    return {name: data.test[: n or None] if name == HELD_OUT else spread for name in names}
 
 
 def _arguments(

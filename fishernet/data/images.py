@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import Self
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -56,6 +58,13 @@ class ImageData:
         return (
             f"errors and scores are of {of} held out for {self.held_out}: of so few they say hardly anything of others"
         )
+
+
+def at_equal_steps(n: int, n_images: int) -> npt.NDArray[np.int64]:
+    """Places of n of so many images, every so many-th from the first on: of all classes as many as of all images, even where
+    images are sorted by how rare they are.
+    """
+    return np.arange(n) * n_images // n
 
 
 def dequantised(x: Tensor, u: Tensor) -> Tensor:

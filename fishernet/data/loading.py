@@ -17,7 +17,7 @@ from fishernet.data.files import Array, Parts, fingerprint, load_arrays
 from fishernet.data.fitting import Fit
 from fishernet.data.folders import IMAGE_SUFFIXES, load_folder
 from fishernet.data.idx import load_idx
-from fishernet.data.images import ImageData
+from fishernet.data.images import ImageData, at_equal_steps
 
 LEAST_WHITE = 26  # of 255: images whose brightest pixel is darker were scaled as if white were something else
 PACKAGES = {
@@ -118,7 +118,7 @@ def load_data(
     if validation_size:
         test, test_labels = train[first:], None if train_labels is None else train_labels[first:]
     n_train = train_size or n_left
-    kept = np.arange(n_train) * n_left // n_train if n_own else slice(n_train)
+    kept = at_equal_steps(n_train, n_left) if n_own else slice(n_train)
     if binarisation == "static" and not (black_and_white(train) and black_and_white(test)):
         raise DataError(
             f"binarisation static is of images that come in black and white, such as Larochelle and Murray's fixed draw of "

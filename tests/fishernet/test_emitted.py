@@ -328,6 +328,16 @@ def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n
 # Moments and draws.
 
 
+def of_df(family, scale, k, df):
+    """A likelihood and raw numbers of one image, of t's with about so many degrees of freedom in each component."""
+    likelihood = made(family, scale, components=k)
+    a = raw(likelihood, 1)
+    if LIKELIHOODS[family].heavy:
+        at = likelihood.maps * 24 + k
+        a[..., at : at + max(1, k)] = df
+    return likelihood, a
+
+
 def drawn(likelihood, a, n):
     """n images of one a, (n, n_pixels)."""
     return likelihood.sample(a.expand(1, n, -1), torch.Generator().manual_seed(7))[0]
@@ -337,11 +347,8 @@ def drawn(likelihood, a, n):
 @every_emitted
 def test_draws_have_the_mean_and_the_covariance_that_the_marginals_say(family, scale, k):
     """Of a t with many degrees of freedom, as fewer have no fourth moment to know the error by."""
-    likelihood, n = made(family, scale, components=k), 20_000
-    a = raw(likelihood, 1)
-    if LIKELIHOODS[family].heavy:
-        at = likelihood.maps * 24 + k
-        a[..., at : at + max(1, k)] = 30.0
+    likelihood, a = of_df(family, scale, k, 30.0)
+    n = 20_000
     x = drawn(likelihood, a, n)
     marginals = likelihood.marginals(a)
     mean, variance = marginals.mean()[0, 0], marginals.variance()[0, 0]
@@ -365,11 +372,8 @@ def test_draws_have_the_mean_and_the_covariance_that_the_marginals_say(family, s
 @every_emitted
 def test_draws_put_through_their_marginals_are_uniform(family, scale, k):
     """Of t's at 3 degrees of freedom: a pixel's are those of all together, no more for the pixels beside it."""
-    likelihood, n = made(family, scale, components=k), 10_000
-    a = raw(likelihood, 1)
-    if LIKELIHOODS[family].heavy:
-        at = likelihood.maps * 24 + k
-        a[..., at : at + max(1, k)] = 3.0
+    likelihood, a = of_df(family, scale, k, 3.0)
+    n = 10_000
     pit = likelihood.marginals(a.expand(1, n, -1)).cdf(drawn(likelihood, a, n)[None])[0]
     apart = [stats.kstest(pixel, "uniform").statistic for pixel in pit.numpy().T]
     assert max(apart) < 2.4 / n**0.5  # one in 5,000 of 24 pixels

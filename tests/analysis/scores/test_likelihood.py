@@ -16,9 +16,9 @@ import torch
 from analysis import scores
 from analysis.errors import AnalysisError
 from analysis.scores import images, likelihood
-from analysis.scores.likelihood import GROUP, at_equal_steps, images_of, refusal, score_likelihood, stacks_of, tasks
+from analysis.scores.likelihood import GROUP, images_of, refusal, score_likelihood, stacks_of, tasks
 from fishernet import contract
-from fishernet.data.images import ImageData, ResidentImages
+from fishernet.data.images import ImageData, ResidentImages, at_equal_steps
 from fishernet.families import family, trial_config
 from fishernet.importance import Evidence, evidence
 
@@ -146,12 +146,13 @@ def test_training_images_that_are_scored_are_of_all_that_there_are():
     """The first thousand of reversed MNIST are of rare digits, as it is sorted by place: shares of classes must be the set's."""
     labels = torch.tensor([1] * 900 + [0] * 5800)
     for n in (100, 1000):
-        found = at_equal_steps(labels, n)
+        found = labels[at_equal_steps(n, len(labels))]
         assert len(found) == n
         assert found.float().mean() == pytest.approx(900 / 6700, abs=1 / n)
-    assert at_equal_steps(labels, 0).equal(labels)
-    assert at_equal_steps(labels, 7000).equal(labels)
     made = config("IAF")
+    train = stored(made).images.train
+    for n, places in ((3, [0, 2, 4]), (4, [0, 1, 3, 4]), (0, range(6)), (7, range(6))):
+        assert images_of(stored(made), ("training",), n)["training"].equal(train[list(places)])
     run = {"draws": 100, "images": 3, "asked": 3, "probability": True}
     asked = {"draws": 20, "nll_images": 3, "nll_of": ("training",)}
     for about, n_tasks in ((run, 1), (run | {"at_equal_steps": True}, 0)):
