@@ -36,6 +36,7 @@ from analysis.scores import NLL_SETS
 from analysis.stored import StoredSweep, config_of
 from analysis.which_dimension import active_units
 from fishernet.families import family, trial_config
+from fishernet.spelling import did_you_mean
 from fishernet.wording import listed
 
 TERMS = ("posterior_entropy", "fisher_information")
@@ -85,7 +86,7 @@ def parts(
     if path and path not in there:
         raise AnalysisError(
             f"--path is the line whose path over epochs is drawn; {stored.sweep.name} has {listed(there) or 'none'} in the "
-            f"plane; got {path}."
+            f"plane; got {path}{did_you_mean(path, there) or '.'}"
         )
     if points.empty:
         why = "No run has recorded posterior_entropy and fisher_information, which models record at each epoch that know them."

@@ -3,6 +3,7 @@
 import itertools
 import math
 from dataclasses import replace
+from functools import partial
 from types import SimpleNamespace
 
 import numpy as np
@@ -443,7 +444,9 @@ def test_likelihoods_of_another_number_of_draws_are_left_out():
 
 
 def sweep_of(runs, latents=None):
-    sweep = SimpleNamespace(held_out="test", command=lambda *words: " ".join(words), score=lambda name: f"test/{name}")
+    sweep = SimpleNamespace(
+        name="made", held_out="test", command=lambda *words: " ".join(words), score=lambda name: f"test/{name}"
+    )
     variants = list(runs["variant"].unique())
     return SimpleNamespace(runs=runs, sweep=sweep, variants=variants, reasons={}, latents=latents)
 
@@ -581,6 +584,15 @@ def test_a_sweep_without_the_papers_line_shows_the_path_of_the_first_that_there_
     runs = trained()
     (part,) = (p for p in plane.parts(sweep_of(runs[runs["variant"] == "VAE"]), of_path="FAE") if p[0] == plane.PATH[0])
     assert part.make.args[1:] == ("VAE",)
+
+
+def test_the_line_that_is_asked_for_goes_before_the_papers_and_one_that_there_is_not_is_named():
+    made_of = partial(plane.parts, sweep_of(trained()), of_path="FAE")
+    for path, drawn in ((None, "FAE"), ("MAE", "MAE")):
+        (part,) = (p for p in made_of(path=path) if p[0] == plane.PATH[0])
+        assert part.make.args[1:] == (drawn,)
+    with pytest.raises(AnalysisError, match=r"--path is the line .* got MEA\. Did you mean MAE\?$"):
+        next(iter(made_of(path="MEA")))
 
 
 def test_lines_of_the_published_tables_are_those_of_the_presets():
