@@ -51,9 +51,9 @@ def _of_c_library(name: str) -> Callable[..., int] | None:
 def denormals_as_zero() -> Iterator[None]:
     """Within, float32 numbers of less than 1.2e-38 are 0 on the CPU (torch.set_flush_denormal), in this thread.
 
-    Where a unit has died, its weights' first moments decay by 0.9 a step into that range and stay there. A CPU
-    is much slower with such numbers: Adam's kernel takes more than ten times as long on them alone. Such a moment moves a weight by less than 1e-30, so that the weights
-    are the same (benchmarks/fisher_shannon.py).
+    Where a unit has died, its weights' first moments decay by 0.9 a step into that range and stay there. A CPU is much
+    slower with such numbers: Adam's kernel takes more than ten times as long on them alone. Such a moment moves a weight by
+    less than 1e-30, so that the weights are the same (benchmarks/fisher_shannon.py).
     """
     before = (torch.tensor(torch.finfo(torch.float32).tiny, dtype=torch.float32) / 2).item() == 0
     torch.set_flush_denormal(True)
