@@ -34,11 +34,32 @@ def test_components_above_a_hundredth_are_counted_and_asked_for_their_inputs_lab
         bias[:12], bias[12:] = GREYS.repeat_interleave(4), torch.tensor([0.495, 0.5, 0.005]).log()
     classifier = SimpleNamespace(network=Bright(), fingerprint="known")
     labels = torch.tensor([3, 3, 3, 7])  # three of dark images
-    scored = score_components(
-        classifier, torch.zeros(4, 1, 2, 2, dtype=torch.uint8), labels, torch.tensor([3, 7]), model
-    )
+    black = torch.zeros(4, 1, 2, 2, dtype=torch.uint8)
+    one_label = black, torch.tensor([3, 3, 3, 3])
+    scored = score_components(classifier, black, labels, torch.tensor([3, 7]), *one_label, model)
     assert scored.metrics == {
         "components/heavy": 2, "components/keeps_label": pytest.approx(0.5), "components/mean_keeps_label": pytest.approx(0.75),
+    }  # fmt: skip
+
+
+def test_a_classifier_learns_from_components_what_neither_images_nor_means_show():
+    """Images with a first pixel have label 3, black ones 7. Of the former one component has the last pixel and one its negative,
+    which is black when shown and cancels it in the mean. What is asked has the last pixel alone.
+    """
+    config = trial_config(model="AE", components=2, latent_dim=2, hidden_layers=0, decoder_output="linear")
+    model = family("AE").load()([config], (1, 2, 2), 10).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+        model.heads_of_encoder["mean"].weight[0, 0, 0] = 1
+        model.decoder.layers[0].weight[0, 0, [3, 7]] = torch.tensor([1.0, -1.0])
+    labels = torch.tensor([3, 7]).repeat(20)
+    first, last = torch.zeros(2, 40, 1, 2, 2, dtype=torch.uint8)
+    first[labels == 3, :, 0, 0], last[labels == 3, :, 1, 1] = 255, 255
+    classifier = SimpleNamespace(network=Bright(), fingerprint="known")
+    found = score_components(classifier, last, labels, torch.tensor([3, 7]), first, labels, model).metrics
+    assert {name: found[f"components/{name}"] for name in ("accuracy", "accuracy_of_components", "accuracy_of_means")} == {
+        "accuracy": 0.5, "accuracy_of_components": 1, "accuracy_of_means": 0.5,
     }  # fmt: skip
 
 
