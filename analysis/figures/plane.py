@@ -12,6 +12,7 @@ are Gaussians of one width. Where widths differ between latents N J is above 1, 
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -32,8 +33,9 @@ from analysis import frame, style
 from analysis.exhibits import Absent, Exhibit, Picture, Table, cells, seeds
 from analysis.frame import CURVE, AnalysisError, spread
 from analysis.parts import Part
-from analysis.scores import NLL_SETS
+from analysis.scores import NLL_BY_IMAGE, NLL_SETS
 from analysis.stored import StoredSweep, config_of
+from analysis.verdicts import student
 from analysis.which_dimension import active_units
 from fishernet.families import family, trial_config
 from fishernet.spelling import did_you_mean
@@ -44,6 +46,7 @@ PLANE = "fisher_shannon_plane", "Posteriors in the Fisher-Shannon plane"
 PATH = "fisher_shannon_path", "One model in the Fisher-Shannon plane by epoch"
 INFORMATION = "information", "Entropy, Fisher information and active latents"
 NLL = "nll", "Negative log-likelihood"
+NLL_DIFFERENCES = "nll_differences", "Negative log-likelihood, image by image"
 TARGETS = "fisher_targets", "Error, likelihood and classes by the target F"
 TARGET = "fisher_target"
 OVER_TARGETS = {  # scores over the target beside the MSE
@@ -100,6 +103,8 @@ def parts(
     if by_target(stored)["target"].nunique() > 1:
         yield Part(*TARGETS, lambda: targets_picture(stored, beside))
     yield Part(*NLL, lambda: nll_table(stored, published.get("nll")))
+    if pairs := pairs_by_image(stored, beside):
+        yield Part(*NLL_DIFFERENCES, lambda: nll_differences(stored, pairs))
 
 
 def places(runs: pd.DataFrame, held_out: str) -> pd.DataFrame:
@@ -469,6 +474,78 @@ def nll_data(runs: pd.DataFrame) -> pd.DataFrame:
     if not tidy:
         return pd.DataFrame(columns=[*CURVE, "images", "score", "mean"])
     return spread(pd.concat(tidy).dropna(subset="value"), [*CURVE, "images", "score"])
+
+
+Pair = tuple[str, list[tuple[pd.Series, pd.Series]]]  # a set of images; of each seed a line's run and the other line's
+
+
+def pairs_by_image(stored: StoredSweep, beside: str = "") -> list[Pair]:
+    """Of each set, line and latent_dim, its runs beside those of ``beside`` with equal seeds, where each image's NLL was kept.
+
+    Where ``beside`` has none, beside the first line that has.
+    """
+    runs, _ = of_one_estimate(stored.runs)
+    found: list[Pair] = []
+    for images in NLL_SETS:
+        kept = [
+            run
+            for _, run in runs.iterrows()
+            if run["scores"].get("likelihood", {}).get(images, {}).get("by_image")
+            and not math.isnan(run["likelihood/nll" if images == NLL_SETS[0] else f"likelihood/{images}/nll"])
+        ]
+        variants = list(dict.fromkeys(str(run["variant"]) for run in kept))
+        first = beside if beside in variants else next(iter(variants), "")
+        of = {(run["variant"], run["latent_dim"], run["seed"]): run for run in kept}
+        for variant, d in dict.fromkeys((v, d) for v, d, _ in of if v != first):
+            own = [
+                (run, of[first, d, seed])
+                for (v, k, seed), run in of.items()
+                if (v, k) == (variant, d) and (first, d, seed) in of
+            ]
+            if own:
+                found.append((images, own))
+    return found
+
+
+def nll_differences(stored: StoredSweep, pairs: Sequence[Pair]) -> Table:
+    """Of each pair of lines the mean difference of their NLL, its interval over seeds and its standard error over images."""
+    rows = []
+    for images, runs in pairs:
+        nll = np.array([[_by_image(stored, run, images) for run in pair] for pair in runs])
+        by_seed = nll[:, 0] - nll[:, 1]  # (n_seeds, n_images)
+        n_seeds, n_images = by_seed.shape
+        mean, over_seeds = by_seed.mean(), by_seed.mean(1)
+        half = student(n_seeds) * over_seeds.std(ddof=1) / math.sqrt(n_seeds) if n_seeds > 2 else math.nan
+        over_images = by_seed.mean(0).std(ddof=1) / math.sqrt(n_images) if n_images > 1 else math.nan
+        line, other = runs[0]
+        rows.append({
+            **{name: line[name] for name in CURVE}, "images": images, "less": other["variant"], "n_seeds": n_seeds,
+            "n_images": n_images, "mean": mean, "low": mean - half, "high": mean + half, "standard_error": over_images,
+        })  # fmt: skip
+    data = pd.DataFrame(rows)
+
+    def number(value: float) -> str:
+        return "" if math.isnan(value) else f"{value:.2f}".replace("-", "−")
+
+    intervals = [[number(end) for end in ends] for ends in zip(data["low"], data["high"], strict=True)]
+    shown = pd.DataFrame({
+        "model": [style.label(str(v), str(m)) for v, m in zip(data["variant"], data["model"], strict=True)],
+        "d": data["latent_dim"], "images": data["images"], "NLL less that of": data["less"],
+        "nats": data["mean"].map(number),
+        "95% interval over seeds": [f"[{low}, {high}]" if low else "" for low, high in intervals],
+        "standard error over images": data["standard_error"].map(number),
+    })  # fmt: skip
+    caption = (
+        f"Differences of runs with equal seeds, {seeds(data)}, of the same {_counts(set(data['n_images']))} images by the same "
+        "random numbers. The interval (Student's t) is over seeds: what other seeds would give on these images. The standard "
+        "error is over images, of the mean over seeds: what other images would give under these runs."
+    )
+    return Table(*NLL_DIFFERENCES, caption, data, shown)
+
+
+def _by_image(stored: StoredSweep, run: pd.Series, images: str) -> npt.NDArray[np.float64]:
+    """A run's NLL of each image, in their order."""
+    return np.array(json.loads(stored.artifact(run, NLL_BY_IMAGE.format(images)).read_text(encoding="utf-8"))["nll"])
 
 
 def _gained(run: pd.Series, start: str) -> float:

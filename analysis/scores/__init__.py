@@ -36,6 +36,7 @@ SETS = {  # set of images -> a table's row
     "tempered": "sample: prior as narrow as SVGD's",
 }
 NLL_SETS = ("held-out", "training")
+NLL_BY_IMAGE = "scores/likelihood-{}.json"  # of a set: a run's NLL of each image
 DRAWS, NLL_IMAGES = 100, 1000  # by default: seconds a run
 INFORMATION_IMAGES = 1000  # by default
 CACHE = Path("~/.cache/fishernet")

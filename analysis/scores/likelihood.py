@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from analysis.errors import AnalysisError
-from analysis.scores import CACHE, DRAWS, NLL_IMAGES, NLL_SETS
+from analysis.scores import CACHE, DRAWS, NLL_BY_IMAGE, NLL_IMAGES, NLL_SETS
 from analysis.scores.tasks import Scored, ScoreTask, Tasks, gpus_of_flag
 from analysis.stored import StoredSweep, config_of
 from fishernet.cohort import stacked
@@ -182,6 +182,10 @@ def score_likelihood(
             own.about[name] = {"draws": draws, "images": len(pixels), "asked": asked, "probability": not density}
             own.about[name] |= {"dequantised": True} if density else {}
             own.about[name] |= {"at_equal_steps": True} if name == TRAINING and asked else {}
+            own.about[name]["by_image"] = True
+            own.files[NLL_BY_IMAGE.format(name)] = {
+                "nll": [round(nll, 4) for nll in (-of_own.log_evidence[:, -1]).tolist()]
+            }
     for file in files:
         with suppress(OSError):
             file.unlink()

@@ -1,6 +1,7 @@
 """Places in the Fisher-Shannon plane against closed forms, tables of made runs, and verdicts from planted truths."""
 
 import itertools
+import json
 import math
 from dataclasses import replace
 from functools import partial
@@ -465,6 +466,39 @@ def test_the_table_of_nll_has_ours_beside_the_papers_and_what_more_draws_gained(
     reversed_ = plane.nll_table(sweep_of(trained(dataset=REVERSED)), published.tables(PAPER, REVERSED)["nll"])
     of_fae = reversed_.shown[reversed_.shown["model"] == "FAE"].set_index("images")["paper"]
     assert of_fae.to_dict() == {"held-out": "164.56", "training": "94.48"}
+
+
+def test_lines_are_compared_image_by_image_over_seeds_and_over_images(tmp_path):
+    """What is a seed's alone has no say in the error over images, and what is an image's alone none in the interval."""
+    runs, rng = trained(), np.random.default_rng(1)
+    runs = runs[runs["variant"].isin(["VAE", "IAF", "FAE"])].reset_index(drop=True)
+    of_image = rng.normal(90, 20, 1000)  # by far more than lines differ
+    own = {"VAE": (0, 0), "IAF": (-1, 0.0), "FAE": (0.5, 2.0)}  # of a line, and how much images differ in it
+    less = rng.standard_normal(1000)
+    for _, run in runs.iterrows():
+        run["scores"]["likelihood"]["held-out"]["by_image"] = True
+        mean, sd = own[run["variant"]]
+        nll = of_image + mean + sd * less + (0.1 * run["seed"] if run["variant"] != "VAE" else 0)
+        (tmp_path / f"{run['run_id']}.json").write_text(json.dumps({"nll": nll.tolist()}))
+    sweep = sweep_of(runs)
+    sweep.artifact = lambda run, name: tmp_path / f"{run['run_id']}.json"
+    table = plane.nll_differences(sweep, plane.pairs_by_image(sweep, "VAE"))
+    found = table.data.set_index("variant")
+    assert set(found["less"]) == {"VAE"}
+    half = 4.302653 * 0.1 / math.sqrt(3)  # Student's t of two degrees of freedom
+    assert found.loc["IAF", ["mean", "low", "high"]].tolist() == pytest.approx(
+        [-0.9, -0.9 - half, -0.9 + half], abs=1e-5
+    )
+    assert found.loc["IAF", "standard_error"] == pytest.approx(0, abs=1e-9)
+    assert found.loc["FAE", "mean"] == pytest.approx(0.6 + 2 * less.mean(), abs=1e-9)
+    assert found.loc["FAE", "standard_error"] == pytest.approx(2 * less.std(ddof=1) / math.sqrt(1000))
+    rows = table.shown.set_index("model")
+    assert rows.loc["IAF", "nats"] == "−0.90"
+    assert rows.loc["IAF", "95% interval over seeds"] == "[−1.15, −0.65]"
+    del sweep.runs.loc[runs["variant"] == "VAE", "scores"].iloc[0]["likelihood"]["held-out"]["by_image"]
+    (_, pairs), *_ = plane.pairs_by_image(sweep, "VAE")
+    assert len(pairs) == 2  # seeds that both lines have
+    assert not plane.pairs_by_image(sweep_of(trained()), "VAE")
 
 
 def test_without_a_likelihood_there_is_a_command_and_without_the_terms_a_reason():

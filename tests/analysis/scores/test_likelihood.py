@@ -100,6 +100,15 @@ def test_a_density_is_of_spread_images_and_has_bits_beside_those_of_probabilitie
     assert bits > 8 + 0.5 * math.log2(2 * math.pi)  # which a unit normal has at zero error
 
 
+def test_each_image_has_its_nll_in_a_file_of_its_set():
+    found = scored(config(), ("held-out", "training"))
+    for name, start, n in (("held-out", "likelihood/", 5), ("training", "likelihood/training/", 6)):
+        nll = found.files[f"scores/likelihood-{name}.json"]["nll"]
+        assert len(nll) == n
+        assert sum(nll) / n == pytest.approx(found.metrics[f"{start}nll"], abs=1e-4)
+        assert found.about[name]["by_image"]
+
+
 def test_a_density_at_the_grey_values_themselves_is_taken_anew():
     density = config(likelihood="gaussian", binarisation="none")
     before = {"draws": 100, "images": 5, "asked": 0, "probability": False}
@@ -159,7 +168,7 @@ def test_training_images_that_are_scored_are_of_all_that_there_are():
         found = tasks(stored(made, has={"training": about}), **asked)
         assert len(found.tasks) == n_tasks
     about = score(images_of(stored(made), ("training",), 3), *HERE, grown(made), ("training",), 20, 3).about
-    assert about["training"] == {**run, "draws": 20, "at_equal_steps": True}
+    assert about["training"] == {**run, "draws": 20, "at_equal_steps": True, "by_image": True}
 
 
 def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
