@@ -233,7 +233,7 @@ FIGURES = {
                     "type": count,
                     "metavar": "N",
                     "help": "how many held-out images of each line t-SNE places, the first; default: 2000, or fewer where many "
-                    "lines share a fit, so that it takes a minute",
+                    "lines are shown, so that it takes a minute",
                 },
             ),
         ),

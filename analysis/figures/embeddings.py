@@ -28,7 +28,7 @@ from fishernet.wording import listed
 
 EMBEDDINGS = "embeddings", "Latent means in a plane by t-SNE"
 RADII = "radii", "Distances of latents from their mean"
-EMBEDDED, AT_ONCE = 2000, 6000  # images of each line; points of one fit, which takes a minute
+EMBEDDED, ALL_EMBEDDED = 2000, 12_000  # images of each line, and of all of them, which take a minute
 PERPLEXITY = 30  # t-SNE's usual, about how many neighbours count
 RADIAL = 5000  # images, as in the paper
 MOST_BINS = 60
@@ -51,37 +51,35 @@ def parts(
 
 
 def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = (), images: int | None = None) -> Exhibit:
-    """A panel for each line; the variants of a model are embedded together."""
+    """A panel for each line, which is embedded alone.
+
+    One fit of several lines would take points of one for neighbours of another's, whose latents mean something else, and part
+    each line's own neighbours.
+    """
     stem, title = EMBEDDINGS
     if d <= 2:
         command = stored.sweep.command("figures latent-space")
         return Absent(stem, title, f"Two latents are a plane already: `{command}` draws it.")
     asked = stored.runs[stored.runs["variant"].isin(lines)]
     runs = shown_runs(stored, asked, d) or shown_runs(stored, stored.runs, d)
-    by_model: dict[str, list[pd.Series[Any]]] = {}
-    for run in runs:
-        by_model.setdefault(str(run["model"]), []).append(run)
+    n = min(images or min(EMBEDDED, ALL_EMBEDDED // len(runs)), len(stored.images.test))
     placed: dict[str, Array] = {}
-    tables, counts = [], set()
-    for together in by_model.values():
-        n = min(images or min(EMBEDDED, AT_ONCE // len(together)), len(stored.images.test))
-        counts.add(n)
-        means = [stored.latents(run)[0][:n] for run in together]
-        for run, own in zip(together, embedded(means), strict=True):
-            placed[title_of(run)] = own
-            about = {name: run[name] for name in ("variant", "latent_dim", "seed", "run_id")}
-            tables.append(pd.DataFrame({**about, "image": range(n), "x": own[:, 0], "y": own[:, 1]}))
-    shared = [model for model, of in by_model.items() if len(of) > 1]
+    tables = []
+    for run in runs:
+        placed[title_of(run)] = own = embedded(stored.latents(run)[0][:n])
+        about = {name: run[name] for name in ("variant", "latent_dim", "seed", "run_id")}
+        tables.append(pd.DataFrame({**about, "image": range(n), "x": own[:, 0], "y": own[:, 1]}))
     caption = (
-        f"Posterior means of the first {' or '.join(map(str, sorted(counts)))} {stored.sweep.held_out} images at d = {d}, by "
+        f"Posterior means of the first {n} {stored.sweep.held_out} images at d = {d}, by "
         f"t-SNE (van der Maaten and Hinton 2008; scikit-learn's, perplexity at most {PERPLEXITY}, one fixed seed). It "
         "shows who is near whom and sets its own scale: neither the sizes of clusters nor the distances between them say "
         "how wide or how far apart latents are."
     )
-    if shared:
-        caption += f" The variants of {listed(shared)} are embedded together, in one scale."
-    if len(by_model) > 1:
-        caption += " Scales differ between models."
+    if len(runs) > 1:
+        caption += (
+            " Each line is embedded alone, in a scale of its own: latents of networks that were trained apart have no place in "
+            "common."
+        )
     labels = stored.images.test_labels
     names = stored.class_names if labels is not None else ()
     classes = stored.class_of if labels is not None else None
@@ -92,29 +90,24 @@ def embeddings(stored: StoredSweep, d: int, lines: Sequence[str] = (), images: i
     return Picture(stem, title, caption, figure, pd.concat(tables, ignore_index=True))
 
 
-def embedded(means: Sequence[Array]) -> list[Array]:
-    """Latent means, (n, d) each, in one plane by one fit: (n, 2) each."""
-    points = np.concatenate(means).astype(float)
+def embedded(means: Array) -> Array:
+    """Latent means, (n, d), in a plane, (n, 2)."""
+    points = means.astype(float)
     # Points that are all one, as those of a collapsed model, have no principal components, and the fit would begin at NaN, which
     # ends the process; so would the squares of tiny ones. The fit knows no scale.
     spread = float(np.ptp(points, axis=0).max())
     points = (points - points.mean(axis=0)) / (spread or 1.0)
     perplexity = min(PERPLEXITY, (len(points) - 1) / 3)
     plane = TSNE(2, perplexity=perplexity, init="pca" if spread else "random", random_state=0).fit_transform(points)
-    return np.split(plane, np.cumsum([len(own) for own in means])[:-1])
+    return np.asarray(plane)
 
 
 def plot_embeddings(
     placed: Mapping[str, Array], model_of: Mapping[str, str], classes: Array | None, names: Sequence[str]
 ) -> Figure:
-    """A panel per title, coloured by class where there are classes; panels of one model have one scale."""
+    """A panel per title, coloured by class where there are classes; each has its own scale."""
     n_columns = min(N_COLUMNS, len(placed))
     n_rows = math.ceil(len(placed) / n_columns)
-    extent = {
-        model: np.stack([np.concatenate(own).min(0), np.concatenate(own).max(0)])
-        for model in set(model_of.values())
-        for own in [[points for title, points in placed.items() if model_of[title] == model]]
-    }
     colours = np.array(class_colours(len(names))) if len(names) else None
     with new_figure((2.33 * max(2, n_columns), 2.45 * n_rows + 0.45)) as figure:
         cells = figure.subplots(n_rows, n_columns, squeeze=False).flat
@@ -123,7 +116,7 @@ def plot_embeddings(
                 style.colour(model_of[title]) if colours is None or classes is None else colours[classes[: len(points)]]
             )
             scatter(axes, points, own)
-            low, high = extent[model_of[title]]
+            low, high = points.min(0), points.max(0)
             span, middle = 1.06 * (high - low).max() / 2, (low + high) / 2
             axes.set(
                 xlim=middle[0] + span * np.array([-1, 1]), ylim=middle[1] + span * np.array([-1, 1]), aspect="equal"
