@@ -180,7 +180,7 @@ def test_scores_are_those_of_the_importance_samples_and_say_what_made_them():
         {f"likelihood/{name}": value for name, value in own.items()}
     )
     assert set(own) == {name.removeprefix("likelihood/training/") for name in found.metrics if "/training/" in name}
-    assert found.about["training"] == {"draws": 20, "images": 6, "asked": 0, "probability": True}
+    assert found.about["training"] == {"draws": 20, "images": 6, "asked": 0, "probability": True, "by_image": True}
 
 
 @pytest.mark.parametrize(
