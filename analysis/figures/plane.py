@@ -35,7 +35,7 @@ from analysis.frame import CURVE, AnalysisError, spread
 from analysis.parts import Part
 from analysis.scores import NLL_BY_IMAGE, NLL_SETS
 from analysis.stored import StoredSweep, config_of
-from analysis.verdicts import student
+from analysis.verdicts import ABOVE, Comparison
 from analysis.which_dimension import active_units
 from fishernet.families import family, trial_config
 from fishernet.spelling import did_you_mean
@@ -482,9 +482,13 @@ Pair = tuple[str, list[tuple[pd.Series, pd.Series]]]  # a set of images; of each
 def pairs_by_image(stored: StoredSweep, beside: str = "") -> list[Pair]:
     """Of each set, line and latent_dim, its runs beside those of ``beside`` with equal seeds, where each image's NLL was kept.
 
-    Where ``beside`` has none, beside the first line that has.
+    Where ``beside`` has none, beside the first line that has. A density and a probability make no pair.
     """
     runs, _ = of_one_estimate(stored.runs)
+
+    def probability(run: pd.Series, images: str) -> bool:
+        return bool(run["scores"]["likelihood"][images]["probability"])
+
     found: list[Pair] = []
     for images in NLL_SETS:
         kept = [
@@ -500,7 +504,9 @@ def pairs_by_image(stored: StoredSweep, beside: str = "") -> list[Pair]:
             own = [
                 (run, of[first, d, seed])
                 for (v, k, seed), run in of.items()
-                if (v, k) == (variant, d) and (first, d, seed) in of
+                if (v, k) == (variant, d)
+                and (first, d, seed) in of
+                and probability(run, images) == probability(of[first, d, seed], images)
             ]
             if own:
                 found.append((images, own))
@@ -514,13 +520,13 @@ def nll_differences(stored: StoredSweep, pairs: Sequence[Pair]) -> Table:
         nll = np.array([[_by_image(stored, run, images) for run in pair] for pair in runs])
         by_seed = nll[:, 0] - nll[:, 1]  # (n_seeds, n_images)
         n_seeds, n_images = by_seed.shape
-        mean, over_seeds = by_seed.mean(), by_seed.mean(1)
-        half = student(n_seeds) * over_seeds.std(ddof=1) / math.sqrt(n_seeds) if n_seeds > 2 else math.nan
+        over_seeds = Comparison("", ABOVE, tuple(by_seed.mean(1)))
+        low, high = over_seeds.interval
         over_images = by_seed.mean(0).std(ddof=1) / math.sqrt(n_images) if n_images > 1 else math.nan
         line, other = runs[0]
         rows.append({
             **{name: line[name] for name in CURVE}, "images": images, "less": other["variant"], "n_seeds": n_seeds,
-            "n_images": n_images, "mean": mean, "low": mean - half, "high": mean + half, "standard_error": over_images,
+            "n_images": n_images, "mean": over_seeds.mean, "low": low, "high": high, "standard_error": over_images,
         })  # fmt: skip
     data = pd.DataFrame(rows)
 

@@ -498,6 +498,10 @@ def test_lines_are_compared_image_by_image_over_seeds_and_over_images(tmp_path):
     del sweep.runs.loc[runs["variant"] == "VAE", "scores"].iloc[0]["likelihood"]["held-out"]["by_image"]
     (_, pairs), *_ = plane.pairs_by_image(sweep, "VAE")
     assert len(pairs) == 2  # seeds that both lines have
+    for run in runs[runs["variant"] == "IAF"]["scores"]:
+        run["likelihood"]["held-out"]["probability"] = False
+    ((_, own),) = plane.pairs_by_image(sweep, "VAE")
+    assert {run["variant"] for run, _ in own} == {"FAE"}  # a density has none
     assert not plane.pairs_by_image(sweep_of(trained()), "VAE")
 
 
