@@ -20,8 +20,10 @@ from analysis.which_dimension import say_nothing_learned
 from fishernet.plan import Json, format_numbers
 
 OTHER_TITLE = "KID, precision and recall, density and coverage"
+NOISE_TITLE = "Fréchet distance to noise"
 OTHERS = {"kid": "KID", "precision": "precision", "recall": "recall", "density": "density", "coverage": "coverage"}
 
+TO_NOISE = "frechet_to_noise"
 ABOUT = {
     "inception": "Inception v3's 2048 pool features by pytorch-fid: grey images three times as colours, range 0 to 1, resized to "
     "299.",
@@ -78,6 +80,9 @@ def _tables(stored: StoredSweep, features: str, said: pd.DataFrame | None) -> It
         lambda: frechet_table(scores, features, said, notes, held_out),
     )  # fmt: skip
     yield Part(f"image_scores_{features}", OTHER_TITLE, lambda: other_scores_table(scores, features, left_out))
+    if (scores["score"] == TO_NOISE).any():
+        own = runs.get(f"{features}/real_to_noise", pd.Series(dtype=float)).mean()
+        yield Part(f"to_noise_{features}", NOISE_TITLE, lambda: noise_table(scores, features, own, held_out, left_out))
 
 
 def of_one_network(runs: pd.DataFrame, features: str, command: Callable[..., str]) -> tuple[pd.DataFrame, list[str]]:
@@ -196,7 +201,7 @@ def tidy(runs: pd.DataFrame, features: str) -> pd.DataFrame:
     parts = [
         runs[keys].assign(images=images, score=score, value=runs[name])
         for images in SETS
-        for score in ("frechet", *OTHERS)
+        for score in ("frechet", TO_NOISE, *OTHERS)
         if (name := f"{features}/{images}/{score}") in runs
     ]
     if not parts:
@@ -277,3 +282,29 @@ def other_scores_table(scores: pd.DataFrame, features: str, remarks: Sequence[st
         data,
         pd.DataFrame(rows),
     )
+
+
+def noise_table(
+    scores: pd.DataFrame, features: str, real: float, held_out: str = "test", remarks: Sequence[str] = ()
+) -> Table:
+    """Of every set of images the Fréchet distance to uniform noise, beside that to held-out images, by variant and latent_dim.
+
+    ``real``: the distance of held-out images to noise.
+    """
+    data = spread(scores[scores["score"].isin(["frechet", TO_NOISE])], [*CURVE, "images", "score"])
+    noisy = data[data["score"] == TO_NOISE]
+    titles = {"frechet": f"to {held_out} images", TO_NOISE: "to noise"}
+    rows = []
+    for variant, images, d in zip(noisy["variant"], noisy["images"], noisy["latent_dim"], strict=True):
+        line = data[(data["variant"] == variant) & (data["images"] == images) & (data["latent_dim"] == d)]
+        values = cells(line, "score", 1)
+        rows.append(
+            {"model": variant, "images": SETS[str(images)], "d": d}
+            | {titles[name]: values.get(name, "") for name in titles}
+        )
+    caption = (
+        f"On {features} features; mean ± standard deviation over {seeds(noisy)}. Against the {held_out} images, lower is better. "
+        f"Against images of uniform noise, lower is noisier and says nothing of quality: {held_out} images themselves have "
+        f"{real:.0f}."
+    )
+    return Table(f"to_noise_{features}", NOISE_TITLE, " ".join([caption, *remarks]), data, pd.DataFrame(rows))

@@ -82,6 +82,36 @@ def test_the_numbers_of_images_and_which_they_are_is_said():
     assert frechet.say_images(runs.assign(scores=[{}]), "classifier") == []
 
 
+def test_the_distance_to_noise_of_every_set_has_a_table_beside_that_to_images():
+    runs = scores_by({("VAE", 0): "new", ("VAE", 1): "new", ("AE", 0): "new"})
+    scores = frechet.tidy(runs, "classifier")
+    assert frechet.TO_NOISE not in set(scores["score"])
+    for images, values in {"reconstruction": [500.0, 510.0, 300.0], "prior": [400.0, 420.0, np.nan]}.items():
+        runs[f"classifier/{images}/frechet_to_noise"] = values
+    runs["classifier/real_to_noise"] = 480.0
+    table = frechet.noise_table(frechet.tidy(runs, "classifier"), "classifier", 480.0, "validation")
+    rows = table.shown.set_index(["model", "images"])
+    assert rows["to noise"].to_dict() == {
+        ("VAE", "reconstruction"): "505.0 ± 7.1", ("VAE", "sample: prior"): "410.0 ± 14.1", ("AE", "reconstruction"): "300.0",
+    }  # fmt: skip
+    assert set(rows["to validation images"]) == {"100.0 ± 0.0", "100.0"}
+    assert "validation images themselves have 480" in table.caption
+    distances = frechet.frechet_table(frechet.tidy(runs, "classifier"), "classifier", None)
+    assert set(distances.data["mean"]) == {100.0}  # the distance to noise is in no column of distances to images
+
+
+def test_scores_to_noise_bring_their_table(scored):
+    noisy = scored.runs.assign(
+        **{"classifier/reconstruction/frechet_to_noise": 500.0, "classifier/real_to_noise": 480.0}
+    )
+    stored = StoredSweep(scored.sweep)
+    stored.__dict__["runs"] = noisy
+    *_, table = exhibits_of(frechet, stored, "classifier")
+    assert table.stem == "to_noise_classifier"
+    assert set(table.shown["images"]) == {"reconstruction"}
+    assert "themselves have 480" in table.caption
+
+
 def test_another_classifier_of_the_sweep_scores_all_runs_anew(scored, monkeypatch):
     monkeypatch.setattr("analysis.scores.features.LEAST_STEPS", 40)
     other = train_classifier(scored.images, seed=1)
