@@ -89,6 +89,12 @@ def test_a_line_at_the_mean_images_error_or_worse_than_pca_is_named_with_what_to
     assert learned_too_little(runs, "test/mse", {}, {}) == []
 
 
+def test_one_run_whose_error_explodes_leaves_a_line_what_it_has_learned():
+    """A flow multiplies up without a bound: one of 10,000 images had an error of 1e13 where the others have 0.02."""
+    runs = runs_of({2: [0.02, 6.7e9, 0.02], 5: [0.06, 0.07, 6.7e9]})
+    assert set(at_mean_image(runs, "test/mse", 0.07)) == {("VAE", 5)}
+
+
 def test_lines_that_share_a_reason_and_an_advice_are_told_once():
     poor = {"VAE": {2: [1.0], 5: [0.5]}, "CVAE": {2: [1.0], 5: [0.3]}, "AE": {2: [0.7], 5: [0.5]}}
     runs = pd.concat([runs_of(errors, variant) for variant, errors in poor.items()])
