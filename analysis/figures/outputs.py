@@ -117,9 +117,9 @@ def parts(
     if (mixture_sizes(emitting) > 1).any():
         yield Part(COMPONENTS, "Components of one image", lambda: components(stored, said))
     if "outputs/parameters" in stored.runs and stored.runs["outputs/parameters"].nunique() > 1:
-        yield Part(SIZE, "Size and error", lambda: size_and_error(stored.runs))
+        yield Part(SIZE, "Size and error", lambda: size_and_error(stored.runs, said))
     if "outputs/coverage_90" in stored.runs:
-        yield Part(CALIBRATION, "Calibration of intervals", lambda: calibration(stored.runs))
+        yield Part(CALIBRATION, "Calibration of intervals", lambda: calibration(stored.runs, said))
 
 
 def mixture_sizes(runs: pd.DataFrame) -> pd.Series[int]:
@@ -584,7 +584,7 @@ def nearest(images: torch.Tensor, train: torch.Tensor) -> list[float]:
     return [float(own) / math.sqrt(images.shape[1]) for own in found]
 
 
-def size_and_error(runs: pd.DataFrame) -> Exhibit:
+def size_and_error(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Exhibit:
     """L2 of the mean against the number of trained numbers, a point for each line."""
     scored = runs[runs["outputs/parameters"].notna()]
     data = spread(scored.assign(value=scored["outputs/l2_percent"]), CURVE)
@@ -596,7 +596,7 @@ def size_and_error(runs: pd.DataFrame) -> Exhibit:
         "L2 of the mean of p(x given the code) against the number of trained numbers, mean over seeds; bars are "
         "standard deviations over them. Hollow marks are mixtures, and a line leads to one from the same with a single component."
     )
-    names, alike = short_names(scored)
+    names, alike = said_names(scored, said)
     if numbers := _numbered(data):
         caption += f" Lines of one colour and one mark have numbers, which the key explains. {alike}"
     caption = " ".join(f"{caption} {say_floors(scored)}".split())
@@ -690,7 +690,7 @@ def mixtures_over_singles(data: pd.DataFrame) -> list[tuple[int, int]]:
     return [(single[alike[i]], i) for i, config in configs if config.components > 1 and alike[i] in single]
 
 
-def calibration(runs: pd.DataFrame) -> Exhibit:
+def calibration(runs: pd.DataFrame, said: pd.DataFrame | None = None) -> Exhibit:
     """Share of pixels within their central interval against its level, a panel for each likelihood."""
     rows = [
         (run["variant"], run["latent_dim"], run["seed"], run["config"], level, share)
@@ -703,7 +703,7 @@ def calibration(runs: pd.DataFrame) -> Exhibit:
     title = "Calibration of intervals"
     if data.empty:
         return Absent(CALIBRATION, title, "No run has the coverage of intervals.")
-    names, alike = short_names(runs)
+    names, alike = said_names(runs, said)
     caption = (
         f"Share of pixels of the first {_n_images(runs)} held-out images within the central interval of each level that their "
         "own distribution gives, mean over seeds and latent dimensions; of dequantised images where these were trained on. On "

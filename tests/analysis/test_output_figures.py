@@ -245,6 +245,17 @@ def test_lines_of_two_floors_have_two_curves_and_names_and_others_none(monkeypat
     assert len({*marks, "None"}) == 3
 
 
+def test_keys_of_curves_and_points_name_the_papers_rows_as_the_paper_does():
+    runs = stored(FLOORS).runs
+    said = pd.DataFrame([{"variant": runs["variant"].unique()[1], "row": "N_mu_diagSigma", "components": 1}])
+    for picture in (outputs.calibration(runs, said), outputs.size_and_error(runs, said)):
+        key = [text.get_text() for legend in picture.figure.legends for text in legend.get_texts()]
+        assert any(text.endswith("N_mu_diagSigma") for text in key), key
+        assert any(text.endswith("AE high-floor") for text in key)
+        assert not any(text.endswith("AE diagonal") for text in key)
+        assert "Names are the paper's" in picture.caption
+
+
 def test_lines_of_one_colour_and_mark_have_numbers_that_do_not_overlap():
     lines = [*FLOORS, {**LINES[2], "dequantisation": "uniform-noise"}, LINES[3]]
     picture = outputs.size_and_error(stored(lines).runs)
