@@ -50,7 +50,7 @@ def of_model(row, k, model, x):
         yield (
             "E4",
             "largest share of images of which one component is the densest",
-            densest.bincount(minlength=k).max() / x.shape[1],
+            densest.flatten().bincount(minlength=k).max() / x.shape[1],
         )
         yield (
             "E4",
@@ -64,7 +64,9 @@ def of_model(row, k, model, x):
         )
         yield "E4", "mean weight of the densest component", shown.mean()
     scale = emitted.scale
-    if k == 1 and hasattr(scale, "shape"):  # of rows and columns
+    if (
+        k == 1 and hasattr(scale, "shape") and not getattr(scale, "precision", False)
+    ):  # of rows and columns, as released
         full = isinstance(scale, RowColumnTriangular)
         u, v = (t.diagonal for t in scale.triangles) if full else scale._split(scale.factors)
         factor = emitted.df / (emitted.df - 2) if emitted.df is not None else torch.ones_like(u[..., 0])
