@@ -66,7 +66,7 @@ WEIGHTED = {  # the same of the likelihood by importance sampling, of densities 
 LAST = (  # columns at the end of the table of errors, ours and what the paper says of each
     "to noise", "paper's to noise", "parameters", "paper's parameters", "s/epoch", "paper's s/epoch", "of MSE's",
 )  # fmt: skip
-TO_TEST, TO_NOISE = "reconstruction/frechet", "reconstruction/frechet_to_noise"  # of a network's scores
+TO_TEST, TO_NOISE = "reconstruction/frechet", f"reconstruction/{frechet.TO_NOISE}"  # of a network's scores
 Told = dict[str, Any]  # a row of a paper's table: text and numbers by column
 WHERE = {  # what emits a scale -> whose floor it is
     "diagonal": "of standard deviations (scale diagonal)",

@@ -13,7 +13,7 @@ from analysis.frame import find_sweep
 from analysis.papers.vpae.claims import LINES
 from analysis.scores.outputs import N_IMAGES
 from analysis.stored import StoredSweep
-from fishernet.likelihoods.emitted import RowColumnTriangular, log_chi_squared
+from fishernet.likelihoods.emitted import Mixed, RowColumnDiagonal, RowColumnTriangular, log_chi_squared
 from fishernet.services.mlflow_store import default_tracking_uri
 
 LEAST_FLOAT32 = -150 * math.log(2)  # what is smaller rounds to 0
@@ -28,9 +28,9 @@ def of_model(row, k, model, x):
         yield "E13", "largest posterior sd", sd.max()
         yield "E13", "share of posterior sds within 1% of ln 2", (sd < 1.01 * math.log(2)).float().mean()
         return
-    if row in ("MSE", "MAF", "MSE, wide decoder", "8-bit logistic"):
-        return
     emitted = model.likelihood.distribution(a)
+    if not isinstance(emitted, Mixed):
+        return
     if emitted.df is not None and k == 1 and row == "t_df_mu":
         generator = torch.Generator().manual_seed(0)
         df = emitted.df.flatten()
@@ -64,9 +64,8 @@ def of_model(row, k, model, x):
         )
         yield "E4", "mean weight of the densest component", shown.mean()
     scale = emitted.scale
-    if (
-        k == 1 and hasattr(scale, "shape") and not getattr(scale, "precision", False)
-    ):  # of rows and columns, as released
+    of_rows = isinstance(scale, RowColumnDiagonal | RowColumnTriangular)
+    if k == 1 and of_rows and not getattr(scale, "precision", False):  # as released
         full = isinstance(scale, RowColumnTriangular)
         u, v = (t.diagonal for t in scale.triangles) if full else scale._split(scale.factors)
         factor = emitted.df / (emitted.df - 2) if emitted.df is not None else torch.ones_like(u[..., 0])
