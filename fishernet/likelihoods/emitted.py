@@ -20,19 +20,19 @@ which divides by nothing. nu is softplus + 1e-6.
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any, Self, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from fishernet.families import LikelihoodConfig
 from fishernet.likelihoods import LIKELIHOODS, emits, scale_numbers
-from fishernet.likelihoods.base import Emitted, Likelihood, Marginals, Root
+from fishernet.likelihoods.base import Emitted, Likelihood, Marginals, Root, squared_length
 from fishernet.likelihoods.pixels import Gaussian, root_slope
+from fishernet.likelihoods.triangles import Triangle, row_norms, solve, solved, times, whitened_squares
 from fishernet.networks.activations import ACTIVATIONS
 
 LEAST_DF = 1e-6
@@ -67,12 +67,20 @@ def log_chi_squared(df: Tensor, generator: torch.Generator | None) -> Tensor:
 class Scale(ABC):
     """L of a batch; vectors are (n_members, n, K, n_pixels), and where K is 1 any number of them in its place."""
 
-    log_det: Tensor  # ln|L|, (n_members, n, K)
     n_rows = 0  # of ``information``'s first part
+
+    @property
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        """ln|L|, (n_members, n, K)."""
 
     @abstractmethod
     def whiten(self, r: Tensor) -> Tensor:
         """L^-1 r."""
+
+    def terms(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        """|L^-1 r|^2 and ln|L|, (n_members, n, K): all that a density asks for."""
+        return squared_length(self.whiten(r)), self.log_det
 
     @abstractmethod
     def colour(self, eta: Tensor) -> Tensor:
@@ -104,7 +112,10 @@ class Identity(Scale):
 
     def __init__(self, like: Tensor) -> None:
         self.like = like
-        self.log_det = like.new_zeros(())
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.like.new_zeros(())
 
     def whiten(self, r: Tensor) -> Tensor:
         return r
@@ -127,14 +138,21 @@ class Diagonal(Scale):
     """L = diag(s), s = softplus(raw) + least_scale."""
 
     def __init__(self, raw: Tensor, least: float) -> None:
-        self.raw, self.s = raw, softplus(raw) + least
-        self._finish()
+        self.raw, self.least, self.n_rows = raw, least, raw.shape[-1]
 
-    def _finish(self) -> None:
-        self.log_det, self.n_rows = self.s.log().sum(-1), self.s.shape[-1]
+    @cached_property
+    def s(self) -> Tensor:
+        return softplus(self.raw) + self.least
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.s.log().sum(-1)
 
     def whiten(self, r: Tensor) -> Tensor:
         return r / self.s
+
+    def terms(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        return cast("tuple[Tensor, Tensor]", _DiagonalTerms.apply(r, self.raw, self.least))
 
     def colour(self, eta: Tensor) -> Tensor:
         return eta * self.s
@@ -154,15 +172,43 @@ class Diagonal(Scale):
         return _apart(math.sqrt(2) * self.relative(tangent))
 
 
+class _DiagonalTerms(torch.autograd.Function):
+    """|r/s|^2 and the sum of ln s, (...), of vectors r (..., n) and s = softplus(raw) + least, in few passes."""
+
+    @staticmethod
+    def forward(ctx: Any, r: Tensor, raw: Tensor, least: float) -> tuple[Tensor, Tensor]:
+        s = softplus(raw).add_(least)
+        y = r / s
+        ctx.save_for_backward(y, s, raw)
+        return y.square().sum(-1), s.log().sum(-1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_squared: Tensor, of_log_det: Tensor) -> tuple[Tensor, Tensor, None]:
+        y, s, raw = ctx.saved_tensors
+        of_y = y * (2 * of_squared)[..., None]
+        of_s = torch.addcmul(of_log_det[..., None], of_y, y, value=-1).div_(s)
+        return of_y.div_(s), of_s.mul_(softplus_slope(raw)), None
+
+
 class RowColumnDiagonal(Diagonal):
     """L = diag(u) (x) diag(v), u of the rows and v of the columns: a pixel's s is u v."""
 
     def __init__(self, raw: Tensor, image_shape: Sequence[int], least: float) -> None:
-        self.raw, self.shape = raw, image_shape
+        self.raw, self.shape, self.n_rows = raw, image_shape, math.prod(image_shape)
         self.factors = softplus(raw) + least
-        u, v = self._split(self.factors)
-        self.s = from_matrix(u[..., :, None] * v[..., None, :], image_shape)
-        self._finish()
+        self.u, self.v = self._split(self.factors)
+
+    @cached_property
+    def s(self) -> Tensor:
+        return from_matrix(self.u[..., :, None] * self.v[..., None, :], self.shape)
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.v.shape[-1] * self.u.log().sum(-1) + self.u.shape[-1] * self.v.log().sum(-1)
+
+    def terms(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        return cast("Tensor", _RowColumnSquares.apply(to_matrix(r, self.shape), self.u, self.v)), self.log_det
 
     @property
     def floored(self) -> Tensor:
@@ -178,121 +224,23 @@ class RowColumnDiagonal(Diagonal):
         return from_matrix(du[..., :, None] + dv[..., None, :], self.shape)
 
 
-class Triangle:
-    """A lower triangular matrix of n (n + 1)/2 raw numbers: its diagonal softplus + least, its strict part as it is.
-
-    The strict part is packed as a rectangle without a gap: with e = 1 where n is even, else 0, and h = n // 2, R is
-    (n - e, h), R[i, j] holds entry (i + e, j) where j < i + e, and R[b, a + e] entry (h + 1 + a, h + b), b <= a. So products
-    are two of triangles that ``tril`` and ``triu`` cut out of R (``_halves``), and no number is ever gathered.
-    """
-
-    def __init__(self, raw: Tensor, n: int, least: float) -> None:
-        self.n, self.least = n, least
-        self.e, self.h = 1 - n % 2, n // 2
-        self.k = n - self.h - 1
-        self.raw_diagonal, packed = raw.split([n, n * (n - 1) // 2], dim=-1)
-        self.diagonal, self.rectangle = softplus(self.raw_diagonal) + least, self._rectangle(packed)
-
-    def _rectangle(self, packed: Tensor) -> Tensor:
-        """R, (..., n - e, h)."""
-        return packed.unflatten(-1, (self.n - self.e, self.h)) if self.h else packed[..., None].mT
-
-    @cached_property
-    def halves(self) -> tuple[Tensor, Tensor]:
-        return _halves(self.rectangle, self.n)
-
-    def _dense(self, diagonal: Tensor, left: Tensor, block: Tensor) -> Tensor:
-        n, h, k = self.n, self.h, self.k
-        rest = F.pad(block.mT, (h, n - h - k, h + 1, 0))
-        return torch.diag_embed(diagonal) + (F.pad(left, (0, n - h, self.e, 0)) + rest if h else rest.new_zeros(()))
-
-    def dense(self) -> Tensor:
-        """(..., n, n)."""
-        return self._dense(self.diagonal, *self.halves)
-
-    def tangent(self, raw: Tensor) -> Tensor:
-        """How the matrix changes with its raw numbers, (..., n, n)."""
-        diagonal, packed = raw.split([self.n, raw.shape[-1] - self.n], dim=-1)
-        return self._dense(softplus_slope(self.raw_diagonal) * diagonal, *_halves(self._rectangle(packed), self.n))
-
-    def log_det(self) -> Tensor:
-        return self.diagonal.log().sum(-1)
-
-    def transposed_product(self, r: Tensor) -> Tensor:
-        """F^T r for vectors r, without the dense F."""
-        product = self.diagonal * r
-        if not self.h:
-            return product
-        return product + cast("Tensor", _StrictProduct.apply(self.rectangle, r))
-
-    def solve(self, r: Tensor) -> Tensor:
-        """F^-1 r for vectors r, by two triangles of half the size."""
-        h, e, n = self.h, self.e, self.n
-        if not h:
-            return r / self.diagonal
-        left, block = self.halves
-        upper = F.pad(left[..., : h - e, :], (0, 0, e, 0)) + torch.diag_embed(self.diagonal[..., :h])
-        lower = F.pad(block.mT, (0, n - h - self.k, n - h - self.k, 0)) + torch.diag_embed(self.diagonal[..., h:])
-        first = _solve(upper, r[..., :h])
-        second = _solve(lower, r[..., h:] - _times(left[..., h - e :, :], first))
-        return torch.cat([first, second], dim=-1)
-
-
-def _halves(rectangle: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Of a ``Triangle``'s R the first h columns below the first e rows, (n - e, h), and the transposed strict rest, (k, k)."""
-    e = 1 - n % 2
-    return rectangle.tril(e - 1), rectangle[..., : n - n // 2 - 1, e:].triu()
-
-
-class _StrictProduct(torch.autograd.Function):
-    """F^T r of the strict part of a ``Triangle`` F, image by image: on a CPU what ``tril`` copies then stays in its cache.
-
-    Of 784 pixels that is 1.2 MB an image, and a third of the time that the whole batch at once takes.
-    """
+class _RowColumnSquares(torch.autograd.Function):
+    """Of matrices R (..., n, m), u (..., n) and v (..., m) the sum of (R_ij/(u_i v_j))^2: (...), in few passes."""
 
     @staticmethod
-    def forward(ctx: Any, rectangle: Tensor, r: Tensor) -> Tensor:
-        ctx.save_for_backward(rectangle, r)
-        n, product = r.shape[-1], _zeros(r)
-        h = n // 2
-        for of_image, own, out in _by_image(rectangle, r, product):
-            left, block = _halves(of_image, n)
-            torch.bmm(own[..., n - left.shape[1] :], left, out=out[..., :h])
-            out[..., h : h + block.shape[1]] += torch.bmm(own[..., h + 1 :], block.mT)
-        return product
+    def forward(ctx: Any, r: Tensor, u: Tensor, v: Tensor) -> Tensor:
+        s = u[..., :, None] * v[..., None, :]
+        y = r / s
+        ctx.save_for_backward(y, s, u, v)
+        return y.square().sum((-2, -1))
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
-        rectangle, r = ctx.saved_tensors
-        n, cotangent = r.shape[-1], cotangent.contiguous()
-        of_rectangle, of_r = torch.empty_like(rectangle, memory_format=torch.contiguous_format), _zeros(r)
-        h, e = n // 2, 1 - n % 2
-        k = n - h - 1
-        for of_image, own, w, d_image, d_own in _by_image(rectangle, r, cotangent, of_rectangle, of_r):
-            left, block = _halves(of_image, n)
-            torch.bmm(own[..., e:].mT, w[..., :h], out=d_image).tril_(e - 1)
-            d_image[:, :k, e:] += torch.bmm(w[..., h : h + k].mT, own[..., h + 1 :]).triu_()
-            d_own[..., e:] = torch.bmm(w[..., :h], left.mT)
-            d_own[..., h + 1 :] += torch.bmm(w[..., h : h + k], block)
-        return of_rectangle, of_r
-
-
-def _zeros(like: Tensor) -> Tensor:
-    """In order, so that ``_by_image`` has views of it to write to."""
-    return torch.zeros_like(like, memory_format=torch.contiguous_format)
-
-
-def _by_image(*tensors: Tensor) -> Iterator[tuple[Tensor, ...]]:
-    """Views of each image's matrices, (1, p, q), and vectors, (1, number of them, n); on a GPU of all images at once.
-
-    Matrices are (n_members, n, K, p, q), vectors (n_members, n, K, n) or, of K = 1, any number of them.
-    """
-    k = tensors[0].shape[2]
-    flat = [
-        t.flatten(0, 2) if t.dim() == 5 else t.flatten(0, 1) if k == 1 else t.flatten(0, 2)[:, None] for t in tensors
-    ]
-    yield from zip(*(t.split(1 if t.device.type == "cpu" else len(t)) for t in flat), strict=True)
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        y, s, u, v = ctx.saved_tensors
+        of_y = y * (2 * cotangent)[..., None, None]
+        energy = of_y * y
+        return of_y.div_(s), energy.sum(-1).neg_() / u, energy.sum(-2).neg_() / v
 
 
 class Triangular(Scale):
@@ -300,18 +248,21 @@ class Triangular(Scale):
 
     def __init__(self, raw: Tensor, n_pixels: int, least: float, precision: bool) -> None:
         self.factor, self.precision = Triangle(raw, n_pixels, least), precision
-        self.sign = -1 if precision else 1
-        self.log_det, self.n_rows = self.sign * self.factor.log_det(), raw.shape[-1]
+        self.sign, self.n_rows = -1 if precision else 1, raw.shape[-1]
+
+    @property
+    def log_det(self) -> Tensor:
+        return self.sign * self.factor.log_det()
 
     def whiten(self, r: Tensor) -> Tensor:
         return self.factor.transposed_product(r) if self.precision else self.factor.solve(r)
 
     def colour(self, eta: Tensor) -> Tensor:
         dense = self.factor.dense()
-        return _solve(dense.mT, eta, upper=True) if self.precision else _times(dense, eta)
+        return solve(dense.mT, eta, upper=True) if self.precision else times(dense, eta)
 
     def sd(self) -> Tensor:
-        return _row_norms(self.factor, self.precision)
+        return row_norms(self.factor, self.precision)
 
     @property
     def floored(self) -> Tensor:
@@ -333,9 +284,12 @@ class RowColumnTriangular(Scale):
         self.triangles = [Triangle(own, n, least) for own, n in zip(self._split(raw), self.sizes, strict=True)]
         self.a, self.b = (triangle.dense() for triangle in self.triangles)
         n, m = self.sizes
-        log_det = m * self.triangles[0].log_det() + n * self.triangles[1].log_det()
-        self.sign = -1 if precision else 1
-        self.log_det, self.n_rows = self.sign * log_det, n * n + m * m
+        self.sign, self.n_rows = -1 if precision else 1, n * n + m * m
+
+    @property
+    def log_det(self) -> Tensor:
+        (n, m), (rows, columns) = self.sizes, self.triangles
+        return self.sign * (m * rows.log_det() + n * columns.log_det())
 
     def _split(self, raw: Tensor) -> tuple[Tensor, ...]:
         return raw.split([n * (n + 1) // 2 for n in self.sizes], dim=-1)
@@ -344,18 +298,23 @@ class RowColumnTriangular(Scale):
         matrix = to_matrix(r, self.shape)
         if self.precision:
             return from_matrix(self.a.mT @ matrix @ self.b, self.shape)
-        half = _solved(self.a, matrix, upper=False)
-        return from_matrix(_solved(self.b, half.mT, upper=False).mT, self.shape)
+        half = solved(self.a, matrix, upper=False)
+        return from_matrix(solved(self.b, half.mT, upper=False).mT, self.shape)
+
+    def terms(self, r: Tensor) -> tuple[Tensor, Tensor]:
+        if self.precision:
+            return super().terms(r)
+        return whitened_squares(self.a, self.b, to_matrix(r, self.shape)), self.log_det
 
     def colour(self, eta: Tensor) -> Tensor:
         matrix = to_matrix(eta, self.shape)
         if not self.precision:
             return from_matrix(self.a @ matrix @ self.b.mT, self.shape)
-        half = _solved(self.a.mT, matrix, upper=True)
-        return from_matrix(_solved(self.b.mT, half.mT, upper=True).mT, self.shape)
+        half = solved(self.a.mT, matrix, upper=True)
+        return from_matrix(solved(self.b.mT, half.mT, upper=True).mT, self.shape)
 
     def sd(self) -> Tensor:
-        rows, columns = (_row_norms(triangle, self.precision) for triangle in self.triangles)
+        rows, columns = (row_norms(triangle, self.precision) for triangle in self.triangles)
         return from_matrix(rows[..., :, None] * columns[..., None, :], self.shape)
 
     @property
@@ -385,8 +344,8 @@ class Mixed(Emitted):
 
     def component_log_prob(self, x: Tensor) -> Tensor:
         """ln p_k(x), (n_members, n, K)."""
-        y = self.scale.whiten(x[:, :, None] - self.loc)
-        return log_density(y.square().sum(-1), x.shape[2], self.df) - self.scale.log_det
+        squared, log_det = self.scale.terms(self.loc - x[:, :, None])
+        return log_density(squared, x.shape[2], self.df) - log_det
 
     def log_prob(self, x: Tensor) -> Tensor:
         log_p = self.component_log_prob(x)
@@ -603,31 +562,3 @@ def _apart(rows: Tensor) -> tuple[Tensor, Tensor]:
     """Rows less what they have in common, and that along the unit vector in this direction."""
     common = rows.mean(-1, keepdim=True)
     return rows - common, common[..., 0] * math.sqrt(rows.shape[-1])
-
-
-def _row_norms(triangle: Triangle, precision: bool) -> Tensor:
-    """sqrt of the diagonal of F F^T, or of its inverse where F is of the precision matrix."""
-    dense = triangle.dense()
-    if precision:
-        unit = torch.eye(triangle.n, device=dense.device, dtype=dense.dtype)
-        dense = torch.linalg.solve_triangular(dense, unit, upper=False).mT
-    return dense.square().sum(-1).sqrt()
-
-
-def _solved(triangle: Tensor, matrix: Tensor, *, upper: bool) -> Tensor:
-    """A^-1 R as X^T of X A^T = R^T: of many small matrices LAPACK solves these twice as fast."""
-    return torch.linalg.solve_triangular(triangle.mT, matrix.mT, upper=not upper, left=False).mT
-
-
-def _times(matrix: Tensor, r: Tensor) -> Tensor:
-    """Matrices (n_members, n, K, p, q) times vectors (n_members, n, K, q); of one matrix an image, with any number of them."""
-    if matrix.shape[2] == 1:
-        return r @ matrix[:, :, 0].mT
-    return (matrix @ r[..., None])[..., 0]
-
-
-def _solve(matrix: Tensor, r: Tensor, *, upper: bool = False) -> Tensor:
-    """The inverse of triangular matrices times vectors, as ``_times``."""
-    if matrix.shape[2] == 1:
-        return torch.linalg.solve_triangular(matrix[:, :, 0], r.mT, upper=upper).mT
-    return torch.linalg.solve_triangular(matrix, r[..., None], upper=upper)[..., 0]

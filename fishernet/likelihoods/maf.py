@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from fishernet.families import LikelihoodConfig
-from fishernet.likelihoods.base import DiagonalRoot, Likelihood
+from fishernet.likelihoods.base import DiagonalRoot, Likelihood, squared_length
 from fishernet.likelihoods.pixels import root_slope
 from fishernet.networks.masked import MaskedLinear
 from fishernet.posteriors import LOG_2_PI
@@ -42,8 +42,8 @@ class MAF(Likelihood):
 
     def log_prob(self, x: Tensor, a: Tensor) -> Tensor:
         shift, log_scale = self.shift_and_log_scale(x)
-        u = (x - shift) * torch.exp(-log_scale)
-        return -0.5 * ((u - super().mean(a)).square().sum(2) + self.n_pixels * LOG_2_PI) - log_scale.sum(2)
+        away = torch.addcmul(super().mean(a), shift - x, torch.exp(-log_scale))  # f - u
+        return -0.5 * (squared_length(away) + self.n_pixels * LOG_2_PI) - log_scale.sum(2)
 
     def flow(self, u: Tensor) -> Tensor:
         """x of u. Pixels between two degrees see the same pixels, so there are as many passes as degrees, and one more."""

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from fishernet.families import LikelihoodConfig
-from fishernet.likelihoods.base import DiagonalRoot, Likelihood, Marginals
+from fishernet.likelihoods.base import DiagonalRoot, Likelihood, Marginals, squared_length
 
 # The running mean behind noise="closed-form" forgets with this factor per step: about the last 100 batches count.
 NOISE_MEMORY = 0.99
@@ -57,7 +57,7 @@ class Gaussian(Likelihood):
         self.register_buffer("xi", torch.zeros(n_members))
 
     def squared_error(self, x: Tensor, a: Tensor) -> Tensor:
-        return (x - self.mean(a)).square().sum(2)
+        return squared_length(self.mean(a) - x)
 
     @property
     def log_variance(self) -> Tensor:

@@ -19,7 +19,7 @@ from fishernet.likelihoods.emitted import (
     Diagonal,
     Mixed,
     RowColumnTriangular,
-    Triangle,
+    Scale,
     Triangular,
     from_matrix,
     log_chi_squared,
@@ -27,6 +27,7 @@ from fishernet.likelihoods.emitted import (
     softplus,
     to_matrix,
 )
+from fishernet.likelihoods.triangles import Triangle
 from fishernet.models.vae import AE
 from fishernet.posteriors import ImplicitPrecisionGaussian
 from fishernet.trained import decode, reconstructed
@@ -154,7 +155,7 @@ def test_the_mean_of_a_full_scale_takes_no_triangle_and_few_images_at_a_time(mon
     model = family("AE").load()([config], (1, 4, 3), 10)
     a = torch.randn(1, 5, model.likelihood.n_outputs)
     expected = model.likelihood.distribution(a).mean()
-    monkeypatch.setattr("fishernet.likelihoods.emitted.Triangle.__init__", lambda *_: pytest.fail("a triangle"))
+    monkeypatch.setattr("fishernet.likelihoods.triangles.Triangle.__init__", lambda *_: pytest.fail("a triangle"))
     assert torch.equal(model.likelihood.mean(a), expected)
     decoded, decoder = [], model.decoder.forward
     monkeypatch.setattr(model.decoder, "forward", lambda z: decoded.append(z.shape[1]) or decoder(z))
@@ -210,7 +211,6 @@ def test_with_unit_scale_a_matrix_family_trains_as_its_vectors_do_bit_for_bit(pa
 
 
 def test_a_diagonal_matrix_scale_is_a_diagonal_of_products():
-    """Exactly: the same arithmetic follows the product."""
     likelihood = made("matrix-normal", "diagonal")
     a, x = raw(likelihood, 4), torch.rand(1, 4, 24, dtype=torch.float64)
     u, v = softplus(a[..., 24:27]) + 1e-6, softplus(a[..., 27:]) + 1e-6
@@ -218,9 +218,8 @@ def test_a_diagonal_matrix_scale_is_a_diagonal_of_products():
     diagonal = Diagonal(torch.zeros_like(s)[:, :, None], 0.0)
     diagonal.s = s[:, :, None]
     y = diagonal.whiten(x[:, :, None] - a[:, :, None, :24])
-    assert torch.equal(
-        likelihood.log_prob(x, a), (log_density(y.square().sum(-1), 24, None) - s[:, :, None].log().sum(-1))[:, :, 0]
-    )
+    log_p = (log_density(y.square().sum(-1), 24, None) - s[:, :, None].log().sum(-1))[:, :, 0]
+    torch.testing.assert_close(likelihood.log_prob(x, a), log_p, rtol=1e-13, atol=0)
     assert torch.equal(likelihood.marginals(a).scale[:, :, 0], s)
 
 
@@ -323,6 +322,36 @@ def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n
     torch.testing.assert_close(product, dense, rtol=1e-12, atol=1e-12)
     for gradient, known in zip(ours, torch.autograd.grad(dense, (numbers, r), w), strict=True):
         torch.testing.assert_close(gradient, known, rtol=1e-12, atol=1e-12)
+
+
+def by_autograd(scale, r):
+    """|L^-1 r|^2 by ``whiten``, whose gradient is autograd's own."""
+    return scale.whiten(r).square().sum(-1), scale.log_det.expand(r.shape[:-1])
+
+
+@pytest.mark.parametrize("k", [1, 3])
+@pytest.mark.parametrize("shape", [(1, 1, 1), (1, 2, 3), SHAPE, (1, 7, 6)])
+@every_factor
+def test_the_terms_of_a_density_and_their_gradients_are_those_of_the_whitened_vector(
+    family, scale, cholesky_of, shape, k
+):
+    likelihood = LIKELIHOODS[family].load()(settings(family, scale, cholesky_of=cholesky_of, components=k), 2, shape)
+    generator = torch.Generator().manual_seed(k)
+    a = torch.randn(2, 3, likelihood.n_outputs, generator=generator, dtype=torch.float64).requires_grad_()
+    r = torch.randn(2, 3, k, math.prod(shape), generator=generator, dtype=torch.float64).requires_grad_()
+    of_squared, of_log_det = torch.randn(2, 2, 3, k, generator=generator, dtype=torch.float64)
+    found = []
+    for way in (by_autograd, lambda scale, r: scale.terms(r), Scale.terms):
+        loc, raw_scale, _, _ = likelihood.split(a)
+        squared, log_det = way(likelihood.scale_of(raw_scale, loc), r)
+        weighed = (of_squared * squared + of_log_det * log_det).sum()
+        found.append((squared, log_det, *torch.autograd.grad(weighed, (a, r), materialize_grads=True)))
+    known = found[0]
+    assert known[3].abs().max() > 0
+    assert (scale == "identity") == (known[2].abs().max() == 0)
+    for ours in found[1:]:
+        for own, other in zip(ours, known, strict=True):
+            torch.testing.assert_close(own.expand_as(other), other, rtol=1e-11, atol=1e-11)
 
 
 # Moments and draws.
