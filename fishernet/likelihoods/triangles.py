@@ -210,7 +210,7 @@ def times(matrix: Tensor, r: Tensor) -> Tensor:
 
 
 def solve(matrix: Tensor, r: Tensor, *, upper: bool = False) -> Tensor:
-    """The inverse of triangular matrices times vectors, as ``_times``."""
+    """The inverse of triangular matrices times vectors, as ``times``."""
     if matrix.shape[2] == 1:
         return torch.linalg.solve_triangular(matrix[:, :, 0], r.mT, upper=upper).mT
     return torch.linalg.solve_triangular(matrix, r[..., None], upper=upper)[..., 0]
