@@ -71,8 +71,12 @@ class Triangle:
 
 def _halves(rectangle: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Of a ``Triangle``'s R the first h columns below the first e rows, (n - e, h), and the transposed strict rest, (k, k)."""
-    e = 1 - n % 2
-    return rectangle.tril(e - 1), rectangle[..., : n - n // 2 - 1, e:].triu()
+    return rectangle.tril(-(n % 2)), _upper(rectangle, n).triu()
+
+
+def _upper(rectangle: Tensor, n: int) -> Tensor:
+    """Of a ``Triangle``'s R the rows and columns whose upper triangle is the transposed rest, (k, k)."""
+    return rectangle[..., : n - n // 2 - 1, 1 - n % 2 :]
 
 
 class _Dense(torch.autograd.Function):
@@ -83,7 +87,7 @@ class _Dense(torch.autograd.Function):
         dense = diagonal.new_zeros(*diagonal.shape, diagonal.shape[-1])
         left, block = _places(dense)
         left.copy_(rectangle)
-        block.copy_(rectangle[..., : block.shape[-2], rectangle.shape[-1] - block.shape[-1] :])
+        block.copy_(_upper(rectangle, dense.shape[-1]))
         dense.diagonal(dim1=-2, dim2=-1).copy_(diagonal)
         return dense.tril_()
 
@@ -92,7 +96,7 @@ class _Dense(torch.autograd.Function):
     def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor]:
         left, block = _places(cotangent)
         of_rectangle = left.clone(memory_format=torch.contiguous_format)
-        shared = of_rectangle[..., : block.shape[-2], left.shape[-1] - block.shape[-1] :]
+        shared = _upper(of_rectangle, cotangent.shape[-1])
         above = torch.ones(block.shape[-2:], dtype=torch.bool, device=block.device).triu()
         shared.copy_(torch.where(above, block, shared))
         return cotangent.diagonal(dim1=-2, dim2=-1), of_rectangle

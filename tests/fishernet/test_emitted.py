@@ -325,7 +325,7 @@ def test_the_product_with_a_packed_triangle_has_the_gradients_of_the_dense_one(n
 
 
 def by_autograd(scale, r):
-    """|L^-1 r|^2 by ``whiten``, whose gradient is autograd's own."""
+    """|L^-1 r|^2 by ``whiten``, whose gradient is autograd's own, and ln|L|."""
     return scale.whiten(r).square().sum(-1), scale.log_det.expand(r.shape[:-1])
 
 

@@ -13,6 +13,7 @@ from analysis.frame import find_sweep
 from analysis.papers.vpae.claims import LINES
 from analysis.scores.outputs import N_IMAGES
 from analysis.stored import StoredSweep
+from fishernet.families import family
 from fishernet.likelihoods.emitted import Mixed, RowColumnDiagonal, RowColumnTriangular, log_chi_squared
 from fishernet.services.mlflow_store import default_tracking_uri
 
@@ -22,7 +23,7 @@ LEAST_FLOAT32 = -150 * math.log(2)  # what is smaller rounds to 0
 def of_model(row, k, model, x):
     """(artefact, what, number) of one run."""
     a = model.decode(model.posterior_mean(x))
-    if row == "VAE":
+    if family(model.config.model).posterior:
         sd = model.posterior(x).covariance().diagonal(dim1=-2, dim2=-1).sqrt()
         yield "E13", "least posterior sd", sd.min()
         yield "E13", "largest posterior sd", sd.max()
